@@ -1,0 +1,46 @@
+"""Every random stream is derived from what it is for; nothing global is read or changed.
+
+A stream is named by a key such as ``(run seed, "order", cycle, split, epoch)``. Because a stream
+depends on its name alone, a resumed run needs no saved generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+Key = int | str
+
+
+def derive_seed(*key: Key) -> int:
+    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def numpy_generator(*key: Key) -> np.random.Generator:
+    """NumPy's default generator for the stream named by ``key``."""
+    return np.random.default_rng(derive_seed(*key))
+
+
+def torch_generator(*key: Key) -> torch.Generator:
+    """A CPU generator for the stream named by ``key``."""
+    return torch.Generator().manual_seed(derive_seed(*key))
+
+
+@contextmanager
+def isolated_torch_rng(device: torch.device, *key: Key) -> Iterator[None]:
+    """Run code that draws from torch's global generators (dropout, initialisation) on a named
+    stream, and leave those generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        seed = derive_seed(*key)
+        torch.random.default_generator.manual_seed(seed)
+        for cuda in devices:
+            with torch.cuda.device(cuda):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,123 @@
+"""The values that travel between the parts, and the errors the parts raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+
+class AlhpoError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(AlhpoError, ValueError):
+    """A setting, hyperparameter or argument that cannot be used; the message says what can."""
+
+
+class DataError(AlhpoError, ValueError):
+    """A data set that cannot be read, does not fit, or does not match what was said of it."""
+
+
+class LabelError(AlhpoError, ValueError):
+    """An index or label that the pool cannot accept; nothing of the call was recorded."""
+
+
+class CheckpointError(AlhpoError, RuntimeError):
+    """A checkpoint that is missing, damaged, or belongs to other training than was asked for."""
+
+
+class TunerError(AlhpoError, RuntimeError):
+    """A search that cannot go on, such as one in which no trial ever succeeded."""
+
+
+class RunLockedError(AlhpoError, RuntimeError):
+    """Another process is at work in the same folder."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on labelled images.
+
+    Attributes:
+        accuracy: share of images classified correctly, in [0, 1].
+        nll: mean negative log-likelihood of the true label, in nats.
+        n: number of images.
+    """
+
+    accuracy: float
+    nll: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PoolOutputs:
+    """What a query strategy may look at; only what it declares in ``needs`` is filled in.
+
+    Attributes:
+        indices: (N,) pool indices of the candidates, ascending.
+        logits: (N, C) the model's outputs before the softmax, float32.
+        features: (N, D) penultimate features, float32.
+        labeled_features: (L, D) penultimate features of the labelled images.
+    """
+
+    indices: torch.Tensor
+    logits: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    labeled_features: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Query:
+    """The images a strategy wants labelled.
+
+    Attributes:
+        indices: pool indices, most wanted first.
+        scores: the strategy's score of each (its unit is the strategy's own), or None.
+        paths: the files of the images, where the data set came from files.
+    """
+
+    indices: tuple[int, ...]
+    scores: tuple[float, ...] | None = None
+    paths: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    """One line of a run's ``cycles.jsonl``.
+
+    Attributes:
+        kind: "cycle", or "final" for the retraining after the last cycle that ``hpo="final"`` adds.
+        cycle: number of the cycle, from 0.
+        n_labeled: labels the models of this cycle were trained on.
+        configuration: all hyperparameters of the final fit.
+        tuned: whether a search ran in this cycle.
+        validation: ``accuracy``, ``nll`` (means over the validation splits) and ``epoch`` of the
+            configuration, or None where it was not measured.
+        test: ``accuracy`` and ``nll`` of the final fit on the evaluation split.
+        epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
+        queried: pool indices chosen at the end of this cycle, in order.
+        seconds: wall-clock seconds per part; the only values that differ between repetitions.
+    """
+
+    kind: Literal["cycle", "final"]
+    cycle: int
+    n_labeled: int
+    configuration: Mapping[str, Any]
+    tuned: bool
+    validation: Mapping[str, float] | None
+    test: Mapping[str, float]
+    epochs: Mapping[str, int]
+    queried: Sequence[int] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"queried": list(self.queried)}
