@@ -1,0 +1,137 @@
+"""Batches straight from uint8 images that live on the device: no workers, no per-image Python.
+
+Images are kept as N x H x W x C. Cropping, flipping and gathering a batch is one indexing
+operation, whose result is already in channels-last order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from alhpo.seeding import Key, derive_seed, torch_generator
+
+#: Images x pixels that one forward pass without gradients works on.
+INFERENCE_PIXELS = 2**19
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How uint8 images become model input.
+
+    Attributes:
+        mean: per channel, of pixel values scaled to [0, 1].
+        std: likewise.
+        size: (height, width) the images are resized to on the device, or None to keep theirs.
+        channels_last: memory order of the batches.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+    channels_last: bool = False
+
+
+class DeviceImages:
+    """A fixed set of images, and their labels where known, resident on one device.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        labels: (N,) int64, or None.
+        form: how they become model input.
+        device: where they live and batches are made.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None,
+        form: InputFormat,
+        device: torch.device,
+    ) -> None:
+        self.images = images.to(device)
+        self.labels = None if labels is None else labels.to(device)
+        self.device = device
+        self._form = form
+        self._scale = torch.tensor(form.std, device=device).mul_(255).reciprocal_()
+        self._shift = torch.tensor(form.mean, device=device).mul_(255).mul_(self._scale).neg_()
+        self._padded: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """All images in order, unaugmented, as (B, C, H, W) float32 with their labels."""
+        height, width = self._form.size or self.images.shape[1:3]
+        size = min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            labels = None if self.labels is None else self.labels[part]
+            yield self._to_input(self.images[part]), labels
+
+    def epoch(
+        self, batch_size: int, augmentation: str, *key: Key
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One epoch of shuffled, augmented training batches.
+
+        The last short batch is dropped, unless it is the only one. A lone image is used twice in
+        its batch, because batch norm needs two.
+
+        Args:
+            batch_size: images per batch.
+            augmentation: "none", "crop" (zero-padded by 1/8 of the size), "flip" or "crop-flip".
+            key: names the random stream of the order and the augmentation.
+
+        Yields:
+            (B, C, H, W) float32 and (B,) int64.
+        """
+        assert self.labels is not None
+        n = len(self)
+        generator = torch_generator(derive_seed(*key), "epoch")
+        order = torch.randperm(n, generator=generator)
+        if n == 1:
+            order = order.repeat(2)
+        size = min(batch_size, len(order))
+        n_batches = len(order) // size
+        order = order[: n_batches * size].to(self.device)
+        crop, flip = "crop" in augmentation, "flip" in augmentation
+        height, width = self.images.shape[1:3]
+        rows = columns = None
+        if crop or flip:
+            pad = max(height // 8, 1) if crop else 0
+            rows = torch.arange(height).expand(len(order), height)
+            columns = torch.arange(width).expand(len(order), width)
+            if flip:
+                flipped = torch.rand(len(order), 1, generator=generator) < 0.5
+                columns = torch.where(flipped, columns.flip(1), columns)
+            if crop:
+                offsets = torch.randint(0, 2 * pad + 1, (2, len(order), 1), generator=generator)
+                rows, columns = rows + offsets[0], columns + offsets[1]
+            rows, columns = rows.to(self.device), columns.to(self.device)
+            source = self._padded_by(pad)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            if rows is None or columns is None:
+                pixels = self.images[chosen]
+            else:
+                part = slice(start, start + size)
+                pixels = source[chosen[:, None, None], rows[part, :, None], columns[part, None, :]]
+            yield self._to_input(pixels), self.labels[chosen]
+
+    def _padded_by(self, pad: int) -> torch.Tensor:
+        if pad == 0:
+            return self.images
+        if self._padded is None:
+            self._padded = F.pad(self.images, (0, 0, pad, pad, pad, pad))
+        return self._padded
+
+    def _to_input(self, pixels: torch.Tensor) -> torch.Tensor:
+        values = torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+        if self._form.size is not None and self._form.size != tuple(values.shape[2:]):
+            values = F.interpolate(values, self._form.size, mode="bilinear", antialias=True)
+        if self._form.channels_last:
+            return values.contiguous(memory_format=torch.channels_last)
+        return values.contiguous()

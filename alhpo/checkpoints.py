@@ -1,0 +1,121 @@
+"""Checkpoints: tensors and a small description in one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from alhpo.files import atomic_path
+from alhpo.types import CheckpointError
+
+FILE_NAME = "state.safetensors"
+
+
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write ``folder/state.safetensors``; a crash leaves the old file or the new one, whole.
+
+    Args:
+        folder: made where it is missing.
+        tensors: copied to the CPU as they are; views of shared storage are written one by one.
+        description: a JSON-able mapping that comes back with the tensors.
+    """
+    seen: set[int] = set()
+    content = {}
+    for name, tensor in tensors.items():
+        dense = tensor.detach().cpu().contiguous()
+        shared = dense.untyped_storage().data_ptr() in seen
+        content[name] = dense.clone() if shared else dense
+        seen.add(dense.untyped_storage().data_ptr())
+    with atomic_path(folder / FILE_NAME, durable=False) as temporary:
+        save_file(content, temporary, {"alhpo": json.dumps(description)})
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description in a checkpoint, without its tensors.
+
+    Raises:
+        CheckpointError: no checkpoint there, or one that is damaged or not alhpo's.
+    """
+    return _read(folder, with_tensors=False)[1]
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors (on the CPU, independent of the file) and the description in a checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint there, or one that is damaged or not alhpo's.
+    """
+    return _read(folder, with_tensors=True)
+
+
+def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}: it is missing or was removed.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            description = json.loads((file.metadata() or {})["alhpo"])
+            names = file.keys() if with_tensors else ()
+            # clone: the file is memory-mapped, and will be replaced
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} is truncated or damaged ({error}). Remove its folder to train "
+            "this trial from the start."
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} was not written by alhpo's training.") from error
+    return tensors, description
+
+
+def training_tensors(
+    prefix: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Everything training needs to go on: parameters, buffers and the optimizer's tensors."""
+    tensors = {f"{prefix}model.{name}": value for name, value in model.state_dict().items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{prefix}optimizer.{index}.{name}"] = value
+    return tensors
+
+
+def restore_training(
+    tensors: Mapping[str, torch.Tensor],
+    prefix: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put the tensors of ``training_tensors`` back, in the memory layout of the parameters.
+
+    Raises:
+        CheckpointError: the tensors are not those of this model.
+    """
+    start = f"{prefix}model."
+    state = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"The checkpoint holds another model's weights: {error}") from error
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    start = f"{prefix}optimizer."
+    for key, value in tensors.items():
+        if not key.startswith(start):
+            continue
+        index, name = key[len(start) :].split(".", 1)
+        parameter = parameters[int(index)]
+        # fused optimizers walk the memory linearly: same strides as the parameter
+        like = torch.empty_like(parameter) if value.shape == parameter.shape else None
+        restored = value.clone() if like is None else like.copy_(value)
+        optimizer.state[parameter][name] = restored.detach()

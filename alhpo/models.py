@@ -1,0 +1,135 @@
+"""timm models: made for the data, from named random weights, with their penultimate features."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+
+from alhpo.schema import unknown_name
+from alhpo.seeding import isolated_torch_rng
+from alhpo.types import ConfigurationError
+
+#: Below this many pixels on the longer side, images get the CIFAR stem unless told otherwise.
+SMALL_IMAGE = 64
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A timm model and what it is made for.
+
+    Attributes:
+        name: any name that ``timm.create_model`` takes.
+        num_classes: C of the data set.
+        in_chans: channels of the images.
+        image_size: (height, width) of the images, in pixels.
+        pretrained: start from timm's pretrained weights.
+        cifar_stem: 3x3 stride-1 stem without max-pool (timm's ResNet family); None chooses it for
+            images below 64 pixels.
+        input_size: pixels to which images are resized on the device; None keeps their size, or
+            takes the model's where the architecture accepts no other (such as ViT).
+    """
+
+    name: str
+    num_classes: int
+    in_chans: int
+    image_size: tuple[int, int]
+    pretrained: bool = False
+    cifar_stem: bool | None = None
+    input_size: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        return asdict(self) | {"image_size": list(self.image_size)}
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        ConfigurationError: with the closest legal names.
+    """
+    if ":" in name or timm.is_model(name.split(".")[0]):
+        return
+    error = unknown_name("timm model", name, timm.list_models())
+    message = str(error).split(" Legal:")[0]
+    raise ConfigurationError(f"{message} timm.list_models() lists all of them.")
+
+
+def build_model(spec: ModelSpec, seed: int) -> nn.Module:
+    """The model in training mode on the CPU; the same spec and seed give the same weights.
+
+    Args:
+        spec: what to make.
+        seed: of the random initialisation.
+
+    Raises:
+        ConfigurationError: an unknown name, a stem the architecture does not have, or a model
+            without timm's feature interface.
+    """
+    check_model_name(spec.name)
+    with isolated_torch_rng(torch.device("cpu"), seed, "model"):
+        model = timm.create_model(
+            spec.name,
+            pretrained=spec.pretrained,
+            num_classes=spec.num_classes,
+            in_chans=spec.in_chans,
+        )
+        if _wants_cifar_stem(spec, model):
+            _set_cifar_stem(model, keep_weights=spec.pretrained)
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise ConfigurationError(
+            f"timm model {spec.name!r} has no forward_features/forward_head, which the strategies "
+            "need for penultimate features. Choose an image classifier such as 'resnet18'."
+        )
+    return model.train()
+
+
+def model_input(spec: ModelSpec, model: nn.Module) -> tuple[tuple[int, int] | None, Any]:
+    """The (height, width) that images must be resized to, or None; and timm's data settings.
+
+    The second is timm's pretrained configuration (``mean``, ``std``, ``input_size``, ...).
+    """
+    settings = cast(dict[str, Any], getattr(model, "pretrained_cfg", None) or {})
+    if spec.input_size is not None:
+        return (spec.input_size, spec.input_size), settings
+    if settings.get("fixed_input_size"):
+        height, width = settings["input_size"][1:]
+        return (height, width), settings
+    return None, settings
+
+
+def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, C) and penultimate features (B, D) from one pass, both float32."""
+    hidden = model.forward_features(images)
+    logits = model.forward_head(hidden)
+    features = model.forward_head(hidden, pre_logits=True)
+    return logits.float(), features.flatten(1).float()
+
+
+def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:
+    possible = isinstance(getattr(model, "conv1", None), nn.Conv2d) and hasattr(model, "maxpool")
+    if spec.cifar_stem is None:
+        size = (spec.input_size,) if spec.input_size else spec.image_size
+        return possible and max(size) < SMALL_IMAGE
+    if spec.cifar_stem and not possible:
+        raise ConfigurationError(
+            f"cifar_stem=True, but timm model {spec.name!r} has no conv1 and maxpool to replace. "
+            "Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
+        )
+    return spec.cifar_stem
+
+
+def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:
+    old = model.conv1
+    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
+    if keep_weights:  # the centre of the pretrained 7x7 filters
+        centre = old.kernel_size[0] // 2
+        new.weight.data.copy_(
+            old.weight.data[:, :, centre - 1 : centre + 2, centre - 1 : centre + 2]
+        )
+    else:
+        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1, model.maxpool = new, nn.Identity()

@@ -1,0 +1,188 @@
+"""The pool: which images are labelled, in what order and by which cycle, and which are waited for.
+
+The state is a function of the record of what was asked and told, so replaying the record from disk
+restores it exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alhpo.files import Journal, write_text
+from alhpo.types import LabelError
+
+
+class Pool:
+    """An ordered log of labels over ``size`` images.
+
+    Args:
+        size: number of images; indices run from 0.
+        num_classes: labels run from 0 to this, exclusive.
+        journal: where every change is recorded before it counts; what is there already is
+            replayed. None keeps the pool in memory only.
+
+    Raises:
+        LabelError: the journal does not fit this size and number of classes.
+    """
+
+    def __init__(self, size: int, num_classes: int, journal: Journal | None = None) -> None:
+        self.size = size
+        self.num_classes = num_classes
+        self._journal = journal
+        self._labels: dict[int, int] = {}
+        self._cycles: dict[int, int] = {}
+        self._pending: dict[int, int] = {}
+        for entry in journal.read() if journal else ():
+            self._apply(entry)
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """(L,) indices of the labelled images, in the order in which they were labelled."""
+        return np.fromiter(self._labels, dtype=np.int64, count=len(self._labels))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(L,) their labels, in the same order."""
+        return np.fromiter(self._labels.values(), dtype=np.int64, count=len(self._labels))
+
+    @property
+    def pending(self) -> np.ndarray:
+        """Indices that were asked for and not answered yet, in the order of asking."""
+        return np.fromiter(self._pending, dtype=np.int64, count=len(self._pending))
+
+    @property
+    def available(self) -> np.ndarray:
+        """Ascending indices that are neither labelled nor asked for."""
+        free = np.ones(self.size, dtype=bool)
+        free[self.labeled] = False
+        free[self.pending] = False
+        return np.flatnonzero(free)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def ask(self, indices: Sequence[int], cycle: int) -> None:
+        """Record that labels of these images are wanted.
+
+        Raises:
+            LabelError: an index out of range, twice, labelled or asked for already.
+        """
+        entry = {"event": "ask", "cycle": cycle, "indices": self._indices(indices)}
+        taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
+        if taken:
+            raise LabelError(f"Index {taken[0]} is labelled or was asked for already.")
+        self._record(entry)
+
+    def tell(self, indices: Sequence[int], labels: Sequence[int], cycle: int) -> None:
+        """Record labels: all of what was asked, a part of it, or images nobody asked for.
+
+        Telling the same label again changes nothing. Either the whole call is recorded or, on an
+        error, nothing of it.
+
+        Args:
+            indices: pool indices.
+            labels: the class of each, from 0.
+            cycle: the present cycle; an image that was asked for counts for the cycle of asking.
+
+        Raises:
+            LabelError: an index or label out of range or not an integer, an index twice, or
+                another label than was told before.
+        """
+        chosen = self._indices(indices)
+        classes = [_integer(label, "Label") for label in _values(labels)]
+        if len(chosen) != len(classes):
+            raise LabelError(
+                f"{len(chosen)} indices came with {len(classes)} labels; one label per index is "
+                "expected."
+            )
+        for index, label in zip(chosen, classes, strict=True):
+            if not 0 <= label < self.num_classes:
+                raise LabelError(
+                    f"Label {label} of index {index} is out of range: the {self.num_classes} "
+                    f"classes are 0 to {self.num_classes - 1}."
+                )
+            if self._labels.get(index, label) != label:
+                raise LabelError(
+                    f"Index {index} was labelled {self._labels[index]} before and is now told "
+                    f"{label}. Labels cannot be changed within a run; start a new one with the "
+                    "corrected labels (export() lists the indices)."
+                )
+        new = [(i, c) for i, c in zip(chosen, classes, strict=True) if i not in self._labels]
+        if new:
+            told = {"indices": [i for i, _ in new], "labels": [c for _, c in new]}
+            self._record({"event": "tell", "cycle": cycle} | told)
+
+    def by_cycle(self) -> dict[int, list[int]]:
+        """Labelled indices per cycle of their acquisition, each in the order of labelling."""
+        result: dict[int, list[int]] = {}
+        for index in self._labels:
+            result.setdefault(self._cycles[index], []).append(index)
+        return dict(sorted(result.items()))
+
+    def export(self, path: str | Path) -> None:
+        """Write the labelled indices as dal-toolbox's ``queried_indices.json``:
+        ``{"cycle0": [...], "cycle1": [...]}``; cycle 0 holds the initial labels."""
+        content = {f"cycle{cycle}": indices for cycle, indices in self.by_cycle().items()}
+        write_text(Path(path), json.dumps(content, indent=1) + "\n")
+
+    def _indices(self, indices: Sequence[int]) -> list[int]:
+        chosen = [_integer(index, "Index") for index in _values(indices)]
+        for index in chosen:
+            if not 0 <= index < self.size:
+                raise LabelError(
+                    f"Index {index} is out of range: the pool's {self.size} images are 0 to "
+                    f"{self.size - 1}."
+                )
+        if len(set(chosen)) < len(chosen):
+            twice = next(index for index in chosen if chosen.count(index) > 1)
+            raise LabelError(f"Index {twice} is given twice in one call.")
+        return chosen
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        if self._journal:
+            self._journal.append(entry)
+        self._apply(entry)
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        for index in entry["indices"]:
+            if not 0 <= index < self.size:
+                raise LabelError(
+                    f"The record of labels names index {index}, but the data set has {self.size} "
+                    "images: it belongs to another data set."
+                )
+        if entry["event"] == "ask":
+            self._pending.update(dict.fromkeys(entry["indices"], entry["cycle"]))
+            return
+        for index, label in zip(entry["indices"], entry["labels"], strict=True):
+            self._labels[index] = label
+            self._cycles[index] = self._pending.pop(index, entry["cycle"])
+
+
+def read_queried_indices(path: str | Path) -> list[list[int]]:
+    """The indices of each cycle in dal-toolbox's ``queried_indices.json``, cycle 0 first.
+
+    Raises:
+        LabelError: another form.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [[int(i) for i in content[f"cycle{n}"]] for n in range(len(content))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabelError(
+            f'{path} is not of the form {{"cycle0": [...], "cycle1": [...]}}: {error!r}.'
+        ) from error
+
+
+def _values(values: Iterable[Any]) -> list[Any]:
+    return list(values.tolist() if hasattr(values, "tolist") else values)  # type: ignore[attr-defined]
+
+
+def _integer(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise LabelError(f"{what} {value!r} is not an integer.")
+    return int(value.__index__())
