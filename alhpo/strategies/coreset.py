@@ -1,0 +1,40 @@
+"""Core-set selection by greedy k-centre.
+
+Sener, Savarese: Active Learning for Convolutional Neural Networks: A Core-Set Approach (ICLR
+2018), Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alhpo.strategies.registry import register_strategy
+from alhpo.strategies.rows import nearest_squared_distances, squared_distances, with_float64
+from alhpo.types import PoolOutputs, Query
+
+
+@register_strategy("coreset", needs={"features", "labeled_features"}, aliases=("core-set",))
+def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
+    """Repeatedly the candidate farthest from the nearest of labelled ∪ chosen features.
+
+    Deterministic; ties go to the lowest pool index. Scores are those Euclidean distances at the
+    time of choice; they never rise. Without labelled images every candidate is infinitely far
+    from the empty set, so the first choice is the lowest pool index, with score ``inf``.
+
+    Time O((L + n)·N·D); memory, beyond the features, one running minimum per candidate.
+    """
+    assert pool.features is not None
+    assert pool.labeled_features is not None
+    features = with_float64(pool.features)
+    squared = nearest_squared_distances(features, pool.labeled_features.to(features.device))
+    indices = pool.indices.tolist()
+    chosen: list[int] = []
+    scores: list[float] = []
+    while True:
+        farthest = int(squared.argmax())  # the first of equals
+        chosen.append(indices[farthest])
+        scores.append(float(squared[farthest].sqrt()))
+        if len(chosen) == n:
+            return Query(tuple(chosen), tuple(scores))
+        squared = squared.minimum(squared_distances(features, features[farthest]))
+        squared[farthest] = -1  # stays below all distances

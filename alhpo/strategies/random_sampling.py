@@ -1,0 +1,16 @@
+"""Uniformly random sampling, the baseline of every comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alhpo.strategies.registry import register_strategy
+from alhpo.types import PoolOutputs, Query
+
+
+@register_strategy("random", needs=())
+def random_sampling(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
+    """The first ``n`` of a random permutation; looks at nothing but the indices, no scores."""
+    chosen = generator.permutation(len(pool))[:n]
+    indices = pool.indices.tolist()
+    return Query(tuple(indices[i] for i in chosen))
