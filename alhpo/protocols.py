@@ -103,6 +103,7 @@ class OptimizerFactory(Protocol):
         *,
         max_epochs: int,
         max_budget: int | None,
+        num_configurations: int,
         seed: int,
         device: str | None,
     ) -> Optimizer:
@@ -111,6 +112,8 @@ class OptimizerFactory(Protocol):
             configurations: the ``Configurations`` to choose from.
             max_epochs: the epoch at which a configuration is fully trained.
             max_budget: epochs the whole search may spend, or None for no limit.
+            num_configurations: how many configurations the search is to choose from; sampling
+                them (``configurations.add_configurations``) is the optimizer's part.
             seed: of every random choice.
             device: where the optimizer's own model runs, or None for its default.
         """

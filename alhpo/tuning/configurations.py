@@ -1,0 +1,173 @@
+"""The numbered configurations of one search: sampled, never twice, the user's own first."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ConfigSpace import (
+    CategoricalHyperparameter,
+    Configuration,
+    ConfigurationSpace,
+    OrdinalHyperparameter,
+)
+
+from alhpo.tuning.spaces import is_constant, plain_value, rank
+from alhpo.types import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_INACTIVE = "inactive"
+
+
+class SampledConfigurations:
+    """Configurations of a space, numbered from 0 in the order they came up.
+
+    The stream of samples is HPO4DL's (its ``ConfigurationManager`` with the same seed), without
+    duplicates and from a copy of the space, so that the user's space and its generator stay as
+    they are. Values are plain Python; inactive conditional hyperparameters are absent.
+
+    Args:
+        space: what to sample from.
+        seed: of the samples; taken modulo 2**32.
+        initial: configurations to number first; repetitions among them count once.
+
+    Raises:
+        ConfigurationError: an initial configuration is not one of the space.
+    """
+
+    def __init__(
+        self,
+        space: ConfigurationSpace,
+        seed: int,
+        initial: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        self._space = copy.deepcopy(space)
+        self._space.seed(seed % 2**32)
+        self._configurations: list[dict[str, Any]] = []
+        self._seen: set[tuple[tuple[str, str], ...]] = set()
+        for number, values in enumerate(initial):
+            self._add(self._checked(number, values))
+        #: How many of the configurations were given by the user; they have the first numbers.
+        self.num_initial = len(self)
+
+    def __len__(self) -> int:
+        return len(self._configurations)
+
+    def get_configuration(self, configuration_id: int) -> dict[str, Any]:
+        """A copy of the configuration with this number."""
+        return dict(self._configurations[configuration_id])
+
+    def add_configurations(self, num_configurations: int) -> list[int]:
+        """Sample further configurations, different from all before.
+
+        Returns:
+            Their numbers; fewer than asked for where the space holds no more.
+        """
+        first = len(self)
+        wanted = first + num_configurations
+        size = self._space.estimate_size()  # an upper bound: conditions and clauses only remove
+        duplicates = 0  # in a row
+        tries = 0
+        while len(self) < min(wanted, size) and duplicates <= max(500, 15 * len(self)):
+            missing = wanted - len(self)
+            for sample in self._sample(missing if tries < 100 else max(missing, 64)):
+                if len(self) < wanted:
+                    duplicates = 0 if self._add(sample) else duplicates + 1
+            tries += 1
+        return list(range(first, len(self)))
+
+    def _sample(self, n: int) -> list[dict[str, Any]]:
+        if n == 1:
+            return [self._plain(self._space.sample_configuration())]
+        return [self._plain(sample) for sample in self._space.sample_configuration(n)]
+
+    def _plain(self, configuration: Configuration) -> dict[str, Any]:
+        return {
+            name: plain_value(self._space[name], value)
+            for name, value in dict(configuration).items()
+        }
+
+    def _add(self, configuration: dict[str, Any]) -> bool:
+        key = tuple(sorted((name, repr(value)) for name, value in configuration.items()))
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self._configurations.append(configuration)
+        return True
+
+    def _checked(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(
+                f"initial configuration {number} is {values!r}; expected a mapping of "
+                "hyperparameter names to values"
+            )
+        try:
+            return self._plain(Configuration(self._space, values=dict(values)))
+        except Exception as error:  # ConfigSpace's own classes differ between versions
+            raise ConfigurationError(
+                f"initial configuration {number}, {dict(values)!r}, is not one of the space: "
+                f"{error}. The space:\n{self._space}"
+            ) from error
+
+    # What HPO4DL's DyHPO asks of its configuration manager.
+
+    @property
+    def configuration_names(self) -> list[str]:
+        """Columns of ``get_configurations``: log-scaled, other numbers, categorical ones."""
+        varying = [name for name, value in self._space.items() if not is_constant(value)]
+        names = varying or list(self._space.keys())[:1]
+        return sorted(names, key=lambda name: (self._is_categorical(name), not self._is_log(name)))
+
+    def get_configurations(self) -> pd.DataFrame:
+        """All configurations as numbers and strings that a preprocessor can read.
+
+        Ordinals are their rank, categorical values strings, with one of their own where they are
+        inactive; inactive numbers are NaN; constants are left out (all but one, if there is
+        nothing else).
+        """
+        import pandas as pd
+
+        return pd.DataFrame({name: self._column(name) for name in self.configuration_names})
+
+    def get_log_indicator(self) -> list[bool]:
+        """Per column, whether it is on a logarithmic scale."""
+        return [self._is_log(name) for name in self.configuration_names]
+
+    def get_categorical_indicator(self) -> tuple[list[bool], list[list[str]]]:
+        """Per column, whether it is categorical, and the values it may have."""
+        names = self.configuration_names
+        return [self._is_categorical(name) for name in names], [self._levels(name) for name in names]
+
+    def _column(self, name: str) -> list[Any]:
+        hyperparameter = self._space[name]
+        if is_constant(hyperparameter):
+            return [0] * len(self)
+        if isinstance(hyperparameter, CategoricalHyperparameter):
+            declared, codes, inactive = hyperparameter.choices, self._levels(name), _INACTIVE
+        elif isinstance(hyperparameter, OrdinalHyperparameter):
+            declared = hyperparameter.sequence
+            codes, inactive = list(range(len(declared))), math.nan
+        else:
+            return [values.get(name, math.nan) for values in self._configurations]
+        return [
+            codes[rank(declared, values[name])] if name in values else inactive
+            for values in self._configurations
+        ]
+
+    def _levels(self, name: str) -> list[str]:
+        hyperparameter = self._space[name]
+        if not isinstance(hyperparameter, CategoricalHyperparameter):
+            return []
+        levels = [f"{position}:{value}" for position, value in enumerate(hyperparameter.choices)]
+        conditional = any(name not in values for values in self._configurations)
+        return [*levels, _INACTIVE] if conditional else levels
+
+    def _is_log(self, name: str) -> bool:
+        return bool(getattr(self._space[name], "log", False))
+
+    def _is_categorical(self, name: str) -> bool:
+        return isinstance(self._space[name], CategoricalHyperparameter)
