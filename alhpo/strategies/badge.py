@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import row_blocks, squared_distances, with_float64
+from alhpo.strategies.rows import as_float64, squared_distances, squared_norms
 from alhpo.types import PoolOutputs, Query
 
 
@@ -26,11 +26,12 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     uniform is drawn.
 
     Scores are the squared gradient norm of the first choice and D² at the time of choice of the
-    others. Time O(n·N·(C + D)); g itself, N×(C·D), is never made.
+    others. Time O(n·N·(C + D)); memory: logits and features in
+    float64; g itself, N×(C·D), is never made.
     """
     assert pool.logits is not None
     assert pool.features is not None
-    gradients = _Gradients(with_float64(pool.logits), with_float64(pool.features))
+    gradients = _Gradients(as_float64(pool.logits), as_float64(pool.features))
     indices = pool.indices.tolist()
     free = np.ones(len(indices), dtype=bool)
     chosen: list[int] = []
@@ -71,8 +72,8 @@ class _Gradients:
     def __init__(self, logits: torch.Tensor, features: torch.Tensor) -> None:
         self.q = _output_gradients(logits)
         self.h = features
-        self.q_norms = squared_distances(self.q)
-        self.h_norms = squared_distances(self.h).to(self.q.device)
+        self.q_norms = squared_norms(self.q)
+        self.h_norms = squared_norms(self.h).to(self.q.device)
 
     def squared_distances(self, j: int) -> torch.Tensor:
         """(N,) float64 squared distances of all gradients to that of position ``j``."""
@@ -85,13 +86,10 @@ class _Gradients:
 
 
 def _output_gradients(logits: torch.Tensor) -> torch.Tensor:
-    """(N, C) float64 gradients p − e_ŷ of the cross-entropy at the predicted class.
+    """(N, C) gradients p − e_ŷ of the cross-entropy at the predicted class.
 
     The predicted class takes minus the sum of the others, which stays exact where p is almost 1.
     """
-    result = torch.empty(logits.shape, dtype=torch.float64, device=logits.device)
-    for part, block in row_blocks(logits):
-        predicted = block.argmax(dim=1, keepdim=True)
-        others = block.softmax(dim=1).scatter_(1, predicted, 0.0)
-        result[part] = others.scatter_(1, predicted, -others.sum(dim=1, keepdim=True))
-    return result
+    predicted = logits.argmax(dim=1, keepdim=True)
+    others = logits.softmax(dim=1).scatter_(1, predicted, 0.0)
+    return others.scatter_(1, predicted, -others.sum(dim=1, keepdim=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import nearest_squared_distances, squared_distances, with_float64
+from alhpo.strategies.rows import as_float64, nearest_squared_distances, squared_distances
 from alhpo.types import PoolOutputs, Query
 
 
@@ -21,12 +21,13 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     time of choice; they never rise. Without labelled images every candidate is infinitely far
     from the empty set, so the first choice is the lowest pool index, with score ``inf``.
 
-    Time O((L + n)·N·D); memory, beyond the features, one running minimum per candidate.
+    Time O((L + n)·N·D); memory: the features in float64 and one running minimum.
     """
     assert pool.features is not None
     assert pool.labeled_features is not None
-    features = with_float64(pool.features)
-    squared = nearest_squared_distances(features, pool.labeled_features.to(features.device))
+    features = as_float64(pool.features)
+    labeled = as_float64(pool.labeled_features).to(features.device)
+    squared = nearest_squared_distances(features, labeled)
     indices = pool.indices.tolist()
     chosen: list[int] = []
     scores: list[float] = []

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import row_blocks, with_float64
+from alhpo.strategies.rows import as_float64, row_blocks
 from alhpo.types import PoolOutputs, Query
 
 
@@ -29,9 +29,8 @@ def predictive_entropy(logits: torch.Tensor) -> torch.Tensor:
 
     A row is sorted first, so that rows which differ only in the order of their classes tie.
     """
-    logits = with_float64(logits)
-    result = torch.empty(len(logits), dtype=torch.float64, device=logits.device)
-    for part, block in row_blocks(logits):
-        log_p = block.sort(dim=1).values.log_softmax(dim=1)
-        result[part] = -(log_p.exp() * log_p).sum(dim=1)
-    return result.clamp_(min=0)
+    parts = []
+    for part in row_blocks(*logits.shape):
+        log_p = as_float64(logits[part]).sort(dim=1).values.log_softmax(dim=1)
+        parts.append(-(log_p.exp() * log_p).sum(dim=1))
+    return torch.cat(parts).clamp_(min=0)

@@ -1,7 +1,8 @@
-"""Squared Euclidean distances between rows, in float64, block by block.
+"""Squared Euclidean distances between rows, in float64.
 
 Rows are differenced before they are squared, so that equal rows are exactly 0 apart and ties stay
-ties; no float64 copy of all rows and no N×N matrix is ever made.
+ties; no N×N matrix is ever made. Each distance vector is one operation: splitting it into many
+small ones costs a hundred times more when other processes compete for the cores.
 """
 
 from __future__ import annotations
@@ -10,49 +11,45 @@ from collections.abc import Iterator
 
 import torch
 
-_CPU_BLOCK = 2**17  # elements: a block and its square stay in the cache of a core
-_ACCELERATOR_BLOCK = 2**24
+_BLOCK = 2**22  # elements of a block in float64, 32 MiB
 _CENTRES = 1024
 
 
-def with_float64(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor where float64 exists: itself, or on the CPU where its device has none (MPS)."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
+def as_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """A float64 copy on the tensor's device, or on the CPU where the device has none (MPS)."""
+    if tensor.device.type == "mps":
+        tensor = tensor.cpu()
+    return tensor.detach().to(torch.float64, copy=True)
 
 
-def row_blocks(
-    rows: torch.Tensor, width: int | None = None
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slices of the (N, D) rows and those rows in float64, some ``width`` (or D) values each."""
-    limit = _CPU_BLOCK if rows.device.type == "cpu" else _ACCELERATOR_BLOCK
-    step = max(1, limit // max(1, width or rows.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        yield part, rows[part].to(torch.float64, copy=True)
+def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
+    """Consecutive slices of ``n_rows`` rows, each of at most some 4 million values."""
+    step = max(1, _BLOCK // max(1, width))
+    return (slice(start, start + step) for start in range(0, n_rows, step))
 
 
-def squared_distances(rows: torch.Tensor, point: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """(N,) float64 squared distances of the (N, D) rows to one (D,) point, or to the origin."""
-    if isinstance(point, torch.Tensor):
-        point = point.to(torch.float64)
-    result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for part, block in row_blocks(rows):
-        block -= point
-        result[part] = block.square_().sum(dim=1)
-    return result
+def squared_distances(rows: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """(N,) squared distances of the (N, D) float64 rows to one (D,) point."""
+    mode = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(rows, point[None], compute_mode=mode)[:, 0].square_()
+
+
+def squared_norms(rows: torch.Tensor) -> torch.Tensor:
+    """(N,) squared norms of the (N, D) float64 rows."""
+    return squared_distances(rows, torch.zeros_like(rows[0]))
 
 
 def nearest_squared_distances(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """(N,) float64 squared distances of the (N, D) rows to the nearest of the (L, D) centres.
+    """(N,) squared distances of the (N, D) float64 rows to the nearest of the (L, D) centres.
 
     The nearest is found through ‖x‖² + ‖c‖² − 2x·c, a matrix product, and its distance is then
     taken from the difference of the two rows. Infinite where there are no centres.
     """
-    result = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
-    for some in centres.to(torch.float64).split(_CENTRES):
-        norms = some.square().sum(dim=1)
-        for part, block in row_blocks(rows, width=max(rows.shape[1], len(some))):
-            nearest = torch.addmm(norms, block, some.T, alpha=-2).argmin(dim=1)
-            block -= some[nearest]
-            result[part] = torch.minimum(result[part], block.square_().sum(dim=1))
+    result = torch.full_like(rows[:, 0], torch.inf)
+    for some in centres.split(_CENTRES) if len(centres) else ():
+        norms = squared_norms(some)
+        for part in row_blocks(len(rows), max(rows.shape[1], len(some))):
+            nearest = torch.addmm(norms, rows[part], some.T, alpha=-2).argmin(dim=1)
+            exact = (rows[part] - some[nearest]).square_().sum(dim=1)
+            result[part] = result[part].minimum(exact)
     return result
