@@ -26,8 +26,8 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     uniform is drawn.
 
     Scores are the squared gradient norm of the first choice and D² at the time of choice of the
-    others. Time O(n·N·(C + D)); memory: logits and features in
-    float64; g itself, N×(C·D), is never made.
+    others. Time O(n·N·(C + D)); memory: logits and features in float64; g itself,
+    N×(C·D), is never made.
     """
     assert pool.logits is not None
     assert pool.features is not None

@@ -1,0 +1,17 @@
+"""Conformance suites for the extension points, for the tests of this package and of plug-ins.
+
+Each suite is a function that raises ``AssertionError`` with the rule that was broken; none needs a
+test framework::
+
+    from alhpo.testing import check_strategy
+
+    def test_my_strategy_conforms():
+        check_strategy(my_strategy)
+"""
+
+from alhpo.testing.optimizers import check_optimizer
+from alhpo.testing.strategies import check_strategy
+from alhpo.testing.tabular import TabularObjective
+from alhpo.testing.validation import check_validation_scheme
+
+__all__ = ["TabularObjective", "check_optimizer", "check_strategy", "check_validation_scheme"]

@@ -1,0 +1,212 @@
+"""What every optimizer of hyperparameters must keep to."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from alhpo.protocols import Configurations, Optimizer
+from alhpo.seeding import numpy_generator
+from alhpo.testing.process_state import global_seed, process_left_alone, require
+
+#: A learning curve: the metric of a configuration (by number) after an epoch.
+Curve = Callable[[int, int], float]
+Trace = list[tuple[tuple[int, int], ...]]
+
+
+def check_optimizer(
+    factory: Callable[..., Optimizer],
+    *,
+    configurations: Callable[[], Configurations] | None = None,
+    max_epochs: int = 4,
+    max_budget: int = 20,
+    num_configurations: int = 8,
+    seed: int = 0,
+) -> None:
+    """Check an optimizer on recorded learning curves, the way ``alhpo.Tuner`` drives it.
+
+    On ordinary, constant, partly and wholly diverging curves, for a single epoch and for a single
+    configuration:
+
+    - suggestions are numbers of configurations that exist, each once, with an epoch above what the
+      configuration has reached and at most ``max_epochs``;
+    - a configuration whose metric was NaN is never suggested again;
+    - there is a first suggestion, and none any more once the optimizer has said it is done;
+    - the same seed and observations give the same suggestions, whatever the global seeds are and
+      while another search runs beside it: this is what makes a killed search resumable;
+    - the state of the process stays as it was.
+
+    A search ends when the optimizer says so or ``max_budget`` epochs are spent.
+
+    Args:
+        factory: called as ``factory(configurations, max_epochs=, max_budget=,
+            num_configurations=, seed=, device=None)``.
+        configurations: makes a fresh, equal set of configurations at each call; by default
+            ``SampledConfigurations`` of a small space with logarithmic, integer, categorical and
+            conditional hyperparameters.
+        max_epochs: epochs of a full training, at least 2.
+        max_budget: epochs to spend on each of the searches, some ten in number.
+        num_configurations: size of the candidate pool.
+        seed: of the optimizer.
+
+    Raises:
+        AssertionError: with the rule that was broken and the curves it was broken on.
+    """
+    make = configurations or _sampled_configurations
+    settings: dict[str, Any] = {
+        "max_epochs": max_epochs,
+        "max_budget": max_budget,
+        "num_configurations": num_configurations,
+        "seed": seed,
+        "device": None,
+    }
+
+    def search(case: str, curve: Curve, **changed: Any) -> Iterator[tuple[tuple[int, int], ...]]:
+        return _search(factory, make(), curve, settings | changed, case, max_budget)
+
+    first = list(search("ordinary curves", _curve))
+    with global_seed(1):
+        case = "ordinary curves, two searches at once"
+        steps = list(zip_longest(search(case, _curve), search(case, _curve)))
+    for k in (0, 1):
+        again = [pair[k] for pair in steps if pair[k] is not None]
+        require(
+            again == first,
+            f"The same seed and observations gave other suggestions: {_difference(first, again)}. "
+            "Everything random must come from the seed; nothing may be shared between optimizers.",
+        )
+    list(search("constant curves", lambda i, epoch: 0.5))
+    list(search("every third configuration diverging", _diverging(lambda i: i % 3 == 0)))
+    list(search("the first configurations diverging", _diverging(lambda i: i < 4)))
+    list(search("every configuration diverging", _diverging(lambda i: True)))
+    list(search("a single epoch", _curve, max_epochs=1))
+    list(search("a single configuration", _curve, num_configurations=1))
+    list(search("no limit of the budget", _curve, max_budget=None))
+
+
+def _search(
+    factory: Callable[..., Optimizer],
+    configurations: Configurations,
+    curve: Curve,
+    settings: dict[str, Any],
+    case: str,
+    budget: int,
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Run one search; yields the (number, epoch) pairs of each suggestion."""
+    who = f"The optimizer, on {case},"
+    reached: dict[int, int] = {}
+    failed: set[int] = set()
+    spent = 0
+    with process_left_alone(who):
+        optimizer = _call(who, factory, configurations, **settings)
+    while spent < budget:
+        with process_left_alone(who):
+            suggestion = _suggestion(_call(who, optimizer.suggest), who)
+        if not suggestion:
+            require(spent > 0, f"{who} ended without a first suggestion.")
+            again = _suggestion(_call(who, optimizer.suggest), who)
+            require(not again, f"{who} suggested {again} after it had said there was nothing left.")
+            return
+        results = []
+        numbers = [i for i, _ in suggestion]
+        require(len(set(numbers)) == len(numbers), f"{who} suggested {suggestion}: a repetition.")
+        for i, epoch in suggestion:
+            n, last = len(configurations), reached.get(i, 0)
+            require(0 <= i < n, f"{who} suggested configuration {i}; there are {n}.")
+            require(i not in failed, f"{who} suggested configuration {i} after it had diverged.")
+            require(
+                last < epoch <= settings["max_epochs"],
+                f"{who} suggested epoch {epoch} for configuration {i}, which has reached {last} of "
+                f"{settings['max_epochs']}.",
+            )
+            for e in range(last + 1, epoch + 1):
+                results.append(
+                    {
+                        "configuration_id": i,
+                        "configuration": configurations.get_configuration(i),
+                        "epoch": e,
+                        "metric": curve(i, e),
+                        "time": 1.0,
+                    }
+                )
+            reached[i] = epoch
+            spent += epoch - last
+        failed |= {r["configuration_id"] for r in results if np.isnan(r["metric"])}
+        with process_left_alone(who):
+            _call(who, optimizer.observe, results)
+        yield suggestion
+
+
+def _call(who: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise AssertionError(f"{who} raised {error!r} in {name}.") from error
+
+
+def _suggestion(suggested: Any, who: str) -> tuple[tuple[int, int], ...]:
+    """(number, epoch) pairs; none where there is nothing left to do."""
+    try:
+        numbers, epochs = suggested
+        if numbers is None or epochs is None:
+            require(numbers is epochs, f"{who} suggested {suggested!r}: None and something.")
+            return ()
+        pairs = zip(map(operator.index, numbers), map(operator.index, epochs), strict=True)
+        suggestion = tuple(pairs)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(
+            f"{who} suggested {suggested!r}, not configuration numbers and as many epochs, nor "
+            "(None, None)."
+        ) from error
+    require(bool(suggestion), f"{who} suggested nothing, where it should say (None, None).")
+    return suggestion
+
+
+def _curve(i: int, epoch: int) -> float:
+    """A saturating curve with its own level, speed and noise, between 0 and 1."""
+    level, speed, *noise = numpy_generator("curve", i).random(2 + epoch)
+    return float(level * (1 - np.exp(-(0.2 + speed) * epoch)) * 0.95 + 0.05 * noise[-1])
+
+
+def _diverging(which: Callable[[int], bool]) -> Curve:
+    """The ordinary curves, those of some configurations NaN from the first or second epoch on."""
+    return lambda i, epoch: float("nan") if which(i) and epoch > i % 2 else _curve(i, epoch)
+
+
+def _difference(one: Trace, other: Trace) -> str:
+    for step, (a, b) in enumerate(zip_longest(one, other)):
+        if a != b:
+            return f"step {step} suggested {a}, then {b}"
+    return "none"
+
+
+def _sampled_configurations() -> Configurations:
+    from ConfigSpace import (
+        Categorical,
+        ConfigurationSpace,
+        EqualsCondition,
+        Float,
+        Integer,
+    )
+
+    from alhpo.tuning.configurations import SampledConfigurations
+
+    momentum = Float("momentum", (0.1, 0.99))
+    optimizer = Categorical("opt", ["sgd", "adam"])
+    space = ConfigurationSpace(
+        space={
+            "lr": Float("lr", (1e-5, 1.0), log=True),
+            "batch_size": Integer("batch_size", (8, 64)),
+            "opt": optimizer,
+            "momentum": momentum,
+        },
+        seed=0,
+    )
+    add = getattr(space, "add", None) or space.add_condition
+    add(EqualsCondition(momentum, optimizer, "sgd"))
+    return SampledConfigurations(space, seed=0)

@@ -1,0 +1,97 @@
+"""What every validation scheme must keep to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alhpo.protocols import Splits, ValidationScheme
+from alhpo.testing.process_state import global_seed, process_left_alone, require
+from alhpo.types import ConfigurationError
+
+#: Labels by description. Schemes may refuse the scarce ones, with a ConfigurationError.
+_ORDINARY = {
+    "200 labels of 5 classes": np.arange(200) % 5,
+    "200 labels, one class missing": np.array([0, 1, 2, 4])[np.arange(200) % 4],
+    "200 labels, one class with a single one": np.where(np.arange(200) == 17, 3, 0),
+    "200 labels of a single class": np.zeros(200, dtype=np.int64),
+}
+_SCARCE = {
+    "one label per class": np.arange(10)[::-1].copy(),
+    "two labels": np.array([1, 0]),
+    "two labels of one class": np.array([4, 4]),
+}
+_IMPOSSIBLE = {
+    "one label": np.array([0]),
+    "no labels": np.array([], dtype=np.int64),
+}
+
+
+def check_validation_scheme(scheme: ValidationScheme) -> None:
+    """Check that a scheme splits the labels and nothing else.
+
+    For labels with classes that are missing, rare, or alone: every split has a non-empty training
+    and validation part, without positions in common, repeated or out of range; the same generator
+    state gives the same splits, whatever the global seeds are; labels and process stay as they
+    were. With few labels, a ``ConfigurationError`` will do; with fewer than two it must come.
+
+    Raises:
+        AssertionError: with the rule that was broken and the labels it was broken on.
+    """
+    name = scheme.name
+    require(
+        isinstance(name, str) and bool(name), f"name must be text that says what, not {name!r}."
+    )
+    require(scheme.name == name, f"{name}: the name changes from one reading to the next.")
+    for case, labels in (_ORDINARY | _SCARCE | _IMPOSSIBLE).items():
+        where = f"Validation scheme {name!r} with {case}"
+        try:
+            splits = _splits(scheme, labels, where)
+        except ConfigurationError as error:
+            require(case not in _ORDINARY, f"{where}: refused with {error}")
+            continue
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(
+                f"{where}: raised {error!r}; what cannot be split is refused with a "
+                "ConfigurationError."
+            ) from error
+        require(case not in _IMPOSSIBLE, f"{where}: must be refused with a ConfigurationError.")
+        require(len(splits) > 0, f"{where}: no split at all.")
+        for number, split in enumerate(splits):
+            _check_split(split, len(labels), f"{where}, split {number}")
+
+
+def _splits(scheme: ValidationScheme, labels: np.ndarray, where: str) -> Splits:
+    given = labels.copy()
+    with process_left_alone(where):
+        first = scheme.splits(given, np.random.default_rng(5))
+    require(np.array_equal(given, labels), f"{where}: changed the labels it was given.")
+    for seed in (1, 2):
+        with global_seed(seed):
+            again = scheme.splits(given, np.random.default_rng(5))
+        same = len(first) == len(again) and all(
+            np.array_equal(a, b)
+            for one, other in zip(first, again, strict=True)
+            for a, b in zip(one, other, strict=True)
+        )
+        require(same, f"{where}: the same generator state gave different splits.")
+    return first
+
+
+def _check_split(split: tuple[np.ndarray, np.ndarray], n: int, where: str) -> None:
+    require(len(split) == 2, f"{where}: must be a pair (training, validation), not {split!r}.")
+    for part, positions in zip(("training", "validation"), split, strict=True):
+        fits = (
+            isinstance(positions, np.ndarray)
+            and positions.ndim == 1
+            and np.issubdtype(positions.dtype, np.integer)
+        )
+        require(fits, f"{where}: {part} positions must be a 1-D array of integers: {positions!r}.")
+        require(len(positions) > 0, f"{where}: the {part} part is empty.")
+        in_range = bool(((positions >= 0) & (positions < n)).all())
+        require(in_range, f"{where}: {part} positions outside 0 to {n - 1}: {positions}.")
+        distinct = len(np.unique(positions)) == len(positions)
+        require(distinct, f"{where}: {part} positions repeat: {positions}.")
+    common = np.intersect1d(*split)
+    require(len(common) == 0, f"{where}: positions {common} are in both parts.")
