@@ -18,14 +18,14 @@ Augmentation = Literal["auto", "none", "crop", "flip", "crop-flip"]
 
 
 class Hyperparameters(Settings):
-    """How a model is trained. The defaults are setting HP2 of Huseljic et al. (2023) without its
-    warm-up.
+    """How a model is trained. The defaults suit a few tens of epochs on a few hundred labels; the
+    settings of Huseljic et al. (2023) for 200 epochs are lower in ``lr`` and warm up.
 
     Every field can be fixed for a run or be searched by putting a hyperparameter of the same name
     into the configuration space.
     """
 
-    lr: float = pydantic.Field(0.01, gt=0, description="Peak learning rate.")
+    lr: float = pydantic.Field(0.05, gt=0, description="Peak learning rate.")
     weight_decay: float = pydantic.Field(
         5e-4, ge=0, description="Weight decay, on all parameters (coupled for sgd and adam)."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -107,6 +108,15 @@ def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, to
     logits = model.forward_head(hidden)
     features = model.forward_head(hidden, pre_logits=True)
     return logits.float(), features.flatten(1).float()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Identity of a model's parameters and buffers: a hash of their bytes."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:

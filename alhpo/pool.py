@@ -63,6 +63,11 @@ class Pool:
         free[self.pending] = False
         return np.flatnonzero(free)
 
+    @property
+    def cycle(self) -> int:
+        """The latest cycle that was asked or told for; 0 before any acquisition."""
+        return max((*self._cycles.values(), *self._pending.values()), default=0)
+
     def __len__(self) -> int:
         return len(self._labels)
 

@@ -29,6 +29,10 @@ class CheckpointError(AlhpoError, RuntimeError):
     """A checkpoint that is missing, damaged, or belongs to other training than was asked for."""
 
 
+class DivergedError(AlhpoError, RuntimeError):
+    """Training whose loss became NaN or infinite, so that there is no model to go on with."""
+
+
 class TunerError(AlhpoError, RuntimeError):
     """A search that cannot go on, such as one in which no trial ever succeeded."""
 
@@ -105,6 +109,8 @@ class CycleRecord:
         test: ``accuracy`` and ``nll`` of the final fit on the evaluation split.
         epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
         queried: pool indices chosen at the end of this cycle, in order.
+        diverged: the final fit diverged; it then counts as the uniform prediction (accuracy 1/C,
+            NLL log C), and the query was made at random.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
@@ -117,6 +123,7 @@ class CycleRecord:
     test: Mapping[str, float]
     epochs: Mapping[str, int]
     queried: Sequence[int] = ()
+    diverged: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

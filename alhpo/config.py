@@ -1,0 +1,175 @@
+"""The settings of a run: one schema for Python, YAML files and command-line flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from alhpo.files import content_hash
+from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.models import check_model_name
+from alhpo.schema import Settings, parse
+from alhpo.strategies import get_strategy
+from alhpo.tuning import get_optimizer_factory
+from alhpo.types import ConfigurationError
+from alhpo.validation import get_validation
+
+#: Settings that say where or how fast, not what: two runs that differ in them only are the same.
+INCIDENTAL = ("output_dir", "download", "device")
+#: Settings that only a search reads.
+SEARCH_ONLY = ("optimizer", "max_budget", "num_configurations", "space")
+
+
+class RunConfig(Settings):
+    """Everything that defines an active-learning run."""
+
+    dataset: str = Field(
+        "digits",
+        description="digits; a folder with class sub-folders (or train/val splits of them); or a "
+        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...",
+    )
+    data_dir: str | None = Field(None, description="Where timm keeps or downloads its data sets.")
+    train_split: str = Field("train", description="The split that is the pool.")
+    val_split: str = Field("validation", description="The evaluation split, as timm resolves it.")
+    download: bool = Field(True, description="Fetch a torchvision data set that is not there.")
+    image_size: int | None = Field(
+        None, ge=1, description="Side in pixels to decode to; by default the images' own."
+    )
+    pool_size: int | None = Field(None, ge=1, description="Random subset of the pool to keep.")
+    eval_size: int | None = Field(None, ge=1, description="Random subset to evaluate on.")
+
+    model: str = Field("resnet18", description="Any timm model name.")
+    pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    cifar_stem: bool | None = Field(
+        None, description="3x3 stride-1 stem, no max-pool; automatic below 64 pixels."
+    )
+    input_size: int | None = Field(
+        None, ge=1, description="Pixels to resize to on the device; by default none."
+    )
+
+    strategy: str = Field("badge", description="Query strategy.")
+    query_subset: int | None = Field(
+        None, ge=1, description="The strategy looks at a random subset of this many images."
+    )
+    initial_size: int = Field(100, ge=2, description="Random initial labels.")
+    acquisition_size: int = Field(100, ge=1, description="Labels acquired per cycle.")
+    budget: int = Field(500, ge=2, description="Labels at the end, the initial ones included.")
+
+    hpo: str = Field(
+        "fixed", description="When to search hyperparameters: fixed, per-cycle, every:K or final."
+    )
+    optimizer: str = Field("dyhpo", description="Optimizer of the search.")
+    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
+    max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
+    num_configurations: int = Field(
+        1000, ge=1, description="Configurations that the optimizer chooses from."
+    )
+    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
+    )
+    validation: str = Field(
+        "holdout:0.2", description="holdout:F, holdout:FxR or kfold:K of the labels."
+    )
+    metric: Literal["accuracy", "likelihood"] = Field(
+        "accuracy", description="What the search maximises on the validation images."
+    )
+    validate_fixed: bool = Field(
+        True,
+        description="Measure the validation accuracy of fixed hyperparameters too (costs about "
+        "one training more per cycle).",
+    )
+    start: Literal["cold", "warm"] = Field(
+        "cold", description="Start trainings from the same initial weights or the latest fit."
+    )
+
+    seed: int = Field(0, ge=0, description="Seed of every random stream.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto is bfloat16 on CUDA and float32 elsewhere."
+    )
+    output_dir: str = Field("runs", description="Folder of the run folders.")
+
+    @pydantic.field_validator("hpo")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        _interval(value)
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> RunConfig:
+        get_strategy(self.strategy)
+        get_optimizer_factory(self.optimizer)
+        get_validation(self.validation)
+        check_model_name(self.model)
+        load_space(self.space)
+        Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
+        if self.budget < self.initial_size:
+            raise ConfigurationError(
+                f"budget is {self.budget} labels, below initial_size={self.initial_size}; it "
+                "counts the initial labels too."
+            )
+        return self
+
+    @classmethod
+    def create(cls, *layers: Mapping[str, Any]) -> RunConfig:
+        """Settings from mappings, later ones over earlier ones, the defaults below all.
+
+        Raises:
+            ConfigurationError: unknown keys or illegal values, with the legal ones.
+        """
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values |= dict(layer)
+        return parse(cls, values, "setting")
+
+    def searches(self, cycle: int) -> bool:
+        """Whether hyperparameters are searched in this cycle (the final search apart)."""
+        every = _interval(self.hpo)
+        return every > 0 and cycle % every == 0
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder: what it is, and the hash of what defines it."""
+        values = self.model_dump(exclude=set(INCIDENTAL))
+        if self.hpo == "fixed":
+            values = {key: value for key, value in values.items() if key not in SEARCH_ONLY}
+        data = Path(self.dataset).name
+        mode = self.hpo.replace(":", "-")
+        return f"{data}-{self.strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file of settings.
+
+    Raises:
+        ConfigurationError: not readable, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"Cannot read settings from {path}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"{path} holds a {type(content).__name__}; settings are lines of 'name: value'."
+        )
+    return content
+
+
+def _interval(mode: str) -> int:
+    """Cycles from one search to the next; 0 for none within the cycles."""
+    if mode in ("fixed", "final"):
+        return 0
+    if mode == "per-cycle":
+        return 1
+    name, _, number = mode.partition(":")
+    if name == "every" and number.isdecimal() and int(number) >= 1:
+        return int(number)
+    raise ConfigurationError("legal are fixed, per-cycle, final, and every:K such as every:5")

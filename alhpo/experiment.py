@@ -1,0 +1,404 @@
+"""A run: the one module that knows the order of an active-learning cycle.
+
+    labels -> search or fixed hyperparameters -> fit on all labels -> evaluation -> query -> record
+    -> labels
+
+A run's state is what is on disk, so that a killed run is continued by the same call:
+
+    config.yaml           the settings
+    sessions.jsonl        versions, device and threads of every start
+    labels.jsonl          what was asked and told, in order
+    cycles.jsonl          one record per cycle
+    hpo/cycle_000/        the tuner's experiment of a cycle
+    fit/cycle_000/        the model fitted last
+    queried_indices.json  the labelled pool in dal-toolbox's form
+    run.json              written at the end
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import ConfigSpace as CS
+import torch
+import yaml
+
+from alhpo.config import RunConfig
+from alhpo.datasets import ImageDataset, load_dataset
+from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.learner import ActiveLearner
+from alhpo.seeding import derive_seed
+from alhpo.strategies import get_strategy
+from alhpo.tuning import Tuner
+from alhpo.types import (
+    ConfigurationError,
+    CycleRecord,
+    DataError,
+    DivergedError,
+    Evaluation,
+    RunResult,
+)
+
+PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn")
+
+
+class Observer(Protocol):
+    """Is told what a run does, for progress displays."""
+
+    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
+        """The run begins or goes on; ``records`` of its ``cycles`` are done."""
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
+
+    def recorded(self, record: CycleRecord) -> None:
+        """A cycle is complete."""
+
+
+class Silent:
+    """The observer that shows nothing."""
+
+    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
+        """Nothing."""
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        """Nothing."""
+
+    def recorded(self, record: CycleRecord) -> None:
+        """Nothing."""
+
+
+def run_experiment(
+    config: RunConfig | Mapping[str, Any],
+    *,
+    dataset: ImageDataset | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Run active learning as configured, or continue or return what was run before.
+
+    Args:
+        config: the settings, or a mapping of them.
+        dataset: instead of loading ``config.dataset``, which then only names it.
+        observer: is told of the progress.
+
+    Returns:
+        The run's folder and its records.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, before anything is run.
+        DataError: a data set that cannot be loaded, or is not the one the run began with.
+        RunLockedError: another process works in the run's folder.
+    """
+    if not isinstance(config, RunConfig):
+        config = RunConfig.create(config)
+    path = Path(config.output_dir).expanduser() / config.name
+    with exclusive(path):
+        return _Run(config, path, dataset, observer or Silent()).complete()
+
+
+@dataclass
+class _Search:
+    """What a search, or the measurement of fixed hyperparameters, found."""
+
+    configuration: dict[str, Any]
+    validation: dict[str, float] | None
+    epochs: int
+
+
+class _Run:
+    def __init__(
+        self, config: RunConfig, path: Path, dataset: ImageDataset | None, observer: Observer
+    ) -> None:
+        self.config = config
+        self.path = path
+        self._dataset = dataset
+        self._observer = observer
+        self._journal = Journal(path / "cycles.jsonl")
+        self.records = [CycleRecord(**entry) for entry in self._journal.read()]
+        steps = math.ceil((config.budget - config.initial_size) / config.acquisition_size)
+        self._cycles = steps + 1
+        self._seconds: dict[str, float] = {}
+
+    def complete(self) -> RunResult:
+        if (self.path / "run.json").exists():
+            return RunResult(self.path, tuple(self.records), resumed=True)
+        resumed = bool(self.records)
+        learner = self._begin()
+        total = self._cycles + (self.config.hpo == "final")
+        self._observer.started(self.config, self.path, len(self.records), total)
+        while not self._finished():
+            self._cycle(learner)
+        if self.config.hpo == "final" and self.records[-1].kind == "cycle":
+            self._final(learner)
+        write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
+        return RunResult(self.path, tuple(self.records), resumed)
+
+    def _begin(self) -> ActiveLearner:
+        config = self.config
+        dataset = self._dataset or load_dataset(
+            config.dataset,
+            root=config.data_dir,
+            train_split=config.train_split,
+            eval_split=config.val_split,
+            download=config.download,
+            image_size=config.image_size,
+            pool_size=config.pool_size,
+            eval_size=config.eval_size,
+        )
+        if config.budget > len(dataset):
+            raise ConfigurationError(
+                f"budget is {config.budget} labels, but the pool of {dataset.name!r} has "
+                f"{len(dataset)} images. Lower the budget."
+            )
+        self._check_dataset(dataset)
+        learner = ActiveLearner(
+            dataset,
+            config.model,
+            config.strategy,
+            seed=config.seed,
+            hyperparameters=config.hyperparameters,
+            space=config.space,
+            validation=config.validation,
+            metric=config.metric,
+            max_epochs=config.max_epochs,
+            start=config.start,
+            pretrained=config.pretrained,
+            cifar_stem=config.cifar_stem,
+            input_size=config.input_size,
+            query_subset=config.query_subset,
+            device=config.device,
+            precision=config.precision,
+            path=self.path,
+        )
+        settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        write_text(self.path / "config.yaml", settings)
+        Journal(self.path / "sessions.jsonl").append(_session(learner))
+        learner.label_initial(config.initial_size)
+        if self.records:
+            self._take_up(learner)
+        return learner
+
+    def _take_up(self, learner: ActiveLearner) -> None:
+        """Bring the learner to where the records end."""
+        last = self.records[-1]
+        if set(last.queried) & set(learner.pool.pending.tolist()):
+            learner.answer()
+        if self.config.start == "warm" and not last.diverged:
+            self._fit(learner, last.configuration, last.cycle, labeled=last.n_labeled)
+
+    def _finished(self) -> bool:
+        return bool(self.records) and not self.records[-1].queried
+
+    def _cycle(self, learner: ActiveLearner) -> None:
+        config, cycle = self.config, len(self.records)
+        self._seconds = {}
+        tuned = config.searches(cycle)
+        if tuned:
+            search = self._search(learner, cycle)
+        else:
+            search = self._untuned(learner, cycle)
+        test, diverged = self._fit(learner, search.configuration, cycle)
+        queried: tuple[int, ...] = ()
+        remaining = config.budget - learner.n_labeled
+        if remaining > 0:
+            with self._timed("query"):
+                queried = self._query(learner, min(config.acquisition_size, remaining), diverged)
+        self._append(
+            CycleRecord(
+                kind="cycle",
+                cycle=cycle,
+                n_labeled=learner.n_labeled,
+                configuration=search.configuration,
+                tuned=tuned,
+                validation=search.validation,
+                test={"accuracy": test.accuracy, "nll": test.nll},
+                epochs={"hpo": search.epochs, "fit": config.max_epochs},
+                queried=queried,
+                diverged=diverged,
+            )
+        )
+        if queried:
+            learner.answer()
+        learner.pool.export(self.path / "queried_indices.json")
+
+    def _final(self, learner: ActiveLearner) -> None:
+        """The search after the last cycle, and the model retrained with what it found."""
+        cycle = self.records[-1].cycle
+        self._seconds = {}
+        search = self._search(learner, cycle)
+        test, diverged = self._fit(learner, search.configuration, cycle)
+        self._append(
+            CycleRecord(
+                kind="final",
+                cycle=cycle,
+                n_labeled=learner.n_labeled,
+                configuration=search.configuration,
+                tuned=True,
+                validation=search.validation,
+                test={"accuracy": test.accuracy, "nll": test.nll},
+                epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
+                diverged=diverged,
+            )
+        )
+
+    def _search(self, learner: ActiveLearner, cycle: int) -> _Search:
+        return self._tune(learner, cycle, None)
+
+    def _untuned(self, learner: ActiveLearner, cycle: int) -> _Search:
+        """The configuration of the latest search, or the fixed one, measured where asked for."""
+        if self.config.hpo.startswith("every") and self.records:
+            hp = Hyperparameters.create(self.records[-1].configuration)
+        else:
+            hp = Hyperparameters.create(self.config.hyperparameters)
+        if not self.config.validate_fixed:
+            return _Search(hp.model_dump(), None, 0)
+        return self._tune(learner, cycle, hp)
+
+    def _tune(self, learner: ActiveLearner, cycle: int, only: Hyperparameters | None) -> _Search:
+        """A search; of one single configuration, fully trained, where ``only`` is given."""
+        config = self.config
+        if only is None:
+            objective = learner.objective()
+            optimizer, budget, count = (
+                config.optimizer,
+                config.max_budget,
+                config.num_configurations,
+            )
+        else:
+            objective = learner.objective(space=_constants(only))
+            optimizer, budget, count = "random", config.max_epochs, 1
+        done = 0
+
+        def progress(row: dict[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            note = f"validation {row['metric']:.3f}"
+            self._observer.progressed(cycle, "search", done, budget, note)
+
+        with self._timed("hpo"):
+            tuner = Tuner(
+                objective_function=objective,
+                configuration_space=objective.configuration_space,
+                max_epochs=config.max_epochs,
+                max_budget=budget,
+                output_path=self.path / "hpo" / f"cycle_{cycle:03d}",
+                optimizer=optimizer,
+                num_configurations=count,
+                seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
+                progress=False,
+                callback=progress,
+            )
+            best = tuner.run()
+        hp = only or objective.hyperparameters(best["configuration"])
+        validation = {
+            "accuracy": float(best["accuracy"]),
+            "nll": float(best["nll"]),
+            "epoch": int(best["epoch"]),
+        }
+        return _Search(hp.model_dump(), validation, tuner.epochs_spent)
+
+    def _fit(
+        self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
+    ) -> tuple[Evaluation, bool]:
+        folder = self.path / "fit" / f"cycle_{cycle:03d}"
+        total = self.config.max_epochs
+
+        def progress(epoch: int) -> None:
+            note = f"on {learner.n_labeled} labels"
+            self._observer.progressed(cycle, "fit", epoch, total, note)
+
+        with self._timed("fit"):
+            try:
+                test = learner.fit(configuration, checkpoint_path=folder, callback=progress)
+            except DivergedError:
+                classes = learner.dataset.num_classes
+                uniform = Evaluation(1 / classes, math.log(classes), 0)
+                return uniform, True
+        return test, False
+
+    def _query(self, learner: ActiveLearner, n: int, diverged: bool) -> tuple[int, ...]:
+        if len(learner.pool.pending):  # asked for before a kill
+            return tuple(learner.pool.pending.tolist())
+        if diverged:
+            strategy, learner.strategy = learner.strategy, get_strategy("random")
+            try:
+                return learner.ask(n).indices
+            finally:
+                learner.strategy = strategy
+        return learner.ask(n).indices
+
+    def _append(self, record: CycleRecord) -> None:
+        record = replace(record, seconds={k: round(v, 3) for k, v in self._seconds.items()})
+        self._journal.append(record.to_dict())
+        self.records.append(record)
+        for old in (self.path / "fit").glob("cycle_*"):
+            if old.name != f"cycle_{record.cycle:03d}":
+                shutil.rmtree(old)
+        for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
+            shutil.rmtree(checkpoint)
+        self._observer.recorded(record)
+
+    @contextmanager
+    def _timed(self, part: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def _check_dataset(self, dataset: ImageDataset) -> None:
+        """Refuse to continue a run on other data than it began with."""
+        digest = sha256(dataset.images.numpy().tobytes())
+        digest.update(dataset.eval_images.numpy().tobytes())
+        mine = {
+            "images": list(dataset.images.shape),
+            "eval_images": list(dataset.eval_images.shape),
+            "classes": list(dataset.classes),
+            "sha256": digest.hexdigest(),
+        }
+        known = Journal(self.path / "dataset.jsonl")
+        before = known.read()
+        if not before:
+            known.append(mine)
+        elif before[0] != mine:
+            raise DataError(
+                f"The run in {self.path} began with other data: pool and evaluation images then "
+                f"{before[0]['images']} and {before[0]['eval_images']}, now {mine['images']} and "
+                f"{mine['eval_images']}. Restore the data, or choose another output_dir."
+            )
+
+
+def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
+    """The space whose only configuration is ``hp``."""
+    values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
+    return CS.ConfigurationSpace({name: value for name, value in values.items()})
+
+
+def _session(learner: ActiveLearner) -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    device = learner.compute.device
+    cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": cuda or f"{device.type} ({platform.machine()})",
+        "precision": learner.compute.precision,
+        "threads": torch.get_num_threads(),
+    }

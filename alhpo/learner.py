@@ -1,0 +1,440 @@
+"""``ActiveLearner``: the state of one active-learning run, one cycle at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ConfigSpace as CS
+import numpy as np
+import torch
+from torch import nn
+
+from alhpo.batches import DeviceImages, InputFormat
+from alhpo.datasets import ImageDataset
+from alhpo.files import Journal
+from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.models import ModelSpec, build_model, model_input, weights_hash
+from alhpo.objective import Divergence, Metric, Objective
+from alhpo.pool import Pool, read_queried_indices
+from alhpo.protocols import Strategy, ValidationScheme
+from alhpo.seeding import derive_seed, numpy_generator
+from alhpo.strategies import get_strategy, run_strategy, strategy_needs
+from alhpo.trainer import Task, Trainer
+from alhpo.training import Compute, Precision, evaluate, predict
+from alhpo.tuning.upstream import enable_on_numpy2
+from alhpo.types import (
+    AlhpoError,
+    CheckpointError,
+    ConfigurationError,
+    DivergedError,
+    Evaluation,
+    LabelError,
+    PoolOutputs,
+    Query,
+)
+from alhpo.validation import get_validation
+
+#: Seconds between checkpoints of a final fit.
+CHECKPOINT_SECONDS = 30.0
+Start = Literal["cold", "warm"]
+
+
+class ActiveLearner:
+    """Label, tune, train and query, in that order, as often as wanted.
+
+    Args:
+        dataset: the pool and the evaluation split.
+        model: a timm name.
+        strategy: name of a query strategy, or a function with the signature of
+            ``alhpo.protocols.Strategy``.
+        seed: of the run; every random stream is derived from it.
+        hyperparameters: fixed hyperparameters; defaults where it says nothing.
+        space: what ``objective`` searches: "paper", "hpo4dl", a file, or a ConfigSpace space.
+        validation: the scheme that judges configurations, such as "holdout:0.2" or "kfold:5".
+        metric: what the objective returns, "accuracy" or "likelihood".
+        max_epochs: length of a full training where a call does not say.
+        start: "cold" restarts every training from the same initial weights; "warm" from the model
+            fitted before.
+        pretrained: start from timm's pretrained weights.
+        cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
+        input_size: pixels to which images are resized on the device; None keeps their size.
+        query_subset: the strategy looks at a random subset of this many images of the pool.
+        device: "auto" or a torch device.
+        precision: "auto", "float32" or "bfloat16".
+        path: a folder in which every label is recorded as it comes; one that holds a record is
+            continued. None keeps the labels in memory only.
+
+    Raises:
+        ConfigurationError: an argument that cannot be used, before any work.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        model: str = "resnet18",
+        strategy: str | Strategy = "badge",
+        *,
+        seed: int = 0,
+        hyperparameters: Mapping[str, Any] | None = None,
+        space: str | CS.ConfigurationSpace = "paper",
+        validation: str | ValidationScheme = "holdout:0.2",
+        metric: Metric = "accuracy",
+        max_epochs: int = 27,
+        start: Start = "cold",
+        pretrained: bool = False,
+        cifar_stem: bool | None = None,
+        input_size: int | None = None,
+        query_subset: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.strategy = get_strategy(strategy)
+        self.space = load_space(space)
+        self.validation = get_validation(validation)
+        self.fixed = dict(hyperparameters or {})
+        if max_epochs < 1:
+            raise ConfigurationError(f"max_epochs is {max_epochs}; at least 1 is needed.")
+        if start not in ("cold", "warm"):
+            raise ConfigurationError(f"start is {start!r}. Legal: cold, warm.")
+        if query_subset is not None and query_subset < 1:
+            raise ConfigurationError(f"query_subset is {query_subset}; at least 1 is needed.")
+        Hyperparameters.create(self.fixed).check_epochs(max_epochs)
+        self.max_epochs = max_epochs
+        self._metric: Metric = metric
+        self._start = start
+        self._query_subset = query_subset
+        self._spec = ModelSpec(
+            model,
+            dataset.num_classes,
+            dataset.channels,
+            dataset.image_size,
+            pretrained,
+            cifar_stem,
+            input_size,
+        )
+        self._initial = build_model(self._spec, seed)
+        size, settings = model_input(self._spec, self._initial)
+        self.compute = Compute.resolve(device, precision, max(size or dataset.image_size))
+        self._form = self._input_format(size, settings)
+        journal = None if path is None else Journal(Path(path) / "labels.jsonl")
+        self.pool = Pool(len(dataset), dataset.num_classes, journal)
+        self._fitted: nn.Module | None = None
+        self._eval_images: DeviceImages | None = None
+
+    @property
+    def n_labeled(self) -> int:
+        """Number of labelled images."""
+        return len(self.pool)
+
+    @property
+    def cycle(self) -> int:
+        """Number of the present cycle: 0 once the initial labels are there, one more with each
+        acquisition that was asked for after them."""
+        return self.pool.cycle
+
+    @property
+    def model(self) -> nn.Module:
+        """The model fitted last.
+
+        Raises:
+            AlhpoError: nothing was fitted yet.
+        """
+        if self._fitted is None:
+            raise AlhpoError("No model was fitted yet: call fit(configuration) first.")
+        return self._fitted
+
+    def label_initial(self, n: int) -> Query:
+        """Label ``n`` random images with the data set's own labels; the same seed takes the same
+        images whatever the strategy. Where initial labels are there already (a run continued from
+        its ``path``), they stay, and nothing is added.
+
+        Raises:
+            LabelError: the data set has no labels or fewer than ``n`` images.
+        """
+        self._need_truth()
+        if not self.n_labeled:
+            if not len(self.pool.pending):
+                self.ask_initial(n)
+            self.answer()
+        return Query(tuple(self.pool.by_cycle().get(0, ())))
+
+    def ask_initial(self, n: int) -> Query:
+        """Choose ``n`` random images for the initial labels, to be answered with ``tell``."""
+        candidates = self._candidates(n)
+        chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
+        return self._asked(Query(tuple(int(i) for i in chosen)), new_cycle=False)
+
+    def ask(self, n: int) -> Query:
+        """Choose ``n`` unlabelled images with the strategy and the model fitted last.
+
+        Images that were asked for before and not answered yet are not chosen again.
+
+        Args:
+            n: how many, at most as many as are neither labelled nor asked for.
+
+        Returns:
+            Indices, scores and, where images came from files, their paths. Answer with ``tell``,
+            in parts or late if need be.
+
+        Raises:
+            LabelError: ``n`` is below 1 or exceeds what is left of the pool.
+            AlhpoError: the strategy needs a model and none was fitted.
+        """
+        candidates = self._candidates(n)
+        step = self.cycle + 1
+        if self._query_subset is not None and self._query_subset < len(candidates):
+            size = max(self._query_subset, n)
+            generator = numpy_generator(self.seed, "query subset", step)
+            candidates = np.sort(generator.choice(candidates, size, replace=False))
+        outputs = self._outputs(candidates)
+        generator = numpy_generator(self.seed, "query", step)
+        return self._asked(run_strategy(self.strategy, outputs, n, generator), new_cycle=True)
+
+    def tell(self, indices: Sequence[int], labels: Sequence[int]) -> None:
+        """Record labels that people (or an oracle) gave; all, some, or late.
+
+        Args:
+            indices: pool indices.
+            labels: the class of each, from 0.
+
+        Raises:
+            LabelError: an index or label that cannot be; nothing of the call is recorded then.
+        """
+        self.pool.tell(indices, labels, self.cycle)
+
+    def query(self, n: int) -> Query:
+        """``ask`` and answer with the data set's own labels: one simulated acquisition.
+
+        Labels still waited for are answered too.
+
+        Raises:
+            LabelError: as ``ask``, or the data set has no labels.
+        """
+        self._need_truth()
+        query = self.ask(n)
+        self.answer()
+        return query
+
+    def answer(self) -> None:
+        """Answer everything that is waited for with the data set's own labels.
+
+        Raises:
+            LabelError: the data set has no labels.
+        """
+        self._need_truth()
+        assert self.dataset.labels is not None
+        waited = self.pool.pending
+        self.tell(waited.tolist(), self.dataset.labels[torch.from_numpy(waited)].tolist())
+
+    def objective(
+        self,
+        max_epochs: int | None = None,
+        *,
+        space: str | CS.ConfigurationSpace | None = None,
+        validation: str | ValidationScheme | None = None,
+        metric: Metric | None = None,
+        on_divergence: Divergence = "worst",
+    ) -> Objective:
+        """This cycle's training as a resumable objective with HPO4DL's contract.
+
+        Args:
+            max_epochs: epochs of a full training; by default the learner's. It becomes the length
+                of later ``fit`` calls.
+            space: instead of the learner's space.
+            validation: instead of the learner's scheme.
+            metric: instead of the learner's metric.
+            on_divergence: metric of diverged training: "worst" (0) or "nan".
+
+        Raises:
+            ConfigurationError: too few labels for the scheme, or an illegal argument.
+        """
+        enable_on_numpy2()
+        if max_epochs is not None:
+            self.max_epochs = max_epochs
+        return Objective(
+            self._task("objective"),
+            space=self.space if space is None else space,
+            fixed=self.fixed,
+            validation=self.validation if validation is None else get_validation(validation),
+            metric=metric or self._metric,
+            on_divergence=on_divergence,
+        )
+
+    def fit(
+        self,
+        configuration: Mapping[str, Any] | None = None,
+        max_epochs: int | None = None,
+        *,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        callback: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """Train on all labels; the model is the one that ``ask`` and ``evaluate`` use.
+
+        Args:
+            configuration: hyperparameters over the fixed ones, such as a tuner's incumbent.
+            max_epochs: by default the learner's, or what ``objective`` was given last.
+            checkpoint_path: a folder from which an interrupted fit of the same labels and
+                configuration is continued, and in which the fitted model is left. Another
+                training's checkpoint there is replaced.
+            callback: called with the number of epochs trained so far, after every epoch.
+
+        Returns:
+            Accuracy and NLL on the evaluation split (n = 0 and NaN where there is none).
+
+        Raises:
+            ConfigurationError: an illegal configuration, or no labels yet.
+            DivergedError: the loss became NaN or infinite.
+        """
+        if max_epochs is not None:
+            self.max_epochs = max_epochs
+        hp = Hyperparameters.create(self.fixed, configuration or {})
+        hp.check_epochs(self.max_epochs)
+        task = self._task("fit")
+        parts = [task.device_images(np.arange(len(task.labels)))]
+        trainer = Trainer(task, hp, parts, "none")
+        folder = None if checkpoint_path is None else Path(checkpoint_path)
+        if folder is not None:
+            try:
+                trainer.load(folder)
+            except CheckpointError:
+                trainer = Trainer(task, hp, parts, "none")
+        saved, last = trainer.epoch, time.monotonic()
+        while trainer.epoch < self.max_epochs and not trainer.diverged:
+            trainer.advance()
+            if callback:
+                callback(trainer.epoch)
+            due = time.monotonic() - last > CHECKPOINT_SECONDS
+            if folder is not None and (due or trainer.epoch == self.max_epochs):
+                trainer.save(folder)
+                saved, last = trainer.epoch, time.monotonic()
+        if folder is not None and saved != trainer.epoch:
+            trainer.save(folder)
+        if trainer.diverged:
+            raise DivergedError(
+                f"Training diverged (non-finite loss in epoch {trainer.epoch}) with {hp!r}. "
+                "Lower lr, or widen the search towards lower rates."
+            )
+        self._fitted = trainer.models[0]
+        return self.evaluate()
+
+    def evaluate(self) -> Evaluation:
+        """Accuracy and NLL of the fitted model on the evaluation split."""
+        if not len(self.dataset.eval_images):
+            return Evaluation(float("nan"), float("nan"), 0)
+        if self._eval_images is None:
+            self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
+        return evaluate(self.model, self._eval_images, self.compute)
+
+    def predict(self, indices: Sequence[int] | np.ndarray | None = None) -> PoolOutputs:
+        """Logits and penultimate features of pool images under the fitted model.
+
+        Args:
+            indices: pool indices; all of the pool where None.
+        """
+        chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
+        return self._predicted(chosen, features=True)
+
+    def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
+        """Take over a labelled pool in dal-toolbox's form, with the data set's own labels.
+
+        Args:
+            path: ``{"cycle0": [...], "cycle1": [...], ...}``; see ``Pool.export`` for the reverse.
+
+        Raises:
+            LabelError: another form, indices outside the pool, labels here already, or a data set
+                without labels.
+        """
+        self._need_truth()
+        if self.n_labeled:
+            raise LabelError("The pool has labels already; import into a new learner.")
+        assert self.dataset.labels is not None
+        for cycle, indices in enumerate(read_queried_indices(Path(path))):
+            self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
+
+    def _input_format(
+        self, size: tuple[int, int] | None, settings: Mapping[str, Any]
+    ) -> InputFormat:
+        if self._spec.pretrained and len(settings.get("mean", ())) == self.dataset.channels:
+            mean, std = tuple(settings["mean"]), tuple(settings["std"])
+        else:
+            mean, std = self.dataset.channel_statistics()
+        return InputFormat(mean, std, size, self.compute.channels_last)
+
+    def _task(self, purpose: str) -> Task:
+        if not self.n_labeled:
+            raise ConfigurationError("Nothing is labelled yet: label_initial(n) or tell(...) first.")
+        if self.max_epochs < 1:
+            raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
+        indices = torch.from_numpy(self.pool.labeled)
+        identity = self._spec.identity()
+        template = self._initial
+        if self._start == "warm" and self._fitted is not None:
+            template = self._fitted
+            identity["warm_start"] = weights_hash(template)
+        return Task(
+            images=self.dataset.images[indices],
+            labels=torch.from_numpy(self.pool.labels),
+            template=template,
+            model=identity | {"seed": self.seed},
+            form=self._form,
+            compute=self.compute,
+            max_epochs=self.max_epochs,
+            seed=derive_seed(self.seed, purpose, self.n_labeled),
+            augmentation=self.dataset.augmentation,
+        )
+
+    def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
+        return DeviceImages(images, labels, self._form, self.compute.device)
+
+    def _predicted(self, indices: np.ndarray, *, features: bool) -> PoolOutputs:
+        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        images = self._images(self.dataset.images[chosen], None)
+        logits, hidden = predict(self.model, images, self.compute, features=features)
+        return PoolOutputs(chosen, logits, hidden)
+
+    def _outputs(self, candidates: np.ndarray) -> PoolOutputs:
+        needs = strategy_needs(self.strategy)
+        if not needs:
+            return PoolOutputs(torch.from_numpy(candidates))
+        features = "features" in needs or "labeled_features" in needs
+        outputs = self._predicted(candidates, features=features)
+        if "labeled_features" in needs:
+            labeled = self._predicted(self.pool.labeled, features=True).features
+            outputs = replace(outputs, labeled_features=labeled)
+        return replace(
+            outputs,
+            logits=outputs.logits if "logits" in needs else None,
+            features=outputs.features if "features" in needs else None,
+        )
+
+    def _candidates(self, n: int) -> np.ndarray:
+        available = self.pool.available
+        if not 1 <= n <= len(available):
+            raise LabelError(
+                f"{n} images were asked for; {len(available)} are left of the pool of "
+                f"{self.pool.size} ({self.n_labeled} labelled, {len(self.pool.pending)} waited "
+                "for)."
+            )
+        return available
+
+    def _asked(self, query: Query, *, new_cycle: bool) -> Query:
+        self.pool.ask(query.indices, self.cycle + 1 if new_cycle else self.cycle)
+        paths = self.dataset.paths
+        return query if paths is None else replace(
+            query, paths=tuple(paths[i] for i in query.indices)
+        )
+
+    def _need_truth(self) -> None:
+        if self.dataset.labels is None:
+            raise LabelError(
+                f"Data set {self.dataset.name!r} has no labels to simulate with: use ask() and "
+                "tell()."
+            )

@@ -1,0 +1,238 @@
+"""The resumable objective: HPO4DL's contract around the training of one active-learning cycle."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import ConfigSpace as CS
+
+from alhpo.checkpoints import FILE_NAME
+from alhpo.files import content_hash
+from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.protocols import ValidationScheme
+from alhpo.schema import unknown_name
+from alhpo.seeding import numpy_generator
+from alhpo.trainer import Task, Trainer
+from alhpo.training import evaluate
+from alhpo.types import CheckpointError, ConfigurationError, Evaluation
+
+Metric = Literal["accuracy", "likelihood"]
+Divergence = Literal["worst", "nan"]
+
+
+class Objective:
+    """``objective(configuration, epoch, previous_epoch, checkpoint_path) -> list[dict]``.
+
+    What HPO4DL's ``Tuner`` and ``alhpo.Tuner`` optimise: the mean validation metric of models
+    trained on the labelled images, one epoch after the other, resumable at every epoch. It is made
+    by ``ActiveLearner.objective``.
+
+    Args:
+        task: the labelled images, the model and the length of training.
+        space: the space that is searched; every hyperparameter in it without a condition must be
+            in each configuration.
+        fixed: hyperparameters outside the space; the defaults hold where neither says anything.
+        validation: the scheme that splits the labelled images.
+        metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. The mean over
+            the splits is returned; both lie in [0, 1], higher is better.
+        on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
+        live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
+            checkpoint is written in any case before a result is returned.
+
+    Attributes:
+        configuration_space: the space, for the tuner.
+        max_epochs: the epoch at which a configuration is fully trained.
+
+    Raises:
+        ConfigurationError: a space or fixed hyperparameter that cannot be trained, or too few
+            labels for the validation scheme.
+    """
+
+    #: Checkpoint files are replaced by renaming, never written in place.
+    replaces_files = True
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        space: str | CS.ConfigurationSpace = "paper",
+        fixed: Mapping[str, Any] | None = None,
+        validation: ValidationScheme,
+        metric: Metric = "accuracy",
+        on_divergence: Divergence = "worst",
+        live_bytes: int = 2**30,
+    ) -> None:
+        if metric not in ("accuracy", "likelihood"):
+            raise unknown_name("metric", str(metric), ("accuracy", "likelihood"))
+        if on_divergence not in ("worst", "nan"):
+            raise unknown_name("on_divergence", str(on_divergence), ("worst", "nan"))
+        self.configuration_space = load_space(space)
+        self.max_epochs = task.max_epochs
+        self._fixed = dict(fixed or {})
+        self._task = task
+        self._metric: Metric = metric
+        self._worst = 0.0 if on_divergence == "worst" else math.nan
+        self._scheme = validation.name
+        self._required = _unconditional(self.configuration_space)
+        for hyperparameter in self.configuration_space.values():
+            largest = {"warmup_epochs": int(getattr(hyperparameter, "upper", 0))}
+            layer = largest if hyperparameter.name == "warmup_epochs" else {}
+            Hyperparameters.create(self._fixed, layer).check_epochs(self.max_epochs)
+        generator = numpy_generator(task.seed, "validation", self._scheme)
+        splits = validation.splits(task.labels.numpy(), generator)
+        self._training = [task.device_images(train) for train, _ in splits]
+        self._validation = [task.device_images(held_out) for _, held_out in splits]
+        self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...]]] = OrderedDict()
+        self._live_bytes = live_bytes
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that determines the results; tuners name their folders by it."""
+        task = self._task
+        return content_hash(
+            {
+                "labeled_set": task.labeled_set,
+                "model": dict(task.model),
+                "max_epochs": task.max_epochs,
+                "seed": task.seed,
+                "precision": task.compute.precision,
+                "validation": self._scheme,
+                "metric": self._metric,
+                "worst": repr(self._worst),
+                "fixed": self._fixed,
+            }
+        )
+
+    def hyperparameters(self, configuration: Mapping[str, Any]) -> Hyperparameters:
+        """All hyperparameters of a configuration of the space, the fixed ones filled in.
+
+        Raises:
+            ConfigurationError: an unknown name, an illegal value, or a name of the space that is
+                missing.
+        """
+        hp = Hyperparameters.create(self._fixed, configuration)
+        missing = [name for name in self._required if name not in configuration]
+        if missing:
+            raise ConfigurationError(
+                f"The configuration lacks {', '.join(missing)}; it has "
+                f"{', '.join(configuration) or 'nothing'}. The space needs "
+                f"{', '.join(self._required)}; legal besides: "
+                f"{', '.join(n for n in Hyperparameters.model_fields if n not in self._required)}."
+            )
+        hp.check_epochs(self.max_epochs)
+        return hp
+
+    def __call__(
+        self,
+        configuration: Mapping[str, Any],
+        epoch: int,
+        previous_epoch: int,
+        checkpoint_path: str | os.PathLike[str],
+    ) -> list[dict[str, Any]]:
+        """Train a trial from ``previous_epoch`` to ``epoch``.
+
+        Args:
+            configuration: hyperparameter names and values.
+            epoch: the epoch to reach, at most ``max_epochs``.
+            previous_epoch: the epoch reached before; 0 starts the trial.
+            checkpoint_path: a folder for this trial alone; made where it is missing.
+
+        Returns:
+            One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
+            the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
+            ``accuracy``, ``nll`` and ``train_loss`` are None.
+
+        Raises:
+            ConfigurationError: an illegal configuration or pair of epochs.
+            CheckpointError: the checkpoint is missing, truncated, or of another configuration,
+                labelled set, model, validation scheme or epoch.
+        """
+        hp = self.hyperparameters(configuration)
+        if not 0 <= previous_epoch < epoch <= self.max_epochs:
+            raise ConfigurationError(
+                f"Cannot train from epoch {previous_epoch} to {epoch}: "
+                f"0 <= previous_epoch < epoch <= max_epochs={self.max_epochs} must hold."
+            )
+        folder = Path(checkpoint_path)
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"checkpoint_path {folder} is a file; a folder is needed.")
+        trainer = self._trainer(hp, previous_epoch, folder)
+        rows = [self._epoch(trainer) for _ in range(previous_epoch, epoch)]
+        trainer.save(folder)
+        self._keep(folder, trainer)
+        return rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_live": OrderedDict()}
+
+    def _epoch(self, trainer: Trainer) -> dict[str, Any]:
+        loss = trainer.advance()
+        results: list[Evaluation] = []
+        if not trainer.diverged:
+            results = [
+                evaluate(model, images, self._task.compute)
+                for model, images in zip(trainer.models, self._validation, strict=True)
+            ]
+            trainer.diverged = not all(math.isfinite(result.nll) for result in results)
+        if trainer.diverged:
+            scores: dict[str, Any] = {"accuracy": None, "nll": None, "train_loss": None}
+            metric, per_split = self._worst, []
+        else:
+            accuracy = sum(result.accuracy for result in results) / len(results)
+            nll = sum(result.nll for result in results) / len(results)
+            scores = {"accuracy": accuracy, "nll": nll, "train_loss": loss}
+            metric = accuracy if self._metric == "accuracy" else math.exp(-nll)
+            per_split = [result.accuracy for result in results]
+        return {
+            "epoch": trainer.epoch,
+            "metric": metric,
+            **scores,
+            "split_accuracy": per_split,
+            "diverged": trainer.diverged,
+        }
+
+    def _trainer(self, hp: Hyperparameters, previous_epoch: int, folder: Path) -> Trainer:
+        live = self._live.pop(str(folder.resolve()), None)
+        if live and live[1] == _signature(folder) and live[0].hp == hp and previous_epoch > 0:
+            trainer = live[0]
+        else:
+            trainer = Trainer(self._task, hp, self._training, self._scheme)
+            if previous_epoch > 0:
+                trainer.load(folder)
+        if trainer.epoch != previous_epoch:
+            raise CheckpointError(
+                f"The checkpoint in {folder} is of epoch {trainer.epoch}, but training was to go "
+                f"on from epoch {previous_epoch}."
+            )
+        return trainer
+
+    def _keep(self, folder: Path, trainer: Trainer) -> None:
+        self._live[str(folder.resolve())] = (trainer, _signature(folder))
+        budget = self._live_bytes
+        for path in reversed(list(self._live)):
+            budget -= self._live[path][0].nbytes
+            if budget < 0:
+                del self._live[path]
+
+
+def _signature(folder: Path) -> tuple[int, ...]:
+    """Identity of the checkpoint file itself: the live models count only while it is the same."""
+    try:
+        status = (folder / FILE_NAME).stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unconditional(space: CS.ConfigurationSpace) -> list[str]:
+    names = [hyperparameter.name for hyperparameter in space.values()]
+    if hasattr(space, "get_all_unconditional_hyperparameters"):  # ConfigSpace < 1
+        free = set(space.get_all_unconditional_hyperparameters())
+    else:
+        free = set(space.unconditional_hyperparameters)
+    return [name for name in names if name in free]

@@ -1,0 +1,294 @@
+"""What the runs of a folder found: read from their files and averaged over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from alhpo.files import Journal
+from alhpo.types import CycleRecord, DataError
+
+# Runs that differ only in these are repetitions of each other.
+REPETITION_KEYS = frozenset(
+    {"seed", "output", "output_dir", "output_path", "output_folder", "storage_dir", "storage_path"}
+)
+REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder holds it.
+
+    Attributes:
+        name: path of its folder below the folder that was searched.
+        finished: whether it wrote its ``run.json``.
+        seed: what tells it from its repetitions.
+        settings: everything else in its configuration but the output location; nested settings
+            have dotted names.
+        records: its complete records, oldest first.
+    """
+
+    name: str
+    finished: bool
+    seed: Any
+    settings: Mapping[str, Any]
+    records: tuple[CycleRecord, ...]
+
+    @property
+    def mode(self) -> str:
+        """HPO mode and, where there is a search, its optimizer."""
+        hpo = str(self.settings["hpo"])
+        return hpo if hpo == "fixed" else f"{hpo} {self.settings.get('optimizer', '')}".strip()
+
+    @property
+    def identity(self) -> str:
+        """The same for repetitions, and only for them."""
+        return json.dumps(self.settings, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over the seeds that have a record at this number of labels.
+
+    Standard deviations have n − 1 in the denominator and are NaN for one seed. What was spent
+    (``epochs_hpo``, ``epochs_fit``, ``seconds``) counts from the start of the run.
+    """
+
+    kind: str
+    n_labeled: int
+    seeds: int
+    accuracy_mean: float
+    accuracy_std: float
+    nll_mean: float
+    nll_std: float
+    epochs_hpo: float
+    epochs_fit: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with the same settings but the seed.
+
+    Attributes:
+        dataset, model, strategy: as configured.
+        mode: HPO mode and optimizer, and the settings that tell it from groups of the same name.
+        settings: see ``Run``.
+        seeds: number of runs.
+        unfinished: how many of them are.
+        curve: the cycles, by number of labels.
+        final: the retraining that ``hpo="final"`` adds, or None.
+        auc: area under the mean curve over its range of labels; NaN for a single cycle.
+        auc_std: over the seeds that have the whole curve.
+    """
+
+    dataset: str
+    model: str
+    strategy: str
+    mode: str
+    settings: Mapping[str, Any]
+    seeds: int
+    unfinished: int
+    curve: tuple[Point, ...]
+    final: Point | None
+    auc: float
+    auc_std: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.strategy}, {self.mode}"
+
+    @property
+    def last(self) -> Point:
+        return self.final or self.curve[-1]
+
+
+def load_runs(folder: str | Path) -> list[Run]:
+    """Read every run that has begun under ``folder``, itself included.
+
+    A run is a folder with ``config.yaml`` and ``cycles.jsonl``; it may have no complete record.
+
+    Raises:
+        DataError: no run with a complete record, or a run that cannot be read.
+    """
+    folder = Path(folder)
+    paths = sorted(path.parent for path in folder.rglob("cycles.jsonl"))
+    runs = [_read_run(path, folder) for path in paths if (path / "config.yaml").exists()]
+    if not any(run.records for run in runs):
+        raise DataError(
+            f"No results under {folder}: {len(runs)} run folders (config.yaml and cycles.jsonl), "
+            "none with a complete cycle. Give a run's folder, or one that holds runs."
+        )
+    return runs
+
+
+def repeated_runs(runs: Iterable[Run]) -> list[Run]:
+    """Runs with the settings and the seed of another, such as copies; ``summarise`` skips them.
+
+    Of each such set the run that is finished, else has most records, else comes first, stays.
+    """
+    seen = set()
+    repeated = []
+    for run in sorted(runs, key=lambda run: (not run.finished, -len(run.records), run.name)):
+        key = (run.identity, str(run.seed))
+        repeated += [run] * (key in seen)
+        seen.add(key)
+    return sorted(repeated, key=lambda run: run.name)
+
+
+def summarise(runs: Sequence[Run]) -> list[Group]:
+    """Average over seeds; runs that differ in any other setting are never averaged.
+
+    Seeds that stopped early count where they have a record. A value that is missing or NaN for a
+    seed makes the mean NaN. Random sampling and fixed hyperparameters come first.
+    """
+    repeated = {run.name for run in repeated_runs(runs)}
+    by_identity: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.records and run.name not in repeated:
+            by_identity.setdefault(run.identity, []).append(run)
+    firsts = [same[0] for same in by_identity.values()]
+    groups = [_group(same, _distinguishing_mode(same[0], firsts)) for same in by_identity.values()]
+    return sorted(groups, key=_reading_order)
+
+
+def to_frame(summary: Iterable[Group]) -> pd.DataFrame:
+    """One row per group, kind and number of labels."""
+    rows = []
+    for group in summary:
+        names = ("dataset", "model", "strategy", "mode", "label")
+        head = {name: getattr(group, name) for name in names}
+        for point in (*group.curve, *([group.final] if group.final else [])):
+            rows.append(head | asdict(point) | {"auc": group.auc, "auc_std": group.auc_std})
+    return pd.DataFrame(rows)
+
+
+def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same in all, sorted."""
+    names = sorted({name for one in settings for name in one})
+    return [name for name in names if len({_text(one, name) for one in settings}) > 1]
+
+
+def _read_run(path: Path, root: Path) -> Run:
+    config_path = path / "config.yaml"
+    try:
+        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{config_path} is not YAML: {error}") from error
+    config = config if isinstance(config, dict) else {}
+    if missing := [key for key in REQUIRED_KEYS if key not in config]:
+        raise DataError(
+            f"{config_path} lacks {', '.join(missing)}; a run's configuration is a mapping that "
+            f"has {', '.join(REQUIRED_KEYS)}."
+        )
+    journal = Journal(path / "cycles.jsonl")
+    return Run(
+        name=root.resolve().name if path == root else path.relative_to(root).as_posix(),
+        finished=(path / "run.json").exists(),
+        seed=config["seed"],
+        settings=_flat({k: v for k, v in config.items() if k not in REPETITION_KEYS}),
+        records=tuple(
+            _read_record(entry, journal.path, line)
+            for line, entry in enumerate(journal.read(), start=1)
+        ),
+    )
+
+
+def _read_record(entry: Any, path: Path, line: int) -> CycleRecord:
+    try:
+        record = CycleRecord(**entry)
+        _measurements(record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}, line {line} is no record of a cycle: {error!r}") from error
+    return record
+
+
+def _measurements(record: CycleRecord) -> list[float]:
+    """Accuracy, NLL, then what the record spent: HPO epochs, fit epochs, seconds."""
+    test = [record.test.get(name) for name in ("accuracy", "nll")]
+    spent = [record.epochs.get(name, 0) for name in ("hpo", "fit")]
+    values = (*test, *spent, sum(record.seconds.values()))
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _group(runs: Sequence[Run], mode: str) -> Group:
+    measured: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    for run in runs:
+        values = np.array([_measurements(record) for record in run.records])
+        values[:, 2:] = values[:, 2:].cumsum(axis=0)
+        for record, row in zip(run.records, values, strict=True):
+            measured.setdefault((record.kind, record.n_labeled), {})[run.name] = row
+    points = [_point(*key, list(measured[key].values())) for key in sorted(measured)]
+    curve = tuple(point for point in points if point.kind == "cycle")
+    labels = [point.n_labeled for point in curve]
+    seeds = [
+        [measured["cycle", n][run.name][0] for n in labels]
+        for run in runs
+        if all(run.name in measured["cycle", n] for n in labels)
+    ]
+    settings = runs[0].settings
+    return Group(
+        **{name: str(settings[name]) for name in ("dataset", "model", "strategy")},
+        mode=mode,
+        settings=settings,
+        seeds=len(runs),
+        unfinished=sum(not run.finished for run in runs),
+        curve=curve,
+        final=next((point for point in points if point.kind == "final"), None),
+        auc=_area(labels, [point.accuracy_mean for point in curve]),
+        auc_std=_std([_area(labels, values) for values in seeds]),
+    )
+
+
+def _point(kind: str, n_labeled: int, rows: Sequence[np.ndarray]) -> Point:
+    accuracy, nll, *spent = (float(mean) for mean in np.mean(rows, axis=0))
+    stds = [_std([row[column] for row in rows]) for column in (0, 1)]
+    return Point(kind, n_labeled, len(rows), accuracy, stds[0], nll, stds[1], *spent)
+
+
+def _std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def _area(labels: Sequence[int], values: Sequence[float]) -> float:
+    if len(labels) < 2:
+        return float("nan")
+    x, y = np.asarray(labels, float), np.asarray(values, float)
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (x[-1] - x[0]))
+
+
+def _distinguishing_mode(run: Run, others: Iterable[Run]) -> str:
+    """The run's mode, with the settings that tell it from others of the same name."""
+    names = [(one.mode, *(one.settings[key] for key in REQUIRED_KEYS[:3])) for one in others]
+    own = (run.mode, *(run.settings[key] for key in REQUIRED_KEYS[:3]))
+    alike = [one.settings for one, name in zip(others, names, strict=True) if name == own]
+    extra = (f"{name}={_text(run.settings, name)}" for name in varying_settings(alike))
+    return ", ".join([run.mode, *extra])
+
+
+def _reading_order(group: Group) -> tuple[Any, ...]:
+    strategy, mode = group.strategy, group.mode
+    baselines_first = (strategy != "random", strategy, not mode.startswith("fixed"), mode)
+    return (group.dataset, group.model, *baselines_first)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; 1.0 and 1 are the same setting."""
+    if isinstance(value, Mapping) and value:
+        inner = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+        return {key: leaf for path, item in inner for key, leaf in _flat(item, path).items()}
+    return {name: int(value) if isinstance(value, float) and value.is_integer() else value}
+
+
+def _text(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "unset"
+    value = settings[name]
+    return value if isinstance(value, str) else json.dumps(value, default=str)

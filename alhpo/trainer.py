@@ -1,0 +1,192 @@
+"""One trial's models, trained side by side and checkpointed as one resumable unit."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alhpo.batches import DeviceImages, InputFormat
+from alhpo.checkpoints import (
+    read_checkpoint,
+    restore_training,
+    training_tensors,
+    write_checkpoint,
+)
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.training import Compute, make_optimizer, train_epoch
+from alhpo.types import CheckpointError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on, apart from the hyperparameters.
+
+    Attributes:
+        images: (L, H, W, C) uint8, the labelled images in the order of labelling.
+        labels: (L,) int64.
+        template: the model with the weights every training starts from, on the CPU.
+        model: identity of the model, as a JSON-able mapping.
+        form: how images become model input.
+        compute: device and precision.
+        max_epochs: length of a full training.
+        seed: names the random streams of order, augmentation and dropout.
+        augmentation: what ``augmentation="auto"`` means.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    template: nn.Module
+    model: Mapping[str, Any]
+    form: InputFormat
+    compute: Compute
+    max_epochs: int
+    seed: int
+    augmentation: str
+
+    @cached_property
+    def labeled_set(self) -> str:
+        """Identity of the labelled images: a hash of their pixels and labels, in order."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def device_images(self, positions: np.ndarray) -> DeviceImages:
+        """The labelled images at these positions, on the device."""
+        chosen = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+        return DeviceImages(
+            self.images[chosen], self.labels[chosen], self.form, self.compute.device
+        )
+
+
+class Trainer:
+    """Models trained with one configuration on one or more training sets, epoch by epoch.
+
+    Every model starts from the task's weights. What happens in an epoch depends on the task, the
+    configuration, the split and the epoch only, so that training resumed from a checkpoint is
+    training uninterrupted, bit by bit on one CPU with one number of threads.
+
+    Args:
+        task: what is trained on.
+        hp: the hyperparameters.
+        parts: the training images of each model.
+        scheme: identity of the validation scheme that made the parts.
+    """
+
+    def __init__(
+        self, task: Task, hp: Hyperparameters, parts: Sequence[DeviceImages], scheme: str
+    ) -> None:
+        self.hp = hp
+        self.epoch = 0
+        self.diverged = False
+        self._task = task
+        self._parts = parts
+        self._scheme = scheme
+        if hp.augmentation == "auto":
+            hp = hp.model_copy(update={"augmentation": task.augmentation})
+        self._resolved = hp
+        self.models = [task.compute.place(copy.deepcopy(task.template)) for _ in parts]
+        self._optimizers = [make_optimizer(model, hp) for model in self.models]
+
+    def advance(self) -> float:
+        """Train every model one epoch.
+
+        Returns:
+            The mean training loss over the models; not finite (and ``diverged`` set) after
+            divergence, from when on nothing is trained any more.
+        """
+        losses = []
+        for split, (model, optimizer, images) in enumerate(
+            zip(self.models, self._optimizers, self._parts, strict=True)
+        ):
+            if self.diverged:
+                break
+            loss = train_epoch(
+                model,
+                optimizer,
+                images,
+                self._resolved,
+                self._task.compute,
+                self.epoch,
+                self._task.max_epochs,
+                self._task.seed,
+                split,
+            )
+            losses.append(loss)
+            self.diverged = not math.isfinite(loss)
+        self.epoch += 1
+        return math.nan if self.diverged else sum(losses) / len(losses)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the models and optimizers take, in bytes."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def save(self, folder: Path) -> None:
+        """Write the state to ``folder``; a crash leaves the previous state or this one."""
+        tensors = {} if self.diverged else self._tensors()
+        state = {"epoch": self.epoch, "diverged": self.diverged}
+        write_checkpoint(folder, tensors, self._identity() | state)
+
+    def load(self, folder: Path) -> None:
+        """Take up the state in ``folder``.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of other training than this.
+        """
+        tensors, description = read_checkpoint(folder)
+        for part, mine in self._identity().items():
+            theirs = description.get(part)
+            if theirs != mine:
+                raise CheckpointError(
+                    f"The checkpoint in {folder} is of another {part.replace('_', ' ')}: it has "
+                    f"{_difference(theirs, mine)}. Give each trial a checkpoint_path of its own."
+                )
+        self.epoch = description["epoch"]
+        self.diverged = description["diverged"]
+        if self.diverged:
+            return
+        for split, (model, optimizer) in enumerate(
+            zip(self.models, self._optimizers, strict=True)
+        ):
+            restore_training(tensors, f"{split}.", model, optimizer)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = {}
+        for split, (model, optimizer) in enumerate(
+            zip(self.models, self._optimizers, strict=True)
+        ):
+            tensors |= training_tensors(f"{split}.", model, optimizer)
+        return tensors
+
+    def _identity(self) -> dict[str, Any]:
+        task = self._task
+        return {
+            "configuration": self._resolved.model_dump(),
+            "labeled_set": task.labeled_set,
+            "model": dict(task.model),
+            "validation_scheme": self._scheme,
+            "training": {
+                "max_epochs": task.max_epochs,
+                "seed": task.seed,
+                "precision": task.compute.precision,
+                "channels_last": task.compute.channels_last,
+            },
+        }
+
+
+def _difference(theirs: Any, mine: Any) -> str:
+    if not (isinstance(theirs, Mapping) and isinstance(mine, Mapping)):
+        return f"{theirs!r}, asked for is {mine!r}"
+    keys = [key for key in mine if theirs.get(key) != mine[key]]
+    return ", ".join(f"{key}={theirs.get(key)!r} (asked for: {mine[key]!r})" for key in keys)
