@@ -1,0 +1,161 @@
+"""What is refused before a strategy runs, and what of its result."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alhpo.strategies import run_strategy
+from alhpo.types import ConfigurationError, PoolOutputs, Query
+
+POOL = PoolOutputs(
+    indices=torch.tensor([3, 5, 8, 9]),
+    logits=torch.randn(4, 3),
+    features=torch.randn(4, 2),
+    labeled_features=torch.randn(6, 2),
+)
+
+
+def run(strategy, pool=POOL, n=2):
+    return run_strategy(strategy, pool, n, np.random.default_rng(0))
+
+
+def returning(*args):
+    def oddity(pool, n, generator):
+        return Query(*args)
+
+    oddity.needs = frozenset()
+    return oddity
+
+
+@pytest.mark.parametrize("n", [0, -1, 5])
+def test_n_must_be_between_one_and_the_number_of_candidates(n):
+    with pytest.raises(ConfigurationError, match=f"choose {n} of 4 candidates; legal: 1 to 4"):
+        run("random", n=n)
+
+
+@pytest.mark.parametrize("n", [2.0, True, None, "2"])
+def test_n_must_be_an_integer(n):
+    with pytest.raises(ConfigurationError, match="integer"):
+        run("random", n=n)
+
+
+def test_numpy_integers_are_integers():
+    assert len(run("random", n=np.int64(3))) == 3
+
+
+def test_an_empty_pool_is_refused():
+    with pytest.raises(ConfigurationError, match="no candidates"):
+        run("random", PoolOutputs(torch.tensor([], dtype=torch.int64)), 1)
+
+
+@pytest.mark.parametrize(
+    "indices", [torch.tensor([3, 3]), torch.tensor([4, 3]), torch.ones(2), torch.ones(2, 1).long()]
+)
+def test_indices_must_be_ascending_integers(indices):
+    with pytest.raises(ConfigurationError, match="indices must be"):
+        run("random", PoolOutputs(indices), 1)
+
+
+def test_a_seed_is_no_generator():
+    with pytest.raises(ConfigurationError, match="Generator"):
+        run_strategy("random", POOL, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "strategy, field",
+    [
+        ("entropy", "logits"),
+        ("coreset", "features"),
+        ("coreset", "labeled_features"),
+        ("badge", "logits"),
+        ("badge", "features"),
+    ],
+)
+class TestOutputs:
+    def test_missing(self, strategy, field):
+        with pytest.raises(ConfigurationError, match=f"'{strategy}' needs {field} of the pool"):
+            run(strategy, replace(POOL, **{field: None}))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_not_finite(self, strategy, field, value):
+        output = getattr(POOL, field).clone()
+        output[2:, 1] = value
+        with pytest.raises(ConfigurationError, match=rf"{field} given.*{strategy}.*first in row 2"):
+            run(strategy, replace(POOL, **{field: output}))
+
+    @pytest.mark.parametrize("change", [lambda x: x[:, 0], lambda x: x[:, :0], lambda x: x.int()])
+    def test_shape_and_type(self, strategy, field, change):
+        with pytest.raises(ConfigurationError, match=f"{field} of shape"):
+            run(strategy, replace(POOL, **{field: change(getattr(POOL, field))}))
+
+
+def test_rows_must_match_the_candidates_and_widths_each_other():
+    with pytest.raises(ConfigurationError, match=r"logits of shape \(4, at least 1\).*\(3, 3\)"):
+        run("entropy", replace(POOL, logits=torch.randn(3, 3)))
+    with pytest.raises(ConfigurationError, match=r"labeled_features of shape \(L, 2\)"):
+        run("coreset", replace(POOL, labeled_features=torch.randn(6, 3)))
+
+
+def test_what_is_not_needed_is_not_looked_at():
+    run("entropy", replace(POOL, features=torch.full((4, 2), float("nan"))))
+    run("random", PoolOutputs(POOL.indices))
+
+
+@pytest.mark.parametrize(
+    "strategy, complaint",
+    [
+        (returning((3,)), "asked for 2 candidates and returned 1"),
+        (returning((3, 5, 8)), "asked for 2 candidates and returned 3"),
+        (returning((3, 3)), "chose 3 more than once"),
+        (returning((3, 0)), "chose 0, which are not among the candidates"),
+        (returning((3.0, 5.0)), "integer indices"),
+        (returning((3, 5), (1.0,)), "1 scores for 2 candidates"),
+        (returning((3, 5), ("high", "low")), "integer indices"),
+        (lambda pool, n, generator: [3, 5], "must return a Query"),
+        (lambda pool, n, generator: None, "must return a Query"),
+    ],
+)
+def test_wrong_results_are_refused_by_name(strategy, complaint):
+    with pytest.raises(ConfigurationError, match=complaint) as error:
+        run(strategy)
+    assert "oddity" in str(error.value) or "lambda" in str(error.value)
+
+
+def test_arrays_and_tensors_become_plain_numbers():
+    query = run(returning(np.array([9, 3]), torch.tensor([1.0, 0.5])))
+    assert query == Query((9, 3), (1.0, 0.5))
+    assert [type(x) for x in (*query.indices, *query.scores)] == [int, int, float, float]
+    assert type(run(returning(torch.tensor([9, 3]))).indices[0]) is int
+
+
+def test_random_is_uniform_and_extends_its_own_prefix():
+    pool = PoolOutputs(torch.tensor([10, 20, 30]))
+    generator = np.random.default_rng(0)
+    firsts = [run_strategy("random", pool, 1, generator).indices[0] for _ in range(3000)]
+    np.testing.assert_allclose(np.bincount(firsts)[[10, 20, 30]] / 3000, 1 / 3, atol=0.03)
+    assert run("random", n=2).indices == run("random", n=4).indices[:2]
+
+
+@pytest.mark.parametrize("strategy", ["random", "entropy", "coreset", "badge"])
+def test_half_precision_and_gradient_tracking_outputs_will_do(strategy):
+    pool = replace(
+        POOL,
+        logits=POOL.logits.bfloat16(),
+        features=POOL.features.clone().requires_grad_(),
+        labeled_features=POOL.labeled_features.half(),
+    )
+    assert len(run(strategy, pool, 4)) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("strategy", ["random", "entropy", "coreset", "badge"])
+def test_a_gpu_chooses_what_the_cpu_chooses(strategy):
+    draw = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(*shape, generator=draw) for shape in [(500, 10), (500, 64), (50, 64)]]
+    cpu = run(strategy, PoolOutputs(torch.arange(500), *outputs), 50)
+    gpu = run(strategy, PoolOutputs(torch.arange(500), *[x.cuda() for x in outputs]), 50)
+    assert cpu.indices == gpu.indices
+    if cpu.scores is not None:
+        np.testing.assert_allclose(cpu.scores, gpu.scores, rtol=1e-9)
