@@ -46,7 +46,7 @@ def learning_curves(summary: Sequence[Group], path: str | Path) -> Figure:
         panels.setdefault((group.dataset, group.model), []).append(group)
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.8 * columns + 2.2, 3.7 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(4.8 * columns + 2.2, 4.0 * rows + 0.3), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     colours, strokes = _styles(summary)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -73,8 +73,12 @@ def _styles(summary: Iterable[Group]) -> tuple[dict[str, str], dict[str, dict[st
         name: {
             "linestyle": DASHES[i % len(DASHES)],
             "marker": MARKERS[i % len(MARKERS)],
-            "linewidth": 1.5,
-            "markersize": 4.5,
+            "linewidth": 1.4,
+            # Curves may coincide (final and fixed do): later ones lie below and look out.
+            "markersize": 5 + 1.5 * min(i, 3),
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.5,
+            "zorder": 3 - i / 100,
         }
         for i, name in enumerate(modes)
     }
@@ -85,26 +89,26 @@ def _draw(axes: Axes, group: Group, style: dict[str, Any]) -> None:
     labels = np.array([point.n_labeled for point in group.curve])
     mean = 100 * np.array([point.accuracy_mean for point in group.curve])
     std = 100 * np.array([point.accuracy_std for point in group.curve])
-    every = -(-len(labels) // MOST_MARKERS)
-    axes.plot(labels, mean, **style, markevery=every, label=_plain(group.label))
+    shown = np.linspace(0, len(labels) - 1, min(len(labels), MOST_MARKERS)).round().astype(int)
+    axes.plot(labels, mean, **style, markevery=shown.tolist(), label=_plain(group.label))
     axes.fill_between(
         labels, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0, zorder=1
     )
-    fewer = [i for i in range(0, len(labels), every) if group.curve[i].seeds < group.seeds]
+    fewer = [i for i in shown if group.curve[i].seeds < group.seeds]
     if fewer:
-        hollow: dict[str, Any] = style | {"linestyle": "none", "markerfacecolor": "white"}
+        hollow: dict[str, Any] = style | {
+            "linestyle": "none",
+            "markerfacecolor": "white",
+            "markeredgecolor": style["color"],
+            "markeredgewidth": 1,
+        }
         axes.plot(labels[fewer], mean[fewer], **hollow)
     if group.final:
+        x, y = group.final.n_labeled, 100 * group.final.accuracy_mean
         error = 100 * group.final.accuracy_std
-        axes.errorbar(
-            group.final.n_labeled,
-            100 * group.final.accuracy_mean,
-            yerr=error if np.isfinite(error) else None,
-            **_star(style["color"]),
-            elinewidth=1.2,
-            capsize=2.5,
-            zorder=4,
-        )
+        if np.isfinite(error):
+            axes.errorbar(x, y, yerr=error, color=style["color"], capsize=3, zorder=4)
+        axes.plot(x, y, **_star(style["color"]), zorder=5)
 
 
 def _finish(axes: Axes, ticks: np.ndarray) -> None:
@@ -141,7 +145,7 @@ def _add_legend(
     heading = Line2D([], [], linestyle="none")
     entries = [("Strategy", heading)]
     entries += [(name, Line2D([], [], color=c, linewidth=3)) for name, c in colours.items()]
-    entries += [("HPO", heading)]
+    entries += [("\nHPO", heading)]
     entries += [(name, Line2D([], [], color="0.35", **s)) for name, s in strokes.items()]
     if any(group.final for group in summary):
         entries += [("retrained with tuned HPs", Line2D([], [], **_star("0.35")))]

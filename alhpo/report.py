@@ -29,8 +29,10 @@ __all__ = ["Report", "Table", "learning_curves", "load_runs", "summarise", "writ
 
 MOST_LABEL_COLUMNS = 8
 CAPTION = (
-    "Means ± standard deviations (n − 1) over seeds. A cell of fewer seeds than its group has says "
-    "so (n=…); one seed has no deviation. Bold: the best mean of a column, whatever the deviations."
+    "Means ± standard deviations (n − 1) over seeds. A cell of fewer seeds than its group has "
+    "says so (n=…); one seed has no deviation. Bold: the best mean of a column, whatever the "
+    "deviations. AUC: area under the mean curve divided by its range of labels, its deviation "
+    "over the seeds with the whole curve. Costs: totals of one run at its group's last record."
 )
 
 

@@ -16,9 +16,9 @@ from alhpo.files import Journal
 from alhpo.types import CycleRecord, DataError
 
 # Runs that differ only in these are repetitions of each other.
-REPETITION_KEYS = frozenset(
-    {"seed", "output", "output_dir", "output_path", "output_folder", "storage_dir", "storage_path"}
-)
+REPETITION_KEYS = frozenset({"seed", "output_dir", "download", "device"})
+# Settings without effect where nothing is searched.
+SEARCH_KEYS = frozenset({"optimizer", "max_budget", "num_configurations", "space"})
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 
 
@@ -30,7 +30,7 @@ class Run:
         name: path of its folder below the folder that was searched.
         finished: whether it wrote its ``run.json``.
         seed: what tells it from its repetitions.
-        settings: everything else in its configuration but the output location; nested settings
+        settings: everything in its configuration that matters beside the seed; nested settings
             have dotted names.
         records: its complete records, oldest first.
     """
@@ -48,9 +48,15 @@ class Run:
         return hpo if hpo == "fixed" else f"{hpo} {self.settings.get('optimizer', '')}".strip()
 
     @property
+    def effective_settings(self) -> dict[str, Any]:
+        """The settings without those of a search, where there is none."""
+        ignored = SEARCH_KEYS if self.mode == "fixed" else ()
+        return {k: v for k, v in self.settings.items() if k.split(".")[0] not in ignored}
+
+    @property
     def identity(self) -> str:
         """The same for repetitions, and only for them."""
-        return json.dumps(self.settings, sort_keys=True, default=str)
+        return json.dumps(self.effective_settings, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
@@ -268,7 +274,7 @@ def _distinguishing_mode(run: Run, others: Iterable[Run]) -> str:
     """The run's mode, with the settings that tell it from others of the same name."""
     names = [(one.mode, *(one.settings[key] for key in REQUIRED_KEYS[:3])) for one in others]
     own = (run.mode, *(run.settings[key] for key in REQUIRED_KEYS[:3]))
-    alike = [one.settings for one, name in zip(others, names, strict=True) if name == own]
+    alike = [one.effective_settings for one, name in zip(others, names, strict=True) if name == own]
     extra = (f"{name}={_text(run.settings, name)}" for name in varying_settings(alike))
     return ", ".join([run.mode, *extra])
 

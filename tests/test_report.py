@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alhpo import figures
 from alhpo.figures import learning_curves
-from alhpo.files import Journal, write_json, write_text
+from alhpo.files import Journal, canonical_json, write_text
 from alhpo.report import write_report
 from alhpo.results import load_runs, repeated_runs, summarise, to_frame
 from alhpo.types import CycleRecord, DataError
@@ -37,10 +37,10 @@ CONFIG = {
 
 
 def write_run(folder, accuracies, *, seed=0, finished=True, final=None, nll=None, **settings):
-    config = CONFIG | {"seed": seed, "output": str(folder)} | settings
-    write_text(folder / "config.yaml", yaml.safe_dump(config))
-    journal = Journal(folder / "cycles.jsonl")
-    journal.path.touch()
+    config = CONFIG | {"seed": seed, "output_dir": str(folder)} | settings
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = []
     entries = [("cycle", cycle, accuracy) for cycle, accuracy in enumerate(accuracies)]
     if final is not None:
         entries.append(("final", len(accuracies) - 1, final))
@@ -57,9 +57,10 @@ def write_run(folder, accuracies, *, seed=0, finished=True, final=None, nll=None
             queried=[1, 2],
             seconds={"fit": 1.5, "hpo": 2.5 + seed},
         )
-        journal.append(record.to_dict())
+        lines.append(canonical_json(record.to_dict()) + "\n")
+    (folder / "cycles.jsonl").write_text("".join(lines))
     if finished:
-        write_json(folder / "run.json", {})
+        (folder / "run.json").write_text("{}")
     return folder
 
 
@@ -153,6 +154,14 @@ def test_a_setting_only_some_runs_have_separates_them(tmp_path):
     write_run(tmp_path / "b", (0.3, 0.4), seed=1, transfer=None)
     labels = set(by_label(tmp_path))
     assert labels == {f"badge, per-cycle dyhpo, transfer={v}" for v in ("unset", "null")}
+
+
+def test_settings_without_effect_do_not_separate(tmp_path):
+    write_run(tmp_path / "a", (0.1, 0.2), seed=0, hpo="fixed", space={"lr": [0, 1]}, device="cpu")
+    write_run(tmp_path / "b", (0.3, 0.4), seed=1, hpo="fixed", optimizer="tpe", device="cuda")
+    assert {label: group.seeds for label, group in by_label(tmp_path).items()} == {
+        "badge, fixed": 2
+    }
 
 
 def test_a_copy_is_no_second_seed(tmp_path):
