@@ -140,7 +140,9 @@ class SampledConfigurations:
     def get_categorical_indicator(self) -> tuple[list[bool], list[list[str]]]:
         """Per column, whether it is categorical, and the values it may have."""
         names = self.configuration_names
-        return [self._is_categorical(name) for name in names], [self._levels(name) for name in names]
+        return [self._is_categorical(name) for name in names], [
+            self._levels(name) for name in names
+        ]
 
     def _column(self, name: str) -> list[Any]:
         hyperparameter = self._space[name]

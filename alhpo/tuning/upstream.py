@@ -12,16 +12,15 @@ import importlib.util
 import math
 import tempfile
 import types
-from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from alhpo.tuning.containment import Containment
 from alhpo.types import ConfigurationError
 
-Suggestion = tuple[Sequence[int] | None, Sequence[int] | None]
+Suggestion = tuple[list[int] | None, list[int] | None]
 
 
 def require_hpo4dl(optimizer: str) -> None:
@@ -185,7 +184,7 @@ def _hyperband_class() -> Any:
     class Hyperband(HyperBand):
         def suggest(self) -> Suggestion:
             while self.current_bracket_level < len(self.bracket_num_configs):
-                exist = len(self.configuration_manager)
+                exist = len(cast(Any, self.configuration_manager))
                 self.bracket_configuration_ids = [
                     number for number in self.bracket_configuration_ids if number < exist
                 ]
@@ -204,9 +203,9 @@ def _hyperband_class() -> Any:
             }
             left = [one for one in configuration_results if one["configuration_id"] not in failed]
             if left:
-                if len(self.bracket_history):
-                    lost = self.bracket_history["configuration_id"].isin(failed)
-                    self.bracket_history = self.bracket_history[~lost]
+                history: Any = self.bracket_history
+                if len(history):
+                    self.bracket_history = history[~history["configuration_id"].isin(failed)]
                 super().observe(left)
             else:
                 self.bracket_configuration_ids = []

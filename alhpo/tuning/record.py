@@ -1,0 +1,150 @@
+"""The journal of a search: everything that was suggested and trained, one entry at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alhpo.files import Journal
+from alhpo.tuning.evaluation import Outcome
+from alhpo.types import DataError
+
+
+@dataclass
+class RecordedSuggestion:
+    """One suggestion and what was trained of it, in order.
+
+    Attributes:
+        configuration_ids: numbers of the configurations.
+        epochs: the epoch each is to reach.
+        configurations: the configurations themselves.
+        suggest_time: seconds the optimizer took to suggest.
+        observe_time: seconds it took to learn the results, or None if it did not come to that.
+        outcomes: one per epoch trained.
+    """
+
+    configuration_ids: list[int]
+    epochs: list[int]
+    configurations: list[dict[str, Any]]
+    suggest_time: float
+    observe_time: float | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def overhead(self, n: int) -> float:
+        """The optimizer's seconds, shared among ``n`` rows."""
+        return (self.suggest_time + (self.observe_time or 0.0)) / max(1, n)
+
+
+@dataclass
+class Record:
+    """What a journal says.
+
+    Attributes:
+        start: the settings of the search, or None for an empty journal.
+        suggestions: all of them, oldest first.
+        ended: whether the search came to its end.
+    """
+
+    start: dict[str, Any] | None = None
+    suggestions: list[RecordedSuggestion] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """One per epoch trained, oldest first."""
+        return [outcome for one in self.suggestions for outcome in one.outcomes]
+
+
+class SearchJournal:
+    """Writes and reads the entries ``start``, ``suggestion``, ``epoch`` and ``end``."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        self._append("start", dict(settings))
+
+    def suggestion(
+        self,
+        configuration_ids: Sequence[int],
+        epochs: Sequence[int],
+        configurations: Sequence[Mapping[str, Any]],
+        suggest_time: float,
+        previous_observe_time: float | None,
+    ) -> None:
+        self._append(
+            "suggestion",
+            {
+                "configuration_ids": list(configuration_ids),
+                "epochs": list(epochs),
+                "configurations": [dict(one) for one in configurations],
+                "suggest_time": suggest_time,
+                "previous_observe_time": previous_observe_time,
+            },
+        )
+
+    def epoch(self, outcome: Outcome) -> None:
+        # Entries are written with sorted keys; the order of the objective's own is kept apart.
+        entry = asdict(outcome)
+        entry["keys"] = list(outcome.result)
+        for key in ("error", "traceback"):
+            if entry[key] is None:
+                del entry[key]
+        self._append("epoch", entry)
+
+    def end(self, previous_observe_time: float | None) -> None:
+        self._append("end", {"previous_observe_time": previous_observe_time})
+
+    def read(self) -> Record:
+        """All that was recorded.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        record = Record()
+        for entry in self._journal.read():
+            entry = _decode(entry)
+            kind = entry.pop("kind", None)
+            if record.suggestions and "previous_observe_time" in entry:
+                record.suggestions[-1].observe_time = entry["previous_observe_time"]
+            entry.pop("previous_observe_time", None)
+            if kind == "start":
+                record.start = entry
+            elif kind == "suggestion":
+                record.suggestions.append(RecordedSuggestion(**entry))
+            elif kind == "epoch" and record.suggestions:
+                keys = entry.pop("keys")
+                result = {key: entry["result"][key] for key in keys}
+                outcome = Outcome(**entry | {"result": result})
+                record.suggestions[-1].outcomes.append(outcome)
+            elif kind == "end":
+                record.ended = True
+            else:
+                raise DataError(f"{self._journal.path}: unexpected entry of kind {kind!r}")
+        return record
+
+    def _append(self, kind: str, entry: dict[str, Any]) -> None:
+        self._journal.append(_encode({"kind": kind, **entry}))
+
+
+def _encode(value: Any) -> Any:
+    """JSON has no NaN and no infinity: ``{"$float": "nan"}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"$float"}:
+            return float(value["$float"])
+        return {key: _decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value

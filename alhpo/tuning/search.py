@@ -1,0 +1,226 @@
+"""The loop of a search: suggest, train epoch by epoch, observe; first from the record, then on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alhpo.protocols import Configurations, Optimizer
+from alhpo.tuning.evaluation import Objective, Outcome, evaluate
+from alhpo.tuning.record import RecordedSuggestion, SearchJournal
+from alhpo.tuning.results import Results
+from alhpo.tuning.spaces import to_plain
+from alhpo.tuning.trials import TrialFolders
+from alhpo.types import DataError, TunerError
+
+logger = logging.getLogger("alhpo.tuning")
+
+#: An optimizer that suggests nothing new this many times in a row has nothing left to suggest.
+_FRUITLESS = 100
+
+
+class Search:
+    """One run over the search, from its first suggestion or through a record.
+
+    Args:
+        objective: the user's.
+        optimizer: a fresh one; it is taken through the record from the start.
+        configurations: what the optimizer chooses from.
+        journal: where every step is written before the next begins.
+        folders: the trials' checkpoints, in the state that the record tells of.
+        results: filled with one row per epoch.
+        max_epochs: the epoch at which a configuration is fully trained.
+        max_budget: epochs to spend in all, or None.
+        minimize: whether the optimizer gets negated metrics.
+        on_row: called with each row that was trained now (not with those of the record).
+        on_suggestion: called with the number of each configuration about to be trained.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        configurations: Configurations,
+        journal: SearchJournal,
+        folders: TrialFolders,
+        results: Results,
+        *,
+        max_epochs: int,
+        max_budget: int | None,
+        minimize: bool,
+        on_row: Callable[[dict[str, Any]], None],
+        on_suggestion: Callable[[int], None],
+    ) -> None:
+        self._objective = objective
+        self._optimizer = optimizer
+        self._configurations = configurations
+        self._journal = journal
+        self._folders = folders
+        self._results = results
+        self._max_epochs = max_epochs
+        self._budget = math.inf if max_budget is None else max_budget
+        self._sign = -1.0 if minimize else 1.0
+        self._on_row = on_row
+        self._on_suggestion = on_suggestion
+        self._outcomes: dict[int, list[Outcome]] = {}
+        self._recorded_configurations: dict[int, dict[str, Any]] = {}
+        #: Seconds that the latest ``observe`` took.
+        self.observe_time: float | None = None
+
+    def run(self, recorded: list[RecordedSuggestion]) -> None:
+        """Go through the record, then on to the end of the search.
+
+        Raises:
+            TunerError: the objective or the optimizer breaks its contract.
+            DataError: the record contradicts itself.
+        """
+        record = deque(recorded)
+        fruitless = 0
+        while len(self._results.rows) < self._budget:
+            suggestion = self._replayed(record.popleft()) if record else self._suggested()
+            if suggestion is None:
+                break
+            before = len(self._results.rows)
+            observations = self._train_all(suggestion)
+            self._observe(observations, suggestion, self._results.rows[before:])
+            fruitless = fruitless + 1 if len(self._results.rows) == before else 0
+            if fruitless == _FRUITLESS:
+                logger.warning(
+                    "the optimizer suggested nothing new %d times in a row; the search ends here",
+                    fruitless,
+                )
+                break
+
+    def _suggested(self) -> RecordedSuggestion | None:
+        start = time.perf_counter()
+        ids, epochs = self._optimizer.suggest()
+        seconds = time.perf_counter() - start
+        if ids is None or epochs is None:
+            return None
+        ids, epochs = self._checked(ids, epochs)
+        configurations = [self._configuration(number) for number in ids]
+        self._journal.suggestion(ids, epochs, configurations, seconds, self.observe_time)
+        return RecordedSuggestion(ids, epochs, configurations, seconds)
+
+    def _replayed(self, recorded: RecordedSuggestion) -> RecordedSuggestion:
+        ids, epochs = self._optimizer.suggest()
+        now = (to_plain(list(ids or ())), to_plain(list(epochs or ())))
+        if now != (recorded.configuration_ids, recorded.epochs):
+            logger.warning(
+                "the optimizer suggests %s where the record has %s; going on with the record "
+                "(another version of a library, or an optimizer that is not deterministic?)",
+                *(now, (recorded.configuration_ids, recorded.epochs)),
+            )
+        for number, configuration in zip(
+            recorded.configuration_ids, recorded.configurations, strict=True
+        ):
+            known = number < len(self._configurations)
+            if not known or to_plain(self._configuration(number)) != configuration:
+                logger.warning(
+                    "configuration %d is %s in the record, and is sampled differently now; going "
+                    "on with the record",
+                    *(number, configuration),
+                )
+                self._recorded_configurations[number] = configuration
+        return recorded
+
+    def _checked(self, ids: Any, epochs: Any) -> tuple[list[int], list[int]]:
+        ids, epochs = [int(number) for number in ids], [int(epoch) for epoch in epochs]
+        in_range = all(0 <= number < len(self._configurations) for number in ids)
+        if len(ids) != len(epochs) or not in_range or not all(e >= 1 for e in epochs):
+            raise TunerError(
+                f"the optimizer suggested configurations {ids} to epochs {epochs}; expected as "
+                f"many epochs, each from 1 to {self._max_epochs}, as configurations, each from 0 "
+                f"to {len(self._configurations) - 1}"
+            )
+        if any(epoch > self._max_epochs for epoch in epochs):
+            raise TunerError(
+                f"the optimizer suggested epochs {epochs}; max_epochs is {self._max_epochs}"
+            )
+        return ids, epochs
+
+    def _train_all(self, suggestion: RecordedSuggestion) -> list[dict[str, Any]]:
+        overhead = suggestion.overhead(len(suggestion.configuration_ids))
+        recorded = deque(suggestion.outcomes)
+        observations: list[dict[str, Any]] = []
+        for number, target in zip(suggestion.configuration_ids, suggestion.epochs, strict=True):
+            known = self._outcomes.setdefault(number, [])
+            reached = len(known)
+            while len(known) < target and (not known or known[-1].status == "ok"):
+                if len(self._results.rows) >= self._budget:
+                    return observations
+                step = self._recall(recorded) if recorded else self._train
+                outcome = step(number, len(known) + 1, overhead)
+                known.append(outcome)
+                observations.append(self._observation(outcome))
+            if len(known) == reached and known:  # nothing new was asked for: say it again
+                over = known[-1].status != "ok"
+                observations.append(self._observation(known[-1 if over else target - 1]))
+        return observations
+
+    def _recall(self, recorded: deque[Outcome]) -> Callable[[int, int, float], Outcome]:
+        outcome = recorded.popleft()
+
+        def step(number: int, epoch: int, overhead: float) -> Outcome:
+            if (outcome.configuration_id, outcome.epoch) != (number, epoch):
+                raise DataError(
+                    f"the journal has epoch {outcome.epoch} of configuration "
+                    f"{outcome.configuration_id} where epoch {epoch} of {number} was due; it was "
+                    "changed from outside. Start anew with resume=False."
+                )
+            self._results.add(outcome, self._configuration(number), overhead)
+            return outcome
+
+        return step
+
+    def _train(self, number: int, epoch: int, overhead: float) -> Outcome:
+        self._on_suggestion(number)
+        path = self._folders.begin(number, epoch)
+        configuration = self._configuration(number)
+        outcome = evaluate(self._objective, number, configuration, epoch, path)
+        self._journal.epoch(outcome)
+        row = self._results.add(outcome, configuration, overhead)
+        if self._results.best is row:
+            self._folders.keep_best(number, epoch)
+        self._folders.commit(number, epoch)
+        if outcome.status != "ok" or epoch == self._max_epochs:
+            self._folders.remove(number)
+        self._on_row(row)
+        return outcome
+
+    def _observe(
+        self,
+        observations: list[dict[str, Any]],
+        suggestion: RecordedSuggestion,
+        rows: list[dict[str, Any]],
+    ) -> None:
+        start = time.perf_counter()
+        if observations:
+            self._optimizer.observe(observations)
+        if suggestion.observe_time is None:
+            suggestion.observe_time = time.perf_counter() - start
+        self.observe_time = suggestion.observe_time
+        overhead = suggestion.overhead(len(rows))
+        for row in rows:
+            row["overhead_time"] = overhead
+            row["total_time"] = row["time"] + overhead
+
+    def _observation(self, outcome: Outcome) -> dict[str, Any]:
+        metric = math.nan if outcome.metric is None else self._sign * outcome.metric
+        return {
+            "configuration_id": outcome.configuration_id,
+            "configuration": self._configuration(outcome.configuration_id),
+            "epoch": outcome.epoch,
+            "metric": metric,
+            "time": outcome.time,
+        }
+
+    def _configuration(self, number: int) -> dict[str, Any]:
+        recorded: Mapping[str, Any] | None = self._recorded_configurations.get(number)
+        return (
+            self._configurations.get_configuration(number) if recorded is None else dict(recorded)
+        )

@@ -1,0 +1,169 @@
+"""The checkpoint folders of a search: whatever instant it is killed at, each trial's checkpoint
+can be brought back to the last epoch that the journal holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from alhpo.types import TunerError
+
+
+class TrialFolders:
+    """The checkpoints below one folder, which belongs to the search alone.
+
+    ``trial_7`` is the path given to the objective; ``trial_7.before_4`` is a copy of it, made
+    before epoch 4 was begun and dropped once epoch 4 is in the journal; ``best_7_3`` is a copy of
+    it as it was after epoch 3, the best one. Copies hold the checkpoint under the name
+    ``checkpoint``, or nothing where the objective had written nothing. They appear and vanish by
+    renaming, so that a half-made or half-deleted one is never taken for a whole.
+
+    Args:
+        root: the folder.
+        replaces_files: the objective replaces files by renaming new ones over them and never
+            writes into one that exists, so that a hard link is as good as a copy.
+    """
+
+    def __init__(self, root: Path, *, replaces_files: bool) -> None:
+        self.root = root
+        self._replaces_files = replaces_files
+
+    def path(self, configuration_id: int) -> Path:
+        """Where the objective keeps the checkpoint of this trial; it may not exist."""
+        return self.root / f"trial_{configuration_id}"
+
+    def begin(self, configuration_id: int, epoch: int) -> Path:
+        """Secure the checkpoint before the objective trains ``epoch``; returns its path."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.path(configuration_id)
+        if epoch == 1:
+            self._discard(path)
+        else:
+            self._snapshot(path, self._before(configuration_id, epoch))
+        return path
+
+    def commit(self, configuration_id: int, epoch: int) -> None:
+        """``epoch`` is in the journal: the copy from before is not needed any more."""
+        self._discard(self._before(configuration_id, epoch))
+
+    def keep_best(self, configuration_id: int, epoch: int) -> None:
+        """Keep a copy of the trial's checkpoint, which is at ``epoch``, instead of the last."""
+        best = self._best(configuration_id, epoch)
+        if not best.exists():
+            self._snapshot(self.path(configuration_id), best)
+        for other in self.root.glob("best_*"):
+            if other != best:
+                self._discard(other)
+
+    def remove(self, configuration_id: int) -> None:
+        """The trial is over: delete its checkpoint."""
+        self._discard(self.path(configuration_id))
+
+    def recover(self, epochs: Mapping[int, int], open_trials: Mapping[int, bool]) -> None:
+        """Bring the folders to the state that the journal tells of; can be repeated.
+
+        Args:
+            epochs: the last epoch in the journal, per trial.
+            open_trials: the trials that may go on, and whether they had written a checkpoint.
+
+        Raises:
+            TunerError: the checkpoint of a trial that may go on is gone.
+        """
+        names = [path.name for path in self.root.iterdir()] if self.root.exists() else []
+        for name in names:
+            stem, _, before = name.partition(".before_")
+            if name.startswith("."):
+                self._discard(self.root / name)
+            elif stem.startswith("trial_"):
+                number = int(stem.removeprefix("trial_"))
+                if number not in open_trials:
+                    self._discard(self.root / name)
+                elif before and int(before) == epochs[number] + 1:
+                    self._restore(self.root / name, self.path(number))
+                elif before:
+                    self._discard(self.root / name)
+        for number, has_checkpoint in open_trials.items():
+            if has_checkpoint and not self.path(number).exists():
+                raise TunerError(
+                    f"the checkpoint {self.path(number)} of configuration {number}, "
+                    f"trained to epoch {epochs[number]}, is gone. Put it back, or start anew with "
+                    "resume=False."
+                )
+
+    def has_best(self, configuration_id: int, epoch: int) -> bool:
+        """Whether the copy of this epoch exists."""
+        return self._best(configuration_id, epoch).exists()
+
+    def export_best(self, configuration_id: int, epoch: int, destination: Path) -> bool:
+        """Copy the best checkpoint to ``destination``, replacing what is there.
+
+        Returns:
+            Whether the objective had written one.
+        """
+        best = self._best(configuration_id, epoch) / "checkpoint"
+        if not best.exists():
+            return False
+        temporary = destination.parent / f".{destination.name}.{uuid.uuid4().hex}"
+        self._clone(best, temporary)
+        _delete(destination)
+        temporary.rename(destination)
+        return True
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _before(self, configuration_id: int, epoch: int) -> Path:
+        return self.root / f"trial_{configuration_id}.before_{epoch}"
+
+    def _best(self, configuration_id: int, epoch: int) -> Path:
+        return self.root / f"best_{configuration_id}_{epoch}"
+
+    def _snapshot(self, path: Path, copy: Path) -> None:
+        self._discard(copy)
+        temporary = self._temporary()
+        temporary.mkdir()
+        if path.exists():
+            self._clone(path, temporary / "checkpoint")
+        temporary.rename(copy)
+
+    def _restore(self, copy: Path, path: Path) -> None:
+        self._discard(path)
+        if (copy / "checkpoint").exists():
+            temporary = self._temporary()
+            self._clone(copy / "checkpoint", temporary)
+            temporary.rename(path)
+        self._discard(copy)
+
+    def _discard(self, path: Path) -> None:
+        if path.exists():
+            temporary = self._temporary()
+            path.rename(temporary)
+            _delete(temporary)
+
+    def _temporary(self) -> Path:
+        return self.root / f".{uuid.uuid4().hex}"
+
+    def _clone(self, source: Path, destination: Path) -> None:
+        copy = _link if self._replaces_files else shutil.copy2
+        if source.is_dir():
+            shutil.copytree(source, destination, copy_function=copy)
+        else:
+            copy(str(source), str(destination))
+
+
+def _link(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, destination)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
