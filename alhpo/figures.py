@@ -57,7 +57,7 @@ def learning_curves(summary: Sequence[Group], path: str | Path) -> Figure:
         _finish(axes, np.unique([point.n_labeled for group in groups for point in group.curve]))
     for axes in grid[len(panels) :]:
         axes.remove()
-    figure.suptitle(_title(summary), fontsize=11)
+    figure.suptitle(_title(summary), fontsize=11, x=0.01, ha="left")
     _add_legend(figure, summary, colours, strokes)
     with atomic_path(Path(path)) as temporary:
         canvas.print_figure(temporary, format="png", dpi=200, metadata={"Software": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -281,8 +282,9 @@ def _distinguishing_mode(run: Run, others: Iterable[Run]) -> str:
 
 def _reading_order(group: Group) -> tuple[Any, ...]:
     strategy, mode = group.strategy, group.mode
-    baselines_first = (strategy != "random", strategy, not mode.startswith("fixed"), mode)
-    return (group.dataset, group.model, *baselines_first)
+    numbers_by_size = [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", mode)]
+    baselines_first = (strategy != "random", strategy, not mode.startswith("fixed"))
+    return (group.dataset, group.model, *baselines_first, numbers_by_size)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
