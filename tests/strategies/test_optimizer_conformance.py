@@ -1,0 +1,255 @@
+"""The suite for optimizers passes a correct one and catches those that break a rule."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from alhpo.testing import TabularObjective, check_optimizer
+
+
+class Listed:
+    """A finite list of numbered configurations."""
+
+    def __init__(self, size=6):
+        self.size, self.n = size, 0
+
+    def __len__(self):
+        return self.n
+
+    def get_configuration(self, configuration_id):
+        assert 0 <= configuration_id < self.n
+        return {"index": configuration_id}
+
+    def add_configurations(self, num_configurations):
+        first, self.n = self.n, min(self.size, self.n + num_configurations)
+        return list(range(first, self.n))
+
+
+class OneEpochThenBest:
+    """Correct: every configuration for an epoch, then the best of those that are unfinished, and
+    now and then a random one. The subclasses break one rule each."""
+
+    def __init__(self, configurations, *, max_epochs, max_budget, num_configurations, seed, device):
+        configurations.add_configurations(num_configurations - len(configurations))
+        self.generator = np.random.default_rng(seed)
+        self.max_epochs = max_epochs
+        self.reached = dict.fromkeys(range(len(configurations)), 0)
+        self.metric = {}
+
+    def suggest(self):
+        left = [i for i, epoch in self.reached.items() if epoch < self.max_epochs]
+        if not left:
+            return None, None
+        new = [i for i in left if self.reached[i] == 0]
+        i = new[0] if new else self.choose(left)
+        return [i], [self.reached[i] + 1]
+
+    def choose(self, left):
+        if self.generator.random() < 0.3:
+            return left[int(self.generator.integers(len(left)))]
+        return max(left, key=self.metric.__getitem__)
+
+    def observe(self, configuration_results):
+        for result in configuration_results:
+            i = result["configuration_id"]
+            self.reached[i] = result["epoch"]
+            self.metric[i] = result["metric"]
+            if math.isnan(result["metric"]):
+                self.reached[i] = self.max_epochs
+
+
+class Rungs(OneEpochThenBest):
+    """Correct as well: several at once, several epochs at a time, then no more."""
+
+    def suggest(self):
+        left = [i for i, epoch in self.reached.items() if epoch < self.max_epochs]
+        if not left:
+            return None, None
+        return left, [min(2 * self.reached[i] + 1, self.max_epochs) for i in left]
+
+
+class Repeats(OneEpochThenBest):
+    def suggest(self):
+        return [0], [1]
+
+
+class GoesBeyond(OneEpochThenBest):
+    def __init__(self, configurations, *, max_epochs, **settings):
+        super().__init__(configurations, max_epochs=max_epochs + 1, **settings)
+
+
+class ForgetsDivergence(OneEpochThenBest):
+    def observe(self, configuration_results):
+        for result in configuration_results:
+            self.reached[result["configuration_id"]] = result["epoch"]
+            self.metric[result["configuration_id"]] = result["metric"]
+
+
+class RaisesOnDivergence(OneEpochThenBest):
+    def observe(self, configuration_results):
+        if any(math.isnan(result["metric"]) for result in configuration_results):
+            raise FloatingPointError("NaN")
+        super().observe(configuration_results)
+
+
+class UnknownConfiguration(OneEpochThenBest):
+    def suggest(self):
+        return [len(self.reached)], [1]
+
+
+class Nothing(OneEpochThenBest):
+    def suggest(self):
+        return None, None
+
+
+class EmptyLists(OneEpochThenBest):
+    def suggest(self):
+        return [], []
+
+
+class HalfDone(OneEpochThenBest):
+    def suggest(self):
+        return [0], None
+
+
+class Unequal(OneEpochThenBest):
+    def suggest(self):
+        return [0, 1], [1]
+
+
+class Floats(OneEpochThenBest):
+    def suggest(self):
+        return [0], [1.0]
+
+
+class TwiceAtOnce(OneEpochThenBest):
+    def suggest(self):
+        return [0, 0], [1, 2]
+
+
+class ComesBack(OneEpochThenBest):
+    """Says it is done, and then goes on."""
+
+    paused = False
+
+    def suggest(self):
+        self.paused = not self.paused and len(self.metric) > 3
+        return (None, None) if self.paused else super().suggest()
+
+
+class SeedsGlobally(OneEpochThenBest):
+    def __init__(self, configurations, *, seed, **settings):
+        torch.manual_seed(seed)
+        super().__init__(configurations, seed=seed, **settings)
+
+
+class DrawsGlobally(OneEpochThenBest):
+    def choose(self, left):
+        return left[np.random.randint(len(left))]  # noqa: NPY002
+
+
+class IgnoresSeed(OneEpochThenBest):
+    def __init__(self, configurations, *, seed, **settings):
+        super().__init__(configurations, seed=None, **settings)
+
+
+class SharesState(OneEpochThenBest):
+    shared = np.random.default_rng(0)
+
+    def choose(self, left):
+        return left[int(self.shared.integers(len(left)))]
+
+
+class SetsCudnn(OneEpochThenBest):
+    def observe(self, configuration_results):
+        torch.backends.cudnn.deterministic = not torch.backends.cudnn.deterministic
+        super().observe(configuration_results)
+
+
+class AddsHandler(OneEpochThenBest):
+    def suggest(self):
+        logging.getLogger().addHandler(logging.NullHandler())
+        return super().suggest()
+
+
+class NeedsBudget(OneEpochThenBest):
+    def __init__(self, configurations, *, max_budget, **settings):
+        self.budget = max_budget + 1
+        super().__init__(configurations, max_budget=max_budget, **settings)
+
+
+class NeedsSpread(OneEpochThenBest):
+    """Fails where all metrics are the same."""
+
+    def choose(self, left):
+        metrics = np.array([self.metric[i] for i in left])
+        if len(left) > 2 and metrics.std() == 0:
+            raise ZeroDivisionError
+        return super().choose(left)
+
+
+@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs])
+@pytest.mark.parametrize("size", [1, 6, 100])
+def test_correct_optimizers_pass(factory, size):
+    check_optimizer(factory, configurations=lambda: Listed(size))
+
+
+@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs])
+def test_correct_optimizers_pass_on_the_default_space(factory):
+    pytest.importorskip("alhpo.tuning.configurations")
+    check_optimizer(factory)
+
+
+@pytest.mark.parametrize(
+    "factory, complaint",
+    [
+        (Repeats, "has reached 1 of 4"),
+        (GoesBeyond, "suggested epoch 5 for configuration"),
+        (ForgetsDivergence, "after it had diverged"),
+        (RaisesOnDivergence, "raised FloatingPointError.* in observe"),
+        (UnknownConfiguration, "suggested configuration 6; there are 6"),
+        (Nothing, "without a first suggestion"),
+        (EmptyLists, "suggested nothing"),
+        (HalfDone, "None and something"),
+        (Unequal, "not configuration numbers and as many epochs"),
+        (Floats, "not configuration numbers and as many epochs"),
+        (TwiceAtOnce, "a repetition"),
+        (ComesBack, "after it had said there was nothing left"),
+        (SeedsGlobally, "torch's global generator"),
+        (DrawsGlobally, "NumPy's global generator"),
+        (IgnoresSeed, "gave other suggestions"),
+        (SharesState, "gave other suggestions"),
+        (SetsCudnn, "torch.backends.cudnn"),
+        (AddsHandler, "handlers of the root logger"),
+        (NeedsBudget, "no limit of the budget, raised TypeError"),
+        (NeedsSpread, "constant curves, raised ZeroDivisionError"),
+    ],
+)
+def test_broken_optimizers_are_caught(factory, complaint, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        with pytest.raises(AssertionError, match=complaint):
+            check_optimizer(factory, configurations=Listed)
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def test_a_tabular_objective_can_stand_behind_an_optimizer():
+    curves = np.random.default_rng(0).random((6, 4))
+    configurations, objective = Listed(), TabularObjective(curves)
+    optimizer = OneEpochThenBest(
+        configurations, max_epochs=4, max_budget=None, num_configurations=6, seed=0, device=None
+    )
+    reached = dict.fromkeys(range(6), 0)
+    while (suggestion := optimizer.suggest())[0] is not None:
+        for i, epoch in zip(*suggestion, strict=True):
+            rows = objective(configurations.get_configuration(i), epoch, reached[i])
+            optimizer.observe([{"configuration_id": i, **row} for row in rows])
+            reached[i] = epoch
+    assert objective.epochs_run == 24

@@ -1,0 +1,148 @@
+"""All registered strategies conform; the suite catches those that do not."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from alhpo.strategies import strategy_names
+from alhpo.testing import check_strategy
+from alhpo.types import ConfigurationError, Query
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_registered_strategies_conform(name):
+    check_strategy(name)
+
+
+def test_a_plain_function_conforms():
+    def least_confident(pool, n, generator):
+        order = pool.logits.softmax(dim=1).amax(dim=1).argsort(stable=True)[:n]
+        return Query(tuple(pool.indices[order].tolist()))
+
+    check_strategy(least_confident)
+
+
+def pick(pool, rows, scores=None):
+    return Query(tuple(pool.indices[torch.as_tensor(rows)].tolist()), scores)
+
+
+def repeats(pool, n, generator):
+    return pick(pool, [0] * n)
+
+
+def returns_one_too_few_of_many(pool, n, generator):
+    return pick(pool, range(min(n, 30)))
+
+
+def returns_row_numbers(pool, n, generator):
+    return Query(tuple(range(n)))
+
+
+def draws_from_numpys_global_generator(pool, n, generator):
+    return pick(pool, np.random.permutation(len(pool))[:n])  # noqa: NPY002
+
+
+def draws_from_torchs_global_generator(pool, n, generator):
+    return pick(pool, torch.randperm(len(pool))[:n])
+
+
+def hides_its_use_of_a_global_generator(pool, n, generator):
+    state = random.getstate()
+    rows = random.sample(range(len(pool)), n)
+    random.setstate(state)
+    return pick(pool, rows)
+
+
+def seeds_the_global_generator(pool, n, generator):
+    np.random.seed(0)  # noqa: NPY002
+    return pick(pool, range(n))
+
+
+def makes_its_own_generator(pool, n, generator):
+    return pick(pool, np.random.default_rng().permutation(len(pool))[:n])
+
+
+def changes_its_logits(pool, n, generator):
+    pool.logits.sub_(pool.logits.amax(dim=1, keepdim=True))
+    return pick(pool, range(n))
+
+
+def changes_the_threads(pool, n, generator):
+    torch.set_num_threads(torch.get_num_threads() % 2 + 1)
+    return pick(pool, range(n))
+
+
+def needs_more_than_it_says(pool, n, generator):
+    return pick(pool, pool.features.norm(dim=1).argsort()[:n])
+
+
+needs_more_than_it_says.needs = frozenset({"logits"})
+
+
+def fails_without_labelled_images(pool, n, generator):
+    distance = torch.cdist(pool.features, pool.labeled_features).amin(dim=1)
+    return pick(pool, distance.argsort(stable=True)[:n])
+
+
+def looks_at_the_numbers(pool, n, generator):
+    order = (pool.indices % 4).argsort(stable=True)[:n]
+    return pick(pool, order)
+
+
+def looks_at_the_order(pool, n, generator):
+    return pick(pool, range(n))
+
+
+def draws_without_replacement_by_mass_and_fails_on_zero_mass(pool, n, generator):
+    mass = pool.features.norm(dim=1).double().numpy()
+    with np.errstate(invalid="ignore"):
+        return pick(pool, generator.choice(len(pool), n, replace=False, p=mass / mass.sum()))
+
+
+class Remembers:
+    calls = 0
+
+    def __call__(self, pool, n, generator):
+        self.calls += 1
+        return pick(pool, [(i + self.calls) % len(pool) for i in range(n)])
+
+
+@pytest.mark.parametrize(
+    "strategy, complaint",
+    [
+        (repeats, "more than once"),
+        (returns_one_too_few_of_many, "asked for 50 candidates and returned 30"),
+        (returns_row_numbers, "not among the candidates"),
+        (draws_from_numpys_global_generator, "NumPy's global generator"),
+        (draws_from_torchs_global_generator, "torch's global generator"),
+        (hides_its_use_of_a_global_generator, "the same generator state gave"),
+        (seeds_the_global_generator, "NumPy's global generator"),
+        (makes_its_own_generator, "the same generator state gave"),
+        (changes_its_logits, "changed the outputs"),
+        (changes_the_threads, "number of threads"),
+        (needs_more_than_it_says, r"needs=\['logits'\]"),
+        (fails_without_labelled_images, "no labelled images"),
+        (looks_at_the_numbers, "numbers of the candidates"),
+        (looks_at_the_order, "in another order"),
+        (draws_without_replacement_by_mass_and_fails_on_zero_mass, "zero features"),
+        (Remembers(), "the same generator state gave"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_broken_strategies_are_caught(strategy, complaint):
+    threads = torch.get_num_threads()
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        with pytest.raises(AssertionError, match=complaint):
+            check_strategy(strategy)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def test_unknown_strategies_are_no_conformance_failure():
+    with pytest.raises(ConfigurationError, match="Legal"):
+        check_strategy("nothing")
