@@ -1,0 +1,65 @@
+"""Deep active learning with hyperparameter optimisation in the loop."""
+
+from alhpo.config import RunConfig
+from alhpo.datasets import ImageDataset, load_dataset
+from alhpo.experiment import run_experiment
+from alhpo.hyperparameters import Hyperparameters, hpo4dl_space, load_space, paper_space
+from alhpo.learner import ActiveLearner
+from alhpo.objective import Objective
+from alhpo.protocols import Optimizer, Strategy, ValidationScheme
+from alhpo.strategies import register_strategy, strategy_names
+from alhpo.tuning import Tuner, optimizer_names, register_optimizer
+from alhpo.types import (
+    AlhpoError,
+    CheckpointError,
+    ConfigurationError,
+    CycleRecord,
+    DataError,
+    DivergedError,
+    Evaluation,
+    LabelError,
+    PoolOutputs,
+    Query,
+    RunLockedError,
+    RunResult,
+    TunerError,
+)
+from alhpo.validation import Holdout, KFold
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActiveLearner",
+    "AlhpoError",
+    "CheckpointError",
+    "ConfigurationError",
+    "CycleRecord",
+    "DataError",
+    "DivergedError",
+    "Evaluation",
+    "Holdout",
+    "Hyperparameters",
+    "ImageDataset",
+    "KFold",
+    "LabelError",
+    "Objective",
+    "Optimizer",
+    "PoolOutputs",
+    "Query",
+    "RunConfig",
+    "RunLockedError",
+    "RunResult",
+    "Strategy",
+    "Tuner",
+    "TunerError",
+    "ValidationScheme",
+    "hpo4dl_space",
+    "load_dataset",
+    "load_space",
+    "optimizer_names",
+    "paper_space",
+    "register_optimizer",
+    "register_strategy",
+    "run_experiment",
+    "strategy_names",
+]

@@ -100,8 +100,9 @@ class DeviceImages:
         crop, flip = "crop" in augmentation, "flip" in augmentation
         height, width = self.images.shape[1:3]
         rows = columns = None
+        pad = max(height // 8, 1) if crop else 0
+        source = self._padded_by(pad)
         if crop or flip:
-            pad = max(height // 8, 1) if crop else 0
             rows = torch.arange(height).expand(len(order), height)
             columns = torch.arange(width).expand(len(order), width)
             if flip:
@@ -111,7 +112,6 @@ class DeviceImages:
                 offsets = torch.randint(0, 2 * pad + 1, (2, len(order), 1), generator=generator)
                 rows, columns = rows + offsets[0], columns + offsets[1]
             rows, columns = rows.to(self.device), columns.to(self.device)
-            source = self._padded_by(pad)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             if rows is None or columns is None:

@@ -20,7 +20,7 @@ from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
 #: Settings that say where or how fast, not what: two runs that differ in them only are the same.
-INCIDENTAL = ("output_dir", "download", "device")
+INCIDENTAL = ("output_dir", "storage_dir", "download", "device")
 #: Settings that only a search reads.
 SEARCH_ONLY = ("optimizer", "max_budget", "num_configurations", "space")
 
@@ -94,6 +94,9 @@ class RunConfig(Settings):
         "auto", description="auto is bfloat16 on CUDA and float32 elsewhere."
     )
     output_dir: str = Field("runs", description="Folder of the run folders.")
+    storage_dir: str | None = Field(
+        None, description="Folder for the checkpoints of searches; by default in the run folder."
+    )
 
     @pydantic.field_validator("hpo")
     @classmethod

@@ -195,7 +195,7 @@ class _Run:
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
         if self.config.start == "warm" and not last.diverged:
-            self._fit(learner, last.configuration, last.cycle, labeled=last.n_labeled)
+            learner.restore(self._fit_folder(last.cycle))
 
     def _finished(self) -> bool:
         return bool(self.records) and not self.records[-1].queried
@@ -204,10 +204,7 @@ class _Run:
         config, cycle = self.config, len(self.records)
         self._seconds = {}
         tuned = config.searches(cycle)
-        if tuned:
-            search = self._search(learner, cycle)
-        else:
-            search = self._untuned(learner, cycle)
+        search = self._search(learner, cycle) if tuned else self._untuned(learner, cycle)
         test, diverged = self._fit(learner, search.configuration, cycle)
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
@@ -296,6 +293,7 @@ class _Run:
                 optimizer=optimizer,
                 num_configurations=count,
                 seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
+                storage_path=self._storage(cycle),
                 progress=False,
                 callback=progress,
             )
@@ -311,7 +309,7 @@ class _Run:
     def _fit(
         self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
     ) -> tuple[Evaluation, bool]:
-        folder = self.path / "fit" / f"cycle_{cycle:03d}"
+        folder = self._fit_folder(cycle)
         total = self.config.max_epochs
 
         def progress(epoch: int) -> None:
@@ -326,6 +324,14 @@ class _Run:
                 uniform = Evaluation(1 / classes, math.log(classes), 0)
                 return uniform, True
         return test, False
+
+    def _storage(self, cycle: int) -> Path | None:
+        if self.config.storage_dir is None:
+            return None
+        return Path(self.config.storage_dir).expanduser() / self.config.name / f"cycle_{cycle:03d}"
+
+    def _fit_folder(self, cycle: int) -> Path:
+        return self.path / "fit" / f"cycle_{cycle:03d}"
 
     def _query(self, learner: ActiveLearner, n: int, diverged: bool) -> tuple[int, ...]:
         if len(learner.pool.pending):  # asked for before a kill
@@ -343,7 +349,7 @@ class _Run:
         self._journal.append(record.to_dict())
         self.records.append(record)
         for old in (self.path / "fit").glob("cycle_*"):
-            if old.name != f"cycle_{record.cycle:03d}":
+            if old != self._fit_folder(record.cycle):
                 shutil.rmtree(old)
         for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
             shutil.rmtree(checkpoint)
@@ -382,7 +388,7 @@ class _Run:
 def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
     """The space whose only configuration is ``hp``."""
     values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
-    return CS.ConfigurationSpace({name: value for name, value in values.items()})
+    return CS.ConfigurationSpace(values)
 
 
 def _session(learner: ActiveLearner) -> dict[str, Any]:

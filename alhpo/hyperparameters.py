@@ -103,7 +103,7 @@ def hpo4dl_space() -> CS.ConfigurationSpace:
     if hasattr(space, "add_condition"):  # ConfigSpace < 1
         space.add_condition(condition)
     else:
-        space.add(condition)
+        space.add(condition)  # pyright: ignore[reportAttributeAccessIssue]
     return space
 
 
@@ -111,7 +111,7 @@ SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space}
 
 
 def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpace:
-    """A configuration space from its name, a file in ConfigSpace's own JSON or YAML form, or itself.
+    """A configuration space from its name, a file in ConfigSpace's JSON or YAML form, or itself.
 
     Args:
         space: one of ``SPACES``; a path that ends in .json, .yaml or .yml; or a space.
@@ -168,15 +168,16 @@ def _add(space: CS.ConfigurationSpace, *hyperparameters: Any) -> None:
     if hasattr(space, "add_hyperparameters"):  # ConfigSpace < 1
         space.add_hyperparameters(list(hyperparameters))
     else:
-        space.add(*hyperparameters)
+        space.add(*hyperparameters)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _read_space(path: Path) -> CS.ConfigurationSpace:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        if hasattr(CS.ConfigurationSpace, "from_serialized_dict"):
-            return CS.ConfigurationSpace.from_serialized_dict(content)
+        decode = getattr(CS.ConfigurationSpace, "from_serialized_dict", None)
+        if decode is not None:  # ConfigSpace >= 1
+            return decode(content)
         from ConfigSpace.read_and_write import json as configspace_json
 
         return configspace_json.read(json.dumps(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from alhpo.batches import DeviceImages, InputFormat
+from alhpo.checkpoints import read_checkpoint
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, load_space
@@ -325,6 +327,27 @@ class ActiveLearner:
         self._fitted = trainer.models[0]
         return self.evaluate()
 
+    def restore(self, checkpoint_path: str | os.PathLike[str]) -> None:
+        """Take the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.
+
+        Raises:
+            CheckpointError: no checkpoint there, a damaged one, or another architecture's.
+        """
+        tensors, description = read_checkpoint(Path(checkpoint_path))
+        spec = self._spec.identity()
+        theirs = {name: description.get("model", {}).get(name) for name in spec}
+        if theirs != spec:
+            raise CheckpointError(
+                f"The model in {checkpoint_path} was made for {theirs}, this learner's is {spec}."
+            )
+        if description["diverged"]:
+            raise CheckpointError(f"The training in {checkpoint_path} diverged; it has no model.")
+        model = copy.deepcopy(self._initial)
+        start = "0.model."
+        weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        model.load_state_dict(weights)
+        self._fitted = self.compute.place(model)
+
     def evaluate(self) -> Evaluation:
         """Accuracy and NLL of the fitted model on the evaluation split."""
         if not len(self.dataset.eval_images):
@@ -370,7 +393,9 @@ class ActiveLearner:
 
     def _task(self, purpose: str) -> Task:
         if not self.n_labeled:
-            raise ConfigurationError("Nothing is labelled yet: label_initial(n) or tell(...) first.")
+            raise ConfigurationError(
+                "Nothing is labelled yet: label_initial(n) or tell(...) first."
+            )
         if self.max_epochs < 1:
             raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
         indices = torch.from_numpy(self.pool.labeled)
@@ -428,8 +453,8 @@ class ActiveLearner:
     def _asked(self, query: Query, *, new_cycle: bool) -> Query:
         self.pool.ask(query.indices, self.cycle + 1 if new_cycle else self.cycle)
         paths = self.dataset.paths
-        return query if paths is None else replace(
-            query, paths=tuple(paths[i] for i in query.indices)
+        return (
+            query if paths is None else replace(query, paths=tuple(paths[i] for i in query.indices))
         )
 
     def _need_truth(self) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import timm
 import torch
 from torch import nn
 
 from alhpo.schema import unknown_name
 from alhpo.seeding import isolated_torch_rng
 from alhpo.types import ConfigurationError
+
+with warnings.catch_warnings():
+    # timm 0.9 uses torch.jit, of which newer torch warns at import
+    warnings.simplefilter("ignore", FutureWarning)
+    import timm
 
 #: Below this many pixels on the longer side, images get the CIFAR stem unless told otherwise.
 SMALL_IMAGE = 64

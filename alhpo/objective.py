@@ -230,9 +230,6 @@ def _signature(folder: Path) -> tuple[int, ...]:
 
 
 def _unconditional(space: CS.ConfigurationSpace) -> list[str]:
-    names = [hyperparameter.name for hyperparameter in space.values()]
-    if hasattr(space, "get_all_unconditional_hyperparameters"):  # ConfigSpace < 1
-        free = set(space.get_all_unconditional_hyperparameters())
-    else:
-        free = set(space.unconditional_hyperparameters)
-    return [name for name in names if name in free]
+    older = getattr(space, "get_all_unconditional_hyperparameters", None)  # ConfigSpace < 1
+    free = set(older() if older else space.unconditional_hyperparameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return [hp.name for hp in space.values() if hp.name in free]

@@ -39,7 +39,7 @@ def isolated_torch_rng(device: torch.device, *key: Key) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         seed = derive_seed(*key)
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for cuda in devices:
             with torch.cuda.device(cuda):
                 torch.cuda.manual_seed(seed)

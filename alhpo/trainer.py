@@ -156,16 +156,12 @@ class Trainer:
         self.diverged = description["diverged"]
         if self.diverged:
             return
-        for split, (model, optimizer) in enumerate(
-            zip(self.models, self._optimizers, strict=True)
-        ):
+        for split, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
             restore_training(tensors, f"{split}.", model, optimizer)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
-        for split, (model, optimizer) in enumerate(
-            zip(self.models, self._optimizers, strict=True)
-        ):
+        for split, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
             tensors |= training_tensors(f"{split}.", model, optimizer)
         return tensors
 

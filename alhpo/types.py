@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -128,3 +129,18 @@ class CycleRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"queried": list(self.queried)}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: the run's folder.
+        records: one per cycle, in order.
+        resumed: whether some or all of it was there before.
+    """
+
+    path: Path
+    records: tuple[CycleRecord, ...]
+    resumed: bool
