@@ -172,3 +172,8 @@ def test_no_embedding_of_all_candidates_is_ever_made():
         "badge", PoolOutputs(torch.arange(50), logits, features), 3, np.random.default_rng(0)
     )
     assert len(query) == 3
+
+
+def test_a_product_that_rounds_up_to_the_total_stays_within_the_mass():
+    tiny = np.array([0.0, np.nextafter(0.0, 1.0), 0.0])  # 0.9 times it is it again
+    assert _draw(tiny, np.ones(3, dtype=bool), Uniforms([0.9])) == 1
