@@ -1,0 +1,226 @@
+"""A search that is killed anywhere and continued is the search that was never killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tuning_toys import ToyObjective, quick_dyhpo, read_rows, run_in_fork, toy_space
+
+from alhpo.tuning import Tuner
+from alhpo.types import TunerError
+
+KILLED = 9
+#: Where a kill may fall: between any two lines of these files.
+WATCHED = (
+    *("tuning/trials.py", "tuning/search.py", "tuning/tuner.py", "tuning/record.py"),
+    *("tuning/evaluation.py", "alhpo/files.py", "tuning_toys.py"),
+)
+
+
+def _tuner(output, optimizer, replaces_files=False, objective=None, **settings):
+    settings = {"max_epochs": 4, "max_budget": 22, "num_configurations": 12} | settings
+    return Tuner(
+        objective or ToyObjective(replaces_files=replaces_files),
+        toy_space(),
+        settings.pop("max_epochs"),
+        settings.pop("max_budget"),
+        output,
+        optimizer,
+        seed=5,
+        device="cpu",
+        progress=False,
+        **settings,
+    )
+
+
+def _kill_after(lines: int) -> None:
+    """End this process at once after so many lines of the watched files."""
+    left = lines
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(WATCHED):
+            return None
+        if event == "line":
+            left -= 1
+            if left <= 0:
+                os._exit(KILLED)
+        return trace
+
+    sys.settrace(trace)
+
+
+def _journaled(experiment: Path) -> set[tuple[str, int]]:
+    entries = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (experiment / "journal.jsonl").read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
+    return {
+        (f"trial_{entry['configuration_id']}", entry["epoch"])
+        for entry in entries
+        if entry["kind"] == "epoch"
+    }
+
+
+def _run_until_killed(search: Tuner, lines: int | None) -> None:
+    known = _journaled(search.experiment_path)
+    if lines is not None:
+        _kill_after(lines)
+    search.run()
+    sys.settrace(None)
+    assert not known & set(search._objective.calls), "an epoch of the journal was trained again"
+
+
+def _assert_same_end(killed: Tuner, undisturbed: Tuner) -> None:
+    pd.testing.assert_frame_equal(
+        read_rows(killed.experiment_path), read_rows(undisturbed.experiment_path)
+    )
+    ours, theirs = (
+        {path.name: path.read_text() for path in (one.experiment_path / "best_trial").iterdir()}
+        for one in (killed, undisturbed)
+    )
+    assert ours == theirs
+    assert not (killed.experiment_path / "trials").exists()
+    results = killed.run(), undisturbed.run()
+    for time in ("time", "overhead_time", "total_time"):
+        for result in results:
+            assert result.pop(time) >= 0
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("replaces_files", [False, True])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband"])
+def test_killed_anywhere_and_continued(tmp_path, optimizer, replaces_files):
+    undisturbed = _tuner(tmp_path / "undisturbed", optimizer, replaces_files)
+    undisturbed.run()
+    generator = random.Random(repr((optimizer, replaces_files)))
+    for number in range(4):
+        output = tmp_path / f"killed{number}"
+        kills, status = 0, KILLED
+        while status == KILLED:
+            lines = generator.randint(300, 2500)
+            status = run_in_fork(
+                lambda output=output, lines=lines: _run_until_killed(
+                    _tuner(output, optimizer, replaces_files), lines
+                )
+            )
+            kills += 1
+            assert kills < 200
+        assert status == 0
+        assert kills > 2
+        _assert_same_end(_tuner(output, optimizer, replaces_files), undisturbed)
+
+
+@pytest.mark.parametrize("replaces_files", [False, True])
+def test_killed_between_any_two_lines_of_an_epoch(tmp_path, replaces_files):
+    """One kill, stepped finely through two epochs of a trial; then the rest in one go."""
+    settings = {"max_epochs": 3, "max_budget": 4}
+    undisturbed = _tuner(tmp_path / "undisturbed", "random", replaces_files, **settings)
+    undisturbed.run()
+    for lines in range(330, 1200, 21):
+        output = tmp_path / f"killed{lines}"
+        search = _tuner(output, "random", replaces_files, **settings)
+        run_in_fork(lambda search=search, lines=lines: _run_until_killed(search, lines))
+        again = _tuner(output, "random", replaces_files, **settings)
+        assert run_in_fork(lambda again=again: _run_until_killed(again, None)) == 0
+        _assert_same_end(again, undisturbed)
+
+
+class _Interrupting(ToyObjective):
+    """Stops the search in the middle of its n-th call, its checkpoint written."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def __call__(self, *arguments):
+        result = super().__call__(*arguments)
+        if len(self.calls) == self.n:
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_interrupted_between_checkpoint_and_journal(tmp_path, optimizer):
+    undisturbed = _tuner(tmp_path / "undisturbed", optimizer, max_budget=12)
+    undisturbed.run()
+    for n in (1, 2, 6, 12):
+        search = _tuner(tmp_path / f"{n}", optimizer, objective=_Interrupting(n), max_budget=12)
+        with pytest.raises(KeyboardInterrupt):
+            search.run()
+        assert search.epochs_spent == n - 1
+        assert len(read_rows(search.experiment_path)) == n - 1 or n == 1
+        search.run()  # the same Tuner goes on
+        _assert_same_end(search, undisturbed)
+
+
+def test_checkpoints_elsewhere_are_found_again(tmp_path):
+    settings = {"storage_path": tmp_path / "storage", "max_budget": 6}
+    search = _tuner(tmp_path / "out", "random", objective=_Interrupting(3), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    again = _tuner(tmp_path / "out", "random", max_budget=6)
+    again.run()
+    assert again.epochs_spent == 6
+    assert not [row for row in again.results if row["metric"] != row["metric"]]
+    assert not list((tmp_path / "storage").rglob("trial_*"))
+
+
+def test_a_lost_checkpoint_is_said_so(tmp_path):
+    search = _tuner(tmp_path, "random", objective=_Interrupting(3))
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    import shutil
+
+    shutil.rmtree(search.experiment_path / "trials")
+    with pytest.raises(TunerError, match=r"trial_0.*is gone"):
+        _tuner(tmp_path, "random").run()
+
+
+def test_a_suggestion_that_differs_from_the_record_follows_the_record(tmp_path, caplog):
+    search = _tuner(tmp_path, "random", objective=_Interrupting(7), max_budget=10)
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    journal = search.experiment_path / "journal.jsonl"
+    text = journal.read_text()
+    journal.write_text(
+        text.replace('"configuration_ids":[1]', '"configuration_ids":[3]').replace(
+            '"configuration_id":1,', '"configuration_id":3,'
+        )
+    )
+    trials = search.experiment_path / "trials"
+    for path in trials.glob("trial_1*"):
+        path.rename(trials / path.name.replace("trial_1", "trial_3"))
+    again = _tuner(tmp_path, "random", max_budget=10)
+    again.run()
+    assert "going on with the record" in caplog.text
+    assert [row["configuration_id"] for row in again.results] == [0] * 4 + [3] * 4 + [2] * 2
+
+
+@pytest.mark.slow
+def test_dyhpo_killed_in_its_own_process_and_continued(tmp_path):
+    import subprocess
+
+    undisturbed = _tuner(tmp_path / "undisturbed", quick_dyhpo, max_budget=14)
+    undisturbed.run()
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_tuning_resume as t
+search = t._tuner(sys.argv[2], t.quick_dyhpo, max_budget=14)
+t._run_until_killed(search, int(sys.argv[3]))
+"""
+    here = str(Path(__file__).parent)
+    for lines in (1500, 2500, 10**9):
+        command = [sys.executable, "-c", code, here, str(tmp_path / "killed"), str(lines)]
+        status = subprocess.run(command, check=False).returncode
+        assert status == (KILLED if lines < 10**9 else 0)
+    _assert_same_end(_tuner(tmp_path / "killed", quick_dyhpo, max_budget=14), undisturbed)

@@ -1,0 +1,477 @@
+"""The Tuner as its users see it: results, files, budgets, failures, arguments."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ConfigSpace import ConfigurationSpace
+from tuning_toys import ToyObjective, learning_curve, quick_dyhpo, read_rows, toy_space
+
+from alhpo.files import exclusive
+from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer
+from alhpo.types import ConfigurationError, RunLockedError, TunerError
+
+KEYS = {
+    *("configuration_id", "configuration", "epoch", "metric"),
+    *("time", "overhead_time", "total_time", "best_metric"),
+}
+
+
+def tuner(objective, output, optimizer="random", max_epochs=3, max_budget=12, **settings):
+    settings = {"seed": 0, "num_configurations": 10, "progress": False} | settings
+    space = settings.pop("space", None) or toy_space()
+    return Tuner(objective, space, max_epochs, max_budget, output, optimizer, **settings)
+
+
+def test_result_and_files_have_upstreams_form(tmp_path):
+    search = tuner(ToyObjective(), tmp_path)
+    best = search.run()
+    assert set(best) >= KEYS
+    assert best["list"] == [best["epoch"], "a"]
+    folder = search.experiment_path
+    assert folder.parent == tmp_path
+    assert folder.name.startswith("experiment_")
+    assert {path.name for path in folder.iterdir()} == {
+        *("hpo4dl_results.csv", "configuration_space.json", "best_trial", "journal.jsonl", ".lock"),
+    }
+    rows = pd.read_csv(folder / "hpo4dl_results.csv", index_col=0)
+    assert list(rows.columns) == [
+        *("epoch", "metric", "total", "list", "configuration_id", "configuration"),
+        *("time", "overhead_time", "total_time", "best_metric"),
+    ]
+    assert len(rows) == search.epochs_spent == 12
+    assert rows["best_metric"].tolist() == rows["metric"].cummax().tolist()
+    assert best["metric"] == rows["metric"].max() == best["best_metric"]
+    assert np.allclose(rows["total_time"], rows["time"] + rows["overhead_time"])
+    space = {
+        one["name"]: one for one in json.loads((folder / "configuration_space.json").read_text())
+    }
+    assert space["x"]["bounds"] == [0.0, 1.0]
+    assert space["kind"]["values"] == ["a", "b"]
+    assert set(space["x"]) == {"name", "type", "default", "values", "bounds", "log"}
+    assert [row["metric"] for row in search.results] == rows["metric"].tolist()
+
+
+def test_random_search_trains_each_configuration_to_the_end(tmp_path):
+    search = tuner(ToyObjective(), tmp_path, max_budget=None, num_configurations=4)
+    search.run()
+    rows = read_rows(search.experiment_path)
+    assert rows["configuration_id"].tolist() == [n for n in range(4) for _ in range(3)]
+    assert rows["epoch"].tolist() == [1, 2, 3] * 4
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("max_budget", [1, 5])
+def test_the_budget_counts_epochs(tmp_path, optimizer, max_budget):
+    objective = ToyObjective()
+    search = tuner(objective, tmp_path, optimizer, max_epochs=9, max_budget=max_budget)
+    search.run()
+    assert len(objective.calls) == search.epochs_spent == max_budget
+
+
+def test_hyperbands_own_budget(tmp_path):
+    search = tuner(ToyObjective(), tmp_path, "hyperband", max_epochs=27, max_budget=27)
+    search.run()
+    rows = read_rows(search.experiment_path)
+    assert rows["configuration_id"].tolist() == list(range(27))
+    assert set(rows["epoch"]) == {1}
+
+
+def test_minimize_minimizes(tmp_path):
+    def loss(configuration, epoch):
+        return -learning_curve(configuration, epoch)
+
+    for number, optimizer in enumerate(["random", "hyperband", quick_dyhpo]):
+        settings = {"max_epochs": 4, "max_budget": 5}
+        up = tuner(ToyObjective(), tmp_path / f"up{number}", optimizer, **settings)
+        down = tuner(
+            ToyObjective(loss), tmp_path / f"down{number}", optimizer, minimize=True, **settings
+        )
+        best_up, best_down = up.run(), down.run()
+        assert best_down["metric"] == -best_up["metric"]
+        assert best_down["configuration"] == best_up["configuration"]
+        rows_up, rows_down = read_rows(up.experiment_path), read_rows(down.experiment_path)
+        assert rows_up["configuration_id"].tolist() == rows_down["configuration_id"].tolist()
+        assert rows_down["best_metric"].tolist() == rows_down["metric"].cummin().tolist()
+
+
+@pytest.mark.parametrize("replaces_files", [False, True])
+@pytest.mark.parametrize("storage", [None, "storage"])
+def test_best_trial_is_the_best_epochs_checkpoint(tmp_path, replaces_files, storage):
+    def peaks_at_two(configuration, epoch):
+        return configuration["x"] - (epoch - 2) ** 2
+
+    search = tuner(
+        ToyObjective(peaks_at_two, replaces_files),
+        tmp_path / "out",
+        max_epochs=4,
+        max_budget=None,
+        num_configurations=5,
+        storage_path=None if storage is None else tmp_path / storage,
+    )
+    best = search.run()
+    assert best["epoch"] == 2
+    state = json.loads((search.experiment_path / "best_trial" / "one.json").read_text())
+    assert state == {"epoch": 2, "total": best["total"]}
+    assert not list(tmp_path.rglob("trial_*"))
+
+
+def test_checkpoints_of_finished_trials_go_at_once(tmp_path):
+    seen = []
+
+    class Watching(ToyObjective):
+        def __call__(self, configuration, epoch, previous_epoch, checkpoint_path):
+            root = tmp_path / "store"
+            seen.append(sorted(path.name for path in root.rglob("trial_?")))
+            return super().__call__(configuration, epoch, previous_epoch, checkpoint_path)
+
+    tuner(Watching(), tmp_path / "out", storage_path=tmp_path / "store").run()
+    assert max(map(len, seen)) == 1
+
+
+def test_a_checkpoint_that_is_a_file(tmp_path):
+    def objective(configuration, epoch, previous_epoch, checkpoint_path):
+        if previous_epoch:
+            with open(checkpoint_path) as file:  # noqa: PTH123 - as users write it
+                assert file.read() == str(previous_epoch)
+        with open(checkpoint_path, "w") as file:  # noqa: PTH123
+            file.write(str(epoch))
+        return {"epoch": epoch, "metric": -abs(epoch - 2)}
+
+    search = tuner(objective, tmp_path)
+    assert search.run()["epoch"] == 2
+    assert (search.experiment_path / "best_trial").read_text() == "2"
+
+
+def test_an_objective_without_checkpoints(tmp_path):
+    search = tuner(lambda c, e, p, path: {"epoch": e, "metric": c["x"]}, tmp_path)
+    search.run()
+    assert not (search.experiment_path / "best_trial").exists()
+
+
+def _first_trial(outcome):
+    """A curve that ends in ``outcome`` for whatever configuration is tried first."""
+    first = []
+
+    def curve(configuration, epoch):
+        first[:] = first or [configuration["x"]]
+        return outcome() if configuration["x"] == first[0] else learning_curve(configuration, epoch)
+
+    return curve
+
+
+def _fail():
+    raise ZeroDivisionError("no gradient")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_diverged_configurations_are_left_out_for_good(tmp_path, optimizer, bad):
+    objective = ToyObjective(_first_trial(lambda: bad))
+    search = tuner(objective, tmp_path, optimizer, max_epochs=4, max_budget=8)
+    best = search.run()
+    assert best["configuration"]["x"] != search.results[0]["configuration"]["x"]
+    rows = read_rows(search.experiment_path)
+    diverged = rows[rows["metric"].isna()]
+    assert len(diverged) == 1
+    assert diverged.index.tolist() == [0]
+    assert rows["best_metric"].dropna().is_monotonic_increasing
+    statuses = [
+        (entry["metric"] is None, entry["status"])
+        for entry in map(json.loads, (search.experiment_path / "journal.jsonl").open())
+        if entry["kind"] == "epoch"
+    ]
+    assert set(statuses) == {(True, "diverged"), (False, "ok")}
+
+
+def test_hyperband_promotes_no_diverged_configuration(tmp_path):
+    def late(configuration, epoch):
+        return math.nan if configuration["x"] > 0.5 and epoch > 1 else configuration["x"]
+
+    search = tuner(ToyObjective(late), tmp_path, "hyperband", max_epochs=9, max_budget=None)
+    search.run()
+    rows = read_rows(search.experiment_path)
+    for _, trial in rows.groupby("configuration_id"):
+        assert not trial["metric"].isna().iloc[:-1].any()
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_an_exception_is_a_failed_trial(tmp_path, optimizer, caplog):
+    objective = ToyObjective(_first_trial(_fail))
+    search = tuner(objective, tmp_path, optimizer, max_epochs=3, max_budget=8)
+    with caplog.at_level(logging.WARNING, "alhpo.tuning"):
+        assert search.run()["configuration_id"] != search.results[0]["configuration_id"]
+    assert "no gradient" in caplog.text
+    entries = [*map(json.loads, (search.experiment_path / "journal.jsonl").open())]
+    failed = [entry for entry in entries if entry.get("status") == "failed"]
+    assert "Traceback" in failed[0]["traceback"]
+    assert len(failed) == 1
+    assert [row["configuration_id"] for row in search.results].count(
+        failed[0]["configuration_id"]
+    ) == 1
+    assert search.epochs_spent == 8
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_a_search_in_which_nothing_succeeds(tmp_path, optimizer):
+    def fails(configuration, epoch):
+        return _fail()
+
+    for _ in range(2):  # the record says so again
+        with pytest.raises(TunerError, match="ZeroDivisionError: no gradient"):
+            tuner(ToyObjective(fails), tmp_path, optimizer, max_budget=6).run()
+    with pytest.raises(TunerError, match="not finite"):
+        tuner(ToyObjective(lambda *_: math.nan), tmp_path / "nan", optimizer, max_budget=6).run()
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"metric": 0.5}, "'epoch'"),
+        ({"epoch": 1}, "'metric'"),
+        ({"epoch": 2, "metric": 0.5}, "epoch 2"),
+        ({"epoch": 1, "metric": "0.5"}, "a number"),
+        ({"epoch": 1, "metric": None}, "a number"),
+        ({"epoch": 1, "metric": True}, "a number"),
+        (0.5, "a dict"),
+        (None, "a dict"),
+        ([], "0 results"),
+        ([{"epoch": 1, "metric": 0.1}, {"epoch": 2, "metric": 0.1}], "2 results"),
+    ],
+)
+def test_a_broken_contract_ends_the_search_at_once(tmp_path, returned, message):
+    with pytest.raises(TunerError, match=message):
+        tuner(lambda *_: returned, tmp_path).run()
+
+
+def test_numbers_of_numpy_and_torch_and_further_metrics_travel(tmp_path):
+    def objective(configuration, epoch, previous_epoch, checkpoint_path):
+        return {
+            "loss": np.float32(0.5),
+            "epoch": np.int64(epoch),
+            "metric": torch.tensor(0.25),
+            "per_split": np.array([1.0, 2.0]),
+            "worst": math.nan,
+            "note": "fine",
+        }
+
+    search = tuner(objective, tmp_path)
+    best = search.run()
+    assert (best["loss"], best["metric"], best["per_split"]) == (0.5, 0.25, [1.0, 2.0])
+    assert type(best["metric"]) is float
+    rows = pd.read_csv(search.experiment_path / "hpo4dl_results.csv", index_col=0)
+    assert list(rows.columns)[:6] == ["loss", "epoch", "metric", "per_split", "worst", "note"]
+    again = tuner(objective, tmp_path).run()
+    assert math.isnan(again.pop("worst"))
+    best.pop("worst")
+    assert again == best
+
+
+def test_a_finished_search_returns_its_result(tmp_path, caplog):
+    objective = ToyObjective()
+    first = tuner(objective, tmp_path)
+    best = first.run()
+    with caplog.at_level(logging.INFO, "alhpo.tuning"):
+        assert first.run() == best
+        second = tuner(objective, tmp_path)
+        assert second.epochs_spent == 12
+        assert second.run() == best
+    assert "returning its result" in caplog.text
+    assert len(objective.calls) == 12
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not logging.getLogger("alhpo.tuning").handlers
+
+
+def test_resume_false_starts_anew_beside_it(tmp_path):
+    paths = [tuner(ToyObjective(), tmp_path).experiment_path]
+    tuner(ToyObjective(), tmp_path).run()
+    for _ in range(2):
+        fresh = tuner(ToyObjective(), tmp_path, resume=False)
+        fresh.run()
+        paths.append(fresh.experiment_path)
+    base = paths[0].name
+    assert [path.name for path in paths] == [base, f"{base}-2", f"{base}-3"]
+    pd.testing.assert_frame_equal(read_rows(paths[0]), read_rows(paths[2]))
+    assert tuner(ToyObjective(), tmp_path).experiment_path == paths[2]
+
+
+def test_without_a_seed_every_search_is_its_own(tmp_path):
+    paths = {tuner(ToyObjective(), tmp_path, seed=None).experiment_path for _ in range(3)}
+    assert len(paths) == 3
+
+
+def test_whatever_defines_the_search_names_its_folder(tmp_path):
+    other = ToyObjective()
+    other.identity = "another"
+    changes = [
+        {},
+        {"seed": 1},
+        {"max_epochs": 4},
+        {"max_budget": 13},
+        {"num_configurations": 11},
+        {"minimize": True},
+        {"optimizer": "hyperband"},
+        {"initial_configurations": [{"x": 0.5, "kind": "a"}]},
+        {"space": ConfigurationSpace({"x": (0.0, 2.0), "kind": ["a", "b"]})},
+    ]
+    paths = [tuner(ToyObjective(), tmp_path, **change).experiment_path for change in changes]
+    paths.append(tuner(other, tmp_path).experiment_path)
+    paths += [tuner(_offset(shift), tmp_path).experiment_path for shift in (0.1, 0.2)]
+    assert len(set(paths)) == len(paths)
+    assert tuner(_offset(0.1), tmp_path, device="cpu").experiment_path == paths[-2]
+
+
+def _offset(shift):
+    def objective(configuration, epoch, previous_epoch, checkpoint_path):
+        return {"epoch": epoch, "metric": configuration["x"] + shift}
+
+    return objective
+
+
+def test_two_tuners_cannot_share_a_folder(tmp_path):
+    search = tuner(ToyObjective(), tmp_path)
+    with exclusive(search.experiment_path), pytest.raises(RunLockedError):
+        search.run()
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_initial_configurations_are_tried_first(tmp_path, optimizer):
+    initial = [{"x": 0.3, "kind": "b"}, {"x": 0.9, "kind": "a"}]
+    objective = ToyObjective()
+    search = tuner(objective, tmp_path, optimizer, 3, initial_configurations=initial)
+    search.run()
+    tried = [row["configuration"] for row in search.results if row["epoch"] == 1]
+    assert tried[:2] == initial
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+def test_a_small_space_ends_the_search(tmp_path, optimizer):
+    space = ConfigurationSpace({"x": (1, 2), "kind": ["a", "b"]})
+    search = tuner(ToyObjective(), tmp_path, optimizer, 4, 100, space=space)
+    search.run()
+    assert len({row["configuration_id"] for row in search.results}) == 4
+    assert search.epochs_spent <= 16
+
+
+def test_callback_sees_every_row(tmp_path):
+    rows = []
+    search = tuner(ToyObjective(), tmp_path, callback=rows.append)
+    search.run()
+    assert [row["metric"] for row in rows] == [row["metric"] for row in search.results]
+    assert all(set(row) >= KEYS for row in rows)
+
+
+def test_an_optimizer_of_ones_own(tmp_path):
+    class Halver:
+        """Trains all for one epoch, then the best to the end."""
+
+        def __init__(self, configurations, max_epochs, n):
+            self.ids = configurations.add_configurations(n)
+            self.max_epochs, self.results = max_epochs, None
+
+        def suggest(self):
+            if self.results is None:
+                return np.array(self.ids), np.ones(len(self.ids), dtype=int)
+            if len(self.results) == len(self.ids):
+                best = max(self.results, key=lambda result: result["metric"])
+                return [best["configuration_id"]], [self.max_epochs]
+            return None, None
+
+        def observe(self, configuration_results):
+            self.results = [*(self.results or []), *configuration_results]
+
+    def factory(configurations, *, max_epochs, max_budget, num_configurations, seed, device):
+        return Halver(configurations, max_epochs, num_configurations)
+
+    direct = tuner(ToyObjective(), tmp_path / "direct", factory, max_budget=None)
+    direct.run()
+    register_optimizer("halver", factory)
+    assert "halver" in optimizer_names()
+    named = tuner(ToyObjective(), tmp_path / "named", "halver", max_budget=None)
+    named.run()
+    pd.testing.assert_frame_equal(
+        read_rows(direct.experiment_path), read_rows(named.experiment_path)
+    )
+    assert named.epochs_spent == 10 + 2
+
+
+class Stubborn:
+    """Asks for the same forever."""
+
+    def __init__(self, configurations, suggestion):
+        configurations.add_configurations(3)
+        self.suggestion = suggestion
+
+    def suggest(self):
+        return self.suggestion
+
+    def observe(self, configuration_results):
+        pass
+
+
+def test_an_optimizer_that_suggests_nothing_new_ends(tmp_path, caplog):
+    objective = ToyObjective()
+    factory = lambda configurations, **_: Stubborn(configurations, ([1], [2]))  # noqa: E731
+    assert tuner(objective, tmp_path, factory, max_budget=None).run()["configuration_id"] == 1
+    assert len(objective.calls) == 2
+    assert "nothing new" in caplog.text
+
+
+@pytest.mark.parametrize("suggestion", [([3], [1]), ([0], [4]), ([0], [0]), ([0, 1], [1])])
+def test_an_impossible_suggestion_is_an_error(tmp_path, suggestion):
+    factory = lambda configurations, **_: Stubborn(configurations, suggestion)  # noqa: E731
+    with pytest.raises(TunerError, match="suggested"):
+        tuner(ToyObjective(), tmp_path, factory).run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective_function": 3}, "objective_function"),
+        ({"configuration_space": {"x": (0, 1)}}, "ConfigurationSpace"),
+        ({"configuration_space": ConfigurationSpace()}, "no hyperparameter"),
+        ({"max_epochs": 0}, "max_epochs is 0"),
+        ({"max_epochs": 2.0}, "max_epochs is 2.0"),
+        ({"max_epochs": True}, "max_epochs is True"),
+        ({"max_budget": 0}, "max_budget is 0"),
+        ({"max_budget": None}, "max_budget is None"),
+        ({"output_path": 3}, "output_path"),
+        ({"optimizer": "smac"}, "'dyhpo', 'h"),
+        ({"optimizer": 3}, "optimizer is 3"),
+        ({"minimize": "yes"}, "minimize"),
+        ({"num_configurations": 0}, "num_configurations is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+        ({"storage_path": 3}, "storage_path"),
+        ({"initial_configurations": [{"x": 7.0, "kind": "a"}]}, "initial configuration 0"),
+        ({"initial_configurations": {"x": 0.5}}, "initial_configurations"),
+        ({"resume": 1}, "resume is 1"),
+        ({"progress": None}, "progress"),
+        ({"callback": 3}, "callback"),
+    ],
+)
+def test_arguments_are_checked_before_any_work(tmp_path, change, message):
+    arguments = {
+        "objective_function": ToyObjective(),
+        "configuration_space": toy_space(),
+        "max_epochs": 3,
+        "max_budget": 3,
+        "output_path": tmp_path / "out",
+    }
+    with pytest.raises(ConfigurationError, match=message):
+        Tuner(**(arguments | change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_registering_nonsense_is_refused():
+    with pytest.raises(ConfigurationError):
+        register_optimizer("", get_optimizer_factory("random"))
+    with pytest.raises(ConfigurationError):
+        register_optimizer("mine", 3)
