@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import as_float64, squared_distances, squared_norms
+from alhpo.strategies.rows import as_float64, distances, squared_norms
 from alhpo.types import PoolOutputs, Query
 
 
@@ -77,8 +77,8 @@ class _Gradients:
 
     def squared_distances(self, j: int) -> torch.Tensor:
         """(N,) float64 squared distances of all gradients to that of position ``j``."""
-        dq = squared_distances(self.q, self.q[j])
-        dh = squared_distances(self.h, self.h[j]).to(dq.device)
+        dq = distances(self.q, self.q[j]).square_()
+        dh = distances(self.h, self.h[j]).square_().to(dq.device)
         mean_q = (2 * (self.q_norms + self.q_norms[j]) - dq) / 4
         mean_h = (2 * (self.h_norms + self.h_norms[j]) - dh) / 4
         mixed = (self.q_norms - self.q_norms[j]) * (self.h_norms - self.h_norms[j]) / 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import as_float64, nearest_squared_distances, squared_distances
+from alhpo.strategies.rows import as_float64, distances, nearest_distances
 from alhpo.types import PoolOutputs, Query
 
 
@@ -27,15 +27,15 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     assert pool.labeled_features is not None
     features = as_float64(pool.features)
     labeled = as_float64(pool.labeled_features).to(features.device)
-    squared = nearest_squared_distances(features, labeled)
+    nearest = nearest_distances(features, labeled)
     indices = pool.indices.tolist()
     chosen: list[int] = []
     scores: list[float] = []
     while True:
-        farthest = int(squared.argmax())  # the first of equals
+        farthest = int(nearest.argmax())  # the first of equals
         chosen.append(indices[farthest])
-        scores.append(float(squared[farthest].sqrt()))
+        scores.append(float(nearest[farthest]))
         if len(chosen) == n:
             return Query(tuple(chosen), tuple(scores))
-        squared = squared.minimum(squared_distances(features, features[farthest]))
-        squared[farthest] = -1  # stays below all distances
+        nearest = nearest.minimum(distances(features, features[farthest]))
+        nearest[farthest] = -1  # stays below all distances

@@ -1,8 +1,9 @@
-"""Squared Euclidean distances between rows, in float64.
+"""Euclidean distances between rows, in float64.
 
-Rows are differenced before they are squared, so that equal rows are exactly 0 apart and ties stay
-ties; no N×N matrix is ever made. Each distance vector is one operation: splitting it into many
-small ones costs a hundred times more when other processes compete for the cores.
+Rows are differenced before they are squared, so that equal rows are exactly 0 apart. Distances,
+not their squares, are compared: a square root squared again may not tie with the square. No N×N
+matrix is ever made. Each distance vector is one operation: splitting it into many small ones costs
+a hundred times more when other processes compete for the cores.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, n_rows, step))
 
 
-def squared_distances(rows: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
-    """(N,) squared distances of the (N, D) float64 rows to one (D,) point."""
+def distances(rows: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """(N,) distances of the (N, D) float64 rows to one (D,) point."""
     mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(rows, point[None], compute_mode=mode)[:, 0].square_()
+    return torch.cdist(rows, point[None], compute_mode=mode)[:, 0]
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
     """(N,) squared norms of the (N, D) float64 rows."""
-    return squared_distances(rows, torch.zeros_like(rows[0]))
+    return distances(rows, torch.zeros_like(rows[0])).square_()
 
 
-def nearest_squared_distances(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """(N,) squared distances of the (N, D) float64 rows to the nearest of the (L, D) centres.
+def nearest_distances(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """(N,) distances of the (N, D) float64 rows to the nearest of the (L, D) centres.
 
     The nearest is found through ‖x‖² + ‖c‖² − 2x·c, a matrix product, and its distance is then
     taken from the difference of the two rows. Infinite where there are no centres.
@@ -50,6 +51,6 @@ def nearest_squared_distances(rows: torch.Tensor, centres: torch.Tensor) -> torc
         norms = squared_norms(some)
         for part in row_blocks(len(rows), max(rows.shape[1], len(some))):
             nearest = torch.addmm(norms, rows[part], some.T, alpha=-2).argmin(dim=1)
-            exact = (rows[part] - some[nearest]).square_().sum(dim=1)
+            exact = (rows[part] - some[nearest]).square_().sum(dim=1).sqrt_()
             result[part] = result[part].minimum(exact)
     return result

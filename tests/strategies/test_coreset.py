@@ -52,7 +52,7 @@ tables = st.tuples(st.integers(1, 12), st.integers(0, 6), st.integers(1, 4)).fla
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
 @given(tables)
 def test_equals_brute_force_with_ties_and_duplicates(table):
     features, labeled, n = table
@@ -61,6 +61,11 @@ def test_equals_brute_force_with_ties_and_duplicates(table):
     assert chosen == expected
     np.testing.assert_allclose(scores, distances, rtol=1e-12)
     assert scores == sorted(scores, reverse=True)
+
+
+def test_distances_to_a_labelled_and_to_a_chosen_image_can_tie():
+    features = np.array([[1, 0], [3, 2], [2, 0]], np.float32)  # √5 from labelled; first; √5 from it
+    assert query(features, np.array([[-1, -1]], np.float32), 2)[0] == [1, 0]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
