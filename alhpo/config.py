@@ -13,16 +13,12 @@ from pydantic import Field
 from alhpo.files import content_hash
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.models import check_model_name
+from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
 from alhpo.strategies import get_strategy
 from alhpo.tuning import get_optimizer_factory
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
-
-#: Settings that say where or how fast, not what: two runs that differ in them only are the same.
-INCIDENTAL = ("output_dir", "storage_dir", "download", "device")
-#: Settings that only a search reads.
-SEARCH_ONLY = ("optimizer", "max_budget", "num_configurations", "space")
 
 
 class RunConfig(Settings):
@@ -139,9 +135,9 @@ class RunConfig(Settings):
     @property
     def name(self) -> str:
         """Name of the run's folder: what it is, and the hash of what defines it."""
-        values = self.model_dump(exclude=set(INCIDENTAL))
+        values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
         if self.hpo == "fixed":
-            values = {key: value for key, value in values.items() if key not in SEARCH_ONLY}
+            values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         data = Path(self.dataset).name
         mode = self.hpo.replace(":", "-")
         return f"{data}-{self.strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"

@@ -1,0 +1,34 @@
+"""Small real data, and training settings that take a second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from alhpo import ImageDataset, load_dataset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_per_process():
+    """Bitwise comparisons across processes need one number of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageDataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: ImageDataset) -> ImageDataset:
+    """120 pool and 60 evaluation images."""
+    assert digits.labels is not None
+    return replace(
+        digits,
+        images=digits.images[:120],
+        labels=digits.labels[:120],
+        eval_images=digits.eval_images[:60],
+        eval_labels=digits.eval_labels[:60],
+    )
