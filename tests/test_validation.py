@@ -1,0 +1,186 @@
+"""Validation schemes: what each split keeps to, for any labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alhpo.protocols import ValidationScheme
+from alhpo.testing import check_validation_scheme
+from alhpo.testing.process_state import process_left_alone
+from alhpo.types import ConfigurationError
+from alhpo.validation import Holdout, KFold, get_validation
+
+LABELS = st.integers(1, 6).flatmap(
+    lambda classes: st.lists(st.integers(0, classes - 1), min_size=2, max_size=60)
+)
+FRACTIONS = st.integers(1, 999).map(lambda thousandths: thousandths / 1000)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def counts(labels):
+    return np.bincount(labels, minlength=8)
+
+
+def check_partition(train, validation, n):
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(n))
+    assert len(train) > 0 and len(validation) > 0
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Holdout(),
+        Holdout(0.01),
+        Holdout(0.99),
+        Holdout(0.5, 3),
+        KFold(),
+        KFold(2),
+        KFold(10),
+        "holdout:0.2",
+        "holdout:0.1x3",
+        "kfold:3",
+    ],
+    ids=str,
+)
+def test_schemes_conform(scheme):
+    check_validation_scheme(get_validation(scheme))
+
+
+@given(LABELS, FRACTIONS, st.integers(1, 3), st.integers(0, 99))
+def test_holdout(labels, fraction, repeats, seed):
+    labels = np.array(labels)
+    n = len(labels)
+    splits = Holdout(fraction, repeats).splits(labels, rng(seed))
+    assert len(splits) == repeats
+    for train, validation in splits:
+        check_partition(train, validation, n)
+        assert len(validation) == min(max(round(fraction * n), 1), n - 1)
+        share = counts(labels) * len(validation) / n
+        assert (np.abs(counts(labels[validation]) - share) < 1).all()
+
+
+@given(LABELS, st.integers(2, 10), st.integers(0, 99))
+def test_kfold(labels, k, seed):
+    labels = np.array(labels)
+    n = len(labels)
+    if k > n:
+        with pytest.raises(ConfigurationError, match=f"at least {k} labelled images.* {n}"):
+            KFold(k).splits(labels, rng(seed))
+        return
+    splits = KFold(k).splits(labels, rng(seed))
+    assert len(splits) == k
+    for train, validation in splits:
+        check_partition(train, validation, n)
+        assert (np.abs(counts(labels[validation]) - counts(labels) / k) < 1).all()
+    held_out = np.concatenate([validation for _, validation in splits])
+    assert np.array_equal(np.sort(held_out), np.arange(n))
+    sizes = [len(validation) for _, validation in splits]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(LABELS, st.sampled_from(["holdout:0.2", "holdout:0.3x2", "kfold:2"]), st.integers(0, 9))
+def test_splits_depend_on_labels_and_generator_only(labels, scheme, seed):
+    labels = np.array(labels)
+    with process_left_alone(scheme):
+        one, other = (get_validation(scheme).splits(labels, rng(seed)) for _ in range(2))
+    for split, again in zip(one, other, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(split, again, strict=True))
+
+
+def test_repeats_and_seeds_differ():
+    labels = np.arange(100) % 5
+    first, second = (tuple(v) for _, v in Holdout(0.2, 2).splits(labels, rng(0)))
+    other = tuple(Holdout(0.2).splits(labels, rng(1))[0][1])
+    folds = [tuple(KFold(5).splits(labels, rng(seed))[0][1]) for seed in (0, 1)]
+    assert len({first, second, other}) == 3
+    assert folds[0] != folds[1]
+
+
+def test_every_image_is_held_out_equally_often():
+    labels = np.array([0] * 2 + [1] * 5 + [2] * 13)
+    generator = rng(0)
+    n_splits = 2000
+    splits = Holdout(0.25, n_splits).splits(labels, generator)
+    share = np.bincount(np.concatenate([v for _, v in splits]), minlength=20) / n_splits
+    assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / n_splits)
+
+
+def test_classes_with_one_label_and_two_labels_in_all():
+    singletons = np.arange(10)
+    for scheme in (Holdout(0.2), KFold(5)):
+        for train, validation in scheme.splits(singletons, rng()):
+            check_partition(train, validation, 10)
+            assert len(validation) == 2
+    for scheme in (Holdout(0.2), Holdout(0.9), KFold(2)):
+        for train, validation in scheme.splits(np.array([3, 3]), rng()):
+            assert len(train) == len(validation) == 1
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("scheme", [Holdout(), KFold(2)], ids=str)
+def test_too_few_labels(scheme, n):
+    with pytest.raises(ConfigurationError, match="Label more"):
+        scheme.splits(np.zeros(n, dtype=int), rng())
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme"),
+    [
+        ("holdout:0.2", Holdout(0.2)),
+        ("holdout:0.1x3", Holdout(0.1, 3)),
+        ("holdout:1e-1", Holdout(0.1)),
+        ("holdout:.25x1", Holdout(0.25, 1)),
+        ("kfold:10", KFold(10)),
+    ],
+)
+def test_text_forms(text, scheme):
+    assert get_validation(text) == scheme
+
+
+@given(st.one_of(st.builds(Holdout, FRACTIONS, st.integers(1, 20)), st.builds(KFold, st.just(7))))
+def test_name_reads_back_as_the_scheme(scheme):
+    assert get_validation(scheme.name) == scheme
+    assert isinstance(scheme, ValidationScheme)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "holdout",
+        "holdout:",
+        "holdout:0",
+        "holdout:1",
+        "holdout:1.5",
+        "holdout:-0.2",
+        "holdout:nan",
+        "holdout:e",
+        "holdout:0.2x",
+        "holdout:0.2x0",
+        "holdout:0.2x-1",
+        "holdout:0.2x1.5",
+        "holdout:0.2 x 3",
+        "kfold",
+        "kfold:1",
+        "kfold:0",
+        "kfold:2.5",
+        "kfold:-3",
+        "loo",
+    ],
+)
+def test_text_that_is_refused(text):
+    with pytest.raises(ConfigurationError, match=r"holdout:0\.2|at least 2 folds"):
+        get_validation(text)
+
+
+def test_an_object_is_taken_as_it_is():
+    scheme = Holdout(0.3)
+    assert get_validation(scheme) is scheme
+    with pytest.raises(ConfigurationError):
+        Holdout(float("nan"))
+    with pytest.raises(ConfigurationError):
+        Holdout(0.2, 0)
