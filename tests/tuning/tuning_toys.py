@@ -82,7 +82,7 @@ quick_dyhpo.identity = "quick dyhpo"
 
 def read_rows(experiment: Path) -> pd.DataFrame:
     """The result file without the columns that differ between repetitions."""
-    rows = pd.read_csv(experiment / "hpo4dl_results.csv", index_col=0)
+    rows = pd.read_csv(experiment / "hpo4dl_results.csv", index_col=0, float_precision="round_trip")
     return rows.drop(columns=TIMES)
 
 
