@@ -299,11 +299,13 @@ class _Run:
             )
             best = tuner.run()
         hp = only or objective.hyperparameters(best["configuration"])
-        validation = {
-            "accuracy": float(best["accuracy"]),
-            "nll": float(best["nll"]),
-            "epoch": int(best["epoch"]),
-        }
+        validation = None
+        if not best["diverged"]:
+            validation = {
+                "accuracy": float(best["accuracy"]),
+                "nll": float(best["nll"]),
+                "epoch": int(best["epoch"]),
+            }
         return _Search(hp.model_dump(), validation, tuner.epochs_spent)
 
     def _fit(

@@ -106,7 +106,7 @@ class CycleRecord:
         configuration: all hyperparameters of the final fit.
         tuned: whether a search ran in this cycle.
         validation: ``accuracy``, ``nll`` (means over the validation splits) and ``epoch`` of the
-            configuration, or None where it was not measured.
+            configuration at its best epoch, or None where it was not measured or diverged.
         test: ``accuracy`` and ``nll`` of the final fit on the evaluation split.
         epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
         queried: pool indices chosen at the end of this cycle, in order.

@@ -1,0 +1,389 @@
+"""Runs: the HPO modes, their records, kill and continue, two runs in one folder, the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+import alhpo.checkpoints
+import alhpo.files
+import alhpo.trainer
+from alhpo import (
+    ConfigurationError,
+    DataError,
+    RunConfig,
+    RunLockedError,
+    run_experiment,
+)
+from alhpo.cli import main
+from alhpo.files import exclusive
+
+TINY = {
+    "model": "resnet10t",
+    "strategy": "entropy",
+    "initial_size": 12,
+    "acquisition_size": 10,
+    "budget": 37,  # the last acquisition is of 5
+    "max_epochs": 3,
+    "max_budget": 7,
+    "num_configurations": 9,
+    "optimizer": "random",
+    "hyperparameters": {"batch_size": 8},
+    "precision": "float32",
+}
+
+
+def settings(tmp_path, **changes) -> RunConfig:
+    return RunConfig.create(TINY, {"output_dir": str(tmp_path)}, changes)
+
+
+def comparable(records) -> list[dict]:
+    return [replace(record, seconds={}).to_dict() for record in records]
+
+
+def test_records_of_a_fixed_run(few_digits, tmp_path):
+    result = run_experiment(settings(tmp_path, hpo="fixed"), dataset=few_digits)
+    assert [r.n_labeled for r in result.records] == [12, 22, 32, 37]
+    assert [len(r.queried) for r in result.records] == [10, 10, 5, 0]
+    assert [r.cycle for r in result.records] == [0, 1, 2, 3]
+    for record in result.records:
+        assert record.configuration["batch_size"] == 8
+        assert record.configuration["lr"] == 0.05
+        assert not record.tuned
+        assert record.epochs == {"hpo": 3, "fit": 3}
+        assert set(record.validation) == {"accuracy", "nll", "epoch"}
+        assert 0 <= record.test["accuracy"] <= 1
+        assert record.test["nll"] > 0
+        assert set(record.seconds) >= {"hpo", "fit"}
+    queried = json.loads((result.path / "queried_indices.json").read_text())
+    assert [len(indices) for indices in queried.values()] == [12, 10, 10, 5]
+    for cycle, record in enumerate(result.records[:-1]):
+        assert queried[f"cycle{cycle + 1}"] == list(record.queried)
+    assert RunConfig.create(yaml.safe_load((result.path / "config.yaml").read_text())) == settings(
+        tmp_path, hpo="fixed"
+    )
+    assert (result.path / "run.json").exists()
+
+
+def test_fixed_without_validation_spends_nothing_on_it(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="fixed", validate_fixed=False)
+    result = run_experiment(config, dataset=few_digits)
+    measured = run_experiment(settings(tmp_path, hpo="fixed"), dataset=few_digits)
+    for record, other in zip(result.records, measured.records, strict=True):
+        assert record.validation is None
+        assert record.epochs == {"hpo": 0, "fit": 3}
+        assert record.test == other.test  # measuring validation changes nothing else
+        assert record.queried == other.queried
+
+
+@pytest.mark.parametrize("optimizer", ["random", "hyperband"])
+def test_per_cycle_search(few_digits, tmp_path, optimizer):
+    result = run_experiment(
+        settings(tmp_path, hpo="per-cycle", optimizer=optimizer), dataset=few_digits
+    )
+    assert all(record.tuned for record in result.records)
+    assert [record.epochs["hpo"] for record in result.records] == [7, 7, 7, 7]
+    rates = {record.configuration["lr"] for record in result.records}
+    assert len(rates) > 1
+    assert not list(result.path.glob("hpo/*/*/best_trial"))
+    assert [folder.name for folder in (result.path / "fit").iterdir()] == ["cycle_003"]
+
+
+def test_every_second_cycle(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="every:2", validate_fixed=False)
+    records = run_experiment(config, dataset=few_digits).records
+    assert [record.tuned for record in records] == [True, False, True, False]
+    assert records[1].configuration == records[0].configuration
+    assert records[2].configuration != records[0].configuration
+    assert records[3].configuration == records[2].configuration
+    assert [record.epochs["hpo"] for record in records] == [7, 0, 7, 0]
+
+
+def test_final_search(few_digits, tmp_path):
+    fixed = run_experiment(settings(tmp_path, hpo="fixed"), dataset=few_digits).records
+    records = run_experiment(settings(tmp_path, hpo="final"), dataset=few_digits).records
+    assert [record.kind for record in records] == ["cycle"] * 4 + ["final"]
+    assert comparable(records[:4]) == comparable(fixed)
+    assert records[4].n_labeled == 37
+    assert records[4].tuned
+    assert records[4].configuration["lr"] != 0.05
+
+
+def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
+    config = settings(tmp_path, hpo="fixed")
+    first = run_experiment(config, dataset=few_digits)
+    monkeypatch.setattr("alhpo.experiment.load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    again = run_experiment(config)
+    assert again.resumed
+    assert comparable(again.records) == comparable(first.records)
+
+
+def test_warm_start_differs_and_resumes(few_digits, tmp_path):
+    cold = run_experiment(settings(tmp_path, hpo="fixed"), dataset=few_digits)
+    warm = run_experiment(settings(tmp_path, hpo="fixed", start="warm"), dataset=few_digits)
+    assert warm.records[0].test == cold.records[0].test
+    assert warm.records[1].test != cold.records[1].test
+
+
+def test_diverging_baseline_goes_on_and_says_so(few_digits, tmp_path):
+    hot = {"hyperparameters": {"batch_size": 8, "lr": 1e25}}
+    records = run_experiment(settings(tmp_path, hpo="fixed", **hot), dataset=few_digits).records
+    assert [record.n_labeled for record in records] == [12, 22, 32, 37]
+    for record in records:
+        assert record.diverged
+        assert record.test["accuracy"] == pytest.approx(0.1)
+
+
+class Killed(BaseException):
+    """Ends the process as SIGKILL would: nothing catches it."""
+
+
+@pytest.fixture
+def mortal(monkeypatch):
+    """``mortal(n)`` dies at the n-th write from now on, before or after it is done."""
+    left = {"events": 10**9, "after": False}
+    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+
+    def dying(function):
+        def wrapper(*args, **kwargs):
+            left["events"] -= 1
+            if left["events"] == 0 and not left["after"]:
+                raise Killed
+            result = function(*args, **kwargs)
+            if left["events"] == 0:
+                raise Killed
+            return result
+
+        return wrapper
+
+    monkeypatch.setattr(alhpo.files.Journal, "append", dying(alhpo.files.Journal.append))
+    monkeypatch.setattr(
+        alhpo.trainer, "write_checkpoint", dying(alhpo.checkpoints.write_checkpoint)
+    )
+    monkeypatch.setattr("alhpo.experiment.write_json", dying(alhpo.files.write_json))
+    monkeypatch.setattr("shutil.rmtree", dying(__import__("shutil").rmtree))
+
+    def arm(events, after):
+        left.update(events=events, after=after)
+
+    return arm
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hpo": "per-cycle", "optimizer": "random"},
+        {"hpo": "every:2", "optimizer": "hyperband", "validation": "kfold:2"},
+        {"hpo": "final", "strategy": "badge", "start": "warm"},
+    ],
+    ids=["per-cycle", "every", "final-warm"],
+)
+def test_killed_at_any_write_it_ends_with_the_same_records(
+    few_digits, tmp_path, mortal, monkeypatch, changes
+):
+    expected = run_experiment(settings(tmp_path / "whole", **changes), dataset=few_digits)
+    config = settings(tmp_path / "killed", **changes)
+    dice = random.Random(str(changes))
+    kills = 0
+    while True:
+        mortal(dice.randint(2, 16), dice.random() < 0.5)
+        try:
+            result = run_experiment(config, dataset=few_digits)
+            break
+        except Killed:
+            kills += 1
+            assert kills < 400
+    assert kills >= 8
+    assert comparable(result.records) == comparable(expected.records)
+    one, two = (
+        {p.name: p.read_bytes() for p in path.glob("queried_indices.json")}
+        for path in (expected.path, result.path)
+    )
+    assert one == two
+    for name in ("labels.jsonl", "dataset.jsonl"):
+        assert (expected.path / name).read_text() == (result.path / name).read_text()
+
+
+COMMAND = [
+    *(sys.executable, "-W", "ignore", "-c", "import torch; torch.set_num_threads(1); "
+      "from alhpo.cli import run_main; run_main()", "run"),
+    *("--model", "resnet10t", "--strategy", "coreset", "--hpo", "per-cycle"),
+    *("--optimizer", "hyperband", "--initial-size", "20", "--acquisition-size", "10"),
+    *("--budget", "50", "--max-epochs", "9", "--max-budget", "60", "--eval-size", "50"),
+    *("--precision", "float32"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sigkill_and_the_same_command_again(tmp_path):
+    whole = subprocess.run(
+        [*COMMAND, "--output-dir", tmp_path / "whole"], capture_output=True, text=True
+    )
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    dice = random.Random(0)
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*COMMAND, "--output-dir", killed], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and not list(killed.glob("*/labels.jsonl")):
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0.5, 4))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    last = subprocess.run([*COMMAND, "--output-dir", killed], capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+
+    def records(folder: Path):
+        lines = next(folder.glob("*/cycles.jsonl")).read_text().splitlines()
+        return [json.loads(line) | {"seconds": None} for line in lines]
+
+    assert records(killed) == records(tmp_path / "whole")
+
+
+def test_second_run_in_one_folder_is_refused(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="fixed")
+    with (
+        exclusive(tmp_path / config.name),
+        pytest.raises(RunLockedError, match="in use by another process"),
+    ):
+        run_experiment(config, dataset=few_digits)
+
+
+def test_other_data_in_the_same_run_is_refused(few_digits, tmp_path, mortal):
+    config = settings(tmp_path, hpo="fixed")
+    mortal(9, True)
+    with pytest.raises(Killed):
+        run_experiment(config, dataset=few_digits)
+    mortal(10**9, True)
+    other = replace(few_digits, images=few_digits.images.flip(0))
+    with pytest.raises(DataError, match="began with other data"):
+        run_experiment(config, dataset=other)
+
+
+def test_budget_over_the_pool_is_refused_before_anything_runs(few_digits, tmp_path):
+    with pytest.raises(ConfigurationError, match="the pool of 'digits' has 120 images"):
+        run_experiment(settings(tmp_path, budget=121), dataset=few_digits)
+    assert not list(tmp_path.glob("*/labels.jsonl"))
+
+
+def test_whole_pool_can_be_labelled(few_digits, tmp_path):
+    config = settings(tmp_path, budget=120, acquisition_size=60, validate_fixed=False, max_epochs=1)
+    records = run_experiment(config, dataset=few_digits).records
+    assert [record.n_labeled for record in records] == [12, 72, 120]
+
+
+def command(*arguments: str):
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=True)
+
+
+FLAGS = [
+    *("run", "--model", "resnet10t", "--initial-size", "12", "--acquisition-size", "10"),
+    *("--budget", "22", "--max-epochs", "1", "--max-budget", "2", "--optimizer", "random"),
+    *("--pool-size", "60", "--eval-size", "30"),
+]
+
+
+def test_command_runs_several_settings_and_reports(tmp_path):
+    folder = str(tmp_path / "runs")
+    result = command(
+        *FLAGS, "--hpo", "fixed,per-cycle", "--seed", "0,1", "--strategy", "random",
+        "--output-dir", folder, "--hp", "batch_size=8",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 4
+    assert "run 4 of 4" in result.output
+    for name in ("report.md", "report.csv", "learning_curves.png"):
+        assert (tmp_path / "runs" / name).stat().st_size > 100
+        assert name in result.output.replace("\n", "")
+    again = command(
+        *FLAGS, "--hpo", "fixed", "--strategy", "random", "--output-dir", folder,
+        "--hp", "batch_size=8",
+    )  # fmt: skip
+    assert "finished before" in again.output
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 4
+    report = command("report", folder, "--output", str(tmp_path / "elsewhere"))
+    assert report.exit_code == 0
+    assert (tmp_path / "elsewhere" / "report.md").exists()
+
+
+def test_yaml_file_and_flags_share_one_schema(tmp_path):
+    file = tmp_path / "run.yaml"
+    content = {key: value for key, value in TINY.items() if key != "hyperparameters"}
+    content |= {"budget": 22, "hyperparameters": {"lr": 0.02}, "pool_size": 60, "eval_size": 30}
+    file.write_text(yaml.safe_dump(content))
+    folder = tmp_path / "runs"
+    result = command(
+        "run", "--config", str(file), "--max-epochs", "1", "--hp", "batch_size=8",
+        "--output-dir", str(folder),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    written = yaml.safe_load(next(folder.glob("*/config.yaml")).read_text())
+    assert written["max_epochs"] == 1
+    assert written["hyperparameters"] == {"lr": 0.02, "batch_size": "8"}
+    assert written["strategy"] == "entropy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--stratgy", "badge"], "--strategy"),
+        (["--strategy", "bagde"], "badge, coreset, entropy, random"),
+        (["--hpo", "sometimes"], "every:K"),
+        (["--hpo", "every:0"], "every:K"),
+        (["--optimizer", "bohb"], "'dyhpo', 'hyperband', 'random'"),
+        (["--max-epochs", "many"], "max_epochs"),
+        (["--max-epochs", "0"], "greater than or equal to 1"),
+        (["--hp", "lr"], "NAME=VALUE"),
+        (["--hp", "learning_rate=1"], "Legal: augmentation, batch_size"),
+        (["--model", "resnet81"], "resnet"),
+        (["--dataset", "digit"], "Did you mean 'digits'"),
+        (["--budget", "50"], "initial_size"),
+        (["--budget", "5000"], "has 1438 images"),
+        (["--metric", "f1"], "'accuracy' or 'likelihood'"),
+        (["--seed", "0,x"], "seed"),
+    ],
+)
+def test_wrong_flags_are_refused_with_the_legal_values(tmp_path, arguments, match):
+    result = command("run", "--output-dir", str(tmp_path), *arguments)
+    assert result.exit_code != 0
+    assert match in result.output + str(result.exception)
+    assert not list(tmp_path.glob("*/labels.jsonl"))
+
+
+def test_unknown_key_in_a_file_is_refused_with_the_legal_ones(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("stratgy: badge\n")
+    result = command("run", "--config", str(file))
+    assert isinstance(result.exception, ConfigurationError)
+    assert "Did you mean 'strategy'" in str(result.exception)
+    file.write_text("- a\n- b\n")
+    assert "holds a list" in str(command("run", "--config", str(file)).exception)
+    file.write_text("a: [")
+    assert "Cannot read settings" in str(command("run", "--config", str(file)).exception)
+
+
+def test_report_of_an_empty_folder_says_so(tmp_path):
+    result = command("report", str(tmp_path))
+    assert result.exit_code != 0
+    assert isinstance(result.exception, DataError)
+
+
+def test_threads_are_the_users(few_digits, tmp_path):
+    threads = torch.get_num_threads()
+    run_experiment(settings(tmp_path, hpo="fixed", budget=12), dataset=few_digits)
+    assert torch.get_num_threads() == threads
+    session = json.loads(next(tmp_path.glob("*/sessions.jsonl")).read_text().splitlines()[0])
+    assert session["threads"] == threads

@@ -1,0 +1,347 @@
+"""ActiveLearner: ask and tell with people, simulation, warm start, recorded pools, errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alhpo import (
+    ActiveLearner,
+    AlhpoError,
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    ImageDataset,
+    LabelError,
+    PoolOutputs,
+    Query,
+)
+
+FAST = {"model": "resnet10t", "max_epochs": 1}
+
+
+def test_simulated_run_with_every_strategy(few_digits):
+    for strategy in ("random", "entropy", "coreset", "badge"):
+        learner = ActiveLearner(few_digits, strategy=strategy, **FAST)
+        first = learner.label_initial(20)
+        evaluation = learner.fit()
+        assert evaluation == learner.evaluate()
+        assert evaluation.n == 60
+        query = learner.query(15)
+        assert learner.n_labeled == 35
+        assert learner.cycle == 1
+        assert not set(first.indices) & set(query.indices)
+        assert list(learner.pool.labels) == few_digits.labels[learner.pool.labeled].tolist()
+
+
+def test_same_seed_same_run_other_seed_other_run(few_digits):
+    def indices(seed):
+        torch.manual_seed(seed + 99)
+        np.random.seed(seed + 99)  # noqa: NPY002 - a user's own stream
+        learner = ActiveLearner(few_digits, seed=seed, **FAST)
+        learner.label_initial(20)
+        learner.fit()
+        learner.query(10)
+        return learner.pool.labeled.tolist()
+
+    assert indices(3) == indices(3)
+    assert indices(3) != indices(4)
+
+
+def test_global_state_is_left_alone(few_digits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.query(5)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_people_label_partly_and_late(few_digits):
+    learner = ActiveLearner(few_digits, strategy="entropy", **FAST)
+    start = learner.ask_initial(20)
+    learner.tell(start.indices[:12], few_digits.labels[list(start.indices[:12])])
+    assert learner.n_labeled == 12
+    learner.fit()
+    first = learner.ask(10)
+    assert len(first.scores) == 10
+    learner.tell(first.indices[:4], few_digits.labels[list(first.indices[:4])])
+    learner.fit()
+    second = learner.ask(10)
+    waited = set(start.indices[12:]) | set(first.indices[4:])
+    assert not set(second.indices) & (waited | set(first.indices))
+    learner.tell(first.indices[4:], few_digits.labels[list(first.indices[4:])])  # late
+    assert learner.n_labeled == 22
+    by_cycle = learner.pool.by_cycle()
+    assert by_cycle[0] == list(start.indices[:12])
+    assert by_cycle[1] == list(first.indices)
+    assert learner.cycle == 2
+
+
+def test_paths_come_with_the_indices(few_digits):
+    paths = tuple(f"img/{i}.png" for i in range(len(few_digits)))
+    learner = ActiveLearner(replace(few_digits, paths=paths), **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    query = learner.ask(3)
+    assert query.paths == tuple(f"img/{i}.png" for i in query.indices)
+
+
+def test_data_without_labels_need_people(few_digits):
+    unlabelled = replace(few_digits, labels=None)
+    learner = ActiveLearner(unlabelled, **FAST)
+    with pytest.raises(LabelError, match=r"ask\(\) and tell\(\)"):
+        learner.label_initial(10)
+    query = learner.ask_initial(10)
+    learner.tell(query.indices, few_digits.labels[list(query.indices)].numpy())
+    learner.fit()
+    assert len(learner.ask(5)) == 5
+
+
+def test_data_without_evaluation_split_still_train_and_query(few_digits):
+    images = few_digits.images
+    data = ImageDataset.from_arrays(images.numpy(), classes=10, layout="NHWC")
+    learner = ActiveLearner(data, **FAST)
+    learner.tell(range(20), few_digits.labels[:20])
+    result = learner.fit()
+    assert result.n == 0
+    assert np.isnan(result.accuracy)
+    assert len(learner.ask(4)) == 4
+
+
+def test_recorded_pool_survives_the_process(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, path=tmp_path, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    query = learner.ask(10)
+    learner.tell(query.indices[:5], few_digits.labels[list(query.indices[:5])])
+
+    again = ActiveLearner(few_digits, path=tmp_path, **FAST)
+    assert again.n_labeled == 25
+    assert again.pool.labeled.tolist() == learner.pool.labeled.tolist()
+    assert set(again.pool.pending) == set(query.indices[5:])
+    assert again.cycle == 1
+    assert again.label_initial(20).indices == tuple(learner.pool.by_cycle()[0])
+    assert again.n_labeled == 25
+    with pytest.raises(LabelError, match="another data set"):
+        ActiveLearner(
+            replace(few_digits, images=few_digits.images[:5], labels=few_digits.labels[:5]),
+            path=tmp_path,
+            **FAST,
+        )
+
+
+def test_label_errors_change_nothing(few_digits):
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    known = int(learner.pool.labeled[0])
+    free = int(learner.pool.available[0])
+    wrong = (int(few_digits.labels[known]) + 1) % 10
+    for indices, labels, match in (
+        ([free, 120], [0, 0], "Index 120 is out of range"),
+        ([free, -1], [0, 0], "Index -1 is out of range"),
+        ([free], [10], "Label 10 of index .* is out of range: the 10 classes are 0 to 9"),
+        ([free], [-1], "Label -1"),
+        ([free], [1.5], "1.5 is not an integer"),
+        ([free], ["cat"], "'cat' is not an integer"),
+        ([free, free], [1, 1], "given twice"),
+        ([free], [1, 2], "1 indices came with 2 labels"),
+        ([free, known], [1, wrong], "was labelled"),
+    ):
+        with pytest.raises(LabelError, match=match):
+            learner.tell(indices, labels)
+    assert learner.n_labeled == 20
+    learner.tell([known], [int(few_digits.labels[known])])  # the same again is no error
+    assert learner.n_labeled == 20
+
+
+def test_exhausted_pool(few_digits):
+    learner = ActiveLearner(few_digits, **FAST)
+    with pytest.raises(LabelError, match="121 images were asked for; 120 are left"):
+        learner.label_initial(121)
+    learner.label_initial(110)
+    learner.fit()
+    with pytest.raises(LabelError, match=r"11 images were asked for; 10 are left.*110 labelled"):
+        learner.query(11)
+    learner.query(10)
+    assert learner.n_labeled == 120
+    with pytest.raises(LabelError, match="0 are left"):
+        learner.query(1)
+    with pytest.raises(LabelError, match="0 images were asked for"):
+        learner.ask(0)
+
+
+def test_strategy_that_needs_a_model_says_so(few_digits):
+    learner = ActiveLearner(few_digits, strategy="entropy", **FAST)
+    learner.label_initial(20)
+    with pytest.raises(AlhpoError, match="fit"):
+        learner.ask(5)
+    untrained = ActiveLearner(few_digits, strategy="random", **FAST)
+    untrained.label_initial(20)
+    assert len(untrained.ask(5)) == 5
+
+
+def test_own_strategy_gets_what_it_declares(few_digits):
+    seen = {}
+
+    def least_confident(pool: PoolOutputs, n: int, generator) -> Query:
+        seen.update(features=pool.features, labeled=pool.labeled_features)
+        confidence = pool.logits.softmax(1).amax(1)
+        chosen = torch.argsort(confidence, stable=True)[:n]
+        return Query(tuple(pool.indices[chosen].tolist()))
+
+    least_confident.needs = frozenset({"logits"})
+    learner = ActiveLearner(few_digits, strategy=least_confident, query_subset=30, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    query = learner.ask(7)
+    assert len(query) == 7
+    assert seen == {"features": None, "labeled": None}
+
+
+def test_query_subset_limits_what_is_looked_at(few_digits):
+    sizes = []
+
+    def spy(pool, n, generator):
+        sizes.append(len(pool))
+        return Query(tuple(pool.indices[:n].tolist()))
+
+    learner = ActiveLearner(few_digits, strategy=spy, query_subset=30, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.query(10)
+    learner.query(40)  # more than the subset: it grows to what is needed
+    assert sizes == [30, 40]
+
+
+def test_fit_continues_an_interrupted_fit_exactly(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+
+    def learner():
+        result = ActiveLearner(few_digits, model="resnet10t", max_epochs=6)
+        result.label_initial(24)
+        return result
+
+    whole = learner()
+    expected = whole.fit({"lr": 0.05})
+
+    class Killed(BaseException):
+        pass
+
+    def kill(epoch):
+        if epoch == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        learner().fit({"lr": 0.05}, checkpoint_path=tmp_path / "fit", callback=kill)
+    epochs = []
+    resumed = learner()
+    got = resumed.fit({"lr": 0.05}, checkpoint_path=tmp_path / "fit", callback=epochs.append)
+    assert epochs == [4, 5, 6]
+    assert got == expected
+    for (name, a), b in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    other = learner()
+    other.restore(tmp_path / "fit")
+    assert other.evaluate() == expected
+    # another configuration is trained anew
+    epochs.clear()
+    resumed.fit({"lr": 0.01}, checkpoint_path=tmp_path / "fit", callback=epochs.append)
+    assert epochs == [1, 2, 3, 4, 5, 6]
+
+
+def test_restore_refuses_other_models(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    learner.fit(checkpoint_path=tmp_path / "fit")
+    with pytest.raises(CheckpointError, match="resnet14t"):
+        ActiveLearner(few_digits, model="resnet14t").restore(tmp_path / "fit")
+    with pytest.raises(CheckpointError, match="missing"):
+        learner.restore(tmp_path / "nothing")
+
+
+def test_cold_start_repeats_and_warm_start_goes_on(few_digits):
+    cold = ActiveLearner(few_digits, **FAST)
+    cold.label_initial(20)
+    assert cold.fit() == cold.fit()
+    warm = ActiveLearner(few_digits, start="warm", **FAST)
+    warm.label_initial(20)
+    first = warm.fit()
+    assert first == cold.evaluate()
+    assert warm.fit() != first
+    assert warm.objective().identity != cold.objective().identity
+
+
+def test_diverged_fit_says_so(few_digits):
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    with pytest.raises(DivergedError, match="Lower lr"):
+        learner.fit({"lr": 1e25}, max_epochs=3)
+
+
+def test_pool_exchange_with_dal_toolbox(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.query(10)
+    file = tmp_path / "queried_indices.json"
+    learner.pool.export(file)
+    content = json.loads(file.read_text())
+    assert list(content) == ["cycle0", "cycle1"]
+    assert len(content["cycle0"]) == 20
+    other = ActiveLearner(few_digits, **FAST)
+    other.import_queried_indices(file)
+    assert other.pool.by_cycle() == learner.pool.by_cycle()
+    assert other.pool.labels.tolist() == learner.pool.labels.tolist()
+    with pytest.raises(LabelError, match="labels already"):
+        other.import_queried_indices(file)
+    file.write_text('{"0": [1]}')
+    with pytest.raises(LabelError, match="cycle0"):
+        ActiveLearner(few_digits, **FAST).import_queried_indices(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": "resnet81"}, "Unknown timm model 'resnet81'.*Did you mean"),
+        ({"strategy": "bagde"}, "Unknown strategy 'bagde'"),
+        ({"validation": "split"}, "holdout:F"),
+        ({"space": "papr"}, "Did you mean 'paper'"),
+        ({"hyperparameters": {"learning_rate": 1}}, "Unknown hyperparameter"),
+        ({"hyperparameters": {"warmup_epochs": 5}, "max_epochs": 5}, "warmup_epochs is 5"),
+        ({"max_epochs": 0}, "max_epochs is 0"),
+        ({"start": "hot"}, "Legal: cold, warm"),
+        ({"query_subset": 0}, "query_subset is 0"),
+        ({"device": "gpu"}, "Legal: auto, cpu"),
+        ({"precision": "float8"}, "float8"),
+        ({"model": "mobilenetv3_small_050", "cifar_stem": True}, "no conv1 and maxpool"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(few_digits, options, match):
+    with pytest.raises(ConfigurationError, match=match):
+        ActiveLearner(few_digits, **options)
+
+
+def test_predictions_cover_the_pool(few_digits):
+    learner = ActiveLearner(few_digits, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    outputs = learner.predict()
+    assert outputs.logits.shape == (120, 10)
+    assert outputs.features.shape == (120, 512)
+    some = learner.predict([5, 3])
+    assert torch.allclose(some.logits, outputs.logits[[5, 3]], atol=1e-5)
+
+
+def test_arrays_are_checked():
+    with pytest.raises(DataError, match="uint8"):
+        ImageDataset.from_arrays(np.zeros((4, 8, 8)), [0, 1, 0, 1])
