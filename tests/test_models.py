@@ -1,0 +1,194 @@
+"""timm models: named random weights, the stem for small images, penultimate features."""
+
+import pytest
+import torch
+from torch import nn
+
+import alhpo.models
+from alhpo.models import (
+    ModelSpec,
+    build_model,
+    check_model_name,
+    forward_features,
+    model_input,
+    weights_hash,
+)
+from alhpo.testing.process_state import global_seed, process_left_alone
+from alhpo.types import ConfigurationError
+
+TINY = ["resnet18", "resnet10t", "mobilenetv3_small_050", "lcnet_035", "vit_tiny_patch16_224"]
+
+
+def spec(name="resnet18", size=8, **settings):
+    settings = {"num_classes": 5, "in_chans": 1, "image_size": (size, size)} | settings
+    return ModelSpec(name, **settings)
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
+def test_same_seed_same_weights_whatever_the_global_generator(name):
+    with process_left_alone("build_model"):
+        first = weights_hash(build_model(spec(name), 0))
+    with global_seed(99):
+        assert weights_hash(build_model(spec(name), 0)) == first
+    assert weights_hash(build_model(spec(name), 1)) != first
+
+
+def test_weights_hash_sees_parameters_and_buffers():
+    model = nn.BatchNorm1d(3)
+    hashes = [weights_hash(model)]
+    model.running_mean[1] += 1e-6
+    hashes.append(weights_hash(model))
+    with torch.no_grad():
+        model.weight[2] = 1.0000001
+    hashes.append(weights_hash(model))
+    assert len(set(hashes)) == 3
+    assert weights_hash(model) == hashes[2]
+    assert weights_hash(nn.Linear(1, 1).to(memory_format=torch.channels_last))
+
+
+def test_memory_order_is_not_part_of_the_identity():
+    model = nn.Conv2d(3, 4, 3)
+    before = weights_hash(model)
+    assert weights_hash(model.to(memory_format=torch.channels_last)) == before
+
+
+# --- what comes out ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("name", TINY)
+def test_logits_and_penultimate_features(name, in_chans):
+    wanted = spec(name, 32, in_chans=in_chans)
+    model = build_model(wanted, 0)
+    assert model.training
+    size, _ = model_input(wanted, model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, in_chans, *(size or (32, 32)), generator=generator)
+    model.eval()
+    with torch.no_grad():
+        expected = model(images)
+        logits, features = forward_features(model, images)
+        head = model.get_classifier()
+        assert torch.allclose(head(features), logits, atol=1e-5)
+    assert torch.equal(logits, expected) and logits.shape == (2, 5)
+    assert features.shape == (2, head.in_features)
+    assert logits.dtype == features.dtype == torch.float32
+    assert features.std() > 0
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_are_resized_only_where_the_architecture_asks(name):
+    model = build_model(spec(name), 0)
+    size, settings = model_input(spec(name), model)
+    assert size == ((224, 224) if name.startswith("vit") else None)
+    assert {"mean", "std", "input_size"} <= set(settings)
+    assert model_input(spec(name, input_size=48), model)[0] == (48, 48)
+
+
+def test_model_without_a_configuration_is_not_resized():
+    assert model_input(spec(), nn.Linear(1, 1)) == (None, {})
+
+
+def test_features_of_half_precision_are_float32():
+    model = build_model(spec(), 0).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, features = forward_features(model, torch.zeros(2, 1, 8, 8))
+    assert logits.dtype == features.dtype == torch.float32
+
+
+# --- stem ----------------------------------------------------------------------------------------
+
+
+def has_cifar_stem(model):
+    small = model.conv1.kernel_size == (3, 3) and model.conv1.stride == (1, 1)
+    assert small == isinstance(model.maxpool, nn.Identity)
+    assert small or (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2))
+    return small
+
+
+@pytest.mark.parametrize(
+    ("settings", "small"),
+    [
+        ({"image_size": (8, 8)}, True),
+        ({"image_size": (63, 63)}, True),
+        ({"image_size": (64, 64)}, False),
+        ({"image_size": (32, 64)}, False),
+        ({"image_size": (64, 32)}, False),
+        ({"image_size": (32, 32), "input_size": 64}, False),
+        ({"image_size": (224, 224), "input_size": 32}, True),
+        ({"image_size": (32, 32), "cifar_stem": False}, False),
+        ({"image_size": (224, 224), "cifar_stem": True}, True),
+    ],
+)
+def test_stem_follows_the_size_unless_told(settings, small):
+    assert has_cifar_stem(build_model(spec(**settings), 0)) == small
+
+
+def test_cifar_stem_keeps_the_resolution():
+    model = build_model(spec(in_chans=3), 0).eval()
+    with torch.no_grad():
+        hidden = model.maxpool(model.act1(model.bn1(model.conv1(torch.zeros(1, 3, 8, 8)))))
+    assert hidden.shape[2:] == (8, 8)
+    assert model.conv1.in_channels == 3 and model.conv1.bias is None
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_models_without_such_a_stem(name):
+    build_model(spec(name), 0)  # chosen automatically where possible, here it is not
+    with pytest.raises(ConfigurationError, match=f"cifar_stem=True, but timm model '{name}'"):
+        build_model(spec(name, cifar_stem=True), 0)
+
+
+def test_pretrained_stem_keeps_the_centre_of_its_filters(monkeypatch):
+    made = []
+    create = alhpo.models.timm.create_model
+
+    def without_download(name, *, pretrained, **settings):
+        assert pretrained
+        model = create(name, pretrained=False, **settings)
+        made.append(model.conv1.weight.detach().clone())
+        return model
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", without_download)
+    model = build_model(spec(pretrained=True, in_chans=3), 0)
+    assert torch.equal(model.conv1.weight, made[0][:, :, 2:5, 2:5])
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_unknown_model_is_answered_with_a_close_name():
+    with pytest.raises(ConfigurationError, match=r"'resnet19'\. Did you mean 'resnet\d+'\?"):
+        check_model_name("resnet19")
+    with pytest.raises(ConfigurationError, match=r"timm\.list_models"):
+        build_model(spec("no such thing"), 0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "hf-hub:someone/some_model"])
+def test_names_timm_takes(name):
+    check_model_name(name)
+
+
+def test_model_without_the_feature_interface(monkeypatch):
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: nn.Linear(2, 2))
+    with pytest.raises(ConfigurationError, match="no forward_features/forward_head"):
+        build_model(spec(), 0)
+
+
+def test_identity_tells_specs_apart():
+    import json
+
+    specs = [
+        spec(),
+        spec("resnet34"),
+        spec(size=9),
+        spec(num_classes=6),
+        spec(in_chans=3),
+        spec(pretrained=True),
+        spec(cifar_stem=True),
+        spec(input_size=32),
+    ]
+    assert len({json.dumps(one.identity()) for one in specs}) == len(specs)
