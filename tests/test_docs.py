@@ -9,13 +9,15 @@ The fenced blocks of a page are executed in their order, in one folder and one n
 - ``yaml`` whose first line is ``# file: NAME``: written to that file.
 
 Printed lines are compared with all numbers, hashes and runs of spaces made equal; ``...`` stands
-for any lines, or for the rest of its line. An HTML comment in the line before a block changes this: ``needs: PACKAGE`` skips
-the block where the package is not installed, ``parse only`` checks the flags of its commands and
-runs nothing.
+for any lines, or for the rest of its line.
+
+An HTML comment in the line before a block changes this: ``needs: PACKAGE`` skips the block where
+the package is not installed, ``parse only`` checks the flags of its commands and runs nothing.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -27,6 +29,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
 from alhpo.cli import main, run_main
@@ -150,6 +153,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return made
 
 
+SOURCES = sorted((ROOT / "alhpo").rglob("*.py"))
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
 
 
@@ -186,6 +190,32 @@ def test_every_fence_of_the_pages_is_a_block_that_the_tests_see() -> None:
     for page in PAGES:
         fences = len(re.findall(r"^\s*```", page.read_text(encoding="utf-8"), re.M))
         assert fences == 2 * len(blocks_of(page)), page
+
+
+def test_every_flag_that_the_pages_name_exists() -> None:
+    known = {"--no-deps"}  # of pip
+    for command in (main, *main.commands.values()):
+        parameters = command.get_params(click.Context(command))
+        known |= {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
+    for page in PAGES[:-1]:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+        assert named <= known, page
+
+
+def test_the_modules_import_as_the_page_of_nouns_shows() -> None:
+    (diagram,) = (b for b in blocks_of(DOCS / "nouns.md") if b.text.startswith("cli "))
+    lines = [line.partition("#")[0].split() for line in diagram.text.splitlines()]
+    height = {name: -number for number, names in enumerate(lines) for name in names}
+    package = ROOT / "alhpo"
+    modules = {path.relative_to(package).parts[0].removesuffix(".py") for path in SOURCES}
+    assert height.keys() == modules - {"__init__", "testing"}
+    for path in SOURCES:
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alhpo."):
+                other = (node.module or "").split(".")[1]
+                if name in height and other != name:
+                    assert height[other] < height[name], f"{path.name} imports {other}"
 
 
 def test_a_wrong_flag_in_a_page_is_found() -> None:
