@@ -1,0 +1,247 @@
+"""Batches against brute force: every augmented image must be a shifted, flipped source image."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import functional as tv
+
+from alhpo.batches import DeviceImages, InputFormat
+from alhpo.testing.process_state import global_seed, process_left_alone
+
+CPU = torch.device("cpu")
+#: Leaves pixel values as they are, but for rounding.
+RAW = {1: InputFormat((0.0,), (1 / 255,)), 3: InputFormat((0.0,) * 3, (1 / 255,) * 3)}
+
+
+def pixels(n, height=8, width=8, channels=1, seed=0):
+    """Images without zeros, so that the padding can be told apart."""
+    shape = (n, height, width, channels)
+    return torch.from_numpy(np.random.default_rng(seed).integers(1, 256, shape).astype(np.uint8))
+
+
+def numbered(n, form=None, **shape):
+    """Images whose labels are their positions."""
+    images = pixels(n, **shape)
+    return DeviceImages(images, torch.arange(n), form or RAW[images.shape[3]], CPU)
+
+
+def epoch(source, batch_size=4, augmentation="none", key=(0,)):
+    return list(source.epoch(batch_size, augmentation, *key))
+
+
+def as_pixels(inputs):
+    return inputs.permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def shifted(image, down, right):
+    """``image`` moved by whole pixels, zeros where nothing was."""
+    height, width = image.shape[:2]
+    moved = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                moved[row, column] = image[row - down, column - right]
+    return moved
+
+
+def explanation(result, image, pad, flip):
+    """(down, right, flipped) that turn ``image`` into ``result``."""
+    steps = range(-pad, pad + 1)
+    for flipped in (False, True) if flip else (False,):
+        base = image.flip(1) if flipped else image
+        for down in steps:
+            for right in steps:
+                if torch.equal(shifted(base, down, right), result):
+                    return down, right, flipped
+    return None
+
+
+# --- augmentation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "crop", "crop-flip"])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "pad"), [(8, 8, 1, 1), (5, 9, 3, 1), (17, 16, 3, 2)]
+)
+def test_every_image_is_a_shift_and_flip_of_its_source(augmentation, height, width, channels, pad):
+    source = numbered(8, height=height, width=width, channels=channels)
+    crop, flip = "crop" in augmentation, "flip" in augmentation
+    seen = set()
+    for inputs, labels in epoch(source, 4, augmentation):
+        assert inputs.shape == (4, channels, height, width) and inputs.dtype == torch.float32
+        for result, label in zip(as_pixels(inputs), labels, strict=True):
+            found = explanation(result, source.images[label], pad if crop else 0, flip)
+            assert found is not None
+            seen.add(found)
+    assert len(seen) > 1 or augmentation == "none"
+
+
+def test_shifts_and_flips_are_uniform_and_independent():
+    source = numbered(4)
+    keys = range(150)
+    found = [
+        explanation(result, source.images[label], 1, True)
+        for key in keys
+        for inputs, labels in epoch(source, 4, "crop-flip", (key,))
+        for result, label in zip(as_pixels(inputs), labels, strict=True)
+    ]
+    counts = {kind: found.count(kind) for kind in set(found)}
+    expected = len(found) / 18
+    assert len(counts) == 18  # 3 x 3 shifts, flipped or not
+    chi_squared = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_squared < 45  # 17 degrees of freedom: p < 0.0003
+
+
+def test_padding_is_black_also_after_normalisation():
+    form = InputFormat((0.5,), (0.25,))
+    source = DeviceImages(
+        torch.full((20, 8, 8, 1), 255, dtype=torch.uint8), torch.zeros(20), form, CPU
+    )
+    (inputs, _), *_ = epoch(source, 20, "crop")
+    assert torch.allclose(inputs.abs(), torch.tensor(2.0))
+    assert {-2, 2} == set(inputs.round().unique().tolist())
+
+
+# --- order ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(2, 12),
+    st.sampled_from(["none", "flip", "crop", "crop-flip"]),
+    st.integers(0, 5),
+)
+def test_an_epoch_shows_each_image_at_most_once_in_full_batches(n, batch_size, augmentation, key):
+    source = numbered(n, height=3, width=3)
+    batches = epoch(source, batch_size, augmentation, (key, "x"))
+    sizes = [len(labels) for _, labels in batches]
+    shown = torch.cat([labels for _, labels in batches]).tolist()
+    if n == 1:
+        assert (sizes, shown) == ([2], [0, 0])
+    elif n < batch_size:
+        assert sizes == [n] and sorted(shown) == list(range(n))
+    else:
+        assert sizes == [batch_size] * (n // batch_size)
+        assert len(set(shown)) == len(shown)
+    assert all(len(inputs) == len(labels) for inputs, labels in batches)
+
+
+def test_images_stay_with_their_labels():
+    source = numbered(11, height=4, width=4, channels=3)
+    for inputs, labels in epoch(source, 4):
+        assert torch.equal(as_pixels(inputs), source.images[labels])
+
+
+def test_order_changes_with_the_epoch_and_leaves_no_image_out_for_good():
+    source = numbered(10)
+    orders = [
+        tuple(torch.cat([labels for _, labels in epoch(source, 4, key=(7, e))]).tolist())
+        for e in range(30)
+    ]
+    assert len(set(orders)) == 30
+    assert set().union(*orders) == set(range(10))
+
+
+def test_lone_image_is_doubled_with_augmentations_of_its_own():
+    source = numbered(1)
+    pairs = [epoch(source, 32, "crop-flip", (key,)) for key in range(10)]
+    assert all(len(pair) == 1 and pair[0][0].shape == (2, 1, 8, 8) for pair in pairs)
+    assert any(not torch.equal(*pair[0][0]) for pair in pairs)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_epochs_are_functions_of_the_key_alone(augmentation):
+    source = numbered(9)
+    with process_left_alone("epoch"):
+        first = epoch(source, 4, augmentation, (3, "order", 1))
+    for seed in (1, 2):
+        with global_seed(seed):
+            epoch(source, 4, augmentation, (3, "order", 2))
+            again = epoch(numbered(9), 4, augmentation, (3, "order", 1))
+        for (a, b), (c, d) in zip(first, again, strict=True):
+            assert torch.equal(a, c) and torch.equal(b, d)
+    other = epoch(source, 4, augmentation, (3, "order", 2))
+    assert not all(torch.equal(a, c) for (a, _), (c, _) in zip(first, other, strict=True))
+
+
+def test_two_epochs_can_be_read_side_by_side():
+    source = numbered(12)
+    alone = [epoch(source, 4, "crop-flip", (key,)) for key in (0, 1)]
+    together = zip(source.epoch(4, "crop-flip", 0), source.epoch(4, "crop-flip", 1), strict=True)
+    for position, (one, other) in enumerate(together):
+        assert torch.equal(one[0], alone[0][position][0])
+        assert torch.equal(other[0], alone[1][position][0])
+
+
+def test_images_are_not_changed():
+    source = numbered(9)
+    before = source.images.clone()
+    epoch(source, 4, "crop-flip")
+    list(source.blocks())
+    assert torch.equal(source.images, before)
+
+
+# --- model input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation(channels):
+    mean, std = (0.4, 0.5, 0.1)[:channels], (0.2, 0.3, 0.01)[:channels]
+    source = numbered(6, InputFormat(mean, std), channels=channels)
+    expected = (source.images.numpy() / 255 - np.array(mean)) / np.array(std)
+    (block, labels), *rest = source.blocks()
+    assert not rest and labels.tolist() == list(range(6)) and block.dtype == torch.float32
+    assert np.allclose(block.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+    for inputs, labels in epoch(source, 3):
+        assert torch.equal(inputs, block[labels])
+
+
+def test_blocks_are_all_images_in_order():
+    images = pixels(2500, 3, 2)
+    parts = list(DeviceImages(images, torch.arange(2500), RAW[1], CPU).blocks())
+    assert len(parts) > 1
+    assert torch.equal(as_pixels(torch.cat([inputs for inputs, _ in parts])), images)
+    assert torch.cat([labels for _, labels in parts]).tolist() == list(range(2500))
+    assert [labels for _, labels in DeviceImages(images, None, RAW[1], CPU).blocks()] == [
+        None
+    ] * len(parts)
+
+
+@pytest.mark.parametrize("size", [None, (12, 10)])
+def test_channels_last_is_another_order_of_the_same_values(size):
+    mean, std = (0.4, 0.5, 0.1), (0.2, 0.3, 0.4)
+    plain, last = (
+        numbered(6, InputFormat(mean, std, size, order), channels=3) for order in (False, True)
+    )
+    pairs = [
+        *zip(epoch(plain, 3, "crop-flip"), epoch(last, 3, "crop-flip"), strict=True),
+        *zip(plain.blocks(), last.blocks(), strict=True),
+    ]
+    for (one, _), (other, _) in pairs:
+        assert torch.allclose(one, other, atol=1e-5)
+        assert one.is_contiguous()
+        assert other.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 16), (5, 11), (8, 8)])
+def test_resizing_is_torchvisions(size):
+    source = numbered(6, InputFormat((0.0,) * 3, (1.0,) * 3, size), channels=3)
+    (block, _), *_ = source.blocks()
+    images = source.images.permute(0, 3, 1, 2).float() / 255
+    expected = tv.resize(images, list(size), tv.InterpolationMode.BILINEAR, antialias=True)
+    assert torch.allclose(block, expected, atol=1e-5)
+    for inputs, labels in epoch(source, 3):
+        assert inputs.shape == (3, 3, *size)
+        assert torch.allclose(inputs, block[labels], atol=1e-6)
+
+
+def test_augmentation_comes_before_resizing():
+    form = InputFormat((0.0,), (1 / 255,), (16, 16))
+    small, large = numbered(6), numbered(6, form)
+    pairs = zip(epoch(small, 3, "crop-flip"), epoch(large, 3, "crop-flip"), strict=True)
+    for (one, _), (other, _) in pairs:
+        expected = tv.resize(one, [16, 16], tv.InterpolationMode.BILINEAR, antialias=True)
+        assert torch.allclose(other, expected, atol=1e-3)
