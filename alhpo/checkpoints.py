@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ def write_checkpoint(
         folder: made where it is missing.
         tensors: copied to the CPU as they are; views of shared storage are written one by one.
         description: a JSON-able mapping that comes back with the tensors.
+
+    Raises:
+        OSError: the disk is full or broken; the previous checkpoint is still there.
     """
     seen: set[int] = set()
     content = {}
@@ -36,7 +40,11 @@ def write_checkpoint(
         content[name] = dense.clone() if shared else dense
         seen.add(dense.untyped_storage().data_ptr())
     with atomic_path(folder / FILE_NAME, durable=False) as temporary:
-        save_file(content, temporary, {"alhpo": json.dumps(description)})
+        try:
+            save_file(content, temporary, {"alhpo": json.dumps(description)})
+        except SafetensorError as error:  # what it makes of an OSError
+            full = "os error 28" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
 
 
 def read_description(folder: Path) -> dict[str, Any]:

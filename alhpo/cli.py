@@ -208,6 +208,9 @@ def run_main() -> None:
     except AlhpoError as error:
         click.echo(f"alhpo: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        click.echo(f"alhpo: {error}. What was recorded so far is safe.", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         click.echo("alhpo: interrupted; the same command goes on from here.", err=True)
         sys.exit(130)

@@ -100,6 +100,11 @@ class RunConfig(Settings):
         _interval(value)
         return value
 
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return Hyperparameters.create(value).model_dump(include=set(value))
+
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
         get_strategy(self.strategy)

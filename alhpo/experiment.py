@@ -125,7 +125,7 @@ class _Run:
         self._dataset = dataset
         self._observer = observer
         self._journal = Journal(path / "cycles.jsonl")
-        self.records = [CycleRecord(**entry) for entry in self._journal.read()]
+        self.records = [CycleRecord.from_dict(entry) for entry in self._journal.read()]
         steps = math.ceil((config.budget - config.initial_size) / config.acquisition_size)
         self._cycles = steps + 1
         self._seconds: dict[str, float] = {}

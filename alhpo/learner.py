@@ -20,7 +20,7 @@ from alhpo.checkpoints import read_checkpoint
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, load_space
-from alhpo.models import ModelSpec, build_model, model_input, weights_hash
+from alhpo.models import ModelSpec, build_model, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.pool import Pool, read_queried_indices
 from alhpo.protocols import Strategy, ValidationScheme
@@ -399,16 +399,14 @@ class ActiveLearner:
         if self.max_epochs < 1:
             raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
         indices = torch.from_numpy(self.pool.labeled)
-        identity = self._spec.identity()
         template = self._initial
         if self._start == "warm" and self._fitted is not None:
             template = self._fitted
-            identity["warm_start"] = weights_hash(template)
         return Task(
             images=self.dataset.images[indices],
             labels=torch.from_numpy(self.pool.labels),
             template=template,
-            model=identity | {"seed": self.seed},
+            model=self._spec.identity(),
             form=self._form,
             compute=self.compute,
             max_epochs=self.max_epochs,

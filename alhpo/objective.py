@@ -93,14 +93,10 @@ class Objective:
     @property
     def identity(self) -> str:
         """A hash of everything that determines the results; tuners name their folders by it."""
-        task = self._task
         return content_hash(
             {
-                "labeled_set": task.labeled_set,
-                "model": dict(task.model),
-                "max_epochs": task.max_epochs,
-                "seed": task.seed,
-                "precision": task.compute.precision,
+                **self._task.identity,
+                "augmentation": self._task.augmentation,
                 "validation": self._scheme,
                 "metric": self._metric,
                 "worst": repr(self._worst),

@@ -23,6 +23,7 @@ from alhpo.checkpoints import (
     write_checkpoint,
 )
 from alhpo.hyperparameters import Hyperparameters
+from alhpo.models import weights_hash
 from alhpo.training import Compute, make_optimizer, train_epoch
 from alhpo.types import CheckpointError
 
@@ -60,6 +61,23 @@ class Task:
         digest.update(self.images.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the results of training depend on, apart from the hyperparameters."""
+        return {
+            "labeled_set": self.labeled_set,
+            "model": dict(self.model) | {"weights": weights_hash(self.template)},
+            "training": {
+                "max_epochs": self.max_epochs,
+                "seed": self.seed,
+                "precision": self.compute.precision,
+                "channels_last": self.compute.channels_last,
+                "mean": list(self.form.mean),
+                "std": list(self.form.std),
+                "size": None if self.form.size is None else list(self.form.size),
+            },
+        }
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
         """The labelled images at these positions, on the device."""
@@ -166,18 +184,10 @@ class Trainer:
         return tensors
 
     def _identity(self) -> dict[str, Any]:
-        task = self._task
         return {
             "configuration": self._resolved.model_dump(),
-            "labeled_set": task.labeled_set,
-            "model": dict(task.model),
             "validation_scheme": self._scheme,
-            "training": {
-                "max_epochs": task.max_epochs,
-                "seed": task.seed,
-                "precision": task.compute.precision,
-                "channels_last": task.compute.channels_last,
-            },
+            **self._task.identity,
         }
 
 

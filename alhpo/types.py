@@ -128,7 +128,13 @@ class CycleRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        """The record as JSON holds it."""
         return asdict(self) | {"queried": list(self.queried)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CycleRecord:
+        """The reverse of ``to_dict``."""
+        return cls(**{**values, "queried": tuple(values.get("queried", ()))})
 
 
 @dataclass(frozen=True)

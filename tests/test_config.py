@@ -187,7 +187,6 @@ def test_name_does_not_depend_on_order_or_spelling():
     assert one.name == other.name
 
 
-@pytest.mark.xfail(strict=True, reason="hyperparameters enter the hash as they were written")
 @pytest.mark.parametrize(
     ("one", "other"),
     [({"lr": 0.001}, {"lr": "1e-3"}), ({"batch_size": 32}, {"batch_size": 32.0})],

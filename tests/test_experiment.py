@@ -332,7 +332,7 @@ def test_yaml_file_and_flags_share_one_schema(tmp_path):
     assert result.exit_code == 0, result.output
     written = yaml.safe_load(next(folder.glob("*/config.yaml")).read_text())
     assert written["max_epochs"] == 1
-    assert written["hyperparameters"] == {"lr": 0.02, "batch_size": "8"}
+    assert written["hyperparameters"] == {"lr": 0.02, "batch_size": 8}
     assert written["strategy"] == "entropy"
 
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,28 @@ def test_atomic_path_shows_the_old_content_until_the_end(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+
+
+def test_a_reader_never_finds_the_file_missing_or_half_written(tmp_path):
+    path, ended, seen = tmp_path / "value.txt", threading.Event(), []
+    texts = {letter * 9999 for letter in "ab"}
+    write_text(path, "a" * 9999)
+
+    def read():
+        while not ended.is_set():
+            try:
+                seen.append(path.read_text() in texts)
+            except FileNotFoundError:
+                seen.append(False)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(read)
+        for _ in range(300):
+            for text in texts:
+                with atomic_path(path, durable=False) as temporary:
+                    temporary.write_text(text)
+        ended.set()
+    assert seen and all(seen)
 
 
 def test_atomic_path_keeps_old_content_and_leaves_nothing_after_an_exception(tmp_path):

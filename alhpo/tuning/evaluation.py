@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import inspect
@@ -23,6 +24,9 @@ logger = logging.getLogger("alhpo.tuning")
 
 #: ``objective(configuration, epoch, previous_epoch, checkpoint_path)``, HPO4DL's contract.
 Objective = Callable[[dict[str, Any], int, int, str], Any]
+
+
+NO_FAULT_OF_THE_TRIAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True)
@@ -61,30 +65,22 @@ def evaluate(
 ) -> Outcome:
     """Train one further epoch.
 
-    An exception of the objective (``Exception``, so no interrupt) is an outcome like others.
+    An exception of the objective (``Exception``, so no interrupt) is an outcome like others, but
+    for a disk that is full or broken: that ends the search, to be continued later.
 
     Raises:
+        OSError: the disk is full or broken.
         TunerError: what the objective returned breaks the contract.
     """
     start = time.perf_counter()
     try:
         returned = objective(dict(configuration), epoch, epoch - 1, str(checkpoint_path))
+    except OSError as error:
+        if error.errno in NO_FAULT_OF_THE_TRIAL:
+            raise
+        return _failed(configuration_id, epoch, error, start)
     except Exception as error:
-        seconds = time.perf_counter() - start
-        message = f"{type(error).__name__}: {error}"
-        logger.warning(
-            "configuration %d failed in epoch %d and is left out from now on: %s",
-            *(configuration_id, epoch, message),
-        )
-        return Outcome(
-            configuration_id,
-            epoch,
-            metric=None,
-            status="failed",
-            time=seconds,
-            error=message,
-            traceback=traceback.format_exc(),
-        )
+        return _failed(configuration_id, epoch, error, start)
     seconds = time.perf_counter() - start
     result, metric = _checked(returned, epoch)
     finite = math.isfinite(metric)
@@ -101,6 +97,23 @@ def evaluate(
         time=seconds,
         result=result,
         checkpoint=checkpoint_path.exists(),
+    )
+
+
+def _failed(configuration_id: int, epoch: int, error: Exception, start: float) -> Outcome:
+    message = f"{type(error).__name__}: {error}"
+    logger.warning(
+        "configuration %d failed in epoch %d and is left out from now on: %s",
+        *(configuration_id, epoch, message),
+    )
+    return Outcome(
+        configuration_id,
+        epoch,
+        metric=None,
+        status="failed",
+        time=time.perf_counter() - start,
+        error=message,
+        traceback="".join(traceback.format_exception(error)),
     )
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import math
 import tempfile
 import types
+import warnings
 from functools import cache
 from typing import Any, cast
 
@@ -33,6 +34,14 @@ def require_hpo4dl(optimizer: str) -> None:
         )
 
 
+def _hpo4dl(module: str) -> Any:
+    """A module of hpo4dl's optimizers."""
+    with warnings.catch_warnings():
+        # gpytorch uses torch.jit, of which newer torch warns
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module(f"hpo4dl.optimizers.{module}")
+
+
 class _NumpyWithNinf(types.ModuleType):
     """NumPy, and the alias ``NINF`` that NumPy 2 removed."""
 
@@ -50,8 +59,7 @@ def enable_on_numpy2() -> None:
     """
     if hasattr(np, "NINF") or importlib.util.find_spec("hpo4dl") is None:
         return
-    from hpo4dl.optimizers.dyhpo import dyhpo_optimizer
-
+    dyhpo_optimizer = _hpo4dl("dyhpo.dyhpo_optimizer")
     if not isinstance(dyhpo_optimizer.np, _NumpyWithNinf):
         dyhpo_optimizer.np = _NumpyWithNinf("numpy")
 
@@ -140,12 +148,12 @@ class _AtLeast:
 
 @cache
 def _dyhpo_class() -> Any:
-    from hpo4dl.optimizers.dyhpo.dyhpo_optimizer import DyHPOOptimizer
+    upstream: Any = _hpo4dl("dyhpo.dyhpo_optimizer").DyHPOOptimizer
 
     class Exhausted(Exception):
         """No candidate is left."""
 
-    class DyHPO(DyHPOOptimizer):
+    class DyHPO(upstream):
         def suggest(self) -> Suggestion:
             try:
                 waiting = self.initial_random_index < len(self.init_conf_indices)
@@ -179,9 +187,9 @@ def _dyhpo_class() -> Any:
 
 @cache
 def _hyperband_class() -> Any:
-    from hpo4dl.optimizers.hyperband.hyperband import HyperBand
+    upstream: Any = _hpo4dl("hyperband.hyperband").HyperBand
 
-    class Hyperband(HyperBand):
+    class Hyperband(upstream):
         def suggest(self) -> Suggestion:
             while self.current_bracket_level < len(self.bracket_num_configs):
                 exist = len(cast(Any, self.configuration_manager))
