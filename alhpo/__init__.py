@@ -1,10 +1,11 @@
 """Deep active learning with hyperparameter optimisation in the loop."""
 
 from alhpo.config import RunConfig
-from alhpo.datasets import ImageDataset, load_dataset
+from alhpo.datasets import ImageDataset
 from alhpo.experiment import run_experiment
 from alhpo.hyperparameters import Hyperparameters, hpo4dl_space, load_space, paper_space
 from alhpo.learner import ActiveLearner
+from alhpo.loading import load_dataset
 from alhpo.objective import Objective
 from alhpo.protocols import Optimizer, Strategy, ValidationScheme
 from alhpo.strategies import register_strategy, strategy_names

@@ -34,10 +34,11 @@ import torch
 import yaml
 
 from alhpo.config import RunConfig
-from alhpo.datasets import ImageDataset, load_dataset
+from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, exclusive, write_json, write_text
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
+from alhpo.loading import load_dataset
 from alhpo.seeding import derive_seed
 from alhpo.strategies import get_strategy
 from alhpo.tuning import Tuner

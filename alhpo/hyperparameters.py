@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ import yaml
 
 from alhpo.schema import Settings, parse, unknown_name
 from alhpo.types import ConfigurationError
+
+#: Configurations of a space that are checked as a whole.
+SAMPLED_COMBINATIONS = 64
 
 Augmentation = Literal["auto", "none", "crop", "flip", "crop-flip"]
 
@@ -132,11 +136,15 @@ def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpa
     return loaded
 
 
-def check_space(space: CS.ConfigurationSpace) -> None:
+def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = None) -> None:
     """Refuse a space that holds a configuration which could not be trained.
 
+    Args:
+        space: every bound and choice is checked, and a sample of combinations.
+        fixed: the hyperparameters outside the space.
+
     Raises:
-        ConfigurationError: an unknown name, or a bound or choice that is not legal.
+        ConfigurationError: an unknown name, or a bound, choice or combination that is not legal.
     """
     legal = Hyperparameters.model_fields
     if not len(list(space.values())):
@@ -148,6 +156,11 @@ def check_space(space: CS.ConfigurationSpace) -> None:
         for value in _extremes(hyperparameter):
             partner = {"optimizer": "sgd"} if name == "nesterov" else {}
             Hyperparameters.create(partner, {name: value})
+    sampled = copy.deepcopy(space)
+    sampled.seed(0)
+    for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
+        values = {name: plain(value) for name, value in dict(configuration).items()}
+        Hyperparameters.create(fixed or {}, values)
 
 
 def _extremes(hyperparameter: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import ConfigSpace as CS
 
 from alhpo.checkpoints import FILE_NAME
 from alhpo.files import content_hash
-from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.hyperparameters import Hyperparameters, check_space, load_space
 from alhpo.protocols import ValidationScheme
 from alhpo.schema import unknown_name
 from alhpo.seeding import numpy_generator
@@ -74,6 +74,7 @@ class Objective:
         self.configuration_space = load_space(space)
         self.max_epochs = task.max_epochs
         self._fixed = dict(fixed or {})
+        check_space(self.configuration_space, self._fixed)
         self._task = task
         self._metric: Metric = metric
         self._worst = 0.0 if on_divergence == "worst" else math.nan

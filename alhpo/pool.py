@@ -38,7 +38,7 @@ class Pool:
         self._cycles: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         for entry in journal.read() if journal else ():
-            self._apply(entry)
+            self._replay(entry)
 
     @property
     def labeled(self) -> np.ndarray:
@@ -132,7 +132,8 @@ class Pool:
     def export(self, path: str | Path) -> None:
         """Write the labelled indices as dal-toolbox's ``queried_indices.json``:
         ``{"cycle0": [...], "cycle1": [...]}``; cycle 0 holds the initial labels."""
-        content = {f"cycle{cycle}": indices for cycle, indices in self.by_cycle().items()}
+        cycles = self.by_cycle()
+        content = {f"cycle{n}": cycles.get(n, []) for n in range(max(cycles, default=-1) + 1)}
         write_text(Path(path), json.dumps(content, indent=1) + "\n")
 
     def _indices(self, indices: Sequence[int]) -> list[int]:
@@ -153,13 +154,32 @@ class Pool:
             self._journal.append(entry)
         self._apply(entry)
 
+    def _replay(self, entry: Any) -> None:
+        """Apply a recorded entry, unless it is of another kind or another data set."""
+        try:
+            indices, labels = entry["indices"], entry.get("labels", [])
+            known = entry["event"] == "ask" or (
+                entry["event"] == "tell" and len(labels) == len(indices)
+            )
+            fits = all(0 <= index < self.size for index in indices) and all(
+                0 <= label < self.num_classes for label in labels
+            )
+            cycle = int(entry["cycle"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            known, fits, cycle = False, False, 0
+        if not known or cycle < 0:
+            raise LabelError(
+                f"The record of labels holds {entry!r}, which is not of what was asked and told. "
+                "It belongs to something else; choose another path."
+            )
+        if not fits:
+            raise LabelError(
+                f"The record of labels holds {entry!r}, but the data set has {self.size} images "
+                f"and {self.num_classes} classes: it belongs to another data set."
+            )
+        self._apply(entry)
+
     def _apply(self, entry: dict[str, Any]) -> None:
-        for index in entry["indices"]:
-            if not 0 <= index < self.size:
-                raise LabelError(
-                    f"The record of labels names index {index}, but the data set has {self.size} "
-                    "images: it belongs to another data set."
-                )
         if entry["event"] == "ask":
             self._pending.update(dict.fromkeys(entry["indices"], entry["cycle"]))
             return

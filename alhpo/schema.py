@@ -44,6 +44,9 @@ def parse(model: type[Model], values: Mapping[str, Any], what: str) -> Model:
     Raises:
         ConfigurationError: an unknown name or an illegal value; every one of them is listed.
     """
+    for name in values:
+        if not isinstance(name, str):
+            raise unknown_name(what, str(name), model.model_fields)
     try:
         return model(**values)
     except pydantic.ValidationError as error:

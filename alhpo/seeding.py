@@ -18,7 +18,8 @@ Key = int | str
 
 def derive_seed(*key: Key) -> int:
     """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    named = (f"str:{part}" if isinstance(part, str) else f"int:{int(part)}" for part in key)
+    text = "\x1f".join(named)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

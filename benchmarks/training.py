@@ -95,13 +95,19 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(contestants: dict[str, Callable[[], object]], device) -> dict[str, list[float]]:
-    """Seconds of each contestant per round; the order turns from round to round."""
+def interleaved(
+    contestants: dict[str, Callable[[], object]], device: torch.device, images: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each contestant per round; the order turns from round to round.
+
+    Where a round trains more than ``--images`` images, there are fewer rounds and no warm-up.
+    """
     names = list(contestants)
-    for name in names:
-        contestants[name]()  # warm-up
+    long = images > args.images
+    for name in () if long else names:
+        contestants[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(args.rounds):
+    for turn in range(max(1, round(args.rounds * args.images / images)) if long else args.rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(timed(contestants[name], device))
     return seconds
@@ -175,8 +181,8 @@ def epochs(data: ImageDataset, labels: int, batch_size: int, precision: str) -> 
                     inputs = inputs.contiguous(memory_format=torch.channels_last)
                 step(inputs, wanted.to(device, non_blocking=True))
 
-    seconds = interleaved({"ours": ours, "bare": bare, "loader": usual}, device)
     images = repeats * n_batches * batch_size
+    seconds = interleaved({"ours": ours, "bare": bare, "loader": usual}, device, images)
     return {
         "labels": labels,
         "batch_size": batch_size,

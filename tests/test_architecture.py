@@ -24,7 +24,7 @@ LAYERS = {
         "tuning",
         "results",
     ],
-    3: ["training", "figures"],
+    3: ["training", "figures", "loading"],
     4: ["trainer"],
     5: ["objective"],
     6: ["learner", "config", "report"],
@@ -36,7 +36,7 @@ LAYER = {name: number for number, names in LAYERS.items() for name in names}
 
 #: Where outside libraries may be imported; a trailing slash stands for a package.
 ONLY_IN = {
-    "timm": {"models.py", "datasets.py"},
+    "timm": {"models.py", "loading.py"},
     "hpo4dl": {"tuning/upstream.py", "tuning/containment.py"},
     "matplotlib": {"figures.py"},
     "click": {"cli.py"},
@@ -103,13 +103,7 @@ def test_module_imports_lower_layers_only(path):
     assert here == "" or not wrong, where + "\n" + "\n".join(wrong)
 
 
-PICKLE_IN_TESTING = pytest.mark.xfail(strict=True, reason="testing/process_state.py imports it")
-
-
-@pytest.mark.parametrize(
-    "library",
-    [pytest.param(n, marks=PICKLE_IN_TESTING) if n == "pickle" else n for n in ONLY_IN],
-)
+@pytest.mark.parametrize("library", ONLY_IN)
 def test_library_stays_in_its_place(library):
     users = {
         relative(path)

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from alhpo.protocols import POOL_OUTPUTS, Strategy
+from alhpo.schema import suggestion
 from alhpo.types import ConfigurationError
 
 ENTRY_POINT_GROUP = "alhpo.strategies"
@@ -66,8 +67,9 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
             found = _load(plugin)
         if found is None:
             raise ConfigurationError(
-                f"Unknown strategy {strategy!r}. Legal: {', '.join(strategy_names())}, or a "
-                "function (pool, n, generator) -> Query."
+                f"Unknown strategy {strategy!r}.{suggestion(strategy, strategy_names())} "
+                f"Legal: {', '.join(strategy_names())}, or a function (pool, n, generator) -> "
+                "Query."
             )
         return found
     if not callable(strategy) or isinstance(strategy, type):

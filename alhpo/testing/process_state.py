@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 import sys
 from collections.abc import Iterator
@@ -45,10 +44,16 @@ def global_seed(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+def _numpy_state() -> tuple[Any, ...]:
+    """NumPy's global generator as values that compare with ==."""
+    name, words, *rest = np.random.get_state()  # noqa: NPY002
+    return name, np.asarray(words).tobytes(), *rest
+
+
 def _process_state() -> dict[str, Any]:
     state: dict[str, Any] = {
         "Python's random generator": random.getstate(),
-        "NumPy's global generator": pickle.dumps(np.random.get_state()),  # noqa: NPY002
+        "NumPy's global generator": _numpy_state(),
         "torch's global generator": torch.random.get_rng_state().numpy().tobytes(),
         "torch.backends.cudnn": (
             torch.backends.cudnn.enabled,
