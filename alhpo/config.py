@@ -16,7 +16,7 @@ from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
 from alhpo.strategies import get_strategy
-from alhpo.tuning import get_optimizer_factory
+from alhpo.tuning import get_optimizer_factory, optimizer_names
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
@@ -108,7 +108,8 @@ class RunConfig(Settings):
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
         get_strategy(self.strategy)
-        get_optimizer_factory(self.optimizer)
+        if self.hpo != "fixed" or self.optimizer not in optimizer_names():
+            get_optimizer_factory(self.optimizer)
         get_validation(self.validation)
         check_model_name(self.model)
         load_space(self.space)
