@@ -6,6 +6,7 @@
 A run's state is what is on disk, so that a killed run is continued by the same call:
 
     config.yaml           the settings
+    dataset.json          sizes, classes and hash of the data
     sessions.jsonl        versions, device and threads of every start
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
@@ -18,27 +19,24 @@ A run's state is what is on disk, so that a killed run is continued by the same 
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 import ConfigSpace as CS
-import torch
 import yaml
 
 from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, exclusive, write_json, write_text
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.hyperparameters import Hyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
+from alhpo.provenance import check_dataset, session
 from alhpo.seeding import derive_seed
 from alhpo.strategies import get_strategy
 from alhpo.tuning import Tuner
@@ -50,8 +48,6 @@ from alhpo.types import (
     Evaluation,
     RunResult,
 )
-
-PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn")
 
 
 class Observer(Protocol):
@@ -162,7 +158,12 @@ class _Run:
                 f"budget is {config.budget} labels, but the pool of {dataset.name!r} has "
                 f"{len(dataset)} images. Lower the budget."
             )
-        self._check_dataset(dataset)
+        if not len(dataset.eval_images):
+            raise DataError(
+                f"Data set {dataset.name!r} has no evaluation split, which a run's records need. "
+                "Give eval_images, or use ActiveLearner."
+            )
+        check_dataset(self.path / "dataset.json", dataset)
         learner = ActiveLearner(
             dataset,
             config.model,
@@ -184,7 +185,7 @@ class _Run:
         )
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
-        Journal(self.path / "sessions.jsonl").append(_session(learner))
+        Journal(self.path / "sessions.jsonl").append(session(learner.compute))
         learner.label_initial(config.initial_size)
         if self.records:
             self._take_up(learner)
@@ -293,6 +294,7 @@ class _Run:
                 output_path=self.path / "hpo" / f"cycle_{cycle:03d}",
                 optimizer=optimizer,
                 num_configurations=count,
+                initial_configurations=() if only else self._known(objective.configuration_space),
                 seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
                 storage_path=self._storage(cycle),
                 progress=False,
@@ -309,6 +311,14 @@ class _Run:
             }
         return _Search(hp.model_dump(), validation, tuner.epochs_spent)
 
+    def _known(self, space: CS.ConfigurationSpace) -> list[dict[str, Any]]:
+        """The fixed hyperparameters, to be tried first, where the space has room for them."""
+        fixed = Hyperparameters.create(self.config.hyperparameters).model_dump()
+        try:
+            return [active_configuration(space, fixed)]
+        except ConfigurationError:
+            return []
+
     def _fit(
         self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
     ) -> tuple[Evaluation, bool]:
@@ -322,11 +332,10 @@ class _Run:
         with self._timed("fit"):
             try:
                 test = learner.fit(configuration, checkpoint_path=folder, callback=progress)
+                return test, False
             except DivergedError:
                 classes = learner.dataset.num_classes
-                uniform = Evaluation(1 / classes, math.log(classes), 0)
-                return uniform, True
-        return test, False
+                return Evaluation(1 / classes, math.log(classes), 0), True
 
     def _storage(self, cycle: int) -> Path | None:
         if self.config.storage_dir is None:
@@ -366,48 +375,8 @@ class _Run:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def _check_dataset(self, dataset: ImageDataset) -> None:
-        """Refuse to continue a run on other data than it began with."""
-        digest = sha256(dataset.images.numpy().tobytes())
-        digest.update(dataset.eval_images.numpy().tobytes())
-        mine = {
-            "images": list(dataset.images.shape),
-            "eval_images": list(dataset.eval_images.shape),
-            "classes": list(dataset.classes),
-            "sha256": digest.hexdigest(),
-        }
-        known = Journal(self.path / "dataset.jsonl")
-        before = known.read()
-        if not before:
-            known.append(mine)
-        elif before[0] != mine:
-            raise DataError(
-                f"The run in {self.path} began with other data: pool and evaluation images then "
-                f"{before[0]['images']} and {before[0]['eval_images']}, now {mine['images']} and "
-                f"{mine['eval_images']}. Restore the data, or choose another output_dir."
-            )
-
 
 def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
     """The space whose only configuration is ``hp``."""
     values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
     return CS.ConfigurationSpace(values)
-
-
-def _session(learner: ActiveLearner) -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    device = learner.compute.device
-    cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "versions": versions,
-        "device": cuda or f"{device.type} ({platform.machine()})",
-        "precision": learner.compute.precision,
-        "threads": torch.get_num_threads(),
-    }

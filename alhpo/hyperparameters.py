@@ -11,6 +11,7 @@ from typing import Any, Literal
 import ConfigSpace as CS
 import pydantic
 import yaml
+from ConfigSpace.util import deactivate_inactive_hyperparameters
 
 from alhpo.schema import Settings, parse, unknown_name
 from alhpo.types import ConfigurationError
@@ -161,6 +162,20 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
     for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
         values = {name: plain(value) for name, value in dict(configuration).items()}
         Hyperparameters.create(fixed or {}, values)
+
+
+def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a space that has these values, without those that are inactive.
+
+    Raises:
+        ConfigurationError: the space does not hold it.
+    """
+    known = {hp.name: values[hp.name] for hp in space.values() if hp.name in values}
+    try:
+        active = deactivate_inactive_hyperparameters(known, space)
+    except Exception as error:
+        raise ConfigurationError(f"The space does not hold {known}: {error}") from error
+    return {name: plain(value) for name, value in dict(active).items()}
 
 
 def _extremes(hyperparameter: Any) -> list[Any]:

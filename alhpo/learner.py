@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -293,7 +294,8 @@ class ActiveLearner:
 
         Raises:
             ConfigurationError: an illegal configuration, or no labels yet.
-            DivergedError: the loss became NaN or infinite.
+            DivergedError: the loss or the outputs became NaN or infinite; there is no fitted
+                model then.
         """
         if max_epochs is not None:
             self.max_epochs = max_epochs
@@ -319,13 +321,17 @@ class ActiveLearner:
                 saved, last = trainer.epoch, time.monotonic()
         if folder is not None and saved != trainer.epoch:
             trainer.save(folder)
-        if trainer.diverged:
-            raise DivergedError(
-                f"Training diverged (non-finite loss in epoch {trainer.epoch}) with {hp!r}. "
-                "Lower lr, or widen the search towards lower rates."
-            )
-        self._fitted = trainer.models[0]
-        return self.evaluate()
+        self._fitted = None
+        if not trainer.diverged:
+            self._fitted = trainer.models[0]
+            result = self.evaluate()
+            if result.n == 0 or math.isfinite(result.nll):
+                return result
+            self._fitted = None
+        raise DivergedError(
+            f"Training diverged (non-finite outputs by epoch {trainer.epoch}) with {hp!r}. "
+            "Lower lr, or search lower rates."
+        )
 
     def restore(self, checkpoint_path: str | os.PathLike[str]) -> None:
         """Take the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.

@@ -298,9 +298,10 @@ def _decode(
             )
         coloured = channels == 1 and image.mode not in ("1", "L")
         if strict and (coloured or (image.size != (width, height) and not resized)):
-            same = image.size == (width, height)
-            size = (height, width) if same or resized else (DEFAULT_SIZE, DEFAULT_SIZE)
-            raise _DifferentImages((*size, 3 if coloured else channels))
+            depth = 3 if coloured else channels
+            if image.size == (width, height) or resized:
+                raise _DifferentImages((height, width, depth))
+            raise _DifferentImages((DEFAULT_SIZE, DEFAULT_SIZE, depth))
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)

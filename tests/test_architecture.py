@@ -25,7 +25,7 @@ LAYERS = {
         "results",
     ],
     3: ["training", "figures", "loading"],
-    4: ["trainer"],
+    4: ["trainer", "provenance"],
     5: ["objective"],
     6: ["learner", "config", "report"],
     7: ["experiment", "testing"],  # testing: anything below experiment

@@ -310,7 +310,9 @@ def test_data_that_does_not_fit_is_refused_with_its_size(split_folder, memory):
     memory(2 * 12 * 224 * 224 * 3)
     load_dataset(str(split_folder), image_size=224)
     memory(12 * 224 * 224 * 3)  # a fifth of it stays free
-    with pytest.raises(DataError, match=r"15 images .* of 224 x 224 x 3 bytes.*image_size, pool_size"):
+    with pytest.raises(
+        DataError, match=r"15 images .* of 224 x 224 x 3 bytes.*image_size, pool_size"
+    ):
         load_dataset(str(split_folder), image_size=224)
 
 

@@ -130,6 +130,14 @@ def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
     assert comparable(again.records) == comparable(first.records)
 
 
+def test_data_without_an_evaluation_split_are_refused(few_digits, tmp_path):
+    bare = replace(
+        few_digits, eval_images=few_digits.eval_images[:0], eval_labels=few_digits.eval_labels[:0]
+    )
+    with pytest.raises(DataError, match="no evaluation split"):
+        run_experiment(settings(tmp_path, hpo="fixed"), dataset=bare)
+
+
 def test_warm_start_differs_and_resumes(few_digits, tmp_path):
     cold = run_experiment(settings(tmp_path, hpo="fixed"), dataset=few_digits)
     warm = run_experiment(settings(tmp_path, hpo="fixed", start="warm"), dataset=few_digits)
@@ -212,7 +220,7 @@ def test_killed_at_any_write_it_ends_with_the_same_records(
         for path in (expected.path, result.path)
     )
     assert one == two
-    for name in ("labels.jsonl", "dataset.jsonl"):
+    for name in ("labels.jsonl", "dataset.json"):
         assert (expected.path / name).read_text() == (result.path / name).read_text()
 
 

@@ -1,0 +1,68 @@
+"""What a run was made with: its data, and the software and machine of every start."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alhpo.datasets import ImageDataset
+from alhpo.files import write_json
+from alhpo.training import Compute
+from alhpo.types import DataError
+
+PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn")
+
+
+def session(compute: Compute) -> dict[str, Any]:
+    """Time, versions, device and number of threads of this process."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    cuda = compute.device.type == "cuda"
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": torch.cuda.get_device_name(compute.device) if cuda else platform.machine(),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def check_dataset(path: Path, dataset: ImageDataset) -> None:
+    """Record what data a run works on, or compare with what was recorded before.
+
+    Raises:
+        DataError: the run began with other data.
+    """
+    digest = sha256()
+    for part in (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels):
+        if part is not None:
+            digest.update(part.contiguous().numpy().tobytes())
+    mine = {
+        "images": list(dataset.images.shape),
+        "eval_images": list(dataset.eval_images.shape),
+        "classes": list(dataset.classes),
+        "sha256": digest.hexdigest(),
+    }
+    if not path.exists():
+        write_json(path, mine)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != mine:
+        raise DataError(
+            f"The run in {path.parent} began with other data: pool and evaluation images then "
+            f"{before['images']} and {before['eval_images']}, now {mine['images']} and "
+            f"{mine['eval_images']}, or other pixels or labels. Restore the data, or choose "
+            "another output_dir."
+        )
