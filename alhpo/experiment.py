@@ -138,6 +138,7 @@ class _Run:
             self._cycle(learner)
         if self.config.hpo == "final" and self.records[-1].kind == "cycle":
             self._final(learner)
+        learner.pool.export(self.path / "queried_indices.json")
         write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
         return RunResult(self.path, tuple(self.records), resumed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -95,9 +97,12 @@ def test_per_cycle_search(few_digits, tmp_path, optimizer):
     )
     assert all(record.tuned for record in result.records)
     assert [record.epochs["hpo"] for record in result.records] == [7, 7, 7, 7]
-    rates = {record.configuration["lr"] for record in result.records}
-    assert len(rates) > 1
     assert not list(result.path.glob("hpo/*/*/best_trial"))
+    for results in result.path.glob("hpo/*/*/hpo4dl_results.csv"):
+        tried = pd.read_csv(results)["configuration"]
+        # the fixed hyperparameters are tried first
+        assert ast.literal_eval(tried[0]) == {"lr": 0.05, "weight_decay": 5e-4}
+        assert tried.nunique() > 1
     assert [folder.name for folder in (result.path / "fit").iterdir()] == ["cycle_003"]
 
 
@@ -106,7 +111,6 @@ def test_every_second_cycle(few_digits, tmp_path):
     records = run_experiment(config, dataset=few_digits).records
     assert [record.tuned for record in records] == [True, False, True, False]
     assert records[1].configuration == records[0].configuration
-    assert records[2].configuration != records[0].configuration
     assert records[3].configuration == records[2].configuration
     assert [record.epochs["hpo"] for record in records] == [7, 0, 7, 0]
 
@@ -118,7 +122,6 @@ def test_final_search(few_digits, tmp_path):
     assert comparable(records[:4]) == comparable(fixed)
     assert records[4].n_labeled == 37
     assert records[4].tuned
-    assert records[4].configuration["lr"] != 0.05
 
 
 def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
@@ -195,8 +198,9 @@ def mortal(monkeypatch):
         {"hpo": "per-cycle", "optimizer": "random"},
         {"hpo": "every:2", "optimizer": "hyperband", "validation": "kfold:2"},
         {"hpo": "final", "strategy": "badge", "start": "warm"},
+        {"hpo": "fixed", "start": "warm", "hyperparameters": {"batch_size": 8, "lr": 1e25}},
     ],
-    ids=["per-cycle", "every", "final-warm"],
+    ids=["per-cycle", "every", "final-warm", "diverging"],
 )
 def test_killed_at_any_write_it_ends_with_the_same_records(
     few_digits, tmp_path, mortal, monkeypatch, changes
@@ -213,7 +217,7 @@ def test_killed_at_any_write_it_ends_with_the_same_records(
         except Killed:
             kills += 1
             assert kills < 400
-    assert kills >= 8
+    assert kills >= 4
     assert comparable(result.records) == comparable(expected.records)
     one, two = (
         {p.name: p.read_bytes() for p in path.glob("queried_indices.json")}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from alhpo.hyperparameters import (
     SPACES,
     Hyperparameters,
+    active_configuration,
     check_space,
     hpo4dl_space,
     load_space,
@@ -267,3 +268,14 @@ def test_space_whose_combinations_cannot_be_trained_is_refused():
     )
     with pytest.raises(ConfigurationError, match="nesterov"):
         check_space(space)
+
+
+def test_active_configuration_leaves_out_what_is_inactive():
+    values = Hyperparameters(lr=0.02, momentum=0.7).model_dump()
+    sgd = active_configuration(hpo4dl_space(), values)
+    assert sgd == {"lr": 0.02, "weight_decay": 5e-4, "optimizer": "sgd", "momentum": 0.7}
+    adam = active_configuration(hpo4dl_space(), values | {"optimizer": "adam"})
+    assert adam == {"lr": 0.02, "weight_decay": 5e-4, "optimizer": "adam"}
+    for outside in ({"lr": 5.0}, {"optimizer": "adamw"}):
+        with pytest.raises(ConfigurationError, match="does not hold"):
+            active_configuration(hpo4dl_space(), values | outside)

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from alhpo.batches import DeviceImages, InputFormat
-from alhpo.datasets import load_dataset
 from alhpo.hyperparameters import Hyperparameters
+from alhpo.loading import load_dataset
 from alhpo.models import ModelSpec, build_model, weights_hash
 from alhpo.testing.process_state import global_seed, process_left_alone
 from alhpo.training import (
@@ -429,3 +429,18 @@ def test_place_sets_the_memory_order_and_keeps_the_weights():
     assert not placed.weight.is_contiguous()
     assert weights_hash(placed) == before
     assert Compute(CPU, "float32", False).place(placed).weight.is_contiguous()
+
+
+def test_bfloat16_on_the_cpu_trains_close_to_float32():
+    from alhpo import ActiveLearner
+
+    data = load_dataset("digits")
+
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        learner = ActiveLearner(data, "resnet10t", max_epochs=4, precision=precision)
+        learner.label_initial(60)
+        learner.fit({"lr": 0.01})
+        losses[precision] = learner.predict(range(50)).logits.softmax(1)
+    difference = (losses["float32"] - losses["bfloat16"]).abs()
+    assert 0 < difference.max() < 0.2
