@@ -62,6 +62,11 @@ class RunConfig(Settings):
     optimizer: str = Field("dyhpo", description="Optimizer of the search.")
     max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
     max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
+    measure_current: bool = Field(
+        True,
+        description="A search first trains the configuration in force to the end, within its "
+        "budget, and replaces it only by a better one (where max_budget exceeds max_epochs).",
+    )
     num_configurations: int = Field(
         1000, ge=1, description="Configurations that the optimizer chooses from."
     )

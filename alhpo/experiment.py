@@ -106,11 +106,12 @@ def run_experiment(
 
 @dataclass
 class _Search:
-    """What a search, or the measurement of fixed hyperparameters, found."""
+    """What a search, or the measurement of one configuration, found."""
 
     configuration: dict[str, Any]
     validation: dict[str, float] | None
     epochs: int
+    metric: float = -math.inf
 
 
 class _Run:
@@ -253,7 +254,20 @@ class _Run:
         )
 
     def _search(self, learner: ActiveLearner, cycle: int) -> _Search:
-        return self._tune(learner, cycle, None)
+        """The better of the configuration in force, fully trained, and of what a search finds.
+
+        Without that measurement, which is a part of the budget, a search that had too few epochs
+        to train anything through would replace what works by what began well.
+        """
+        config = self.config
+        in_force = self.records[-1].configuration if self.records else config.hyperparameters
+        rest = config.max_budget - config.max_epochs
+        if not config.measure_current or rest < 1:
+            return self._tune(learner, cycle, None, config.max_budget)
+        current = self._tune(learner, cycle, Hyperparameters.create(in_force), config.max_epochs)
+        found = self._tune(learner, cycle, None, rest)
+        best = found if found.metric > current.metric else current
+        return replace(best, epochs=current.epochs + found.epochs)
 
     def _untuned(self, learner: ActiveLearner, cycle: int) -> _Search:
         """The configuration of the latest search, or the fixed one, measured where asked for."""
@@ -263,21 +277,17 @@ class _Run:
             hp = Hyperparameters.create(self.config.hyperparameters)
         if not self.config.validate_fixed:
             return _Search(hp.model_dump(), None, 0)
-        return self._tune(learner, cycle, hp)
+        return self._tune(learner, cycle, hp, self.config.max_epochs)
 
-    def _tune(self, learner: ActiveLearner, cycle: int, only: Hyperparameters | None) -> _Search:
-        """A search; of one single configuration, fully trained, where ``only`` is given."""
+    def _tune(
+        self, learner: ActiveLearner, cycle: int, only: Hyperparameters | None, budget: int
+    ) -> _Search:
+        """A search of ``budget`` epochs; of one configuration alone where ``only`` is given."""
         config = self.config
-        if only is None:
-            objective = learner.objective()
-            optimizer, budget, count = (
-                config.optimizer,
-                config.max_budget,
-                config.num_configurations,
-            )
-        else:
-            objective = learner.objective(space=_constants(only))
-            optimizer, budget, count = "random", config.max_epochs, 1
+        space = None if only is None else _constants(only)
+        objective = learner.objective(space=space)
+        optimizer = config.optimizer if only is None else "random"
+        count = config.num_configurations if only is None else 1
         done = 0
 
         def progress(row: dict[str, Any]) -> None:
@@ -310,7 +320,7 @@ class _Run:
                 "nll": float(best["nll"]),
                 "epoch": int(best["epoch"]),
             }
-        return _Search(hp.model_dump(), validation, tuner.epochs_spent)
+        return _Search(hp.model_dump(), validation, tuner.epochs_spent, float(best["metric"]))
 
     def _known(self, space: CS.ConfigurationSpace) -> list[dict[str, Any]]:
         """The fixed hyperparameters, to be tried first, where the space has room for them."""

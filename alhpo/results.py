@@ -21,7 +21,9 @@ INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
 #: Runs that differ only in these are repetitions of each other.
 REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
 #: Settings without effect where nothing is searched.
-SEARCH_KEYS = frozenset({"optimizer", "max_budget", "num_configurations", "space"})
+SEARCH_KEYS = frozenset(
+    {"optimizer", "max_budget", "measure_current", "num_configurations", "space"}
+)
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 
 

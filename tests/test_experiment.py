@@ -98,12 +98,28 @@ def test_per_cycle_search(few_digits, tmp_path, optimizer):
     assert all(record.tuned for record in result.records)
     assert [record.epochs["hpo"] for record in result.records] == [7, 7, 7, 7]
     assert not list(result.path.glob("hpo/*/*/best_trial"))
-    for results in result.path.glob("hpo/*/*/hpo4dl_results.csv"):
-        tried = pd.read_csv(results)["configuration"]
-        # the fixed hyperparameters are tried first
-        assert ast.literal_eval(tried[0]) == {"lr": 0.05, "weight_decay": 5e-4}
-        assert tried.nunique() > 1
+    for cycle, record in enumerate(result.records):
+        searches = [
+            pd.read_csv(file)
+            for file in result.path.glob(f"hpo/cycle_{cycle:03d}/*/hpo4dl_results.csv")
+        ]
+        # the configuration in force is trained to the end, then others get the rest
+        current, search = sorted(searches, key=len)
+        assert current["epoch"].tolist() == [1, 2, 3]
+        assert len(search) == 4
+        first = ast.literal_eval(search["configuration"][0])
+        assert first == {"lr": 0.05, "weight_decay": 5e-4}  # the fixed hyperparameters
+        best = max(current["metric"].max(), search["metric"].max())
+        assert record.validation["accuracy"] == pytest.approx(best)
     assert [folder.name for folder in (result.path / "fit").iterdir()] == ["cycle_003"]
+
+
+def test_search_without_measuring_what_is_in_force(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="per-cycle", measure_current=False, budget=12)
+    (record,) = run_experiment(config, dataset=few_digits).records
+    assert record.epochs["hpo"] == 7
+    (file,) = (tmp_path / config.name).glob("hpo/*/*/hpo4dl_results.csv")
+    assert len(pd.read_csv(file)) == 7
 
 
 def test_every_second_cycle(few_digits, tmp_path):
