@@ -93,7 +93,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 
 
 @main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; default: FOLDER.")
 def report(folder: Path, output: Path | None) -> None:
     """Learning curves and tables of all runs in FOLDER, from files only."""

@@ -84,7 +84,7 @@ def test_illegal_value_is_named(name, values):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("strategy", "bagde", "badge, coreset, entropy, random"),
+        ("strategy", "bagde", "Legal: badge, coreset, entropy"),
         ("optimizer", "dyhop", "dyhpo"),
         ("model", "resnet81", "resnet18"),
         ("space", "papers", "Did you mean 'paper'"),
