@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import ConfigSpace as CS
 import yaml
@@ -215,20 +215,7 @@ class _Run:
         if remaining > 0:
             with self._timed("query"):
                 queried = self._query(learner, min(config.acquisition_size, remaining), diverged)
-        self._append(
-            CycleRecord(
-                kind="cycle",
-                cycle=cycle,
-                n_labeled=learner.n_labeled,
-                configuration=search.configuration,
-                tuned=tuned,
-                validation=search.validation,
-                test={"accuracy": test.accuracy, "nll": test.nll},
-                epochs={"hpo": search.epochs, "fit": config.max_epochs},
-                queried=queried,
-                diverged=diverged,
-            )
-        )
+        self._record(learner, "cycle", cycle, search, tuned, test, diverged, queried)
         if queried:
             learner.answer()
         learner.pool.export(self.path / "queried_indices.json")
@@ -239,19 +226,7 @@ class _Run:
         self._seconds = {}
         search = self._search(learner, cycle)
         test, diverged = self._fit(learner, search.configuration, cycle)
-        self._append(
-            CycleRecord(
-                kind="final",
-                cycle=cycle,
-                n_labeled=learner.n_labeled,
-                configuration=search.configuration,
-                tuned=True,
-                validation=search.validation,
-                test={"accuracy": test.accuracy, "nll": test.nll},
-                epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
-                diverged=diverged,
-            )
-        )
+        self._record(learner, "final", cycle, search, True, test, diverged, ())
 
     def _search(self, learner: ActiveLearner, cycle: int) -> _Search:
         """The better of the configuration in force, fully trained, and of what a search finds.
@@ -367,8 +342,31 @@ class _Run:
                 learner.strategy = strategy
         return learner.ask(n).indices
 
-    def _append(self, record: CycleRecord) -> None:
-        record = replace(record, seconds={k: round(v, 3) for k, v in self._seconds.items()})
+    def _record(
+        self,
+        learner: ActiveLearner,
+        kind: Literal["cycle", "final"],
+        cycle: int,
+        search: _Search,
+        tuned: bool,
+        test: Evaluation,
+        diverged: bool,
+        queried: tuple[int, ...],
+    ) -> None:
+        """Write the record of a cycle, and drop the checkpoints that nothing needs any more."""
+        record = CycleRecord(
+            kind=kind,
+            cycle=cycle,
+            n_labeled=learner.n_labeled,
+            configuration=search.configuration,
+            tuned=tuned,
+            validation=search.validation,
+            test={"accuracy": test.accuracy, "nll": test.nll},
+            epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
+            queried=queried,
+            diverged=diverged,
+            seconds={part: round(value, 3) for part, value in self._seconds.items()},
+        )
         self._journal.append(record.to_dict())
         self.records.append(record)
         for old in (self.path / "fit").glob("cycle_*"):
