@@ -30,7 +30,7 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize(("tuner", "optimizer"), [("hpo4dl", "hyperband"), ("alhpo", "dyhpo")])
 def test_tuner_api(tmp_path, tuner, optimizer):
     done = run(
-        tmp_path, "tuner_api.py", "--tuner", tuner, "--optimizer", optimizer, "--max-epochs", "2",
+        tmp_path, "tuner_api.py", "--tuner", tuner, "--optimizer", optimizer, "--max-epochs", "3",
         "--max-budget", "2", "--labels", "120",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
