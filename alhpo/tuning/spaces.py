@@ -80,7 +80,7 @@ def space_to_json(space: ConfigurationSpace) -> list[dict[str, Any]]:
                 "type": type(hyperparameter).__name__,
                 "default": _json_safe(hyperparameter.default_value),
                 "values": None if choices is None else _json_safe(list(choices)),
-                "bounds": _json_safe([hyperparameter.lower, hyperparameter.upper])  # type: ignore
+                "bounds": _json_safe([hyperparameter.lower, hyperparameter.upper])  # pyright: ignore[reportAttributeAccessIssue]
                 if bounded
                 else None,
                 "log": getattr(hyperparameter, "log", None),
@@ -100,7 +100,7 @@ def space_identity(space: ConfigurationSpace) -> dict[str, Any]:
         }
         for hyperparameter in space.values()
     ]
-    conditions = space.conditions if hasattr(space, "conditions") else space.get_conditions()  # type: ignore
+    conditions = space.conditions if hasattr(space, "conditions") else space.get_conditions()  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "hyperparameters": sorted(hyperparameters, key=lambda described: described["name"]),
         "conditions": sorted(map(str, conditions)),
