@@ -10,7 +10,13 @@ import numpy as np
 from alhpo.types import PoolOutputs, Query
 
 #: What a strategy may ask for in ``needs``.
-POOL_OUTPUTS = frozenset({"logits", "features", "labeled_features"})
+POOL_OUTPUTS = frozenset(
+    {
+        *("logits", "features", "passes", "predicted_losses", "labeled_scores", "images"),
+        *("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images"),
+        "state",
+    }
+)
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -57,6 +57,22 @@ class Evaluation:
     n: int
 
 
+class StochasticPasses(Protocol):
+    """Logits of repeated passes with dropout over the candidates, made where they are asked for."""
+
+    def __len__(self) -> int:
+        """T, the number of passes."""
+        ...
+
+    def logits(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """(T, B, C) float32 logits of the B candidates in these rows; the same at every call.
+
+        Args:
+            rows: positions among the candidates (not pool indices).
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class PoolOutputs:
     """What a query strategy may look at; only what it declares in ``needs`` is filled in.
@@ -65,13 +81,33 @@ class PoolOutputs:
         indices: (N,) pool indices of the candidates, ascending.
         logits: (N, C) the model's outputs before the softmax, float32.
         features: (N, D) penultimate features, float32.
+        passes: T passes with dropout over the candidates.
+        predicted_losses: (N,) float32, what the loss-prediction head that was trained with the
+            model says of each candidate (learning loss).
+        labeled_scores: (N,) float32 in [0, 1], how much a discriminator trained to tell labelled
+            from unlabelled images takes each candidate for a labelled one (VAAL).
+        images: (N, H, W, C) uint8, the candidates themselves.
+        labels: (L,) int64 class of each labelled image, in the order of labelling.
+        labeled_indices: (L,) int64 pool indices of the labelled images, in that order.
+        labeled_logits: (L, C) logits of the labelled images, float32.
         labeled_features: (L, D) penultimate features of the labelled images.
+        labeled_images: (L, H, W, C) uint8, the labelled images themselves.
+        state: what the strategy's latest query left in ``Query.state``; None before the first.
     """
 
     indices: torch.Tensor
     logits: torch.Tensor | None = None
     features: torch.Tensor | None = None
+    passes: StochasticPasses | None = None
+    predicted_losses: torch.Tensor | None = None
+    labeled_scores: torch.Tensor | None = None
+    images: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    labeled_indices: torch.Tensor | None = None
+    labeled_logits: torch.Tensor | None = None
     labeled_features: torch.Tensor | None = None
+    labeled_images: torch.Tensor | None = None
+    state: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,11 +121,14 @@ class Query:
         indices: pool indices, most wanted first.
         scores: the strategy's score of each (its unit is the strategy's own), or None.
         paths: the files of the images, where the data set came from files.
+        state: what the strategy wants to remember until its next query, as a JSON-able mapping;
+            recorded with the query, so that a killed run goes on with it.
     """
 
     indices: tuple[int, ...]
     scores: tuple[float, ...] | None = None
     paths: tuple[str, ...] | None = None
+    state: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
