@@ -72,6 +72,16 @@ class Configurations(Protocol):
         than asked for where the space holds no more."""
         ...
 
+    def add(self, values: Mapping[str, Any]) -> int:
+        """Number a configuration of the caller's own; returns the number that it has already
+        where it is not new, and raises ``ConfigurationError`` where it is not of the space."""
+        ...
+
+    @property
+    def space(self) -> Any:
+        """The ``ConfigSpace.ConfigurationSpace``: to be read, never sampled from or changed."""
+        ...
+
     def __len__(self) -> int: ...
 
 

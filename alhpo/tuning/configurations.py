@@ -48,9 +48,9 @@ class SampledConfigurations:
         self._space = copy.deepcopy(space)
         self._space.seed(seed % 2**32)
         self._configurations: list[dict[str, Any]] = []
-        self._seen: set[tuple[tuple[str, str], ...]] = set()
+        self._numbers: dict[tuple[tuple[str, str], ...], int] = {}
         for number, values in enumerate(initial):
-            self._add(self._checked(number, values))
+            self._add(self._checked(f"initial configuration {number}", values))
         #: How many of the configurations were given by the user; they have the first numbers.
         self.num_initial = len(self)
 
@@ -60,6 +60,28 @@ class SampledConfigurations:
     def get_configuration(self, configuration_id: int) -> dict[str, Any]:
         """A copy of the configuration with this number."""
         return dict(self._configurations[configuration_id])
+
+    @property
+    def space(self) -> ConfigurationSpace:
+        """The copy of the space that is sampled from here; to be read, never to be sampled from
+        or changed: its generator belongs to ``add_configurations``."""
+        return self._space
+
+    def add(self, values: Mapping[str, Any]) -> int:
+        """Number a configuration of the caller's own.
+
+        Args:
+            values: hyperparameter names and values, those of active hyperparameters only.
+
+        Returns:
+            Its number: a new one, or that of the same configuration where it is here already.
+
+        Raises:
+            ConfigurationError: it is not one of the space.
+        """
+        configuration = self._checked("the configuration", values)
+        self._add(configuration)
+        return self._numbers[_key(configuration)]
 
     def add_configurations(self, num_configurations: int) -> list[int]:
         """Sample further configurations, different from all before.
@@ -92,25 +114,25 @@ class SampledConfigurations:
         }
 
     def _add(self, configuration: dict[str, Any]) -> bool:
-        key = tuple(sorted((name, repr(value)) for name, value in configuration.items()))
-        if key in self._seen:
+        """Number a configuration; returns whether it is new."""
+        key = _key(configuration)
+        if key in self._numbers:
             return False
-        self._seen.add(key)
+        self._numbers[key] = len(self)
         self._configurations.append(configuration)
         return True
 
-    def _checked(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked(self, what: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values, Mapping):
             raise ConfigurationError(
-                f"initial configuration {number} is {values!r}; expected a mapping of "
-                "hyperparameter names to values"
+                f"{what} is {values!r}; expected a mapping of hyperparameter names to values"
             )
         try:
             return self._plain(Configuration(self._space, values=dict(values)))
         except Exception as error:  # ConfigSpace's own classes differ between versions
             raise ConfigurationError(
-                f"initial configuration {number}, {dict(values)!r}, is not one of the space: "
-                f"{error}. The space:\n{self._space}"
+                f"{what}, {dict(values)!r}, is not one of the space: {error}. The space:\n"
+                f"{self._space}"
             ) from error
 
     # What HPO4DL's DyHPO asks of its configuration manager.
@@ -173,3 +195,8 @@ class SampledConfigurations:
 
     def _is_categorical(self, name: str) -> bool:
         return isinstance(self._space[name], CategoricalHyperparameter)
+
+
+def _key(configuration: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Equal for equal configurations; ``1``, ``1.0`` and ``True`` are kept apart."""
+    return tuple(sorted((name, repr(value)) for name, value in configuration.items()))

@@ -199,6 +199,37 @@ def test_initial_configurations_come_first_and_once():
     assert configurations.add_configurations(3) == [2, 3, 4]
 
 
+def test_configurations_can_be_added_on_the_way():
+    configurations = SampledConfigurations(_sgd_space(), 0)
+    configurations.add_configurations(3)
+    assert configurations.add({"lr": 1, "opt": "adam"}) == 3
+    assert type(configurations.get_configuration(3)["lr"]) is float
+    assert configurations.add({"opt": "adam", "lr": 1.0}) == 3
+    assert configurations.add(configurations.get_configuration(1)) == 1
+    assert configurations.num_initial == 0
+    # the stream of samples goes on as if nothing had been added
+    undisturbed = SampledConfigurations(_sgd_space(), 0)
+    undisturbed.add_configurations(3)
+    undisturbed.add_configurations(3)
+    assert configurations.add_configurations(3) == [4, 5, 6]
+    for there, here in enumerate([0, 1, 2, 4, 5, 6]):
+        expected = undisturbed.get_configuration(there)
+        assert configurations.get_configuration(here) == expected
+    assert configurations.add(undisturbed.get_configuration(5)) == 6
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lr": 7.0, "opt": "adam"}, {"lr": 0.1}, {"lr": 0.1, "opt": "adam", "momentum": 0.5}]
+)
+def test_an_illegal_configuration_cannot_be_added(bad):
+    configurations = SampledConfigurations(_sgd_space(), 0)
+    with pytest.raises(ConfigurationError, match="not one of the space"):
+        configurations.add(bad)
+    with pytest.raises(ConfigurationError, match="expected a mapping"):
+        configurations.add("lr")  # pyright: ignore[reportArgumentType]
+    assert len(configurations) == 0
+
+
 def test_configurations_are_copies():
     configurations = SampledConfigurations(_sgd_space(), 0, [{"lr": 0.25, "opt": "adam"}])
     configurations.get_configuration(0)["lr"] = 7
