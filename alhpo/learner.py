@@ -21,6 +21,7 @@ from alhpo.checkpoints import read_checkpoint
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.loss_prediction import add_loss_predictor
 from alhpo.models import ModelSpec, build_model, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.pool import Pool, read_queried_indices
@@ -127,6 +128,9 @@ class ActiveLearner:
         size, settings = model_input(self._spec, self._initial)
         self.compute = Compute.resolve(device, precision, max(size or dataset.image_size))
         self._form = self._input_format(size, settings)
+        if "predicted_losses" in strategy_needs(self.strategy):
+            shape = (dataset.channels, *(size or dataset.image_size))
+            add_loss_predictor(self._initial, shape, seed)
         journal = None if path is None else Journal(Path(path) / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: nn.Module | None = None
@@ -351,7 +355,12 @@ class ActiveLearner:
         model = copy.deepcopy(self._initial)
         start = "0.model."
         weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:  # one was trained with a head that predicts losses
+            raise CheckpointError(
+                f"The model in {checkpoint_path} was trained for another strategy: {error}"
+            ) from error
         self._fitted = self.compute.place(model)
 
     def evaluate(self) -> Evaluation:

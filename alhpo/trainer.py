@@ -23,8 +23,14 @@ from alhpo.checkpoints import (
     write_checkpoint,
 )
 from alhpo.hyperparameters import Hyperparameters
+from alhpo.loss_prediction import (
+    LOSS_PREDICTION,
+    has_loss_predictor,
+    head_is_finite,
+    joint_loss,
+)
 from alhpo.models import weights_hash
-from alhpo.training import Compute, make_optimizer, train_epoch
+from alhpo.training import Compute, classification_loss, make_optimizer, train_epoch
 from alhpo.types import CheckpointError
 
 
@@ -35,7 +41,8 @@ class Task:
     Attributes:
         images: (L, H, W, C) uint8, the labelled images in the order of labelling.
         labels: (L,) int64.
-        template: the model with the weights every training starts from, on the CPU.
+        template: the model with the weights every training starts from, on the CPU; where it has a
+            head that predicts losses, that is trained too.
         model: identity of the model, as a JSON-able mapping.
         form: how images become model input.
         compute: device and precision.
@@ -65,18 +72,21 @@ class Task:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the results of training depend on, apart from the hyperparameters."""
+        training = {
+            "max_epochs": self.max_epochs,
+            "seed": self.seed,
+            "precision": self.compute.precision,
+            "channels_last": self.compute.channels_last,
+            "mean": list(self.form.mean),
+            "std": list(self.form.std),
+            "size": None if self.form.size is None else list(self.form.size),
+        }
+        if has_loss_predictor(self.template):
+            training["loss_prediction"] = LOSS_PREDICTION
         return {
             "labeled_set": self.labeled_set,
             "model": dict(self.model) | {"weights": weights_hash(self.template)},
-            "training": {
-                "max_epochs": self.max_epochs,
-                "seed": self.seed,
-                "precision": self.compute.precision,
-                "channels_last": self.compute.channels_last,
-                "mean": list(self.form.mean),
-                "std": list(self.form.std),
-                "size": None if self.form.size is None else list(self.form.size),
-            },
+            "training": training,
         }
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
@@ -113,6 +123,8 @@ class Trainer:
         if hp.augmentation == "auto":
             hp = hp.model_copy(update={"augmentation": task.augmentation})
         self._resolved = hp
+        joint = has_loss_predictor(task.template)
+        self._loss_function = joint_loss if joint else classification_loss
         self.models = [task.compute.place(copy.deepcopy(task.template)) for _ in parts]
         self._optimizers = [make_optimizer(model, hp) for model in self.models]
 
@@ -139,9 +151,10 @@ class Trainer:
                 self._task.max_epochs,
                 self._task.seed,
                 split,
+                loss_function=self._loss_function,
             )
             losses.append(loss)
-            self.diverged = not math.isfinite(loss)
+            self.diverged = not (math.isfinite(loss) and head_is_finite(model))
         self.epoch += 1
         return math.nan if self.diverged else sum(losses) / len(losses)
 

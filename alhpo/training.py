@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -125,6 +125,45 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
     )
 
 
+class TrainingLoss(Protocol):
+    """What training minimises on a batch."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        hp: Hyperparameters,
+        compute: Compute,
+        progress: float,
+    ) -> torch.Tensor:
+        """The loss of a batch, with gradients.
+
+        Args:
+            model: in training mode.
+            inputs: (B, C, H, W) float32.
+            labels: (B,) int64.
+            hp: the hyperparameters.
+            compute: the context of the forward pass.
+            progress: share of the full training's epochs that are done, in [0, 1).
+        """
+        ...
+
+
+def classification_loss(
+    model: nn.Module,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    hp: Hyperparameters,
+    compute: Compute,
+    progress: float,
+) -> torch.Tensor:
+    """The mean cross-entropy; a ``TrainingLoss``."""
+    with compute.autocast():
+        logits = model(inputs)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=hp.label_smoothing)
+
+
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -134,6 +173,7 @@ def train_epoch(
     epoch: int,
     max_epochs: int,
     *key: Key,
+    loss_function: TrainingLoss = classification_loss,
 ) -> float:
     """Train one epoch.
 
@@ -146,6 +186,7 @@ def train_epoch(
         epoch: the epoch to train, from 0.
         max_epochs: length of a full training, for the schedule.
         key: names the random streams of this training; the epoch is added to it.
+        loss_function: what is minimised.
 
     Returns:
         The mean training loss of the epoch; NaN or infinity after divergence.
@@ -157,9 +198,7 @@ def train_epoch(
     n_batches = 0
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
         for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, epoch):
-            with compute.autocast():
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=hp.label_smoothing)
+            loss = loss_function(model, inputs, labels, hp, compute, epoch / max_epochs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

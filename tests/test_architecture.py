@@ -25,6 +25,7 @@ LAYERS = {
         "results",
     ],
     3: ["training", "figures", "loading"],
+    3.5: ["loss_prediction", "adversarial"],
     4: ["trainer", "provenance"],
     5: ["objective"],
     6: ["learner", "config", "report"],
