@@ -20,6 +20,7 @@ LAYERS = {
         "batches",
         "models",
         "checkpoints",
+        "stochastic",
         "strategies",
         "tuning",
         "results",

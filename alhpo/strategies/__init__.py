@@ -1,7 +1,8 @@
 """Query strategies: pure functions of pool outputs and a generator to a query.
 
 One file per strategy; a new one is a function under ``@register_strategy`` in a module that is
-imported here, or in another package under the entry point group ``alhpo.strategies``.
+imported here, or in another package under the entry point group ``alhpo.strategies``. A family of
+them, whose names carry arguments, goes through ``register_strategy_family``.
 """
 
 from alhpo.strategies import badge as badge
@@ -12,6 +13,9 @@ from alhpo.strategies.checked import run_strategy
 from alhpo.strategies.registry import (
     get_strategy,
     register_strategy,
+    register_strategy_family,
+    split_strategy_names,
+    strategy_families,
     strategy_name,
     strategy_names,
     strategy_needs,
@@ -20,7 +24,10 @@ from alhpo.strategies.registry import (
 __all__ = [
     "get_strategy",
     "register_strategy",
+    "register_strategy_family",
     "run_strategy",
+    "split_strategy_names",
+    "strategy_families",
     "strategy_name",
     "strategy_names",
     "strategy_needs",

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from alhpo.protocols import Strategy
 from alhpo.strategies.registry import get_strategy, strategy_name, strategy_needs
-from alhpo.types import ConfigurationError, PoolOutputs, Query
+from alhpo.types import ConfigurationError, PoolOutputs, Query, StochasticPasses
+
+#: Dimensions of the outputs that are tensors; those of the same name are equal.
+SHAPES = {
+    "logits": "N C",
+    "features": "N D",
+    "labeled_logits": "L C",
+    "labeled_features": "L D",
+    "predicted_losses": "N",
+    "labeled_scores": "N",
+    "labels": "L",
+    "labeled_indices": "L",
+    "images": "N H W channels",
+    "labeled_images": "L H W channels",
+}
+INTEGERS = frozenset({"labels", "labeled_indices"})
+IMAGES = frozenset({"images", "labeled_images"})
 
 
 def run_strategy(
@@ -26,8 +46,8 @@ def run_strategy(
 
     Raises:
         ConfigurationError: ``n`` out of range; an output that the strategy needs is missing, of a
-            wrong shape or not finite; or the strategy returned too few or too many indices, the
-            same twice, or one that is no candidate.
+            wrong shape, out of range or not finite; or the strategy returned too few or too many
+            indices, the same twice, or one that is no candidate, or a state that is not JSON.
     """
     strategy = get_strategy(strategy)
     name = strategy_name(strategy)
@@ -43,7 +63,14 @@ def run_strategy(
         raise ConfigurationError(
             f"Cannot choose {n} of {len(candidates)} candidates; legal: 1 to {len(candidates)}."
         )
-    _check_outputs(pool, strategy_needs(strategy), name)
+    needs = strategy_needs(strategy)
+    _check_outputs(pool, needs, name)
+    if "passes" in needs:
+        if pool.passes is None:
+            raise ConfigurationError(
+                f"Strategy {name!r} needs passes with dropout over the pool, which were not made."
+            )
+        pool = replace(pool, passes=_CheckedPasses(pool.passes, len(pool), name))
     return _checked_query(strategy(pool, n, generator), candidates, n, name)
 
 
@@ -68,34 +95,135 @@ def _check_indices(pool: PoolOutputs) -> list[int]:
 
 
 def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
-    for field in sorted(needs):  # features come before labeled_features
+    """Refuse what is missing, does not fit the candidates or each other, or is not finite."""
+    if "state" in needs and pool.state is not None:
+        _json_state(pool.state, f"The state given to strategy {name!r}")
+    sizes = {"N": len(pool)}
+    for field in [field for field in SHAPES if field in needs]:
         output = getattr(pool, field)
         if output is None:
             raise ConfigurationError(
                 f"Strategy {name!r} needs {field} of the pool, which were not computed."
             )
-        rows = "L" if field == "labeled_features" else len(pool)
-        width = pool.features.shape[1] if rows == "L" and pool.features is not None else None
-        fits = output.ndim == 2 and output.shape[1] >= 1 and output.is_floating_point()
-        if not fits or rows not in ("L", len(output)) or width not in (None, output.shape[1]):
+        if field in INTEGERS:
+            kind = "integers"
+            fits = not (output.is_floating_point() or output.dtype == torch.bool)
+        elif field in IMAGES:
+            kind, fits = "bytes (uint8)", output.dtype == torch.uint8
+        else:
+            kind, fits = "floating point numbers", output.is_floating_point()
+        names = SHAPES[field].split()
+        shape = dict(zip(names, output.shape, strict=False))
+        fits &= output.ndim == len(names) and all(
+            size == sizes.get(dim, size) and (size >= 1 or dim == "L")
+            for dim, size in shape.items()
+        )
+        if not fits:
+            wanted = [str(sizes.get(d, d if d == "L" else "at least 1")) for d in names]
             raise ConfigurationError(
-                f"Strategy {name!r} needs {field} of shape ({rows}, {width or 'at least 1'}) as "
-                f"floating point numbers, not {tuple(output.shape)} of {output.dtype}."
+                f"Strategy {name!r} needs {field} of shape ({', '.join(wanted)}"
+                f"{',' * (len(wanted) == 1)}) as {kind}, not {tuple(output.shape)} of "
+                f"{output.dtype}."
             )
-        broken = (~output.isfinite().all(dim=1)).nonzero().flatten()
-        if len(broken):
+        sizes |= shape
+        if output.is_floating_point():
+            _check_finite(output, field, name)
+    _check_values(pool, needs, sizes.get("C"), name)
+
+
+def _check_finite(output: torch.Tensor, field: str, name: str) -> None:
+    finite = output.isfinite()
+    broken = (~(finite.all(dim=1) if finite.ndim > 1 else finite)).nonzero().flatten()
+    if len(broken):
+        raise ConfigurationError(
+            f"The {field} given to strategy {name!r} are not finite in {len(broken)} of "
+            f"{len(output)} rows, first in row {int(broken[0])}. Has the training of the "
+            "model diverged?"
+        )
+
+
+def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None, name: str) -> None:
+    """Refuse values out of range of the outputs whose shapes are right."""
+    if "labeled_scores" in needs and pool.labeled_scores is not None:
+        low, high = map(float, pool.labeled_scores.aminmax())
+        if low < 0 or high > 1:
             raise ConfigurationError(
-                f"The {field} given to strategy {name!r} are not finite in {len(broken)} of "
-                f"{len(output)} rows, first in row {int(broken[0])}. Has the training of the "
-                "model diverged?"
+                f"The labeled_scores given to strategy {name!r} must be in [0, 1], not in "
+                f"[{low:g}, {high:g}]."
             )
+    if "labels" in needs and pool.labels is not None and len(pool.labels):
+        low, high = map(int, pool.labels.aminmax())
+        if low < 0 or (classes is not None and high >= classes):
+            raise ConfigurationError(
+                f"The labels given to strategy {name!r} are {low} to {high}; expected are "
+                f"classes from 0{f' to {classes - 1}' if classes is not None else ''}."
+            )
+    if "labeled_indices" in needs and pool.labeled_indices is not None:
+        labeled = pool.labeled_indices.tolist()
+        if len(set(labeled)) < len(labeled) or set(labeled) & set(pool.indices.tolist()):
+            raise ConfigurationError(
+                f"The labeled_indices given to strategy {name!r} must be there once each, and "
+                "none among the candidates."
+            )
+
+
+@dataclass(frozen=True)
+class _CheckedPasses:
+    """Passes of which every block is looked at before the strategy sees it."""
+
+    passes: StochasticPasses
+    n: int
+    name: str
+
+    def __post_init__(self) -> None:
+        if len(self.passes) < 1:
+            raise ConfigurationError(f"Strategy {self.name!r} needs at least 1 pass, not 0.")
+        self.logits(slice(0, 1))
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def logits(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        logits = self.passes.logits(rows)
+        if isinstance(rows, slice):
+            expected = len(range(*rows.indices(self.n)))
+        else:
+            expected = int(rows.sum()) if rows.dtype == torch.bool else len(rows)
+        shape = tuple(logits.shape)
+        if len(shape) != 3 or shape[:2] != (len(self), expected) or not shape[2]:
+            raise ConfigurationError(
+                f"The passes given to strategy {self.name!r} must yield logits of shape "
+                f"({len(self)}, {expected}, at least 1), not {shape}."
+            )
+        if logits.numel() and not torch.stack(logits.aminmax()).isfinite().all():
+            raise ConfigurationError(
+                f"The passes given to strategy {self.name!r} are not finite. Has the training of "
+                "the model diverged?"
+            )
+        return logits
+
+
+def _json_state(state: Any, what: str) -> dict[str, Any]:
+    """A copy of the state as it comes back from a record."""
+    try:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"it is a {type(state).__name__}")
+        copy = json.loads(json.dumps(dict(state), allow_nan=False))
+        if copy != state:
+            raise ValueError("it comes back from JSON as another value")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{what} must be a mapping of text to what JSON holds (lists rather than tuples, "
+            f"finite numbers, text keys): {error}."
+        ) from error
+    return copy
 
 
 def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Query:
     try:
         indices = tuple(operator.index(i) for i in query.indices)
         scores = None if query.scores is None else tuple(float(s) for s in query.scores)
-        paths = query.paths
+        paths, state = query.paths, query.state
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"Strategy {name!r} must return a Query of integer indices, not {query!r}."
@@ -116,7 +244,9 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
         raise ConfigurationError(
             f"Strategy {name!r} returned {len(scores)} scores for {n} candidates."
         )
-    return Query(indices, scores, paths)
+    if state is not None:
+        state = _json_state(state, f"The state that strategy {name!r} returned")
+    return Query(indices, scores, paths, state)
 
 
 def _some(indices: list[int]) -> str:

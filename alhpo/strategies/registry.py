@@ -1,21 +1,34 @@
-"""Strategies by name: the built-in ones, those registered in Python, and installed plug-ins."""
+"""Strategies by name: the built-in ones, those registered in Python, and installed plug-ins.
+
+A family makes strategies from the text after its prefix, as ``"albl:entropy,margin"``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from alhpo.protocols import POOL_OUTPUTS, Strategy
 from alhpo.schema import suggestion
 from alhpo.types import ConfigurationError
 
 ENTRY_POINT_GROUP = "alhpo.strategies"
+#: What a strategy that does not say what it needs is given: what one pass of the model yields.
+DEFAULT_NEEDS = frozenset({"logits", "features", "labels", "labeled_features"})
 
 AnyStrategy = TypeVar("AnyStrategy", bound=Strategy)
 
+
+class _Family(NamedTuple):
+    factory: Callable[[str], Strategy]
+    form: str
+
+
 _strategies: dict[str, Strategy] = {}
 _aliases: dict[str, str] = {}
+_families: dict[str, _Family] = {}
+_members: dict[str, Strategy] = {}  # by their full names
 
 
 def register_strategy(
@@ -25,8 +38,8 @@ def register_strategy(
 
     Args:
         name: what users write, such as ``"entropy"``.
-        needs: the fields of ``PoolOutputs`` that the strategy looks at, besides ``indices``; all
-            of them where None.
+        needs: the fields of ``PoolOutputs`` that the strategy looks at, besides ``indices``;
+            ``DEFAULT_NEEDS`` where None.
         aliases: further names for the same strategy, not listed by ``strategy_names``.
 
     Raises:
@@ -34,12 +47,11 @@ def register_strategy(
             of the same module and name replaces its former self, as when a notebook cell is run
             again.
     """
-    wanted = POOL_OUTPUTS if needs is None else _legal_needs(needs, name)
+    wanted = DEFAULT_NEEDS if needs is None else _legal_needs(needs, name)
 
     def register(strategy: AnyStrategy) -> AnyStrategy:
         for key in (name, *aliases):
-            if not isinstance(key, str) or not key:
-                raise ConfigurationError(f"A strategy's name must be text, not {key!r}.")
+            _check_name(key)
             holder = _strategies.get(_aliases.get(key, key))
             if holder is not None and _origin(holder) != _origin(strategy):
                 raise ConfigurationError(
@@ -53,16 +65,45 @@ def register_strategy(
     return register
 
 
+def register_strategy_family(
+    prefix: str, factory: Callable[[str], Strategy], description: str
+) -> None:
+    """Make strategies with arguments in their names, as ``"albl:entropy,margin"``.
+
+    Args:
+        prefix: what comes before the colon.
+        factory: makes the strategy from the text after it, and raises ``ConfigurationError`` where
+            it cannot. It is called once for each name.
+        description: the form of that text, for messages, such as ``"A,B,..."``.
+
+    Raises:
+        ConfigurationError: a prefix that is no text, or that another family has. A factory of the
+            same module and name replaces its former self.
+    """
+    _check_name(prefix)
+    holder = _families.get(prefix)
+    if holder is not None and _origin(holder.factory) != _origin(factory):
+        raise ConfigurationError(
+            f"The prefix {prefix!r} belongs to the family {_origin(holder.factory)}; choose "
+            "another."
+        )
+    _families[prefix] = _Family(factory, description)
+    for name in [name for name in _members if name.startswith(f"{prefix}:")]:
+        del _members[name]
+
+
 def get_strategy(strategy: str | Strategy) -> Strategy:
     """A strategy by its name, or itself where it is callable.
 
+    The same name gives the same object, also where a family makes it.
+
     Raises:
         ConfigurationError: an unknown name (the message lists the legal ones), something that is
-            neither a name nor callable, a callable with an illegal ``needs``, or an installed
-            plug-in that cannot be imported.
+            neither a name nor callable, a callable with an illegal ``needs``, arguments that a
+            family refuses, or an installed plug-in that cannot be imported.
     """
     if isinstance(strategy, str):
-        found = _strategies.get(_aliases.get(strategy, strategy))
+        found = _strategies.get(_aliases.get(strategy, strategy)) or _member(strategy)
         if found is None and (plugin := _plugins().get(strategy)) is not None:
             found = _load(plugin)
         if found is None:
@@ -82,28 +123,66 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
 
 
 def strategy_names() -> tuple[str, ...]:
-    """All names, sorted; plug-ins are listed without being imported."""
-    return tuple(sorted({*_strategies, *_plugins()}))
+    """All names, sorted, then the families as ``"albl:A,B,..."``; plug-ins are listed without
+    being imported."""
+    return (*sorted({*_strategies, *_plugins()}), *strategy_families())
+
+
+def strategy_families() -> tuple[str, ...]:
+    """The forms of names that families make, sorted, such as ``"albl:A,B,..."``."""
+    return tuple(f"{prefix}:{_families[prefix].form}" for prefix in sorted(_families))
+
+
+def split_strategy_names(text: str) -> list[str]:
+    """The names in a list that is separated by commas, or by semicolons.
+
+    The text after a family's prefix may hold commas itself: it goes on to the next semicolon or to
+    the end, as in ``"random,badge,albl:entropy,margin; entropy"``.
+    """
+    names: list[str] = []
+    for part in text.split(";"):
+        first, *rest = part.split(",", maxsplit=1)
+        while rest and first.strip().partition(":")[0] not in _families:
+            names.append(first.strip())
+            part = rest[0]
+            first, *rest = part.split(",", maxsplit=1)
+        names.append(part.strip())
+    return names
 
 
 def strategy_needs(strategy: Strategy) -> frozenset[str]:
-    """What a strategy looks at: its ``needs``, or everything where it has none.
+    """What a strategy looks at: its ``needs``, or ``DEFAULT_NEEDS`` where it has none.
 
     Raises:
         ConfigurationError: ``needs`` holds something that ``PoolOutputs`` does not offer.
     """
     needs = getattr(strategy, "needs", None)
-    return POOL_OUTPUTS if needs is None else _legal_needs(needs, strategy_name(strategy))
+    return DEFAULT_NEEDS if needs is None else _legal_needs(needs, strategy_name(strategy))
 
 
 def strategy_name(strategy: str | Strategy) -> str:
     """The name a strategy is registered under, or else what its function or class is called."""
     if isinstance(strategy, str):
         return _aliases.get(strategy, strategy)
-    for name, registered in _strategies.items():
+    for name, registered in (*_strategies.items(), *_members.items()):
         if registered is strategy:
             return name
     return _origin(strategy).rpartition(":")[2]
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"A strategy's name must be text, not {name!r}.")
+
+
+def _member(name: str) -> Strategy | None:
+    """The strategy of a family with this full name, made at the first time; None of no family."""
+    prefix, colon, arguments = name.partition(":")
+    if not colon or prefix not in _families:
+        return None
+    if name not in _members:
+        _members[name] = get_strategy(_families[prefix].factory(arguments))
+    return _members[name]
 
 
 def _legal_needs(needs: Iterable[str], name: str) -> frozenset[str]:
@@ -121,7 +200,7 @@ def _legal_needs(needs: Iterable[str], name: str) -> frozenset[str]:
     return wanted
 
 
-def _origin(strategy: Strategy) -> str:
+def _origin(strategy: object) -> str:
     """Module and qualified name, ``"package.module:function"``."""
     source = strategy if hasattr(strategy, "__qualname__") else type(strategy)
     return f"{source.__module__}:{source.__qualname__}"  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from alhpo.protocols import POOL_OUTPUTS
+from alhpo.stochastic import TensorPasses
 from alhpo.strategies import run_strategy
 from alhpo.types import ConfigurationError, PoolOutputs, Query
 
@@ -14,6 +16,7 @@ POOL = PoolOutputs(
     logits=torch.randn(4, 3),
     features=torch.randn(4, 2),
     labeled_features=torch.randn(6, 2),
+    labels=torch.tensor([0, 1, 2, 0, 1, 2]),
 )
 
 
@@ -96,6 +99,124 @@ def test_rows_must_match_the_candidates_and_widths_each_other():
         run("entropy", replace(POOL, logits=torch.randn(3, 3)))
     with pytest.raises(ConfigurationError, match=r"labeled_features of shape \(L, 2\)"):
         run("coreset", replace(POOL, labeled_features=torch.randn(6, 3)))
+
+
+LABELED = PoolOutputs(
+    indices=POOL.indices,
+    logits=POOL.logits,
+    predicted_losses=torch.randn(4),
+    labeled_scores=torch.tensor([0.0, 0.5, 1.0, 0.2]),
+    images=torch.zeros(4, 6, 5, 3, dtype=torch.uint8),
+    labels=torch.tensor([0, 2, 1]),
+    labeled_indices=torch.tensor([7, 2, 4]),
+    labeled_logits=torch.randn(3, 3),
+    labeled_images=torch.zeros(3, 6, 5, 3, dtype=torch.uint8),
+    passes=TensorPasses(torch.randn(5, 4, 3)),
+    state={"weights": [0.5, 1.5], "text": None},
+)
+
+
+def needing(*needs):
+    def needy(pool, n, generator):
+        if pool.passes is not None:
+            pool.passes.logits(torch.arange(len(pool)))
+        return Query(tuple(pool.indices[:n].tolist()))
+
+    needy.needs = frozenset(needs)
+    return needy
+
+
+EVERYTHING = needing(*POOL_OUTPUTS - {"features", "labeled_features"})
+
+
+def test_everything_that_fits_passes():
+    assert run(EVERYTHING, LABELED).indices == (3, 5)
+    assert run(EVERYTHING, replace(LABELED, state=None)).indices == (3, 5)
+    nothing = {
+        name: getattr(LABELED, name)[:0]
+        for name in ("labels", "labeled_indices", "labeled_logits", "labeled_images")
+    }
+    assert run(EVERYTHING, replace(LABELED, **nothing)).indices == (3, 5)
+
+
+@pytest.mark.parametrize("field", sorted(POOL_OUTPUTS - {"features", "labeled_features", "state"}))
+def test_every_output_that_is_missing_is_named(field):
+    with pytest.raises(ConfigurationError, match=f"needy' needs {field} "):
+        run(EVERYTHING, replace(LABELED, **{field: None}))
+
+
+@pytest.mark.parametrize(
+    "field, value, complaint",
+    [
+        ("predicted_losses", torch.randn(4, 1), r"of shape \(4,\) as floating.*\(4, 1\)"),
+        ("predicted_losses", torch.tensor([0, torch.nan, 0, 0]), "not finite in 1 of 4.*row 1"),
+        ("labeled_scores", torch.randn(3), r"of shape \(4,\)"),
+        ("labeled_scores", torch.tensor([0, 0.5, 1.1, 0]), r"in \[0, 1\], not in \[0, 1.1\]"),
+        ("images", torch.zeros(4, 6, 5, 3), r"\(4, .*\) as bytes.*float32"),
+        ("images", torch.zeros(4, 6, 5, dtype=torch.uint8), "images of shape"),
+        ("labels", torch.tensor([0, 1]), "labels of shape"),
+        ("labels", torch.tensor([0.0, 1.0, 2.0]), "as integers"),
+        ("labels", torch.tensor([0, 1, 3]), "labels given.*are 0 to 3; expected.*0 to 2"),
+        ("labels", torch.tensor([0, -1, 1]), "are -1 to 1"),
+        ("labeled_indices", torch.tensor([7, 2]), "labeled_indices of shape"),
+        ("labeled_indices", torch.tensor([7, 2, 2]), "once each"),
+        ("labeled_indices", torch.tensor([7, 2, 8]), "none among the candidates"),
+        ("labeled_logits", torch.randn(3, 2), r"labeled_logits of shape \(L, 3\)"),
+        (
+            "labeled_images",
+            torch.zeros(3, 6, 6, 3, dtype=torch.uint8),
+            r"of shape \(3, 6, 5, 3\) as bytes",
+        ),
+        ("state", [1], "state given to strategy .*needy' must be a mapping.*list"),
+        ("state", {"x": float("nan")}, "finite"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(field, value, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        run(EVERYTHING, replace(LABELED, **{field: value}))
+
+
+class Passes:
+    def __init__(self, n, make):
+        self.n, self.make = n, make
+
+    def __len__(self):
+        return self.n
+
+    def logits(self, rows):
+        n = len(rows) if isinstance(rows, torch.Tensor) else len(range(*rows.indices(4)))
+        return self.make(n)
+
+
+@pytest.mark.parametrize(
+    "passes, complaint",
+    [
+        (Passes(0, lambda n: torch.zeros(0, n, 3)), "at least 1 pass"),
+        (Passes(2, lambda n: torch.zeros(2, n)), r"\(2, 1, at least 1\), not \(2, 1\)"),
+        (Passes(2, lambda n: torch.zeros(3, n, 3)), r"not \(3, 1, 3\)"),
+        (Passes(2, lambda n: torch.zeros(2, 1, 3)), r"\(2, 4, at least 1\), not \(2, 1, 3\)"),
+        (Passes(2, lambda n: torch.full((2, n, 3), torch.nan)), "not finite"),
+        (Passes(2, lambda n: torch.full((2, n, 3), torch.inf if n > 1 else 0.0)), "not finite"),
+    ],
+)
+def test_passes_are_checked_where_they_are_made(passes, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        run(EVERYTHING, replace(LABELED, passes=passes))
+
+
+@pytest.mark.parametrize(
+    "state", [(1, 2), {1: 2}, {"x": (1, 2)}, {"x": float("inf")}, {"x": np.zeros(2)}, "x"]
+)
+def test_a_state_that_no_record_can_hold_is_refused(state):
+    with pytest.raises(ConfigurationError, match="state that strategy .*oddity' returned"):
+        run(returning((3, 5), None, None, state))
+
+
+def test_a_state_is_a_copy():
+    state = {"weights": [1.0]}
+    query = run(returning((3, 5), None, None, state))
+    state["weights"].append(2.0)
+    assert query.state == {"weights": [1.0]}
 
 
 def test_what_is_not_needed_is_not_looked_at():

@@ -9,7 +9,10 @@ from alhpo.protocols import POOL_OUTPUTS
 from alhpo.strategies import (
     get_strategy,
     register_strategy,
+    register_strategy_family,
     registry,
+    split_strategy_names,
+    strategy_families,
     strategy_name,
     strategy_names,
     strategy_needs,
@@ -25,6 +28,8 @@ def lowest(pool, n, generator):
 def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "_strategies", dict(registry._strategies))
     monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
+    monkeypatch.setattr(registry, "_families", dict(registry._families))
+    monkeypatch.setattr(registry, "_members", dict(registry._members))
 
 
 @pytest.fixture
@@ -42,26 +47,34 @@ def plugin(monkeypatch, tmp_path):
 
 
 def test_names_and_needs_of_the_built_in_strategies():
-    assert {"badge", "coreset", "entropy", "random"} <= set(strategy_names())
-    assert list(strategy_names()) == sorted(strategy_names())
-    assert {name: set(strategy_needs(get_strategy(name))) for name in strategy_names()} == {
+    names = strategy_names()
+    named = [name for name in names if name not in strategy_families()]
+    assert {"badge", "coreset", "entropy", "random"} <= set(named)
+    assert list(names) == sorted(named) + sorted(strategy_families())
+    expected = {
         "badge": {"logits", "features"},
         "coreset": {"features", "labeled_features"},
         "entropy": {"logits"},
         "random": set(),
     }
+    for name in named:
+        needs = strategy_needs(get_strategy(name))
+        assert needs <= POOL_OUTPUTS
+        assert needs == expected.get(name, needs)
+        assert needs or name == "random"
     assert get_strategy("core-set") is get_strategy("coreset")
     assert strategy_name("core-set") == strategy_name(get_strategy("coreset")) == "coreset"
 
 
 def test_unknown_names_list_the_legal_ones():
-    with pytest.raises(ConfigurationError, match=r"'bagde'.*badge, coreset, entropy, random"):
+    with pytest.raises(ConfigurationError, match=r"'bagde'.*badge,.* coreset,.* entropy,.* random"):
         get_strategy("bagde")
 
 
-def test_functions_pass_through_and_need_everything_unless_they_say_so():
+def test_functions_pass_through_and_get_what_is_cheap_unless_they_say_so():
     assert get_strategy(lowest) is lowest
-    assert strategy_needs(lowest) == POOL_OUTPUTS
+    assert strategy_needs(lowest) == {"logits", "features", "labels", "labeled_features"}
+    assert strategy_needs(lowest) < POOL_OUTPUTS
     assert strategy_name(lowest) == "lowest"
 
 
@@ -76,9 +89,9 @@ def test_illegal_needs_are_refused_and_the_legal_ones_listed(needs):
     def strategy(pool, n, generator): ...
 
     strategy.needs = needs
-    with pytest.raises(ConfigurationError, match="features, labeled_features, logits"):
+    with pytest.raises(ConfigurationError, match="features, images, labeled_features"):
         get_strategy(strategy)
-    with pytest.raises(ConfigurationError, match="features, labeled_features, logits"):
+    with pytest.raises(ConfigurationError, match="features, images, labeled_features"):
         register_strategy("mine", needs=needs)
 
 
@@ -115,6 +128,59 @@ def test_taken_names_are_refused_unless_the_same_function_is_defined_again():
 def test_names_are_text(name):
     with pytest.raises(ConfigurationError, match="text"):
         register_strategy(name)(lowest)
+
+
+def every(text):
+    """Every k-th candidate, from the first."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(f"every:{text}: expected a number from 1, as every:3.")
+
+    def strategy(pool, n, generator):
+        return Query(tuple(pool.indices[:: int(text)][:n].tolist()))
+
+    strategy.needs = frozenset()
+    return strategy
+
+
+def test_a_family_makes_strategies_from_the_text_in_their_names():
+    register_strategy_family("every", every, "K")
+    assert strategy_families()[-1] == strategy_names()[-1] == "every:K"
+    three = get_strategy("every:3")
+    assert get_strategy("every:3") is three is not get_strategy("every:4")
+    assert strategy_name(three) == strategy_name("every:3") == "every:3"
+    assert strategy_needs(three) == frozenset()
+    with pytest.raises(ConfigurationError, match="every:none: expected a number"):
+        get_strategy("every:none")
+    for unknown in ("every", "evry:3", "random:3"):
+        with pytest.raises(ConfigurationError, match=r"Unknown strategy.*every:K"):
+            get_strategy(unknown)
+
+
+def test_a_family_redefined_forgets_what_it_made_and_a_taken_prefix_is_refused():
+    register_strategy_family("every", every, "K")
+    before = get_strategy("every:3")
+    register_strategy_family("every", every, "K")
+    assert get_strategy("every:3") is not before
+    with pytest.raises(ConfigurationError, match="prefix 'every' belongs to"):
+        register_strategy_family("every", lambda text: lowest, "K")
+    with pytest.raises(ConfigurationError, match="text"):
+        register_strategy_family("", every, "K")
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("badge", ["badge"]),
+        ("random, badge", ["random", "badge"]),
+        ("every:3", ["every:3"]),
+        ("random,every:a,b,c", ["random", "every:a,b,c"]),
+        ("every:a,b; random,badge;every:c", ["every:a,b", "random", "badge", "every:c"]),
+        ("random,other:a,b", ["random", "other:a", "b"]),
+    ],
+)
+def test_lists_of_names_leave_the_commas_of_a_family_to_it(text, names):
+    register_strategy_family("every", every, "K")
+    assert split_strategy_names(text) == names
 
 
 def test_plug_ins_are_listed_without_import_and_found_by_name(plugin):
