@@ -64,11 +64,7 @@ class VAE(nn.Module):
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = shape
-        if min(height, width) < SMALLEST:
-            raise ConfigurationError(
-                f"The images are {height}x{width} pixels; the autoencoder needs at least "
-                f"{SMALLEST}x{SMALLEST}. Choose a strategy that does not need labeled_scores."
-            )
+        check_image_size((height, width))
         sizes, widths = [(height, width)], [channels]
         while min(sizes[-1]) >= SMALLEST:
             sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
@@ -98,6 +94,22 @@ class VAE(nn.Module):
         mean, log_variance = self.encode(images)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         return self.decoder(code).float(), mean, log_variance
+
+
+def check_image_size(size: tuple[int, int]) -> None:
+    """Refuse images that are too small for the autoencoder.
+
+    Args:
+        size: (height, width) in pixels.
+
+    Raises:
+        ConfigurationError: a side below 8 pixels.
+    """
+    if min(size) < SMALLEST:
+        raise ConfigurationError(
+            f"The images are {size[0]}x{size[1]} pixels; the autoencoder behind labeled_scores "
+            f"needs at least {SMALLEST}x{SMALLEST}. Choose another strategy than 'vaal'."
+        )
 
 
 class Discriminator(nn.Module):

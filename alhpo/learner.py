@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from alhpo.adversarial import Discrimination, check_image_size
 from alhpo.batches import DeviceImages, InputFormat
 from alhpo.checkpoints import read_checkpoint
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, load_space
-from alhpo.loss_prediction import add_loss_predictor
+from alhpo.loss_prediction import add_loss_predictor, predicted_losses
 from alhpo.models import ModelSpec, build_model, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.pool import Pool, read_queried_indices
@@ -68,6 +70,8 @@ class ActiveLearner:
         cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
         input_size: pixels to which images are resized on the device; None keeps their size.
         query_subset: the strategy looks at a random subset of this many images of the pool.
+        vaal_epochs: passes over the candidates for which the networks behind ``labeled_scores``
+            are trained at each query (VAAL).
         device: "auto" or a torch device.
         precision: "auto", "float32" or "bfloat16".
         path: a folder in which every label is recorded as it comes; one that holds a record is
@@ -94,6 +98,7 @@ class ActiveLearner:
         cifar_stem: bool | None = None,
         input_size: int | None = None,
         query_subset: int | None = None,
+        vaal_epochs: int = 10,
         device: str = "auto",
         precision: Precision = "auto",
         path: str | os.PathLike[str] | None = None,
@@ -110,11 +115,15 @@ class ActiveLearner:
             raise ConfigurationError(f"start is {start!r}. Legal: cold, warm.")
         if query_subset is not None and query_subset < 1:
             raise ConfigurationError(f"query_subset is {query_subset}; at least 1 is needed.")
+        if vaal_epochs < 1:
+            raise ConfigurationError(f"vaal_epochs is {vaal_epochs}; at least 1 is needed.")
         Hyperparameters.create(self.fixed).check_epochs(max_epochs)
         self.max_epochs = max_epochs
         self._metric: Metric = metric
         self._start = start
         self._query_subset = query_subset
+        self._vaal_epochs = vaal_epochs
+        self._path = None if path is None else Path(path)
         self._spec = ModelSpec(
             model,
             dataset.num_classes,
@@ -131,6 +140,8 @@ class ActiveLearner:
         if "predicted_losses" in strategy_needs(self.strategy):
             shape = (dataset.channels, *(size or dataset.image_size))
             add_loss_predictor(self._initial, shape, seed)
+        if "labeled_scores" in strategy_needs(self.strategy):
+            check_image_size(dataset.image_size)
         journal = None if path is None else Journal(Path(path) / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: nn.Module | None = None
@@ -201,9 +212,13 @@ class ActiveLearner:
             size = max(self._query_subset, n)
             generator = numpy_generator(self.seed, "query subset", step)
             candidates = np.sort(generator.choice(candidates, size, replace=False))
-        outputs = self._outputs(candidates)
+        folder = None if self._path is None else self._path / "query" / f"cycle_{step - 1:03d}"
+        outputs = self._outputs(candidates, folder)
         generator = numpy_generator(self.seed, "query", step)
-        return self._asked(run_strategy(self.strategy, outputs, n, generator), new_cycle=True)
+        query = self._asked(run_strategy(self.strategy, outputs, n, generator), new_cycle=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return query
 
     def tell(self, indices: Sequence[int], labels: Sequence[int]) -> None:
         """Record labels that people (or an oracle) gave; all, some, or late.
@@ -435,15 +450,21 @@ class ActiveLearner:
     def _predicted(self, indices: np.ndarray, *, features: bool) -> PoolOutputs:
         chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
         images = self._images(self.dataset.images[chosen], None)
-        logits, hidden = predict(self.model, images, self.compute, features=features)
-        return PoolOutputs(chosen, logits, hidden)
+        with predicted_losses(self.model) as losses:
+            logits, hidden = predict(self.model, images, self.compute, features=features)
+        predicted = torch.cat(losses) if losses else None
+        return PoolOutputs(chosen, logits, hidden, predicted_losses=predicted)
 
-    def _outputs(self, candidates: np.ndarray) -> PoolOutputs:
+    def _outputs(self, candidates: np.ndarray, folder: Path | None) -> PoolOutputs:
         needs = strategy_needs(self.strategy)
-        if not needs:
-            return PoolOutputs(torch.from_numpy(candidates))
+        outputs = PoolOutputs(torch.from_numpy(candidates))
+        if "labeled_scores" in needs:
+            outputs = replace(outputs, labeled_scores=self._labeled_scores(candidates, folder))
+        if not needs - {"labeled_scores"}:
+            return outputs
         features = "features" in needs or "labeled_features" in needs
-        outputs = self._predicted(candidates, features=features)
+        scores = outputs.labeled_scores
+        outputs = replace(self._predicted(candidates, features=features), labeled_scores=scores)
         if "labeled_features" in needs:
             labeled = self._predicted(self.pool.labeled, features=True).features
             outputs = replace(outputs, labeled_features=labeled)
@@ -451,7 +472,21 @@ class ActiveLearner:
             outputs,
             logits=outputs.logits if "logits" in needs else None,
             features=outputs.features if "features" in needs else None,
+            predicted_losses=outputs.predicted_losses if "predicted_losses" in needs else None,
         )
+
+    def _labeled_scores(self, candidates: np.ndarray, folder: Path | None) -> torch.Tensor:
+        """What a discriminator trained for this query says of the candidates."""
+        images = self.dataset.images
+        training = Discrimination(
+            labeled=images[torch.from_numpy(self.pool.labeled)],
+            unlabeled=images[torch.from_numpy(candidates)],
+            form=replace(self._form, size=None),
+            compute=self.compute,
+            epochs=self._vaal_epochs,
+            seed=derive_seed(self.seed, "labeled scores", self.cycle),
+        )
+        return training.scores(folder)
 
     def _candidates(self, n: int) -> np.ndarray:
         available = self.pool.available

@@ -107,14 +107,17 @@ def predicted_losses(model: nn.Module, *, detach: bool = False) -> Iterator[list
     """Collect what the head says of every batch that goes through the model meanwhile.
 
     Args:
-        model: one with a head.
+        model: any; without a head nothing is collected.
         detach: keep gradients of the predictions away from the model's other layers.
 
     Yields:
         A list that grows by one (B,) float32 tensor per batch.
     """
-    head = getattr(model, HEAD)
     predictions: list[torch.Tensor] = []
+    if not has_loss_predictor(model):
+        yield predictions
+        return
+    head = getattr(model, HEAD)
     pooled: dict[str, torch.Tensor] = {}
 
     def record(stage: str, output: torch.Tensor) -> None:
