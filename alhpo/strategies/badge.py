@@ -10,8 +10,11 @@ import numpy as np
 import torch
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import as_float64, distances, squared_norms
+from alhpo.strategies.rows import Rows, as_float64, product_error, products
 from alhpo.types import PoolOutputs, Query
+
+# Up to this share of the candidates, exact distances cost less than one product of all features.
+_SHARE = 1 / 8
 
 
 @register_strategy("badge", needs={"logits", "features"})
@@ -26,17 +29,18 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     uniform is drawn.
 
     Scores are the squared gradient norm of the first choice and D² at the time of choice of the
-    others. Time O(n·N·(C + D)); memory: logits and features in float64; g itself,
-    N×(C·D), is never made.
+    others. D² is exact float64; float32 products tell which of the candidates a choice can lower
+    it for. Time O(n·N·(C + D)); memory: q in float64 and float32, a few vectors of N numbers and
+    blocks of some 20 MB. The features are not copied, and g itself, N×(C·D), is never made.
     """
     assert pool.logits is not None
     assert pool.features is not None
-    gradients = _Gradients(as_float64(pool.logits), as_float64(pool.features))
+    gradients = _Gradients(pool.logits, pool.features)
     indices = pool.indices.tolist()
     free = np.ones(len(indices), dtype=bool)
     chosen: list[int] = []
     scores: list[float] = []
-    mass = (gradients.q_norms * gradients.h_norms).cpu().numpy()
+    mass = gradients.squares
     nearest = np.full(len(indices), np.inf)
     while True:
         position = int(mass.argmax()) if not chosen else _draw(mass, free, generator)
@@ -45,8 +49,10 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         if len(chosen) == n:
             return Query(tuple(chosen), tuple(scores))
         free[position] = False
-        nearest = np.minimum(nearest, gradients.squared_distances(position).cpu().numpy())
-        mass = np.where(free, nearest, 0.0)
+        nearest[position] = 0.0
+        near = gradients.within(nearest, position)
+        nearest[near] = np.minimum(nearest[near], gradients.squared_distances(near, position))
+        mass = nearest
 
 
 def _draw(mass: np.ndarray, free: np.ndarray, generator: np.random.Generator) -> int:
@@ -66,23 +72,47 @@ class _Gradients:
         D² = ‖Δq‖²‖h̄‖² + ‖q̄‖²‖Δh‖² + ½ (‖qᵢ‖² − ‖qⱼ‖²)(‖hᵢ‖² − ‖hⱼ‖²).
 
     This equals ‖qᵢ‖²‖hᵢ‖² + ‖qⱼ‖²‖hⱼ‖² − 2(qᵢ·qⱼ)(hᵢ·hⱼ), and does not cancel: duplicates are
-    exactly 0 apart.
+    exactly 0 apart. The second form, which takes two matrix-vector products, gives a lower bound.
+
+    Attributes:
+        squares: (N,) float64 squared norms of the gradients.
     """
 
     def __init__(self, logits: torch.Tensor, features: torch.Tensor) -> None:
-        self.q = _output_gradients(logits)
-        self.h = features
-        self.q_norms = squared_norms(self.q)
-        self.h_norms = squared_norms(self.h).to(self.q.device)
+        self.h = Rows(features)
+        self.q = Rows(_output_gradients(as_float64(logits)))
+        self.squares = self.q.squares * self.h.squares
+        self.q_norms = np.sqrt(self.q.squares)
+        norms = torch.from_numpy(np.maximum(self.q_norms, np.finfo(float).tiny))
+        # Unit vectors, because float32 cannot hold the q of confident predictions.
+        self.unit_q = (self.q.values / norms.to(self.q.values.device)[:, None]).float()
+        self.error = self.h.error + product_error(self.unit_q)[0]
 
-    def squared_distances(self, j: int) -> torch.Tensor:
-        """(N,) float64 squared distances of all gradients to that of position ``j``."""
-        dq = distances(self.q, self.q[j]).square_()
-        dh = distances(self.h, self.h[j]).square_().to(dq.device)
-        mean_q = (2 * (self.q_norms + self.q_norms[j]) - dq) / 4
-        mean_h = (2 * (self.h_norms + self.h_norms[j]) - dh) / 4
-        mixed = (self.q_norms - self.q_norms[j]) * (self.h_norms - self.h_norms[j]) / 2
-        return (dq * mean_h + mean_q * dh + mixed).clamp_(min=0)
+    def within(self, limits: np.ndarray, j: int) -> np.ndarray:
+        """Positions of all gradients whose squared distance to that of ``j`` may be below the (N,)
+        limits, and of few others.
+
+        Mostly |qᵢ·qⱼ|‖hᵢ‖‖hⱼ‖ ≥ (qᵢ·qⱼ)(hᵢ·hⱼ) is enough, which needs no product of the features.
+        """
+        q, h = self.q.squares, self.h.squares
+        slack = self.error * (self.squares + self.squares[j])
+        slack += self.h.absolute_error * (q + q[j])
+        spare = (self.squares + self.squares[j] - slack - limits) / 2
+        cosines = products(self.unit_q, [j])[0] * (self.q_norms * self.q_norms[j])
+        near = np.flatnonzero(~(np.abs(cosines) * np.sqrt(h * h[j]) <= spare))
+        if len(near) > len(q) * _SHARE:
+            near = np.flatnonzero(~(cosines * self.h.products([j])[0] <= spare))
+        return near
+
+    def squared_distances(self, positions: np.ndarray, j: int) -> np.ndarray:
+        """(M,) float64 squared distances of the gradients at these positions to that of ``j``."""
+        q, h = self.q.squares, self.h.squares
+        dq = self.q.distances(positions, self.q.values[j]) ** 2
+        dh = self.h.distances(positions, self.h.values[j]) ** 2
+        mean_q = (2 * (q[positions] + q[j]) - dq) / 4
+        mean_h = (2 * (h[positions] + h[j]) - dh) / 4
+        mixed = (q[positions] - q[j]) * (h[positions] - h[j]) / 2
+        return np.maximum(dq * mean_h + mean_q * dh + mixed, 0)
 
 
 def _output_gradients(logits: torch.Tensor) -> torch.Tensor:

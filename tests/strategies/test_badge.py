@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,6 @@ from hypothesis.extra import numpy as npst
 
 from alhpo.strategies import get_strategy, run_strategy
 from alhpo.strategies.badge import _draw, _Gradients
-from alhpo.strategies.rows import as_float64
 from alhpo.types import PoolOutputs
 
 badge = get_strategy("badge")
@@ -91,6 +91,50 @@ def test_equals_brute_force_over_explicit_gradients(seed, n_classes):
     np.testing.assert_allclose(scores, masses, rtol=1e-8)
 
 
+def explicit(logits, features, n, uniforms):
+    """k-means++ over the explicit gradients, vectorised."""
+    q = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    q[np.arange(len(q)), logits.argmax(axis=1)] -= 1
+    g = (q[:, :, None] * features[:, None].astype(np.float64)).reshape(len(q), -1)
+    mass = (g**2).sum(axis=1)
+    chosen, nearest = [int(mass.argmax())], np.full(len(g), np.inf)
+    for u in uniforms[: n - 1]:
+        nearest = np.minimum(nearest, ((g - g[chosen[-1]]) ** 2).sum(axis=1))
+        nearest[chosen] = 0
+        total = nearest.cumsum()
+        chosen.append(int(np.searchsorted(total, u * total[-1], side="right")))
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sharpness", [0.1, 1, 20])
+def test_picks_from_float32_are_those_of_explicit_float64_gradients(seed, sharpness):
+    draw = np.random.default_rng(seed)
+    centres, classes = draw.normal(size=(6, 48)), draw.integers(6, size=1500)
+    features = np.maximum(centres[classes] + draw.normal(size=(1500, 48)), 0).astype(np.float32)
+    logits = (sharpness * (features @ centres.T) / 7).astype(np.float32)
+    uniforms = draw.random(150)
+    chosen, _ = query(logits, features, 151, uniforms)
+    assert chosen == explicit(logits, features, 151, uniforms)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.integers(-20, 20))
+def test_invariances(seed, exponent):
+    draw = np.random.default_rng(seed)
+    logits = draw.normal(size=(50, 4)).astype(np.float32)
+    features = np.maximum(draw.normal(size=(50, 6)), 0).astype(np.float32)
+    uniforms = draw.random(20)
+    chosen, scores = query(logits, features, 15, uniforms)
+    scaled, masses = query(logits, features * np.float32(2.0**exponent), 15, uniforms)
+    assert scaled == chosen
+    assert masses == [score * 4.0**exponent for score in scores]
+    shift = np.float32(draw.integers(-4, 4))
+    assert query(logits + shift, features, 15, uniforms)[0] == chosen
+    classes = draw.permutation(4)
+    assert query(logits[:, classes], features, 15, uniforms)[0] == chosen
+
+
 tables = st.tuples(st.integers(1, 10), st.integers(1, 4), st.integers(1, 3)).flatmap(
     lambda shape: st.tuples(
         npst.arrays(np.float32, shape[:2], elements=st.integers(-2, 2)),
@@ -123,10 +167,10 @@ def test_factorised_distances_equal_explicit_ones_and_are_exactly_zero_for_dupli
     logits = torch.as_tensor(draw.normal(size=(30, 7)) * 5).float()
     features = torch.as_tensor(100 + draw.normal(size=(30, 9))).float()
     logits[20:], features[20:] = logits[:10].clone(), features[:10].clone()
-    gradients = _Gradients(as_float64(logits), as_float64(features))
+    gradients = _Gradients(logits, features)
     g = embeddings(logits, features)
     for j in range(30):
-        distances = gradients.squared_distances(j).numpy()
+        distances = gradients.squared_distances(np.arange(30), j)
         np.testing.assert_allclose(distances, ((g - g[j]) ** 2).sum(axis=1), rtol=1e-9, atol=1e-13)
         twins = [i for i in range(30) if i % 20 == j % 20]
         assert distances[twins].tolist() == [0.0] * len(twins)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,10 @@ def brute_force(features, labeled, n):
             distance = min(distances, default=math.inf)
             if distance > farthest:
                 best, farthest = i, distance
+        if math.isinf(farthest):  # no labels: the score is the largest distance from this choice
+            farthest = max(
+                math.dist(map(float, row), map(float, features[best])) for row in features
+            )
         chosen.append(best)
         scores.append(farthest)
         centres.append(list(map(float, features[best])))
@@ -95,9 +100,11 @@ def test_equals_scikit_activeml_on_tie_free_integer_coordinates():
         np.testing.assert_allclose(scores, utilities[np.arange(20), expected], rtol=1e-12)
 
 
-def test_without_labels_the_first_choice_is_the_lowest_index_at_infinity():
+def test_without_labels_the_first_choice_is_the_lowest_index_with_the_largest_distance_from_it():
     features = np.array([[1.0], [0.0], [9.0]], dtype=np.float32)
-    assert query(features, np.empty((0, 1), dtype=np.float32), 3) == ([0, 2, 1], [math.inf, 8, 1])
+    assert query(features, np.empty((0, 1), dtype=np.float32), 3) == ([0, 2, 1], [8, 8, 1])
+    assert query(features, np.empty((0, 1), dtype=np.float32), 1) == ([0], [8])
+    assert query(features[:1], np.empty((0, 1), dtype=np.float32), 1) == ([0], [0])
 
 
 def test_duplicates_of_labelled_images_are_zero_away_and_come_last_in_order():
@@ -110,12 +117,100 @@ def test_duplicates_of_labelled_images_are_zero_away_and_come_last_in_order():
     assert scores[2:] == [0.0] * 10
 
 
+def explicit(features, labeled, n):
+    """The same loop over a full table of float64 distances."""
+    features, labeled = features.astype(np.float64), labeled.astype(np.float64)
+    table = scipy.spatial.distance.cdist(features, np.concatenate([labeled, features]))
+    nearest = table[:, : len(labeled)].min(axis=1)
+    chosen, scores = [], []
+    for _ in range(n):
+        chosen.append(int(nearest.argmax()))
+        scores.append(float(nearest[chosen[-1]]))
+        nearest = np.minimum(nearest, table[:, len(labeled) + chosen[-1]])
+    return chosen, scores
+
+
+def relu_clusters(seed, n, width, offset=0.0, scale=1.0):
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(size=(8, width))
+    values = centres[draw.integers(8, size=n)] + draw.normal(size=(n, width))
+    return (scale * np.maximum(values, 0) + offset).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "offset, scale",
+    [(0, 1), (1000, 1), (1e6, 1), (0, 1e-25), (0, 1e25)],
+    ids=["plain", "offset", "rounded to 1/16", "squares underflow", "squares overflow"],
+)
+def test_picks_from_float32_are_those_of_a_float64_table(seed, offset, scale):
+    everything = relu_clusters(seed, 1500, 96, offset, scale)
+    features, labeled = everything[:1300], everything[1300:]
+    chosen, scores = query(features, labeled, 200)
+    expected, distances = explicit(features, labeled, 200)
+    assert chosen == expected
+    np.testing.assert_allclose(scores, distances, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_of_the_same_numbers_give_the_same(dtype):
+    everything = torch.as_tensor(relu_clusters(5, 300, 12)).to(dtype)
+    single = everything.float()
+    expected = query(single[:250], single[250:], 40)
+    assert query(everything[:250], everything[250:], 40) == expected
+
+
+def test_a_lower_precision_of_products_changes_nothing():
+    everything = relu_clusters(6, 400, 24)
+    expected = query(everything[:350], everything[350:], 60)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert query(everything[:350], everything[350:], 60) == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.integers(-20, 20))
+def test_scaled_features_scale_the_scores_and_moved_rows_move_the_picks(seed, exponent):
+    everything = relu_clusters(seed, 70, 5)
+    features, labeled = everything[:60], everything[60:]
+    chosen, scores = query(features, labeled, 15)
+    scaled = query(features * np.float32(2.0**exponent), labeled * np.float32(2.0**exponent), 15)
+    assert scaled == (chosen, [score * 2.0**exponent for score in scores])
+    order = np.random.default_rng(seed).permutation(60)
+    moved, same = query(features[order], labeled[::-1].copy(), 15)
+    if len(set(scores)) == 15:
+        assert order[moved].tolist() == chosen
+    assert same == scores
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6))
+def test_a_second_copy_of_every_row_is_only_chosen_when_nothing_else_is_left(seed):
+    everything = relu_clusters(seed, 30, 4)
+    features, labeled = everything[:25], everything[25:]
+    chosen, scores = query(features, labeled, 25)
+    apart = sum(score > 0 for score in scores)
+    twice, both = query(np.concatenate([features, features]), labeled, 50)
+    assert twice[:apart] == chosen[:apart]
+    assert both[:apart] == scores[:apart]
+    assert both[apart:] == [0.0] * (50 - apart)
+    assert twice[apart:] == sorted(set(range(50)) - set(twice[:apart]))
+
+
+def test_equal_labelled_images_that_are_all_nearest_take_a_bounded_number_of_pairs():
+    features = relu_clusters(7, 200, 16)
+    labeled = np.repeat(relu_clusters(8, 2, 16), 40, axis=0)
+    assert query(features, labeled, 30) == query(features, labeled[[0, 40]], 30)
+
+
 def test_more_labels_and_candidates_than_fit_a_block(monkeypatch):
     draw = np.random.default_rng(3)
     features, labeled = draw.normal(size=(50, 4)), draw.normal(size=(23, 4))
     whole = query(features, labeled, 20)
     monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 64)
-    monkeypatch.setattr("alhpo.strategies.rows._CENTRES", 5)
     chosen, scores = query(features, labeled, 20)
     assert chosen == whole[0]
     np.testing.assert_allclose(scores, whole[1], rtol=1e-12)
