@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alhpo.config import RunConfig, read_config_file
 from alhpo.experiment import run_experiment
 from alhpo.report import write_report
+from alhpo.strategies import split_strategy_names
 from alhpo.types import AlhpoError, ConfigurationError, CycleRecord
 
 #: Settings of which several values, separated by commas, make several runs.
@@ -186,12 +187,17 @@ def _expand(
     choices = []
     for name in SEVERAL:
         value = settings.get(name, RunConfig.model_fields[name].default)
-        values = value.split(",") if isinstance(value, str) else value
+        split = split_strategy_names if name == "strategy" else _split
+        values = split(value) if isinstance(value, str) else value
         choices.append(values if isinstance(values, list) else [values])
     return [
         RunConfig.create(settings, dict(zip(SEVERAL, combination, strict=True)))
         for combination in itertools.product(*choices)
     ]
+
+
+def _split(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
-from alhpo.strategies import get_strategy
+from alhpo.strategies import get_strategy, strategy_needs
+from alhpo.strategies.checked import check_dropout
 from alhpo.tuning import get_optimizer_factory, optimizer_names
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
@@ -48,9 +50,22 @@ class RunConfig(Settings):
         None, ge=1, description="Pixels to resize to on the device; by default none."
     )
 
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout before the classifier, in training and in the passes that strategies "
+        "such as bald look at.",
+    )
+
     strategy: str = Field("badge", description="Query strategy.")
+    mc_passes: int = Field(
+        100, ge=1, description="Passes with dropout, for strategies that look at them."
+    )
     query_subset: int | None = Field(
-        None, ge=1, description="The strategy looks at a random subset of this many images."
+        None,
+        ge=1,
+        description="The strategy looks at a random subset of this many images; random does not.",
     )
     initial_size: int = Field(100, ge=2, description="Random initial labels.")
     acquisition_size: int = Field(100, ge=1, description="Labels acquired per cycle.")
@@ -112,7 +127,7 @@ class RunConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
-        get_strategy(self.strategy)
+        check_dropout(self.strategy, self.dropout)
         if self.hpo != "fixed" or self.optimizer not in optimizer_names():
             get_optimizer_factory(self.optimizer)
         get_validation(self.validation)
@@ -149,9 +164,14 @@ class RunConfig(Settings):
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
+        if not self.dropout:  # runs without it keep the names they had before there was dropout
+            del values["dropout"]
+        if "passes" not in strategy_needs(get_strategy(self.strategy)):
+            del values["mc_passes"]
         data = Path(self.dataset).name
+        strategy = re.sub(r"[^\w.+-]+", "-", self.strategy)[:40].rstrip("-.")
         mode = self.hpo.replace(":", "-")
-        return f"{data}-{self.strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
+        return f"{data}-{strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -180,6 +180,8 @@ class _Run:
             pretrained=config.pretrained,
             cifar_stem=config.cifar_stem,
             input_size=config.input_size,
+            dropout=config.dropout,
+            mc_passes=config.mc_passes,
             query_subset=config.query_subset,
             device=config.device,
             precision=config.precision,

@@ -24,12 +24,14 @@ from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.loss_prediction import add_loss_predictor, predicted_losses
-from alhpo.models import ModelSpec, build_model, model_input
+from alhpo.models import ModelSpec, build_model, classifier, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.pool import Pool, read_queried_indices
 from alhpo.protocols import Strategy, ValidationScheme
-from alhpo.seeding import derive_seed, numpy_generator
-from alhpo.strategies import get_strategy, run_strategy, strategy_needs
+from alhpo.seeding import derive_seed, numpy_generator, torch_generator
+from alhpo.stochastic import DropoutPasses, keep_masks
+from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
+from alhpo.strategies.checked import check_dropout
 from alhpo.trainer import Task, Trainer
 from alhpo.training import Compute, Precision, evaluate, predict
 from alhpo.tuning.upstream import enable_on_numpy2
@@ -69,7 +71,11 @@ class ActiveLearner:
         pretrained: start from timm's pretrained weights.
         cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
         input_size: pixels to which images are resized on the device; None keeps their size.
-        query_subset: the strategy looks at a random subset of this many images of the pool.
+        dropout: probability with which each feature is dropped before the classifier (timm's
+            ``drop_rate``), in training and in the passes that strategies such as "bald" look at.
+        mc_passes: number of those passes.
+        query_subset: the strategy looks at a random subset of this many images of the pool, drawn
+            anew for every query. A strategy that looks at nothing (random) does without.
         vaal_epochs: passes over the candidates for which the networks behind ``labeled_scores``
             are trained at each query (VAAL).
         device: "auto" or a torch device.
@@ -97,6 +103,8 @@ class ActiveLearner:
         pretrained: bool = False,
         cifar_stem: bool | None = None,
         input_size: int | None = None,
+        dropout: float = 0.0,
+        mc_passes: int = 100,
         query_subset: int | None = None,
         vaal_epochs: int = 10,
         device: str = "auto",
@@ -117,10 +125,14 @@ class ActiveLearner:
             raise ConfigurationError(f"query_subset is {query_subset}; at least 1 is needed.")
         if vaal_epochs < 1:
             raise ConfigurationError(f"vaal_epochs is {vaal_epochs}; at least 1 is needed.")
+        if mc_passes < 1:
+            raise ConfigurationError(f"mc_passes is {mc_passes}; at least 1 is needed.")
+        check_dropout(self.strategy, dropout)
         Hyperparameters.create(self.fixed).check_epochs(max_epochs)
         self.max_epochs = max_epochs
         self._metric: Metric = metric
         self._start = start
+        self._mc_passes = mc_passes
         self._query_subset = query_subset
         self._vaal_epochs = vaal_epochs
         self._path = None if path is None else Path(path)
@@ -132,6 +144,7 @@ class ActiveLearner:
             pretrained,
             cifar_stem,
             input_size,
+            dropout,
         )
         self._initial = build_model(self._spec, seed)
         size, settings = model_input(self._spec, self._initial)
@@ -208,12 +221,13 @@ class ActiveLearner:
         """
         candidates = self._candidates(n)
         step = self.cycle + 1
-        if self._query_subset is not None and self._query_subset < len(candidates):
+        looks = bool(strategy_needs(self.strategy))
+        if looks and self._query_subset is not None and self._query_subset < len(candidates):
             size = max(self._query_subset, n)
             generator = numpy_generator(self.seed, "query subset", step)
             candidates = np.sort(generator.choice(candidates, size, replace=False))
         folder = None if self._path is None else self._path / "query" / f"cycle_{step - 1:03d}"
-        outputs = self._outputs(candidates, folder)
+        outputs = self._outputs(candidates, folder, step)
         generator = numpy_generator(self.seed, "query", step)
         query = self._asked(run_strategy(self.strategy, outputs, n, generator), new_cycle=True)
         if folder is not None:
@@ -360,7 +374,7 @@ class ActiveLearner:
         """
         tensors, description = read_checkpoint(Path(checkpoint_path))
         spec = self._spec.identity()
-        theirs = {name: description.get("model", {}).get(name) for name in spec}
+        theirs = {n: v for n, v in description.get("model", {}).items() if n != "weights"}
         if theirs != spec:
             raise CheckpointError(
                 f"The model in {checkpoint_path} was made for {theirs}, this learner's is {spec}."
@@ -455,25 +469,49 @@ class ActiveLearner:
         predicted = torch.cat(losses) if losses else None
         return PoolOutputs(chosen, logits, hidden, predicted_losses=predicted)
 
-    def _outputs(self, candidates: np.ndarray, folder: Path | None) -> PoolOutputs:
+    def _outputs(self, candidates: np.ndarray, folder: Path | None, step: int) -> PoolOutputs:
+        """What the strategy needs of the candidates and of the labelled images, and nothing else.
+
+        Each of the two sets is run through the model once, at most.
+        """
         needs = strategy_needs(self.strategy)
-        outputs = PoolOutputs(torch.from_numpy(candidates))
+        rows, labeled = torch.from_numpy(candidates), torch.from_numpy(self.pool.labeled)
+        outputs: dict[str, Any] = {
+            "labels": torch.from_numpy(self.pool.labels),
+            "labeled_indices": labeled,
+            "state": self.pool.state(strategy_name(self.strategy)),
+        }
+        if needs & {"logits", "features", "passes", "predicted_losses"}:
+            features = bool(needs & {"features", "passes"})
+            predicted = self._predicted(candidates, features=features)
+            outputs |= {
+                "logits": predicted.logits,
+                "features": predicted.features,
+                "predicted_losses": predicted.predicted_losses,
+            }
+            if "passes" in needs:
+                assert predicted.features is not None
+                outputs["passes"] = self._passes(predicted.features, step)
+        if needs & {"labeled_logits", "labeled_features"}:
+            features = "labeled_features" in needs
+            predicted = self._predicted(self.pool.labeled, features=features)
+            outputs["labeled_logits"] = predicted.logits
+            outputs["labeled_features"] = predicted.features
         if "labeled_scores" in needs:
-            outputs = replace(outputs, labeled_scores=self._labeled_scores(candidates, folder))
-        if not needs - {"labeled_scores"}:
-            return outputs
-        features = "features" in needs or "labeled_features" in needs
-        scores = outputs.labeled_scores
-        outputs = replace(self._predicted(candidates, features=features), labeled_scores=scores)
-        if "labeled_features" in needs:
-            labeled = self._predicted(self.pool.labeled, features=True).features
-            outputs = replace(outputs, labeled_features=labeled)
-        return replace(
-            outputs,
-            logits=outputs.logits if "logits" in needs else None,
-            features=outputs.features if "features" in needs else None,
-            predicted_losses=outputs.predicted_losses if "predicted_losses" in needs else None,
+            outputs["labeled_scores"] = self._labeled_scores(candidates, folder)
+        if "images" in needs:
+            outputs["images"] = self.dataset.images[rows]
+        if "labeled_images" in needs:
+            outputs["labeled_images"] = self.dataset.images[labeled]
+        return PoolOutputs(
+            rows, **{name: value for name, value in outputs.items() if name in needs}
         )
+
+    def _passes(self, features: torch.Tensor, step: int) -> DropoutPasses:
+        check_dropout(self.strategy, self._spec.dropout)
+        generator = torch_generator(self.seed, "dropout passes", step)
+        keep = keep_masks(self._mc_passes, features.shape[1], self._spec.dropout, generator)
+        return DropoutPasses(features, classifier(self.model), keep, self._spec.dropout)
 
     def _labeled_scores(self, candidates: np.ndarray, folder: Path | None) -> torch.Tensor:
         """What a discriminator trained for this query says of the candidates."""
@@ -499,7 +537,9 @@ class ActiveLearner:
         return available
 
     def _asked(self, query: Query, *, new_cycle: bool) -> Query:
-        self.pool.ask(query.indices, self.cycle + 1 if new_cycle else self.cycle)
+        cycle = self.cycle + 1 if new_cycle else self.cycle
+        owner = strategy_name(self.strategy)
+        self.pool.ask(query.indices, cycle, state=query.state, strategy=owner)
         paths = self.dataset.paths
         return (
             query if paths is None else replace(query, paths=tuple(paths[i] for i in query.indices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ class ModelSpec:
             images below 64 pixels.
         input_size: pixels to which images are resized on the device; None keeps their size, or
             takes the model's where the architecture accepts no other (such as ViT).
+        dropout: probability of dropping a feature before the classifier, timm's ``drop_rate``.
     """
 
     name: str
@@ -46,9 +48,14 @@ class ModelSpec:
     pretrained: bool = False
     cifar_stem: bool | None = None
     input_size: int | None = None
+    dropout: float = 0.0
 
     def identity(self) -> dict[str, Any]:
-        return asdict(self) | {"image_size": list(self.image_size)}
+        """The spec as a JSON-able mapping, which names dropout only where there is some."""
+        identity = asdict(self) | {"image_size": list(self.image_size)}
+        if not self.dropout:
+            del identity["dropout"]
+        return identity
 
 
 def check_model_name(name: str) -> None:
@@ -72,17 +79,26 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         seed: of the random initialisation.
 
     Raises:
-        ConfigurationError: an unknown name, a stem the architecture does not have, or a model
-            without timm's feature interface.
+        ConfigurationError: an unknown name, a stem the architecture does not have, a model
+            without timm's feature interface, or one that cannot have the dropout asked for.
     """
     check_model_name(spec.name)
+    if not 0 <= spec.dropout < 1:
+        raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
+    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
-        model = timm.create_model(
-            spec.name,
-            pretrained=spec.pretrained,
-            num_classes=spec.num_classes,
-            in_chans=spec.in_chans,
-        )
+        try:
+            model = timm.create_model(
+                spec.name,
+                pretrained=spec.pretrained,
+                num_classes=spec.num_classes,
+                in_chans=spec.in_chans,
+                **options,
+            )
+        except TypeError as error:
+            if "drop_rate" not in str(error):
+                raise
+            raise _no_dropout(spec, "it does not take timm's drop_rate") from error
         if _wants_cifar_stem(spec, model):
             _set_cifar_stem(model, keep_weights=spec.pretrained)
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
@@ -90,6 +106,8 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
             f"timm model {spec.name!r} has no forward_features/forward_head, which the strategies "
             "need for penultimate features. Choose an image classifier such as 'resnet18'."
         )
+    if spec.dropout:
+        _check_dropout(spec, model)
     return model.train()
 
 
@@ -113,6 +131,11 @@ def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, to
     logits = model.forward_head(hidden)
     features = model.forward_head(hidden, pre_logits=True)
     return logits.float(), features.flatten(1).float()
+
+
+def classifier(model: Any) -> nn.Module:
+    """The module that makes logits from penultimate features."""
+    return model.get_classifier()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -148,3 +171,39 @@ def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:
     else:
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     model.conv1, model.maxpool = new, nn.Identity()
+
+
+def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"dropout={spec.dropout} cannot be put before the classifier of timm model {spec.name!r}: "
+        f"{reason}. Choose another model, such as 'resnet18', or leave dropout at 0."
+    )
+
+
+def _check_dropout(spec: ModelSpec, model: Any) -> None:
+    """Refuse a model that drops nothing, or whose logits are not its classifier's of its features.
+
+    A copy of it, with random weights in its classifier, shows it on random images.
+    """
+    if not callable(getattr(model, "get_classifier", None)):
+        raise _no_dropout(spec, "it has no get_classifier()")
+    height, width = model_input(spec, model)[0] or spec.image_size
+    with isolated_torch_rng(torch.device("cpu"), 0, "check of dropout"), torch.no_grad():
+        probe = copy.deepcopy(model).eval()
+        head = probe.get_classifier()
+        if not isinstance(head, nn.Module):
+            raise _no_dropout(spec, "it has not one classifier but several")
+        for parameter in head.parameters():
+            parameter.normal_()
+        hidden = probe.forward_features(torch.randn(2, spec.in_chans, height, width))
+        logits = probe.forward_head(hidden)
+        features = probe.forward_head(hidden, pre_logits=True).flatten(1)
+        try:
+            same = torch.allclose(head(features), logits, rtol=1e-3, atol=1e-3)
+        except RuntimeError:
+            same = False
+        if not same:
+            raise _no_dropout(spec, "its logits are not its classifier's of its features")
+        probe.train()
+        if torch.equal(probe.forward_head(hidden), probe.forward_head(hidden)):
+            raise _no_dropout(spec, "in training it drops nothing there")

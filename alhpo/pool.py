@@ -7,7 +7,7 @@ restores it exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Pool:
         self._labels: dict[int, int] = {}
         self._cycles: dict[int, int] = {}
         self._pending: dict[int, int] = {}
+        self._states: dict[str, Mapping[str, Any]] = {}
         for entry in journal.read() if journal else ():
             self._replay(entry)
 
@@ -71,13 +72,33 @@ class Pool:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def ask(self, indices: Sequence[int], cycle: int) -> None:
+    def state(self, strategy: str) -> Mapping[str, Any] | None:
+        """What the latest query of the strategy of this name left to remember, or None."""
+        return self._states.get(strategy)
+
+    def ask(
+        self,
+        indices: Sequence[int],
+        cycle: int,
+        *,
+        state: Mapping[str, Any] | None = None,
+        strategy: str = "",
+    ) -> None:
         """Record that labels of these images are wanted.
+
+        Args:
+            indices: pool indices.
+            cycle: the cycle that the images count for.
+            state: what the strategy wants to remember, JSON-able; None keeps what it left before.
+            strategy: the name of the strategy whose state that is.
 
         Raises:
             LabelError: an index out of range, twice, labelled or asked for already.
         """
-        entry = {"event": "ask", "cycle": cycle, "indices": self._indices(indices)}
+        entry: dict[str, Any] = {"event": "ask", "cycle": cycle}
+        entry["indices"] = self._indices(indices)
+        if state is not None:
+            entry |= {"strategy": strategy, "state": dict(state)}
         taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
         if taken:
             raise LabelError(f"Index {taken[0]} is labelled or was asked for already.")
@@ -165,6 +186,7 @@ class Pool:
                 0 <= label < self.num_classes for label in labels
             )
             cycle = int(entry["cycle"])
+            known &= isinstance(entry.get("state", {}), dict)
         except (KeyError, TypeError, ValueError, AttributeError):
             known, fits, cycle = False, False, 0
         if not known or cycle < 0:
@@ -182,6 +204,8 @@ class Pool:
     def _apply(self, entry: dict[str, Any]) -> None:
         if entry["event"] == "ask":
             self._pending.update(dict.fromkeys(entry["indices"], entry["cycle"]))
+            if "state" in entry:
+                self._states[entry.get("strategy", "")] = entry["state"]
             return
         for index, label in zip(entry["indices"], entry["labels"], strict=True):
             self._labels[index] = label

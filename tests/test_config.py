@@ -5,9 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alhpo.config import RunConfig, read_config_file
+from alhpo.strategies import (
+    get_strategy,
+    register_strategy,
+    register_strategy_family,
+    registry,
+)
 from alhpo.types import ConfigurationError
 
 create = RunConfig.create
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    for name in ("_strategies", "_aliases", "_families", "_members"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
 def test_defaults_are_legal_and_layers_override():
@@ -58,6 +70,8 @@ def test_every_mistake_is_reported_at_once():
         ("cifar_stem", ["perhaps", 7]),
         ("download", [None, 2]),
         ("query_subset", [0, -1]),
+        ("dropout", [-0.1, 1, "much", None]),
+        ("mc_passes", [0, 1.5]),
         ("initial_size", [0, 1, None]),
         ("acquisition_size", [0, -1, 2.5]),
         ("budget", [0, 1, "lots"]),
@@ -84,7 +98,7 @@ def test_illegal_value_is_named(name, values):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("strategy", "bagde", "Legal: badge, coreset, entropy"),
+        ("strategy", "bagde", r"Legal: .*badge, .*coreset, .*entropy"),
         ("optimizer", "dyhop", "dyhpo"),
         ("model", "resnet81", "resnet18"),
         ("space", "papers", "Did you mean 'paper'"),
@@ -139,6 +153,7 @@ WHAT = {
     "pretrained": True,
     "cifar_stem": True,
     "input_size": 16,
+    "dropout": 0.5,
     "strategy": "random",
     "query_subset": 500,
     "initial_size": 20,
@@ -178,6 +193,38 @@ def test_name_is_a_folder_name_that_says_what():
     assert config.name.startswith("my pets-entropy-every-5-seed7-")
     assert not set(config.name) & set('/\\:*?"<>|')
     assert create({"dataset": "torch/cifar10"}).name.startswith("cifar10-badge-fixed-seed0-")
+
+
+def test_names_of_runs_stay_what_they_were_before_there_was_dropout():
+    """The folders of runs that were begun with an earlier version are found again."""
+    assert create().name == "digits-badge-fixed-seed0-cd50c21d"
+    assert create({"strategy": "random", "hpo": "per-cycle"}).name.endswith("-970cad77")
+    assert create({"mc_passes": 7}).name == create().name  # badge looks at no passes
+
+
+def test_dropout_and_its_passes_are_part_of_the_name_where_they_matter():
+    register_strategy("looks-at-passes", needs={"passes"})(lambda pool, n, generator: None)
+    bald = {"strategy": "looks-at-passes", "dropout": 0.5}
+    names = [create(bald | more).name for more in ({}, {"dropout": 0.2}, {"mc_passes": 7})]
+    assert len({*names, create({"dropout": 0.5}).name, create({"dropout": 0.2}).name}) == 5
+
+
+def test_passes_without_dropout_are_refused_before_any_work():
+    register_strategy("looks-at-passes", needs={"passes"})(lambda pool, n, generator: None)
+    with pytest.raises(ConfigurationError, match=r"'looks-at-passes'.*Set dropout=0\.5"):
+        create({"strategy": "looks-at-passes"})
+
+
+def test_a_strategy_with_arguments_gives_a_safe_name_of_bounded_length():
+    register_strategy_family("listed", lambda text: get_strategy("random"), "A,B,...")
+    names = [
+        create({"strategy": f"listed:{text}"}).name
+        for text in ("a,b", "a/b", "a\\b", "../a b", "x," * 500, "x," * 501)
+    ]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert not set(name) & set('/\\:*?"<>|, ') and len(name) < 100
+    assert names[0].startswith("digits-listed-a-b-fixed-seed0-")
 
 
 def test_name_does_not_depend_on_order_or_spelling():

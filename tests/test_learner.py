@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alhpo import (
     ActiveLearner,
@@ -21,6 +23,11 @@ from alhpo import (
     PoolOutputs,
     Query,
 )
+from alhpo.models import weights_hash
+from alhpo.protocols import POOL_OUTPUTS
+from alhpo.stochastic import DropoutPasses
+from alhpo.strategies import get_strategy
+from alhpo.training import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
 
@@ -206,6 +213,195 @@ def test_own_strategy_gets_what_it_declares(few_digits):
     assert seen == {"features": None, "labeled": None}
 
 
+def spying(*needs):
+    """A strategy that chooses the first candidates and keeps what it was given."""
+
+    def spy(pool, n, generator):
+        spy.seen.append(pool)
+        return Query(tuple(pool.indices[:n].tolist()))
+
+    spy.seen, spy.needs = [], frozenset(needs)
+    return spy
+
+
+MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state"}
+UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores"}
+
+
+def test_every_output_that_is_needed_is_filled_in(few_digits):
+    spy = spying(*UNTRAINED)
+    learner = ActiveLearner(few_digits, strategy=spy, dropout=0.5, mc_passes=6, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.query(7)
+    learner.fit()
+    learner.query(5)
+    pool = spy.seen[1]
+    labeled = pool.labeled_indices
+    assert labeled.tolist() == [*learner.pool.by_cycle()[0], *learner.pool.by_cycle()[1]]
+    assert pool.indices.tolist() == sorted(set(range(120)) - set(labeled.tolist()))
+    assert torch.equal(pool.labels, few_digits.labels[labeled])
+    assert torch.equal(pool.images, few_digits.images[pool.indices])
+    assert torch.equal(pool.labeled_images, few_digits.images[labeled])
+    assert pool.state is None
+    everything = learner.predict()
+    for got, expected in (
+        (pool.logits, everything.logits[pool.indices]),
+        (pool.features, everything.features[pool.indices]),
+        (pool.labeled_logits, everything.logits[labeled]),
+        (pool.labeled_features, everything.features[labeled]),
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    head = learner.model.get_classifier()
+    passes = pool.passes.logits(slice(None))
+    assert passes.shape == (6, len(pool), 10)
+    assert len({one.numpy().tobytes() for one in passes}) == 6
+    everything_kept = DropoutPasses(pool.features, head, torch.ones(1, 512) > 0, 0)
+    torch.testing.assert_close(
+        everything_kept.logits(slice(None))[0], pool.logits, rtol=1e-4, atol=1e-5
+    )
+    first = spy.seen[0].passes.passes.keep
+    assert not torch.equal(first, pool.passes.passes.keep)  # each query draws its own networks
+
+
+@pytest.mark.parametrize("needed", sorted(UNTRAINED))
+def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatch):
+    looked_at = []
+
+    def counted(model, images, compute, **options):
+        looked_at.append(len(images))
+        return predict(model, images, compute, **options)
+
+    spy = spying(needed)
+    learner = ActiveLearner(few_digits, strategy=spy, dropout=0.5, mc_passes=3, **FAST)
+    learner.label_initial(20)
+    if needed not in MODEL_FREE:
+        with pytest.raises(AlhpoError, match="fit"):
+            learner.ask(5)
+        learner.fit()
+    monkeypatch.setattr("alhpo.learner.predict", counted)
+    learner.ask(5)
+    filled = {name for name in POOL_OUTPUTS if getattr(spy.seen[0], name) is not None}
+    assert filled == {needed} - {"state"}
+    expected = [20] if needed.startswith("labeled") else [100]
+    assert looked_at == ([] if needed in MODEL_FREE else expected)
+
+
+def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
+    few_digits, monkeypatch
+):
+    looked_at = []
+
+    def counted(model, images, compute, **options):
+        looked_at.append(len(images))
+        return predict(model, images, compute, **options)
+
+    monkeypatch.setattr("alhpo.learner.predict", counted)
+    learner = ActiveLearner(few_digits, strategy=spying(*UNTRAINED), dropout=0.5, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.ask(5)
+    assert looked_at == [100, 20]
+
+
+class Counts:
+    """Remembers the number of its queries, and chooses by it."""
+
+    needs = frozenset({"state"})
+
+    def __call__(self, pool, n, generator):
+        queries = (pool.state or {"queries": 0})["queries"] + 1
+        chosen = pool.indices[queries : queries + n].tolist()
+        return Query(tuple(chosen), state={"queries": queries, "latest": chosen})
+
+
+def test_a_strategy_remembers_across_processes(few_digits, tmp_path):
+    def learner(path):
+        return ActiveLearner(few_digits, strategy=Counts(), path=path, **FAST)
+
+    one = learner(tmp_path / "one")
+    one.label_initial(20)
+    whole = [one.query(4) for _ in range(3)]
+    assert [query.state["queries"] for query in whole] == [1, 2, 3]
+    first = learner(tmp_path / "many")
+    first.label_initial(20)
+    parts = [learner(tmp_path / "many").query(4) for _ in range(3)]
+    assert parts == whole
+
+
+def test_a_query_at_random_in_between_forgets_nothing(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, strategy=Counts(), path=tmp_path, **FAST)
+    learner.label_initial(20)
+    learner.query(4)
+    strategy, learner.strategy = learner.strategy, get_strategy("random")
+    learner.query(4)
+    learner.strategy = strategy
+    assert learner.query(4).state["queries"] == 2
+
+
+def test_passes_need_dropout_and_say_so_before_any_work(few_digits):
+    with pytest.raises(ConfigurationError, match=r"'spying.*spy'.*dropout=0.*Set dropout=0\.5"):
+        ActiveLearner(few_digits, strategy=spying("passes"), **FAST)
+    learner = ActiveLearner(few_digits, strategy="random", **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    learner.strategy = spying("passes")
+    with pytest.raises(ConfigurationError, match=r"Set dropout=0\.5"):
+        learner.ask(3)
+
+
+def test_dropout_is_trained_with_and_seeded(few_digits):
+    def weights(**options):
+        learner = ActiveLearner(few_digits, **FAST, **options)
+        learner.label_initial(20)
+        learner.fit()
+        return weights_hash(learner.model)
+
+    assert weights(dropout=0.5) == weights(dropout=0.5) != weights()
+    assert weights(dropout=0.0) == weights()
+
+
+def test_dropout_is_part_of_what_a_checkpoint_is_of(few_digits, tmp_path):
+    learners = [ActiveLearner(few_digits, dropout=p, **FAST) for p in (0.0, 0.5)]
+    for number, learner in enumerate(learners):
+        learner.label_initial(20)
+        learner.fit(checkpoint_path=tmp_path / str(number))
+        learner.restore(tmp_path / str(number))
+    for number, learner in enumerate(reversed(learners)):
+        with pytest.raises(CheckpointError, match="dropout"):
+            learner.restore(tmp_path / str(number))
+
+
+@given(st.integers(0, 2**31), st.sampled_from([None, 30, 60]))
+@settings(max_examples=10, deadline=None)
+def test_random_does_without_the_subset(seed, subset):
+    data = ImageDataset.from_arrays(np.zeros((120, 8, 8), np.uint8), np.arange(120) % 3)
+
+    def picks(query_subset):
+        learner = ActiveLearner(
+            data, strategy="random", seed=seed, query_subset=query_subset, **FAST
+        )
+        learner.label_initial(20)
+        return [learner.query(10).indices for _ in range(3)]
+
+    assert picks(subset) == picks(None)
+
+
+def test_query_subset_is_of_the_candidates_alone_and_drawn_anew(few_digits):
+    spy = spying("logits", "labels", "labeled_features", "labeled_indices")
+    learner = ActiveLearner(few_digits, strategy=spy, query_subset=30, **FAST)
+    learner.label_initial(20)
+    learner.fit()
+    for _ in range(2):
+        learner.query(3)
+    one, other = spy.seen
+    assert len(one) == len(one.logits) == len(other) == 30
+    assert len(one.labels) == len(one.labeled_features) == 20
+    assert len(other.labels) == len(other.labeled_features) == 23
+    assert one.indices.tolist() == sorted(one.indices.tolist())
+    assert len(set(one.indices.tolist()) & set(other.indices.tolist())) < 25
+
+
 def test_query_subset_limits_what_is_looked_at(few_digits):
     sizes = []
 
@@ -321,6 +517,8 @@ def test_pool_exchange_with_dal_toolbox(few_digits, tmp_path):
         ({"max_epochs": 0}, "max_epochs is 0"),
         ({"start": "hot"}, "Legal: cold, warm"),
         ({"query_subset": 0}, "query_subset is 0"),
+        ({"mc_passes": 0}, "mc_passes is 0"),
+        ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
         ({"device": "gpu"}, "Legal: auto, cpu"),
         ({"precision": "float8"}, "float8"),
         ({"model": "mobilenetv3_small_050", "cifar_stem": True}, "no conv1 and maxpool"),

@@ -9,10 +9,13 @@ from alhpo.models import (
     ModelSpec,
     build_model,
     check_model_name,
+    classifier,
     forward_features,
     model_input,
     weights_hash,
 )
+from alhpo.seeding import isolated_torch_rng
+from alhpo.stochastic import DropoutPasses
 from alhpo.testing.process_state import global_seed, process_left_alone
 from alhpo.types import ConfigurationError
 
@@ -190,5 +193,136 @@ def test_identity_tells_specs_apart():
         spec(pretrained=True),
         spec(cifar_stem=True),
         spec(input_size=32),
+        spec(dropout=0.5),
     ]
     assert len({json.dumps(one.identity()) for one in specs}) == len(specs)
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+FAMILIES = [
+    "resnet18",
+    "vit_tiny_patch16_224",
+    "efficientnet_b0",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_dropout_is_what_the_classifier_of_every_family_gets_in_training(name):
+    """Logits in training mode are the classifier's of the features with a mask of torch's."""
+    p = 0.4
+    one = spec(name, size=32, in_chans=3, dropout=p)
+    model = build_model(one, 0)
+    size, _ = model_input(one, model)
+    with torch.no_grad(), isolated_torch_rng(torch.device("cpu"), 1):
+        images = torch.randn(2, 3, *(size or (32, 32)))
+        model.eval()
+        hidden = model.forward_features(images)
+        logits, features = forward_features(model, images)
+        kept = DropoutPasses(features, classifier(model), torch.ones(1, features.shape[1]) > 0, 0)
+        torch.testing.assert_close(kept.logits(slice(None))[0], logits, rtol=1e-4, atol=1e-5)
+
+        # the bias and every weight zero but one: the logit shows whether its feature was dropped
+        head = classifier(model)
+        column = int(features.abs().amin(0).argmax())
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.weight[0, column] = 1
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        seen = torch.stack([model.forward_head(hidden)[:, 0] for _ in range(400)])
+    ratios = seen / features[:, column]
+    kept_share = ratios.count_nonzero() / ratios.numel()
+    assert abs(kept_share - (1 - p)) < 0.1
+    torch.testing.assert_close(
+        ratios[ratios != 0], torch.full_like(ratios[ratios != 0], 1 / (1 - p)), rtol=1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_dropout_changes_neither_weights_nor_what_follows(name):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with_dropout = build_model(spec(name, dropout=0.5), 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert weights_hash(with_dropout) == weights_hash(build_model(spec(name), 3))
+    assert with_dropout.training
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_dropout_out_of_range(dropout):
+    with pytest.raises(ConfigurationError, match=r"dropout is .*\[0, 1\)"):
+        build_model(spec(dropout=dropout), 0)
+
+
+class Ignores(nn.Module):
+    """A classifier that takes ``drop_rate`` and does nothing with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2 * 64, 5)
+
+    def forward_features(self, x):
+        return torch.cat([x.flatten(1), x.flatten(1)], dim=1)
+
+    def forward_head(self, x, pre_logits=False):
+        return x if pre_logits else self.head(x)
+
+    def get_classifier(self):
+        return self.head
+
+
+class Scales(Ignores):
+    """Its classifier is not all that is between features and logits."""
+
+    def forward_head(self, x, pre_logits=False):
+        return x if pre_logits else 3 * self.head(nn.functional.dropout(x, 0.5, self.training))
+
+
+class Several(Ignores):
+    def get_classifier(self):
+        return self.head, self.head
+
+
+class Hidden(Ignores):
+    get_classifier = None
+
+
+class OtherWidth(Ignores):
+    def forward_head(self, x, pre_logits=False):
+        return x[:, :7] if pre_logits else self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Ignores, "in training it drops nothing"),
+        (Scales, "not its classifier's of its features"),
+        (OtherWidth, "not its classifier's of its features"),
+        (Several, "not one classifier but several"),
+        (Hidden, r"no get_classifier\(\)"),
+    ],
+)
+def test_dropout_that_cannot_be_is_refused(monkeypatch, model, reason):
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: model())
+    build_model(spec(), 0)
+    with pytest.raises(ConfigurationError, match=f"dropout=0.5 cannot.*'resnet18'.*{reason}"):
+        build_model(spec(dropout=0.5), 0)
+
+
+def test_model_that_knows_no_dropout_is_refused(monkeypatch):
+    def create(name, *, pretrained, num_classes, in_chans):
+        return Ignores()
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", create)
+    with pytest.raises(ConfigurationError, match="does not take timm's drop_rate"):
+        build_model(spec(dropout=0.5), 0)
+
+
+def test_a_model_without_dropout_has_the_identity_it_always_had():
+    assert "dropout" not in spec().identity()
+    assert spec(dropout=0.5).identity() == spec().identity() | {"dropout": 0.5}

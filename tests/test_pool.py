@@ -213,6 +213,45 @@ def test_journal_of_something_else_is_refused(tmp_path, entry):
         Pool(10, 4, journal)
 
 
+# --- what a strategy remembers -------------------------------------------------------------------
+
+
+def test_the_latest_state_of_each_strategy_comes_back_from_the_journal(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    pool = Pool(10, 3, journal)
+    assert pool.state("albl") is None
+    pool.ask([1], 1, state={"weights": [1.0, 0.1], "round": 1}, strategy="albl")
+    pool.ask([2], 2, state={"weights": [2.0, 1 / 3], "round": 2}, strategy="albl")
+    pool.ask([3], 3, state={"seen": []}, strategy="other")
+    pool.ask([4], 4)  # made at random, as after a divergence: nothing is forgotten
+    pool.tell([4, 1], [0, 0], 4)
+    for one in (pool, Pool(10, 3, journal)):
+        assert one.state("albl") == {"weights": [2.0, 1 / 3], "round": 2}
+        assert one.state("other") == {"seen": []}
+        assert one.state("badge") is None
+
+
+def test_a_refused_question_leaves_no_state(tmp_path):
+    pool = Pool(10, 3, Journal(tmp_path / "labels.jsonl"))
+    with pytest.raises(LabelError):
+        pool.ask([10], 1, state={"round": 1}, strategy="albl")
+    assert pool.state("albl") is None
+
+
+def test_a_journal_without_states_is_as_it_was_before_there_were_any(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    Pool(10, 3, journal).ask([4, 2], 1, strategy="badge")
+    assert journal.read() == [{"event": "ask", "cycle": 1, "indices": [4, 2]}]
+    assert Pool(10, 3, journal).state("badge") is None
+
+
+def test_a_state_that_is_no_mapping_is_not_of_this_record(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    journal.append({"event": "ask", "cycle": 1, "indices": [1], "state": [1], "strategy": "x"})
+    with pytest.raises(LabelError, match="not of what was asked"):
+        Pool(10, 3, journal)
+
+
 # --- queried_indices.json ------------------------------------------------------------------------
 
 

@@ -74,6 +74,24 @@ def run_strategy(
     return _checked_query(strategy(pool, n, generator), candidates, n, name)
 
 
+def check_dropout(strategy: str | Strategy, dropout: float) -> None:
+    """Refuse a strategy that looks at passes with dropout of a model that has none.
+
+    Args:
+        strategy: a registered name, or a function.
+        dropout: probability with which the model drops a feature before its classifier.
+
+    Raises:
+        ConfigurationError: the strategy needs ``passes``, and ``dropout`` is 0.
+    """
+    strategy = get_strategy(strategy)
+    if "passes" in strategy_needs(strategy) and not dropout:
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} looks at passes with dropout, but the model's "
+            "classifier has none (dropout=0), so that all passes would be equal. Set dropout=0.5."
+        )
+
+
 def _whole_number(n: int) -> int:
     try:
         if isinstance(n, bool):
