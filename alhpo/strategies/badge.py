@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from alhpo.strategies.clustering import draw
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import Rows, as_float64, product_error, products
 from alhpo.types import PoolOutputs, Query
@@ -43,7 +44,7 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     mass = gradients.squares
     nearest = np.full(len(indices), np.inf)
     while True:
-        position = int(mass.argmax()) if not chosen else _draw(mass, free, generator)
+        position = int(mass.argmax()) if not chosen else draw(mass, free, generator)
         chosen.append(indices[position])
         scores.append(float(mass[position]))
         if len(chosen) == n:
@@ -53,15 +54,6 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         near = gradients.within(nearest, position)
         nearest[near] = np.minimum(nearest[near], gradients.squared_distances(near, position))
         mass = nearest
-
-
-def _draw(mass: np.ndarray, free: np.ndarray, generator: np.random.Generator) -> int:
-    """A position with a probability proportional to its mass; the lowest free one without mass."""
-    cumulative = mass.cumsum()
-    if not cumulative[-1] > 0:
-        return int(free.argmax())
-    position = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    return min(int(position), int(mass.nonzero()[0][-1]))  # u · total may round up to the total
 
 
 class _Gradients:

@@ -7,10 +7,9 @@ Sener, Savarese: Active Learning for Convolutional Neural Networks: A Core-Set A
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import Rows
+from alhpo.strategies.rows import NearestRows, Rows
 from alhpo.types import PoolOutputs, Query
 
 _AHEAD = 4  # products made together: the farthest four are mostly the next choices
@@ -30,48 +29,28 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """
     assert pool.features is not None
     assert pool.labeled_features is not None
-    nearest = _Nearest(Rows(pool.features), pool.labeled_features)
+    rows = Rows(pool.features)
+    labeled = pool.labeled_features
+    nearest = NearestRows(rows, rows.nearest_distances(Rows(labeled)) if len(labeled) else None)
+    left = nearest.distances.copy()  # -1, below all distances, for what is chosen
     indices = pool.indices.tolist()
     chosen: list[int] = []
     scores: list[float] = []
     while len(chosen) < n:
-        farthest = int(nearest.distances.argmax())  # the first of equals
-        distance = float(nearest.distances[farthest])
-        if len(chosen) < n - 1 or distance == np.inf:
-            nearest.choose(farthest)
+        farthest = int(left.argmax())  # the first of equals
         chosen.append(indices[farthest])
-        scores.append(distance if distance < np.inf else max(0.0, float(nearest.distances.max())))
+        scores.append(float(left[farthest]))
+        left[farthest] = -1
+        if len(chosen) < n or scores == [np.inf]:
+            nearest.add(farthest, ahead=_farthest(left, _AHEAD - 1))
+            left = np.where(left < 0, -1, nearest.distances)
+        if scores == [np.inf]:
+            scores = [float(nearest.distances.max())]
     return Query(tuple(chosen), tuple(scores))
 
 
-class _Nearest:
-    """(N,) distances to the nearest centre; -1 for what has become a centre itself."""
-
-    def __init__(self, rows: Rows, centres: torch.Tensor) -> None:
-        self.rows = rows
-        if len(centres):
-            self.distances = rows.nearest_distances(Rows(centres))
-        else:
-            self.distances = np.full(len(rows), np.inf)
-        self._squares = self.distances**2
-        self._products: dict[int, np.ndarray] = {}
-
-    def choose(self, position: int) -> None:
-        """Make the row at ``position`` a centre."""
-        rows = self.rows
-        self.distances[position] = -1  # stays below all distances
-        self._squares[position] = -np.inf
-        if position not in self._products:
-            ahead = [position, *self._farthest(_AHEAD - 1)]
-            self._products = dict(zip(ahead, rows.products(ahead), strict=True))
-        norms = rows.squares + rows.squares[position]
-        bound = (1 - rows.error) * norms - 2 * self._products.pop(position) - rows.absolute_error
-        near = np.flatnonzero(~(bound > self._squares))
-        exact = rows.distances(near, rows.values[position])
-        self.distances[near] = np.minimum(self.distances[near], exact)
-        self._squares[near] = self.distances[near] ** 2
-
-    def _farthest(self, count: int) -> list[int]:
-        """Some ``count`` rows that are farthest now, in any order, none of them a centre."""
-        farthest = np.argpartition(self.distances, -min(count, len(self.rows)))[-count:]
-        return farthest[self.distances[farthest] >= 0].tolist()
+def _farthest(left: np.ndarray, count: int) -> list[int]:
+    """Positions of the ``count`` largest distances, in any order, without those of -1."""
+    count = min(count, len(left))
+    farthest = np.argpartition(left, -count)[-count:]
+    return farthest[left[farthest] >= 0].tolist()

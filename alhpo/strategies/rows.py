@@ -95,6 +95,44 @@ class Rows:
         return result
 
 
+class NearestRows:
+    """Distances of all rows to the nearest of the rows that were added, one after another.
+
+    Args:
+        rows: the rows.
+        distances: (N,) float64 distances to begin with, infinite where there are none; is changed.
+
+    Attributes:
+        distances: (N,) exact float64 distances.
+        squares: (N,) their squares.
+    """
+
+    def __init__(self, rows: Rows, distances: np.ndarray | None = None) -> None:
+        self.rows = rows
+        self.distances = np.full(len(rows), np.inf) if distances is None else distances
+        self.squares = self.distances**2
+        self._products: dict[int, np.ndarray] = {}
+
+    def add(self, position: int, ahead: Sequence[int] = ()) -> None:
+        """Take the row at ``position`` into account.
+
+        Args:
+            position: of the row.
+            ahead: rows that are likely to be added next; where a product of all rows has to be
+                made, theirs is made along with it, and kept until then.
+        """
+        rows = self.rows
+        if position not in self._products:
+            wanted = [position, *ahead]
+            self._products = dict(zip(wanted, rows.products(wanted), strict=True))
+        norms = rows.squares + rows.squares[position]
+        bound = (1 - rows.error) * norms - 2 * self._products.pop(position) - rows.absolute_error
+        near = np.flatnonzero(~(bound >= self.squares))
+        exact = rows.distances(near, rows.values[position])
+        self.distances[near] = np.minimum(self.distances[near], exact)
+        self.squares[near] = self.distances[near] ** 2
+
+
 def products(rows: torch.Tensor, positions: Sequence[int]) -> np.ndarray:
     """(K, N) inner products of all (N, D) rows with those at K ≥ 1 positions, in one pass.
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from alhpo.strategies import get_strategy, run_strategy
-from alhpo.strategies.badge import _draw, _Gradients
+from alhpo.strategies.badge import _Gradients
+from alhpo.strategies.clustering import draw as _draw
 from alhpo.types import PoolOutputs
 
 badge = get_strategy("badge")
