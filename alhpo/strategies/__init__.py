@@ -5,11 +5,21 @@ imported here, or in another package under the entry point group ``alhpo.strateg
 them, whose names carry arguments, goes through ``register_strategy_family``.
 """
 
+from alhpo.strategies import albl as albl
 from alhpo.strategies import badge as badge
+from alhpo.strategies import batchbald as batchbald
 from alhpo.strategies import coreset as coreset
+from alhpo.strategies import ddu as ddu
 from alhpo.strategies import entropy as entropy
+from alhpo.strategies import kmeans as kmeans
+from alhpo.strategies import least_confidence as least_confidence
+from alhpo.strategies import lpl as lpl
+from alhpo.strategies import margin as margin
+from alhpo.strategies import mc_dropout as mc_dropout
 from alhpo.strategies import random_sampling as random_sampling
-from alhpo.strategies.checked import run_strategy
+from alhpo.strategies import typiclust as typiclust
+from alhpo.strategies import vaal as vaal
+from alhpo.strategies.checked import check_dropout, run_strategy
 from alhpo.strategies.registry import (
     get_strategy,
     register_strategy,
@@ -22,6 +32,7 @@ from alhpo.strategies.registry import (
 )
 
 __all__ = [
+    "check_dropout",
     "get_strategy",
     "register_strategy",
     "register_strategy_family",
