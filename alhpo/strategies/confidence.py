@@ -1,8 +1,8 @@
-"""Logarithms of class probabilities that keep what tells two confident predictions apart.
+"""Logits by how far each class is behind, which tells apart any two confident predictions.
 
 Once the largest logit leads by 37 the float64 probability of its class is 1, and once it leads by
-745 those of the others are 0. Logarithms of 1 − p and of p do not end there, so that strategies
-which rank by them order saturated logits by the definition too.
+745 those of the others are 0. Logarithms of odds do not end there, so that strategies which rank by
+them order saturated logits by the definition too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import torch
 from alhpo.strategies.rows import as_float64, row_blocks
 
 
-def log_probabilities(logits: torch.Tensor) -> Iterator[torch.Tensor]:
-    """(B, C) float64 log-softmax of blocks of the rows of (N, C) logits, the largest class first.
+def logit_gaps(logits: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Of blocks of the rows of (N, C) logits, z₁ = 0 ≥ z₂ ≥ … ≥ z_C: (B, C) float64.
 
-    That of the largest class is −log(1 + Σ exp(zₖ − z₁)), with full relative precision next to 0.
-    Classes are sorted before anything is summed, so that rows which differ only in the order of
-    their classes are equal.
+    Logits less the largest, sorted before anything is summed, so that rows which differ only in
+    the order of their classes are equal. Class k has the probability exp(zₖ) / (1 + Σ_j>1 exp(zⱼ)).
     """
     for part in row_blocks(*logits.shape):
-        z = as_float64(logits[part]).sort(dim=1, descending=True).values
-        z -= z[:, :1].clone()
-        yield z - z[:, 1:].logsumexp(dim=1, keepdim=True).exp_().log1p_()
+        ordered = as_float64(logits[part]).contiguous().sort(dim=1, descending=True).values
+        yield ordered - ordered[:, :1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from alhpo.strategies.confidence import log_probabilities
+from alhpo.strategies.confidence import logit_gaps
 from alhpo.strategies.ranking import highest
 from alhpo.strategies.registry import register_strategy
 from alhpo.types import PoolOutputs, Query
@@ -19,7 +19,10 @@ def entropy(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     the lowest pool index. Scores are entropies in nats, in [0, log C].
     """
     assert pool.logits is not None
-    logs = torch.cat(
-        [(log_p + (-log_p).log()).logsumexp(dim=1) for log_p in log_probabilities(pool.logits)]
-    )
+    logs = torch.cat([_log_entropy(z) for z in logit_gaps(pool.logits)])
     return highest(pool, n, logs, logs.exp())
+
+
+def _log_entropy(z: torch.Tensor) -> torch.Tensor:
+    surprise = z[:, 1:].logsumexp(dim=1, keepdim=True).exp().log1p() - z  # −log p
+    return (surprise.log() - surprise).logsumexp(dim=1)

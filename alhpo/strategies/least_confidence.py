@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from alhpo.strategies.confidence import log_probabilities
+from alhpo.strategies.confidence import logit_gaps
 from alhpo.strategies.ranking import highest
 from alhpo.strategies.registry import register_strategy
 from alhpo.types import PoolOutputs, Query
@@ -19,9 +19,9 @@ from alhpo.types import PoolOutputs, Query
 def least_confidence(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """The candidates with the smallest probability of the predicted class, max p.
 
-    Deterministic; ranked by log(1 − max p) = log(p₂ + … + p_C), which does not end where max p
+    Deterministic; ranked by the log-odds log((1 − p)/p) of p = max p, which do not end where p
     rounds to 1; ties go to the lowest pool index. Scores are 1 − max p, in [0, 1 − 1/C].
     """
     assert pool.logits is not None
-    logs = torch.cat([p[:, 1:].logsumexp(dim=1) for p in log_probabilities(pool.logits)])
-    return highest(pool, n, logs, logs.exp())
+    odds = torch.cat([z[:, 1:].logsumexp(dim=1) for z in logit_gaps(pool.logits)])
+    return highest(pool, n, odds, odds.sigmoid())

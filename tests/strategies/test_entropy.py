@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -33,11 +34,12 @@ def test_scores_are_scipys_entropies_of_all_candidates(logits):
     expected = scipy.stats.entropy(scipy.special.softmax(logits.astype(np.float64), axis=1), axis=1)
     rows = (np.array(result.indices) - 5) // 2
     np.testing.assert_allclose(result.scores, expected[rows], rtol=1e-9, atol=1e-12)
-    assert list(result.scores) == sorted(result.scores, reverse=True)
     assert min(result.scores) >= 0
     ranked = list(zip(result.scores, result.indices, strict=True))
     for (score, index), (next_score, next_index) in pairwise(ranked):
-        assert score > next_score or index < next_index, "ties go to the lowest pool index"
+        assert score >= next_score
+        if sorted(logits[(index - 5) // 2]) == sorted(logits[(next_index - 5) // 2]):
+            assert index < next_index, "ties go to the lowest pool index"
 
 
 def test_uniform_logits_have_log_c_nats_and_one_class_has_none():
@@ -59,6 +61,19 @@ def test_extreme_but_finite_logits_give_numbers():
     assert result.indices == (7, 9, 11, 5)
     np.testing.assert_allclose(result.scores[:2], np.log(2))
     assert result.scores[3] == 0.0
+
+
+def test_confident_predictions_keep_their_order():
+    gaps = np.array([10.0, 1e4, 30.0, 800.0, 50.0, 700.0, 2e4])
+    logits = np.zeros((len(gaps), 3))
+    logits[:, 1] = gaps
+    result = query(logits, len(gaps))
+    assert [(i - 5) // 2 for i in result.indices] == np.argsort(gaps).tolist()
+    for score, gap in zip(result.scores[:4], sorted(gaps), strict=False):
+        with mpmath.workdps(400):
+            rest = 1 / (mpmath.exp(gap) + 2)
+            exact = -2 * rest * mpmath.log(rest) - (1 - 2 * rest) * mpmath.log1p(-2 * rest)
+        np.testing.assert_allclose(score, float(exact), rtol=1e-12)
 
 
 def test_pools_larger_than_a_block_are_ranked_as_a_whole(monkeypatch):
