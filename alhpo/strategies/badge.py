@@ -75,7 +75,7 @@ class _Gradients:
         self.q = Rows(_output_gradients(as_float64(logits)))
         self.squares = self.q.squares * self.h.squares
         self.q_norms = np.sqrt(self.q.squares)
-        norms = torch.from_numpy(np.maximum(self.q_norms, np.finfo(float).tiny))
+        norms = torch.from_numpy(np.where(self.q_norms > 0, self.q_norms, np.inf))
         # Unit vectors, because float32 cannot hold the q of confident predictions.
         self.unit_q = (self.q.values / norms.to(self.q.values.device)[:, None]).float()
         self.error = self.h.error + product_error(self.unit_q)[0]

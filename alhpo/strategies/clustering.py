@@ -28,6 +28,7 @@ class Clusters:
         distances: (N,) float64 distance of each row to the centre of its cluster.
         sizes: (K,) int64 numbers of rows; 0 only where there are fewer distinct rows than clusters,
             or the iterations ended before.
+        from_middle: (N,) float64 distance of each row to the mean of all.
         centres: (K, D) float64 tensor.
         iterations: of Lloyd's algorithm.
     """
@@ -35,6 +36,7 @@ class Clusters:
     labels: np.ndarray
     distances: np.ndarray
     sizes: np.ndarray
+    from_middle: np.ndarray
     centres: torch.Tensor
     iterations: int
 
@@ -108,7 +110,8 @@ def lloyd(
     """
     middle = as_float64(rows.values.mean(dim=0))
     centres = as_float64(centres).to(middle.device)
-    spread = rows.distances(None, middle) ** 2
+    from_middle = rows.distances(None, middle)
+    spread = (from_middle**2).sum()
     sums = _Sums(rows, len(centres))
     labels, _ = _assign(rows, centres, middle)
     inertia, iteration = np.inf, 0
@@ -117,14 +120,13 @@ def lloyd(
         centres = sums.means(labels, centres)
         before, previous = labels, inertia
         labels, squares = _assign(rows, centres, middle)
-        inertia = float((squares + spread).sum())
+        inertia = squares.sum() + spread
         little = tolerance > 0 and previous - inertia < tolerance * previous
         if little or np.array_equal(labels, before):
             break
     distances = _own_distances(rows, labels, centres)
-    return Clusters(
-        labels, distances, np.bincount(labels, minlength=len(centres)), centres, iteration
-    )
+    sizes = np.bincount(labels, minlength=len(centres))
+    return Clusters(labels, distances, sizes, from_middle, centres, iteration)
 
 
 def _assign(

@@ -14,10 +14,10 @@ from alhpo.types import PoolOutputs, Query
 def kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """The candidate nearest to the mean of each of ``n`` k-means clusters of the features.
 
-    Nearest among the cluster's own candidates, so that all are distinct; ties go to the lowest pool
-    index. The largest cluster comes first, of equal ones that with the lower pool index chosen.
-    Where there are fewer distinct candidates than ``n``, the lowest pool indices of what is left
-    follow.
+    Nearest among the cluster's own candidates, so that all are distinct; of equally near ones, as
+    in a cluster of two, that nearer to the mean of all candidates, then the lowest pool index. The
+    largest cluster comes first, of equal ones that with the lower pool index chosen. Where there
+    are fewer distinct candidates than ``n``, the lowest pool indices of what is left follow.
 
     Scores are the sizes of the clusters, 0 for what follows without one. Clusters are those of
     ``alhpo.strategies.clustering.k_means``; ``generator`` draws its seeds. Time O(n·N·D) for each
@@ -26,7 +26,8 @@ def kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """
     assert pool.features is not None
     clusters = k_means(Rows(pool.features), n, generator)
-    by_distance = np.lexsort((clusters.distances, clusters.labels))  # stable: lowest index first
+    rounded = clusters.distances.astype(np.float32)  # equal up to rounding is equal
+    by_distance = np.lexsort((clusters.from_middle, rounded, clusters.labels))
     starts = np.flatnonzero(np.diff(clusters.labels[by_distance], prepend=-1))
     nearest = np.sort(by_distance[starts])
     sizes = clusters.sizes[clusters.labels[nearest]]
