@@ -17,6 +17,7 @@ from alhpo.strategies import lpl as lpl
 from alhpo.strategies import margin as margin
 from alhpo.strategies import mc_dropout as mc_dropout
 from alhpo.strategies import random_sampling as random_sampling
+from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import typiclust as typiclust
 from alhpo.strategies import vaal as vaal
 from alhpo.strategies.checked import check_dropout, run_strategy
