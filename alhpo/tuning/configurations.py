@@ -14,7 +14,8 @@ from ConfigSpace import (
     OrdinalHyperparameter,
 )
 
-from alhpo.tuning.spaces import is_constant, plain_value, rank
+from alhpo.protocols import Configurations
+from alhpo.tuning.spaces import is_constant, plain_value, rank, space_size
 from alhpo.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class SampledConfigurations:
         """
         first = len(self)
         wanted = first + num_configurations
-        size = self._space.estimate_size()  # an upper bound: conditions and clauses only remove
+        size = space_size(self._space)
         duplicates = 0  # in a row
         tries = 0
         while len(self) < min(wanted, size) and duplicates <= max(500, 15 * len(self)):
@@ -195,6 +196,18 @@ class SampledConfigurations:
 
     def _is_categorical(self, name: str) -> bool:
         return isinstance(self._space[name], CategoricalHyperparameter)
+
+
+def fill_up(configurations: Configurations, n: int) -> int:
+    """Sample until there are ``n`` configurations, if the space holds so many.
+
+    Returns:
+        How many of the first ``n`` there are.
+    """
+    missing = n - len(configurations)
+    if missing > 0:
+        configurations.add_configurations(missing)
+    return min(n, len(configurations))
 
 
 def _key(configuration: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alhpo.protocols import Configurations
+from alhpo.tuning.configurations import fill_up
 
 
 class RandomSearch:
@@ -20,10 +21,7 @@ class RandomSearch:
     def __init__(
         self, configurations: Configurations, max_epochs: int, num_configurations: int
     ) -> None:
-        missing = num_configurations - len(configurations)
-        if missing > 0:
-            configurations.add_configurations(missing)
-        self._n = min(num_configurations, len(configurations))
+        self._n = fill_up(configurations, num_configurations)
         self._max_epochs = max_epochs
         self._next = 0
 

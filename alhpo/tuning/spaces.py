@@ -108,6 +108,30 @@ def space_identity(space: ConfigurationSpace) -> dict[str, Any]:
     }
 
 
+def space_size(space: ConfigurationSpace) -> float:
+    """How many configurations there are at most; conditions and forbidden clauses leave fewer.
+
+    ConfigSpace's ``estimate_size`` fails on some spaces with normal integers (0.7).
+    """
+    return math.prod(map(_number_of_values, space.values()))
+
+
+def _number_of_values(hyperparameter: Any) -> float:
+    if isinstance(hyperparameter, CategoricalHyperparameter):
+        return len(hyperparameter.choices)
+    if isinstance(hyperparameter, OrdinalHyperparameter):
+        return len(hyperparameter.sequence)
+    if is_constant(hyperparameter):
+        return 1
+    bounds = getattr(hyperparameter, "lower", None), getattr(hyperparameter, "upper", None)
+    step = getattr(hyperparameter, "q", None)
+    if isinstance(hyperparameter, IntegerHyperparameter):
+        step = step or 1
+    if None in bounds or step is None:
+        return math.inf
+    return round((bounds[1] - bounds[0]) / step) + 1
+
+
 def is_constant(hyperparameter: Any) -> bool:
     """Whether there is nothing to choose."""
     return isinstance(hyperparameter, Constant)
