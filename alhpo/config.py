@@ -16,8 +16,7 @@ from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
-from alhpo.strategies import get_strategy, strategy_needs
-from alhpo.strategies.checked import check_dropout
+from alhpo.strategies import check_dropout, get_strategy, strategy_needs
 from alhpo.tuning import get_optimizer_factory, optimizer_names
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation

@@ -30,8 +30,13 @@ from alhpo.pool import Pool, read_queried_indices
 from alhpo.protocols import Strategy, ValidationScheme
 from alhpo.seeding import derive_seed, numpy_generator, torch_generator
 from alhpo.stochastic import DropoutPasses, keep_masks
-from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
-from alhpo.strategies.checked import check_dropout
+from alhpo.strategies import (
+    check_dropout,
+    get_strategy,
+    run_strategy,
+    strategy_name,
+    strategy_needs,
+)
 from alhpo.trainer import Task, Trainer
 from alhpo.training import Compute, Precision, evaluate, predict
 from alhpo.tuning.upstream import enable_on_numpy2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,24 +13,38 @@ import torch
 
 from alhpo.protocols import POOL_OUTPUTS, Strategy
 from alhpo.seeding import torch_generator
+from alhpo.stochastic import TensorPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.types import AlhpoError, PoolOutputs, Query
+from alhpo.types import AlhpoError, ConfigurationError, PoolOutputs, Query
+
+#: Outputs with one row per candidate; ``passes`` have one too.
+ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images")
+#: Outputs with one row per labelled image.
+LABELED = ("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images")
+#: Queries of a strategy that draws, to compare how often it chooses what.
+DRAWS = 150
 
 
 def check_strategy(strategy: str | Strategy) -> None:
     """Check that a strategy is a function of the pool and the generator, and of nothing else.
 
     On ordinary pools, one class, identical points, zero features, saturated logits, no labelled
-    images, and a single candidate, each with n = 1, some, and all:
+    images, and a single candidate, among others, each with n = 1, some, and all:
 
     - the right number of candidates, each once, none from elsewhere;
     - the same generator state gives the same query, whatever the global seeds are and whatever
       was queried in between;
     - what it is given stays as it was, as does the state of the process;
     - the outputs it declares in ``needs`` suffice, read-only ones too (``torch.inference_mode``);
-    - other numbers for the same candidates give the same choice;
-    - if it draws nothing from the generator, reordering the candidates gives the same choice.
+    - other numbers for the same candidates, and another layout of the outputs in memory, give the
+      same choice;
+    - if it draws nothing from the generator, reordering the candidates gives the same choice, and
+      of equal candidates the one with the lowest index comes first;
+    - if it draws, reordering the candidates leaves how often each is chosen;
+    - what it remembers (``Query.state``) survives JSON: the state read back gives the same picks
+      as the state itself, and a strategy that leaves a state reads it (``needs``);
+    - empty pools, n out of range, and outputs that are not finite are refused.
 
     Args:
         strategy: a registered name, or the function.
@@ -53,27 +69,67 @@ def check_strategy(strategy: str | Strategy) -> None:
                     f"{where}: the same generator state gave {first} and then {again}; all "
                     "randomness must come from the generator that is passed.",
                 )
+    _check_refusals(strategy, name)
     _check_numbering(strategy, name)
+    _check_layout(strategy, name)
     _check_order(strategy, name)
+    _check_ties(strategy, name)
+    _check_state(strategy, name)
 
 
 def _pools(needs: frozenset[str]) -> Iterator[tuple[str, PoolOutputs]]:
     """Pools that hold only what is needed, each with a description."""
-    ordinary = _pool(50, needs)
-    logits, features = _zeros_like(ordinary.logits), _zeros_like(ordinary.features)
+    ordinary = _pool(30, needs)
+    zero_features = _changed(ordinary, ("features",), torch.zeros_like)
     yield "an ordinary pool", ordinary
     yield "a pool of one class", _pool(20, needs, classes=1)
     yield "a pool with no labelled images", _pool(20, needs, labeled=0)
+    yield "a pool with one labelled image", _pool(20, needs, labeled=1)
     yield "a single candidate", _pool(1, needs)
-    yield "zero features", replace(ordinary, features=features)
-    yield "equal logits", replace(ordinary, logits=logits)
-    yield "zero features and equal logits", replace(ordinary, features=features, logits=logits)
-    yield "saturated logits", replace(ordinary, logits=_map(ordinary.logits, lambda x: 1e4 * x))
+    yield "zero features", zero_features
+    yield "zero features everywhere", _changed(zero_features, LABELED[3:4], torch.zeros_like)
+    yield (
+        "features a million times as large",
+        _changed(ordinary, ("features", "labeled_features"), lambda x: 1e6 * x),
+    )
+    yield "equal logits", _changed(ordinary, ("logits", "passes"), torch.zeros_like)
+    yield (
+        "zero features and equal logits",
+        _changed(zero_features, ("logits", "passes"), torch.zeros_like),
+    )
+    yield (
+        "saturated logits",
+        _changed(ordinary, ("logits", "passes", "labeled_logits"), lambda x: 1e4 * x),
+    )
     yield "identical points", _rows(ordinary, [3] * len(ordinary))
     yield "every point twice", _rows(ordinary, [i // 2 for i in range(len(ordinary))])
+    yield "candidates like the labelled images", _like_labeled(ordinary)
     with torch.inference_mode():
         inferred = _copy(ordinary)
     yield "outputs made in inference mode", inferred
+
+
+def _check_refusals(strategy: Strategy, name: str) -> None:
+    """The engine refuses these on behalf of every strategy."""
+    needs = strategy_needs(strategy)
+    pool = _pool(12, needs)
+    empty = replace(_rows(pool, []), indices=pool.indices[:0])
+    cases = [("an empty pool", empty, 1), ("n = 0", pool, 0), ("n of 13 of 12", pool, 13)]
+    for field in sorted(needs):
+        output = getattr(pool, field)
+        values = output.values if isinstance(output, TensorPasses) else output
+        if isinstance(values, torch.Tensor) and values.is_floating_point():
+            for value in (torch.nan, torch.inf):
+                case = f"{field} of {value}"
+                cases.append((case, _changed(pool, (field,), lambda x, v=value: x.fill_(v)), 3))
+    for case, broken, n in cases:
+        try:
+            run_strategy(strategy, broken, n, np.random.default_rng(5))
+        except ConfigurationError:
+            continue
+        if case.startswith("passes"):  # which are only looked at where the strategy asks for them
+            continue
+        raise AssertionError(f"{name}: {case} was not refused.")
 
 
 def _check_numbering(strategy: Strategy, name: str) -> None:
@@ -89,23 +145,130 @@ def _check_numbering(strategy: Strategy, name: str) -> None:
     )
 
 
+def _check_layout(strategy: Strategy, name: str) -> None:
+    """Engines hand out slices and transposed tensors too."""
+    pool = _pool(40, strategy_needs(strategy))
+    strided = _changed(pool, (*ROWS, *LABELED[2:]), _strided)
+    require(
+        _query(strategy, strided, 9, name).indices == _query(strategy, pool, 9, name).indices,
+        f"{name}: the choice depends on the order of the outputs in memory.",
+    )
+
+
 def _check_order(strategy: Strategy, name: str) -> None:
     needs = strategy_needs(strategy)
+    if not needs:
+        return
     pool = _pool(40, needs)
+    order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
+    if not _draws(strategy, pool, 9):
+        query = _query(strategy, pool, 9, name)
+        reordered = _query(strategy, _rows(pool, order), 9, name)
+        numbers = pool.indices.tolist()
+        back = tuple(numbers[order[numbers.index(i)]] for i in reordered.indices)
+        same = back == query.indices
+        if query.scores is not None and reordered.scores is not None:
+            # equal scores may change places, and those cut off at the end may be others
+            same = query.scores == reordered.scores and all(
+                _of_score(s, query.indices, query.scores) == _of_score(s, back, query.scores)
+                for s in set(query.scores) - {query.scores[-1]}
+            )
+        require(
+            same,
+            f"{name}: chose {query.indices}, and {back} after the same candidates were given in "
+            "another order, though nothing was drawn from the generator and no two candidates are "
+            "alike.",
+        )
+        return
+    # few choices among many: pairs of candidates, whose members are equally far from their mean
+    # and so ties, are rare then
+    pool = _pool(20, needs)
+    order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
+    counts = np.zeros((2, len(pool)))
+    for row, one in enumerate((pool, _rows(pool, order))):
+        for seed in range(DRAWS):
+            query = run_strategy(strategy, one, 2, np.random.default_rng((row, seed)))
+            positions = np.searchsorted(one.indices.numpy(), query.indices)
+            counts[row, positions if row == 0 else [order[i] for i in positions]] += 1
+    share = counts.mean(axis=0) / DRAWS
+    deviation = np.sqrt(2 * DRAWS * share * (1 - share))
+    require(
+        bool((np.abs(counts[0] - counts[1]) <= 5 * deviation + 5).all()),
+        f"{name}: chose the candidates {counts[0].astype(int).tolist()} times in {DRAWS} queries, "
+        f"and {counts[1].astype(int).tolist()} times after they were given in another order.",
+    )
+
+
+def _of_score(score: float, indices: tuple[int, ...], scores: tuple[float, ...]) -> set[int]:
+    return {i for i, one in zip(indices, scores, strict=True) if one == score}
+
+
+def _check_ties(strategy: Strategy, name: str) -> None:
+    ordinary = _pool(30, strategy_needs(strategy))
+    for case, groups in (
+        ("identical points", [0] * 30),
+        ("every point twice", [i // 2 for i in range(30)]),
+    ):
+        pool = _rows(ordinary, groups)
+        if _draws(strategy, pool, 12):
+            continue
+        chosen = _query(strategy, pool, 12, name).indices
+        positions = [pool.indices.tolist().index(i) for i in chosen]
+        for i, position in enumerate(positions):
+            equals = [j for j in range(position) if groups[j] == groups[position]]
+            require(
+                set(equals) <= set(positions[:i]),
+                f"{name} on {case}: chose {chosen[i]} before an equal candidate of a lower index, "
+                "though nothing was drawn from the generator.",
+            )
+
+
+def _check_state(strategy: Strategy, name: str) -> None:
+    """Three queries in a row, what was chosen being labelled after each."""
+    needs = strategy_needs(strategy)
+    pool = _pool(40, needs)
+    for step in range(3):
+        where = f"{name}, query {step + 1} of a run"
+        before = _copy(pool)
+        query = _query(strategy, pool, 4, where)
+        require(_equal(pool, before), f"{where}: changed the state it was given.")
+        if query.state is not None:
+            require(
+                "state" in needs,
+                f"{where}: left a state, which it is never given back: add 'state' to needs.",
+            )
+            read_back = json.loads(json.dumps(pool.state))
+            again = _query(strategy, replace(pool, state=read_back), 4, where)
+            require(
+                again == query,
+                f"{where}: gave {query}, and {again} with the same state read back from JSON.",
+            )
+        pool = _labeled_now(pool, query) if step < 2 else pool
+
+
+def _labeled_now(pool: PoolOutputs, query: Query) -> PoolOutputs:
+    """The pool after what was chosen is labelled; the model is not trained again."""
+    chosen = torch.isin(pool.indices, torch.tensor(query.indices))
+    left = replace(_rows(pool, (~chosen).nonzero().flatten().tolist()), state=query.state)
+    moved = {
+        "labels": torch.arange(len(query)) % 5,
+        "labeled_indices": pool.indices[chosen],
+        **{f"labeled_{f}": getattr(pool, f) for f in ("logits", "features", "images")},
+    }
+    grown: dict[str, Any] = {}
+    for field in LABELED:
+        old, new = getattr(pool, field), moved[field]
+        if old is not None:
+            new = _random_rows(field, len(query)) if new is None else new
+            grown[field] = torch.cat([old, new[chosen] if len(new) == len(chosen) else new])
+    return replace(left, indices=pool.indices[~chosen], **grown)
+
+
+def _draws(strategy: Strategy, pool: PoolOutputs, n: int) -> bool:
     generator = np.random.default_rng(0)
     state = generator.bit_generator.state
-    chosen = run_strategy(strategy, pool, 9, generator).indices
-    if not needs or generator.bit_generator.state != state:
-        return
-    order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
-    reordered = _query(strategy, _rows(pool, order), 9, name).indices
-    numbers = pool.indices.tolist()
-    back = tuple(numbers[order[numbers.index(i)]] for i in reordered)
-    require(
-        back == chosen,
-        f"{name}: chose {chosen}, and {back} after the same candidates were given in another "
-        "order, though nothing was drawn from the generator and no two candidates are alike.",
-    )
+    run_strategy(strategy, pool, n, generator)
+    return generator.bit_generator.state != state
 
 
 def _query(strategy: Strategy, pool: PoolOutputs, n: int, where: str) -> Query:
@@ -125,37 +288,78 @@ def _pool(n: int, needs: frozenset[str], *, classes: int = 5, labeled: int = 10)
         "logits": 2 * torch.randn(n, classes, generator=draw),
         "features": torch.randn(n, 8, generator=draw),
         "labeled_features": torch.randn(labeled, 8, generator=draw),
+        "passes": TensorPasses(2 * torch.randn(6, n, classes, generator=draw)),
+        "predicted_losses": torch.randn(n, generator=draw),
+        "labeled_scores": torch.rand(n, generator=draw),
+        "images": _pixels(n, draw),
+        "labels": torch.randint(classes, (labeled,), generator=draw),
+        "labeled_indices": torch.randperm(labeled, generator=draw) * 3 + 8,
+        "labeled_logits": 2 * torch.randn(labeled, classes, generator=draw),
+        "labeled_images": _pixels(labeled, draw),
+        "state": None,
     }
     assert outputs.keys() == POOL_OUTPUTS
     return PoolOutputs(torch.arange(n) * 3 + 7, **{name: outputs[name] for name in needs})
 
 
-def _map(
-    output: torch.Tensor | None, function: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor | None:
-    return None if output is None else function(output)
+def _pixels(n: int, draw: torch.Generator) -> torch.Tensor:
+    return torch.randint(256, (n, 8, 8, 3), generator=draw, dtype=torch.uint8)
 
 
-def _zeros_like(output: torch.Tensor | None) -> torch.Tensor | None:
-    return _map(output, torch.zeros_like)
+def _random_rows(field: str, n: int) -> torch.Tensor:
+    """Rows for labelled images of which the pool did not hold that output."""
+    return getattr(_pool(1, frozenset({field}), labeled=n), field)
+
+
+def _changed(
+    pool: PoolOutputs, names: tuple[str, ...], function: Callable[[torch.Tensor], torch.Tensor]
+) -> PoolOutputs:
+    """The pool with these of its outputs replaced by a function of copies of them."""
+    changed: dict[str, Any] = {}
+    for name in names:
+        output = getattr(pool, name)
+        if isinstance(output, TensorPasses):
+            changed[name] = TensorPasses(function(output.values.clone()))
+        elif output is not None:
+            changed[name] = function(output.clone())
+    return replace(pool, **changed)
 
 
 def _rows(pool: PoolOutputs, rows: list[int]) -> PoolOutputs:
     """The pool with its indices, and the outputs of these rows in their place."""
-    return replace(
-        pool,
-        logits=_map(pool.logits, lambda x: x[rows]),
-        features=_map(pool.features, lambda x: x[rows]),
-    )
+    moved = _changed(pool, ROWS, lambda x: x[rows])
+    return _changed(moved, ("passes",), lambda x: x[:, rows])
+
+
+def _like_labeled(pool: PoolOutputs) -> PoolOutputs:
+    """The pool with every labelled image like the first candidate."""
+    changed: dict[str, Any] = {}
+    for field in ("logits", "features", "images"):
+        mine, theirs = getattr(pool, field), getattr(pool, f"labeled_{field}")
+        if mine is not None and theirs is not None:
+            changed[f"labeled_{field}"] = mine[:1].expand_as(theirs).clone()
+    return replace(_rows(pool, [0] * len(pool)), **changed)
+
+
+def _strided(output: torch.Tensor) -> torch.Tensor:
+    """The same values, every second of those that lie in memory in another order."""
+    spread = output.new_zeros(*output.shape[::-1], 2)
+    spread[..., 0] = output.permute(*range(output.ndim)[::-1])
+    return spread[..., 0].permute(*range(output.ndim)[::-1])
 
 
 def _copy(pool: PoolOutputs) -> PoolOutputs:
-    copies: dict[str, Any] = {
-        f.name: _map(getattr(pool, f.name), torch.clone) for f in fields(pool)
-    }
-    return PoolOutputs(**copies)
+    state = deepcopy(pool.state)
+    return replace(_changed(pool, ("indices", "passes", *ROWS, *LABELED), torch.clone), state=state)
 
 
 def _equal(one: PoolOutputs, other: PoolOutputs) -> bool:
-    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)]
-    return all(a is b or torch.equal(a, b) for a, b in pairs)
+    for field in fields(one):
+        a, b = (
+            value.values if isinstance(value, TensorPasses) else value
+            for value in (getattr(one, field.name), getattr(other, field.name))
+        )
+        same = a == b if a is None or isinstance(a, Mapping) else torch.equal(a, b)
+        if not same:
+            return False
+    return True

@@ -5,13 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from strategy_examples import examples
 
-from alhpo.strategies import strategy_names
 from alhpo.testing import check_strategy
 from alhpo.types import ConfigurationError, Query
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", examples())
 def test_registered_strategies_conform(name):
     check_strategy(name)
 
@@ -33,7 +33,7 @@ def repeats(pool, n, generator):
 
 
 def returns_one_too_few_of_many(pool, n, generator):
-    return pick(pool, range(min(n, 30)))
+    return pick(pool, range(min(n, 20)))
 
 
 def returns_row_numbers(pool, n, generator):
@@ -101,6 +101,88 @@ def draws_without_replacement_by_mass_and_fails_on_zero_mass(pool, n, generator)
         return pick(pool, generator.choice(len(pool), n, replace=False, p=mass / mass.sum()))
 
 
+def needing(*needs):
+    def give(strategy):
+        strategy.needs = frozenset(needs)
+        return strategy
+
+    return give
+
+
+@needing("logits")
+def looks_at_the_order_after_a_draw(pool, n, generator):
+    generator.random()
+    return pick(pool, range(n))
+
+
+@needing("logits")
+def prefers_the_last_of_equals(pool, n, generator):
+    confidence = pool.logits.softmax(dim=1).amax(dim=1).flip(0)
+    return pick(pool, len(pool) - 1 - confidence.argsort(stable=True)[:n])
+
+
+@needing("features")
+def looks_at_the_memory(pool, n, generator):
+    order = pool.features.sum(dim=1).argsort(stable=True)
+    return pick(pool, order[:n] if pool.features.is_contiguous() else order.flip(0)[:n])
+
+
+@needing("passes")
+def sums_passes_up_in_place(pool, n, generator):
+    logits = pool.passes.logits(slice(None))
+    logits.sub_(logits.amax(dim=2, keepdim=True))
+    return pick(pool, logits.sum(dim=(0, 2)).argsort(stable=True)[:n])
+
+
+@needing("labels", "labeled_features", "features")
+def needs_every_class_labelled(pool, n, generator):
+    means = torch.stack([pool.labeled_features[pool.labels == c].mean(0) for c in range(3)])
+    if means.isnan().any():
+        raise ValueError("a class without labels")
+    return pick(pool, torch.cdist(pool.features, means).amin(1).argsort(stable=True)[:n])
+
+
+@needing("logits")
+def leaves_a_state_that_it_never_gets(pool, n, generator):
+    order = pool.logits.amax(dim=1).argsort(stable=True)[:n]
+    return Query(tuple(pool.indices[order].tolist()), state={"n": n})
+
+
+@needing("logits", "state")
+def remembers_what_no_file_holds(pool, n, generator):
+    order = pool.logits.amax(dim=1).argsort(stable=True)[:n]
+    return Query(tuple(pool.indices[order].tolist()), state={"chosen": set(order.tolist())})
+
+
+@needing("logits", "state")
+def changes_its_state(pool, n, generator):
+    order = pool.logits.amax(dim=1).argsort(stable=True)[:n]
+    state = pool.state or {"rounds": []}
+    state["rounds"].append(n)
+    return Query(tuple(pool.indices[order].tolist()), state=state)
+
+
+@needing("logits", "state")
+def counts(pool, n, generator):
+    """No fault: its choice depends on how often it was asked."""
+    queries = 0 if pool.state is None else pool.state["queries"]
+    order = pool.logits[:, queries % pool.logits.shape[1]].argsort(stable=True)[:n]
+    return Query(tuple(pool.indices[order].tolist()), state={"queries": queries + 1})
+
+
+def test_a_strategy_with_a_state_conforms():
+    check_strategy(counts)
+
+
+@pytest.mark.parametrize("field", ["predicted_losses", "labeled_scores"])
+def test_strategies_of_trained_outputs_conform(field):
+    def largest(pool, n, generator):
+        scores, order = getattr(pool, field).sort(descending=True, stable=True)
+        return pick(pool, order[:n], tuple(scores[:n].tolist()))
+
+    check_strategy(needing(field)(largest))
+
+
 class Remembers:
     calls = 0
 
@@ -113,7 +195,7 @@ class Remembers:
     "strategy, complaint",
     [
         (repeats, "more than once"),
-        (returns_one_too_few_of_many, "asked for 50 candidates and returned 30"),
+        (returns_one_too_few_of_many, "asked for 30 candidates and returned 20"),
         (returns_row_numbers, "not among the candidates"),
         (draws_from_numpys_global_generator, "NumPy's global generator"),
         (draws_from_torchs_global_generator, "torch's global generator"),
@@ -128,6 +210,14 @@ class Remembers:
         (looks_at_the_order, "in another order"),
         (draws_without_replacement_by_mass_and_fails_on_zero_mass, "zero features"),
         (Remembers(), "the same generator state gave"),
+        (looks_at_the_order_after_a_draw, "times after they were given in another order"),
+        (prefers_the_last_of_equals, "before an equal candidate of a lower index"),
+        (looks_at_the_memory, "order of the outputs in memory"),
+        (sums_passes_up_in_place, "changed the outputs"),
+        (needs_every_class_labelled, "raised ValueError"),
+        (leaves_a_state_that_it_never_gets, "add 'state' to needs"),
+        (remembers_what_no_file_holds, "must be a mapping of text"),
+        (changes_its_state, "changed the state it was given"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -1,0 +1,18 @@
+"""Every strategy that has a name, families by an example each."""
+
+from importlib.util import find_spec
+
+from alhpo.strategies import strategy_families, strategy_names
+
+FAMILIES = {"albl": "albl:entropy,random", "skactiveml": "skactiveml:CoreSet"}
+#: The package that a family's example needs.
+PACKAGES = {"skactiveml": "skactiveml"}
+
+
+def examples() -> list[str]:
+    """All registered names, and a member of each family whose package is installed."""
+    forms = strategy_families()
+    prefixes = [form.partition(":")[0] for form in forms]
+    installed = [p for p in prefixes if p not in PACKAGES or find_spec(PACKAGES[p])]
+    named = [name for name in strategy_names() if name not in forms]
+    return named + [FAMILIES[prefix] for prefix in installed]
