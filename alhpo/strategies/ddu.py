@@ -1,7 +1,7 @@
 """DDU: the density of the features under one Gaussian per class.
 
 Mukhoti, Kirsch, van Amersfoort, Torr, Gal: Deep Deterministic Uncertainty: A New Simple Baseline
-(CVPR 2023; arXiv 2102.11582), Algorithm 1 and section 5.1 (active learning).
+(CVPR 2023; arXiv 2102.11582), Algorithm 1, and its experiments on active learning.
 """
 
 from __future__ import annotations
