@@ -40,6 +40,8 @@ LAYER = {name: number for number, names in LAYERS.items() for name in names}
 ONLY_IN = {
     "timm": {"models.py", "loading.py"},
     "hpo4dl": {"tuning/upstream.py", "tuning/containment.py"},
+    "optuna": {"tuning/tpe.py"},
+    "skactiveml": {"strategies/scikit_activeml.py", "strategies/prediction_lookup.py"},
     "matplotlib": {"figures.py"},
     "click": {"cli.py"},
     "rich": {"cli.py", "report.py", "tuning/progress.py"},
