@@ -1,0 +1,470 @@
+"""DyHPO: one more epoch for the configuration from which that promises most.
+
+After Wistuba, Kadra, Grabocka: Supervising the Multi-Fidelity Race of Hyperparameter
+Configurations (NeurIPS 2022), with another surrogate (see ``process``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from alhpo.seeding import numpy_generator
+from alhpo.tuning.dyhpo.encoding import Encoder
+from alhpo.tuning.dyhpo.process import CurveProcess, Observations
+from alhpo.tuning.history import EarlierSearch
+from alhpo.types import ConfigurationError
+
+#: A search's own scale is used once it has so many observations; before, that of an earlier one.
+_OWN_SCALE = 20
+#: Observations taken from each earlier search, and how many of those are looked at.
+_EARLIER_ROWS = 80
+_EARLIER_SEARCHES = 3
+#: Candidates are refreshed after so many suggestions, by this share of them and some neighbours.
+_REFRESH_EVERY = 20
+_REFRESH_SHARE = 0.1
+_NEIGHBOURS = 20
+_PARENTS = 3
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Metrics on a scale on which both small differences near the usual and large ones count:
+    asinh((metric - centre) / unit) / spread."""
+
+    centre: float
+    unit: float
+    spread: float
+
+    @classmethod
+    def of(cls, metrics: np.ndarray) -> Scale:
+        """From the median, the median absolute deviation, and the deviation of what comes out."""
+        centre = float(np.median(metrics))
+        deviations = np.abs(metrics - centre)
+        unit = float(np.median(deviations)) or float(deviations.mean()) or 1.0
+        spread = float(np.arcsinh((metrics - centre) / unit).std()) or 1.0
+        return cls(centre, unit, spread)
+
+    def apply(self, metrics: np.ndarray) -> np.ndarray:
+        return np.arcsinh((metrics - self.centre) / self.unit) / self.spread
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        return self.centre + self.unit * np.sinh(values * self.spread)
+
+
+class DyHPO:
+    """Chooses, after every step, the configuration that is trained further.
+
+    The next configuration is the one with the highest expected improvement one step ahead, over
+    the best that any has shown at that epoch (over the best at all where none has come so far),
+    as in DyHPO; every other time it is the improvement over the best at all, a random number of
+    epochs ahead (the epochs on a log scale; compare ifBO, Rakotoarison et al. 2024), which is what
+    makes configurations that rise late be trained through. One suggestion in ten is a new random
+    configuration whatever the surrogate thinks. Ties go to the lowest number.
+
+    A configuration whose metric was not finite, or whose training failed, is never suggested
+    again and counts as the worst that was seen, so that its neighbourhood is avoided.
+
+    With ``parallel`` above 1 each suggestion holds as many configurations. They are chosen one
+    after the other, each as if the one before it had been observed at its predicted mean (a
+    fantasy: Ginsbourger, Le Riche, Carraro 2010, "kriging believer").
+
+    Args:
+        configurations: what to choose from, filled up to ``num_configurations``; those given by
+            the user come first. Candidates are refreshed on the way: the least promising of those
+            never tried make way for new random ones and neighbours of the best.
+        max_epochs: the epoch at which a configuration is fully trained.
+        max_budget: epochs the search may spend; None for no limit.
+        num_configurations: size of the candidate pool.
+        seed: of every random choice.
+        history: earlier searches. What they observed informs the surrogate, discounted by age,
+            each with a level and scale of its own: metrics are never pooled.
+        step: epochs that a suggestion goes further.
+        parallel: configurations in a suggestion.
+        explore: share of suggestions that are new random configurations.
+        refit_growth: the surrogate's parameters are fitted again whenever there are so many times
+            the observations of the last fit; 1 fits at every step.
+        fit_steps: most L-BFGS steps of a fit.
+    """
+
+    def __init__(
+        self,
+        configurations: Any,
+        *,
+        max_epochs: int,
+        max_budget: int | None,
+        num_configurations: int,
+        seed: int,
+        history: Sequence[EarlierSearch] = (),
+        step: int = 1,
+        parallel: int = 1,
+        explore: float = 0.1,
+        refit_growth: float = 1.15,
+        fit_steps: int = 30,
+    ) -> None:
+        for name, value in (("step", step), ("parallel", parallel), ("fit_steps", fit_steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}; expected an integer from 1")
+        if not 0 <= explore <= 1:
+            raise ConfigurationError(f"explore is {explore!r}; expected a share from 0 to 1")
+        if not refit_growth >= 1:
+            raise ConfigurationError(f"refit_growth is {refit_growth!r}; expected at least 1")
+        self._configurations = configurations
+        self._max_epochs = max_epochs
+        self._budget = math.inf if max_budget is None else max_budget
+        self._n = num_configurations
+        self._step, self._parallel, self._explore = step, parallel, explore
+        self._growth, self._fit_steps = refit_growth, fit_steps
+        self._generator = numpy_generator(seed, "dyhpo")
+        missing = num_configurations - len(configurations)
+        if missing > 0:
+            configurations.add_configurations(missing)
+        self._encoder = Encoder(configurations.space)
+        self._process = CurveProcess(self._encoder.groups, max_epochs)
+        self._initial = list(range(getattr(configurations, "num_initial", 0)))
+        self._pool = list(range(len(configurations)))
+        self._set_aside: list[int] = []
+        self._rows: list[np.ndarray] = []
+        self._observed: list[tuple[int, int, float]] = []
+        self._reached: dict[int, int] = {}
+        self._lost: set[int] = set()
+        self._suggestions = 0
+        self._next_fit = 0
+        self._score: dict[int, float] = {}  # of the candidates that were compared last
+        self._earlier = _Earlier(history, self._encoder, max_epochs)
+
+    def suggest(self) -> tuple[list[int] | None, list[int] | None]:
+        """Numbers of configurations and the epoch each is to reach; ``(None, None)`` at the end."""
+        chosen: list[tuple[int, int]] = []
+        fantasies: list[tuple[int, int, float]] = []
+        self._refresh()
+        while len(chosen) < self._parallel:
+            busy = {number for number, _ in chosen}
+            number = self._choose(busy, fantasies)
+            if number is None:
+                break
+            target = min(self._reached.get(number, 0) + self._step, self._max_epochs)
+            chosen.append((number, target))
+            self._suggestions += 1
+            if len(chosen) < self._parallel and self._observed:
+                known = self._condition(fantasies)
+                mean, _ = self._predicted(known, [number], np.array([target]))
+                fantasies.append((number, target, float(mean[0])))
+        if not chosen:
+            return None, None
+        return [number for number, _ in chosen], [target for _, target in chosen]
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        """Learn results; see ``alhpo.protocols.Optimizer``."""
+        for result in configuration_results:
+            number, epoch = int(result["configuration_id"]), int(result["epoch"])
+            if number in self._lost or epoch <= self._reached.get(number, 0):
+                continue
+            self._reached[number] = epoch
+            metric = float(result["metric"])
+            if not math.isfinite(metric):
+                self._lost.add(number)
+            self._observed.append((number, epoch, metric))
+
+    def expected_gain(self) -> float | None:
+        """What the most promising configuration is expected to add to the best metric so far.
+
+        The largest expected improvement over all candidates, each at the epoch at which it is
+        largest, in units of the metric. None before anything was observed.
+        """
+        scale, best = self._scale(), self._best()
+        candidates = self._candidates(set())
+        if best is None or not candidates:
+            return None
+        known = self._condition([])
+        reached = np.array([self._reached.get(number, 0) for number in candidates])
+        ahead = [2**k for k in range(self._max_epochs.bit_length()) if 2**k < self._max_epochs]
+        gain = 0.0
+        for epochs in (*ahead, self._max_epochs):
+            target = np.minimum(reached + epochs, self._max_epochs)
+            mean, deviation = self._predicted(known, candidates, target)
+            likely = np.argsort(-_improvement(mean, deviation, best), kind="stable")[:50]
+            values = mean[likely, None] + deviation[likely, None] * _NODES
+            above = np.maximum(scale.undo(values) - scale.undo(np.array(best)), 0.0)
+            expected = above @ (_NODE_WEIGHTS / _NODE_WEIGHTS.sum())
+            gain = max(gain, float(expected.max()))
+        return gain
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the optimizer has learnt and drawn, as JSON-able values.
+
+        An optimizer made with the same arguments, whose ``configurations`` hold the same ones,
+        goes on exactly like this one after ``load_state_dict``.
+        """
+        return {
+            "generator": self._generator.bit_generator.state,
+            "parameters": self._process.parameters.tolist(),
+            "pool": list(self._pool),
+            "set_aside": list(self._set_aside),
+            "observed": [
+                [number, epoch, metric if math.isfinite(metric) else None]
+                for number, epoch, metric in self._observed
+            ],
+            "suggestions": self._suggestions,
+            "next_fit": self._next_fit,
+            "score": [[number, score] for number, score in self._score.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._generator.bit_generator.state = state["generator"]
+        self._process.parameters = np.array(state["parameters"])
+        self._pool = list(state["pool"])
+        self._set_aside = list(state["set_aside"])
+        self._observed = [
+            (number, epoch, math.nan if metric is None else metric)
+            for number, epoch, metric in state["observed"]
+        ]
+        self._reached = {number: epoch for number, epoch, _ in self._observed}
+        self._lost = {number for number, _, metric in self._observed if math.isnan(metric)}
+        self._suggestions = state["suggestions"]
+        self._next_fit = state["next_fit"]
+        self._score = {number: score for number, score in state["score"]}
+
+    # Which configuration.
+
+    def _choose(self, busy: set[int], fantasies: list[tuple[int, int, float]]) -> int | None:
+        waiting = [
+            n for n in self._initial if n not in self._reached and n not in busy | self._lost
+        ]
+        if waiting:
+            return waiting[0]
+        candidates = self._candidates(busy)
+        if not candidates:
+            return None
+        untried = [number for number in candidates if number not in self._reached]
+        best = self._best()
+        explores = self._generator.random() < self._explore
+        if best is None or (explores and untried):
+            return (untried or candidates)[0]
+        known = self._condition(fantasies)
+        reached = np.array([self._reached.get(number, 0) for number in candidates])
+        if self._suggestions % 2:
+            target = np.minimum(reached + self._ahead(), self._max_epochs)
+            bar = np.full(len(candidates), best)
+        else:
+            target = np.minimum(reached + self._step, self._max_epochs)
+            bar = self._bar(target, best)
+        mean, deviation = self._predicted(known, candidates, target)
+        score = _improvement(mean, deviation, bar)
+        self._score = dict(zip(candidates, score.tolist(), strict=True))
+        return candidates[int(score.argmax())]
+
+    def _ahead(self) -> int:
+        """A random number of epochs, uniform on a log scale, that the budget has room for."""
+        spent = len(self._observed)
+        most = max(1.0, min(self._max_epochs, self._budget - spent))
+        return round(most ** float(self._generator.random()))
+
+    def _candidates(self, busy: set[int]) -> list[int]:
+        """Numbers that can be trained further, ascending."""
+
+        def free(number: int) -> bool:
+            over = self._reached.get(number, 0) >= self._max_epochs
+            return not over and number not in self._lost and number not in busy
+
+        found = [number for number in self._pool if free(number)]
+        if not found and self._set_aside:
+            self._pool = sorted({*self._pool, *self._set_aside})
+            self._set_aside = []
+            found = [number for number in self._pool if free(number)]
+        return found
+
+    def _refresh(self) -> None:
+        """Replace the least promising untried candidates, every now and then."""
+        if not self._observed or self._suggestions % _REFRESH_EVERY:
+            return
+        first = len(self._configurations)
+        self._configurations.add_configurations(max(1, round(_REFRESH_SHARE * self._n)))
+        for parent in self._parents():
+            for _ in range(_NEIGHBOURS // _PARENTS):
+                values = self._configurations.get_configuration(parent)
+                try:
+                    self._configurations.add(self._encoder.neighbour(values, self._generator))
+                except ConfigurationError:
+                    continue  # outside the space
+        fresh = list(range(first, len(self._configurations)))
+        untried = [n for n in self._pool if n not in self._reached and n not in self._initial]
+        untried.sort(key=lambda number: (self._score.get(number, 0.0), -number))
+        leaving = set(untried[: min(len(fresh), len(untried))])
+        self._set_aside += sorted(leaving)
+        self._pool = [number for number in self._pool if number not in leaving] + fresh
+
+    def _parents(self) -> list[int]:
+        best: dict[int, float] = {}
+        for number, _, metric in self._observed:
+            if math.isfinite(metric):
+                best[number] = max(metric, best.get(number, -math.inf))
+        return sorted(best, key=lambda number: (-best[number], number))[:_PARENTS]
+
+    # What is known.
+
+    def _scale(self) -> Scale:
+        metrics = [metric for _, _, metric in self._observed if math.isfinite(metric)]
+        metrics += self._earlier.current
+        if self._earlier.scale is not None and len(metrics) < _OWN_SCALE:
+            return self._earlier.scale
+        return Scale.of(np.array(metrics)) if metrics else Scale(0.0, 1.0, 1.0)
+
+    def _best(self) -> float | None:
+        """The best of the present task so far, scaled."""
+        metrics = [metric for _, _, metric in self._observed if math.isfinite(metric)]
+        if not metrics:
+            return None
+        return float(self._scale().apply(np.array(max([*metrics, *self._earlier.current]))))
+
+    def _bar(self, target: np.ndarray, best: float) -> np.ndarray:
+        """What a configuration has to beat at each epoch."""
+        scale = self._scale()
+        top: dict[int, float] = {}
+        for _, epoch, metric in self._observed:
+            if math.isfinite(metric):
+                top[epoch] = max(metric, top.get(epoch, -math.inf))
+        return np.array(
+            [
+                float(scale.apply(np.array(top[epoch]))) if epoch in top else best
+                for epoch in target.tolist()
+            ]
+        )
+
+    def _condition(self, fantasies: list[tuple[int, int, float]]) -> dict[int, int]:
+        """Condition the surrogate on everything; returns the trial of each tried number."""
+        scale = self._scale()
+        metrics = np.array([metric for _, _, metric in self._observed])
+        values = scale.apply(metrics)
+        values = np.where(np.isfinite(values), values, np.nanmin(values))
+        numbers = [n for n, _, _ in self._observed] + [n for n, _, _ in fantasies]
+        epochs = [e for _, e, _ in self._observed] + [e for _, e, _ in fantasies]
+        known = {number: trial for trial, number in enumerate(dict.fromkeys(numbers))}
+        x = self._encoded([*known])
+        earlier = self._earlier.observations(scale, len(known))
+        observations = Observations(
+            x=np.concatenate([x, earlier.x]),
+            search=np.concatenate([np.zeros(len(known), int), earlier.search]),
+            trial=np.concatenate([np.array([known[n] for n in numbers]), earlier.trial]),
+            epoch=np.concatenate([np.array(epochs), earlier.epoch]),
+            value=np.concatenate([values, [value for _, _, value in fantasies], earlier.value]),
+        )
+        due = not fantasies and len(self._observed) >= self._next_fit
+        self._process.fit(observations, self._fit_steps if due else 0)
+        if due:
+            n = len(self._observed)
+            self._next_fit = max(n + 1, math.floor(n * self._growth))
+        return known
+
+    def _predicted(
+        self, known: dict[int, int], numbers: list[int], target: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        trial = np.array([known.get(number, -1) for number in numbers])
+        return self._process.predict(self._encoded(numbers), trial, target)
+
+    def _encoded(self, numbers: list[int]) -> np.ndarray:
+        for number in range(len(self._rows), len(self._configurations)):
+            values = self._configurations.get_configuration(number)
+            self._rows.append(self._encoder.encode(values))
+        return np.stack([self._rows[number] for number in numbers])
+
+
+class _Earlier:
+    """Observations of earlier searches, each on its own scale, some of each."""
+
+    def __init__(self, history: Sequence[EarlierSearch], encoder: Encoder, max_epochs: int) -> None:
+        recent = sorted(history, key=lambda one: one.age)[: _EARLIER_SEARCHES + 1]
+        #: Metrics of the present task that were observed before this search.
+        self.current = [m for one in recent if one.age == 0 for _, _, m in one.rows]
+        others = [one for one in recent if one.age > 0]
+        self._scales = {
+            one.age: Scale.of(np.array([metric for _, _, metric in one.rows])) for one in others
+        }
+        self.scale = self._scales[others[0].age] if others else None
+        trials: dict[tuple[int, str], int] = {}
+        x, search, rows = [], [], []
+        for one in recent:
+            for configuration, epoch, metric in _thinned(one.rows, max_epochs):
+                key = (one.age, repr(sorted(configuration.items())))
+                if key not in trials:
+                    trials[key] = len(trials)
+                    x.append(encoder.encode(configuration))
+                    search.append(one.age)
+                rows.append((trials[key], epoch, metric, one.age))
+        self._x = np.array(x).reshape(len(x), encoder.width)
+        self._search = np.array(search, dtype=int)
+        self._rows = rows
+
+    def observations(self, present: Scale, first_trial: int) -> Observations:
+        """Scaled observations, their trials numbered from ``first_trial``."""
+        values = [
+            float(self._scales.get(age, present).apply(np.array(metric)))
+            for _, _, metric, age in self._rows
+        ]
+        return Observations(
+            x=self._x,
+            search=self._search,
+            trial=np.array([trial for trial, *_ in self._rows], dtype=int) + first_trial,
+            epoch=np.array([epoch for _, epoch, _, _ in self._rows], dtype=int),
+            value=np.array(values, dtype=float),
+        )
+
+
+def _thinned(rows: Sequence[tuple[Any, int, float]], max_epochs: int) -> list[Any]:
+    """Of each curve the epochs 1, 2, 4, ... and its last, and of those an even selection."""
+    rows = [row for row in rows if row[1] <= max_epochs]
+    last = {repr(sorted(configuration.items())): epoch for configuration, epoch, _ in rows}
+    kept = [
+        row
+        for row in rows
+        if row[1] & (row[1] - 1) == 0 or row[1] == last[repr(sorted(row[0].items()))]
+    ]
+    if len(kept) <= _EARLIER_ROWS:
+        return kept
+    return [kept[k] for k in np.linspace(0, len(kept) - 1, _EARLIER_ROWS).round().astype(int)]
+
+
+def _improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float) -> np.ndarray:
+    """Expected improvement over ``best`` (Mockus 1978)."""
+    z = (mean - best) / deviation
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return np.maximum(deviation * (z * ndtr(z) + density), 0.0)
+
+
+def dyhpo(
+    configurations: Any,
+    *,
+    max_epochs: int,
+    max_budget: int | None,
+    num_configurations: int,
+    seed: int,
+    device: str | None,
+    history: Sequence[EarlierSearch] = (),
+    **options: Any,
+) -> DyHPO:
+    """The factory registered as ``"dyhpo"``; it computes on the CPU whatever the device.
+
+    Give options through ``functools.partial(dyhpo, step=3, parallel=4)``.
+    """
+    return DyHPO(
+        configurations,
+        max_epochs=max_epochs,
+        max_budget=max_budget,
+        num_configurations=num_configurations,
+        seed=seed,
+        history=history,
+        **options,
+    )
+
+
+#: The Tuner refuses ``max_budget=None`` for a factory that says so.
+dyhpo.requires_budget = True  # type: ignore[attr-defined]
+#: The Tuner gives earlier searches to a factory that says so.
+dyhpo.uses_history = True  # type: ignore[attr-defined]

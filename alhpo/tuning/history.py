@@ -1,0 +1,127 @@
+"""What earlier searches found, for a search that starts from it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alhpo.files import Journal
+from alhpo.tuning.record import SearchJournal
+from alhpo.tuning.spaces import to_plain
+from alhpo.types import ConfigurationError
+
+#: A search's results, or the folder of its experiment.
+Results = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class EarlierSearch:
+    """The results of one search.
+
+    Attributes:
+        rows: (configuration, epoch, metric) of every epoch with a finite metric, in order.
+        age: how many searches ago it was, 1 for the latest; 0 for one on the very same task.
+    """
+
+    rows: tuple[tuple[Mapping[str, Any], int, float], ...]
+    age: int
+
+    def best(self) -> list[dict[str, Any]]:
+        """The configurations, by the best metric each has reached, highest first."""
+        ranked: dict[str, tuple[float, dict[str, Any]]] = {}
+        for configuration, _, metric in self.rows:
+            key = repr(sorted(configuration.items()))
+            if key not in ranked or metric > ranked[key][0]:
+                ranked[key] = (metric, dict(configuration))
+        order = sorted(ranked.values(), key=lambda pair: -pair[0])
+        return [configuration for _, configuration in order]
+
+    def maximised(self, *, minimize: bool) -> EarlierSearch:
+        """The same with negated metrics where they were to be minimised."""
+        if not minimize:
+            return self
+        return EarlierSearch(tuple((c, epoch, -metric) for c, epoch, metric in self.rows), self.age)
+
+
+def earlier_searches(
+    results: Iterable[Results], same_task: Results | None = None
+) -> list[EarlierSearch]:
+    """Earlier searches, latest first.
+
+    Args:
+        results: of each, oldest first: rows with ``configuration``, ``epoch`` and ``metric`` such
+            as ``Tuner.results`` gives, or the folder of an experiment.
+        same_task: results on the very task that is to be searched.
+
+    Raises:
+        ConfigurationError: something that is neither.
+    """
+    if isinstance(results, str | os.PathLike | Mapping) or not isinstance(results, Iterable):
+        raise ConfigurationError(
+            f"warm_start is a list of results, oldest first, not {results!r}. Give "
+            '[tuner.results] or ["path/to/experiment_..."].'
+        )
+    ordered = list(results)
+    found = [EarlierSearch(_rows(one), age) for age, one in enumerate(reversed(ordered), start=1)]
+    if same_task is not None:
+        found.insert(0, EarlierSearch(_rows(same_task), 0))
+    return [one for one in found if one.rows]
+
+
+def best_first(
+    searches: Sequence[EarlierSearch], first: int = 3, then: int = 1
+) -> list[dict[str, Any]]:
+    """Configurations to try first: the best of the latest search, then of those before it.
+
+    Ordered transfer (Hellan, Shen, Aubet, Salinas, Klein, arXiv 2306.16916): what was best most
+    recently comes first.
+
+    Args:
+        searches: latest first.
+        first: how many of the latest.
+        then: how many of each before it.
+    """
+    chosen: list[dict[str, Any]] = []
+    for search in searches:
+        count = 0 if search.age == 0 else first if search.age == 1 else then
+        fresh = [one for one in search.best() if one not in chosen]
+        chosen += fresh[:count]
+    return chosen
+
+
+def _rows(results: Results) -> tuple[tuple[dict[str, Any], int, float], ...]:
+    if isinstance(results, str | os.PathLike):
+        return _recorded(Path(results))
+    rows = []
+    for row in results:
+        try:
+            entry = (dict(row["configuration"]), int(row["epoch"]), float(row["metric"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"a row of warm_start is {row!r}; expected a mapping with 'configuration', "
+                "'epoch' and 'metric', as in Tuner.results"
+            ) from error
+        rows.append((to_plain(entry[0]), *entry[1:]))
+    return tuple(row for row in rows if row[1] >= 1 and math.isfinite(row[2]))
+
+
+def _recorded(folder: Path) -> tuple[tuple[dict[str, Any], int, float], ...]:
+    path = folder / "journal.jsonl"
+    if not path.exists():
+        raise ConfigurationError(
+            f"{folder} holds no experiment to start from: there is no {path.name} in it. Give the "
+            "folder that Tuner.experiment_path names."
+        )
+    rows = []
+    for suggestion in SearchJournal(Journal(path)).read().suggestions:
+        known = dict(zip(suggestion.configuration_ids, suggestion.configurations, strict=True))
+        rows += [
+            (known[one.configuration_id], one.epoch, one.metric)
+            for one in suggestion.outcomes
+            if one.metric is not None
+        ]
+    return tuple(rows)
