@@ -16,6 +16,7 @@ from alhpo.strategies import least_confidence as least_confidence
 from alhpo.strategies import lpl as lpl
 from alhpo.strategies import margin as margin
 from alhpo.strategies import mc_dropout as mc_dropout
+from alhpo.strategies import probcover as probcover
 from alhpo.strategies import random_sampling as random_sampling
 from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import typiclust as typiclust

@@ -170,19 +170,23 @@ def _nearest(
     offsets = centre_squares.to(rows)
     products = torch.addmm(offsets, rows, centres.T, alpha=-2)
     first = products.argmin(dim=1)
-    result = _pair_distances(rows, centres[first])
+    result = pair_distances(rows, torch.arange(len(rows)), centres, first)
     error, absolute_error = product_error(rows)
     margin = error * (row_squares + centre_squares.max()) + absolute_error
     limit = torch.where(result > 0, result.square() - row_squares + margin, -torch.inf)
     pairs = (products <= limit.to(rows)[:, None]).nonzero()
     if len(pairs) > 8 * len(rows) and rows.dtype == torch.float32 and rows.device.type != "mps":
         return _nearest(rows.double(), centres.double(), row_squares, centre_squares)
-    for some in pairs[pairs[:, 1] != first[pairs[:, 0]]].split(1 + _BLOCK // rows.shape[1]):
-        distances = _pair_distances(rows[some[:, 0]], centres[some[:, 1]])
-        result.scatter_reduce_(0, some[:, 0].cpu(), distances, "amin")
-    return result
+    i, j = pairs[pairs[:, 1] != first[pairs[:, 0]]].unbind(dim=1)
+    return result.scatter_reduce_(0, i.cpu(), pair_distances(rows, i, centres, j), "amin")
 
 
-def _pair_distances(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """(B,) float64 distances, on the CPU, of each of the (B, D) rows to its other."""
-    return torch.linalg.vector_norm(as_float64(rows).sub_(as_float64(others)), dim=1).cpu()
+def pair_distances(
+    rows: torch.Tensor, i: torch.Tensor, others: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
+    """(P,) exact float64 distances, on the CPU, of the rows at ``i`` to the others at ``j``."""
+    distances = torch.empty(len(i), dtype=torch.float64)
+    for part in row_blocks(len(i), rows.shape[1]):
+        differences = as_float64(rows[i[part]]).sub_(as_float64(others[j[part]]))
+        distances[part] = torch.linalg.vector_norm(differences, dim=1).cpu()
+    return distances
