@@ -29,27 +29,31 @@ def check_optimizer(
 ) -> None:
     """Check an optimizer on recorded learning curves, the way ``alhpo.Tuner`` drives it.
 
-    On ordinary, constant, partly and wholly diverging curves, for a single epoch and for a single
-    configuration:
+    On ordinary, constant, partly and wholly diverging curves, for a single epoch, for a single
+    configuration, for longer trainings, and for budgets that end in the midst of a suggestion:
 
     - suggestions are numbers of configurations that exist, each once, with an epoch above what the
       configuration has reached and at most ``max_epochs``;
     - a configuration whose metric was NaN is never suggested again;
+    - initial configurations, where ``configurations`` makes some (``num_initial``, by default
+      two), are suggested before any other;
     - there is a first suggestion, and none any more once the optimizer has said it is done;
     - the same seed and observations give the same suggestions, whatever the global seeds are and
       while another search runs beside it: this is what makes a killed search resumable;
     - the state of the process stays as it was.
 
-    A search ends when the optimizer says so or ``max_budget`` epochs are spent.
+    A search ends when the optimizer says so or ``max_budget`` epochs are spent, be it in the midst
+    of a suggestion. A suggestion may hold several configurations and several epochs of each; what
+    diverges is trained no further.
 
     Args:
         factory: called as ``factory(configurations, max_epochs=, max_budget=,
             num_configurations=, seed=, device=None)``.
         configurations: makes a fresh, equal set of configurations at each call; by default
             ``SampledConfigurations`` of a small space with logarithmic, integer, categorical and
-            conditional hyperparameters.
+            conditional hyperparameters, with two initial configurations.
         max_epochs: epochs of a full training, at least 2.
-        max_budget: epochs to spend on each of the searches, some ten in number.
+        max_budget: epochs to spend on each of the searches, some fifteen in number.
         num_configurations: size of the candidate pool.
         seed: of the optimizer.
 
@@ -66,7 +70,9 @@ def check_optimizer(
     }
 
     def search(case: str, curve: Curve, **changed: Any) -> Iterator[tuple[tuple[int, int], ...]]:
-        return _search(factory, make(), curve, settings | changed, case, max_budget)
+        used = settings | changed
+        budget = max_budget if used["max_budget"] is None else used["max_budget"]
+        return _search(factory, make(), curve, used, case, budget)
 
     first = list(search("ordinary curves", _curve))
     with global_seed(1):
@@ -86,6 +92,11 @@ def check_optimizer(
     list(search("a single epoch", _curve, max_epochs=1))
     list(search("a single configuration", _curve, num_configurations=1))
     list(search("no limit of the budget", _curve, max_budget=None))
+    for budget in (1, max_epochs - 1, max_epochs + 1):
+        list(search(f"a budget of {budget}", _curve, max_budget=budget))
+    longer = {"max_epochs": 3 * max_epochs + 1, "max_budget": 6 * max_epochs}
+    list(search("longer trainings", _curve, **longer))
+    list(search("longer trainings, diverging late", _diverging_late(max_epochs), **longer))
 
 
 def _search(
@@ -100,6 +111,8 @@ def _search(
     who = f"The optimizer, on {case},"
     reached: dict[int, int] = {}
     failed: set[int] = set()
+    num_initial = min(getattr(configurations, "num_initial", 0), settings["num_configurations"])
+    initial = set(range(num_initial))
     spent = 0
     with process_left_alone(who):
         optimizer = _call(who, factory, configurations, **settings)
@@ -123,19 +136,28 @@ def _search(
                 f"{who} suggested epoch {epoch} for configuration {i}, which has reached {last} of "
                 f"{settings['max_epochs']}.",
             )
-            for e in range(last + 1, epoch + 1):
+            require(
+                i in initial or initial <= reached.keys(),
+                f"{who} suggested configuration {i} before the initial ones "
+                f"{sorted(initial - reached.keys())}.",
+            )
+            reached.setdefault(i, 0)
+        for i, epoch in suggestion:
+            while reached[i] < epoch and i not in failed and spent < budget:
+                reached[i] += 1
+                spent += 1
+                metric = curve(i, reached[i])
                 results.append(
                     {
                         "configuration_id": i,
                         "configuration": configurations.get_configuration(i),
-                        "epoch": e,
-                        "metric": curve(i, e),
+                        "epoch": reached[i],
+                        "metric": metric,
                         "time": 1.0,
                     }
                 )
-            reached[i] = epoch
-            spent += epoch - last
-        failed |= {r["configuration_id"] for r in results if np.isnan(r["metric"])}
+                if np.isnan(metric):
+                    failed.add(i)
         with process_left_alone(who):
             _call(who, optimizer.observe, results)
         yield suggestion
@@ -178,6 +200,11 @@ def _diverging(which: Callable[[int], bool]) -> Curve:
     return lambda i, epoch: float("nan") if which(i) and epoch > i % 2 else _curve(i, epoch)
 
 
+def _diverging_late(epochs: int) -> Curve:
+    """The ordinary curves, every second one NaN after so many epochs."""
+    return lambda i, epoch: float("nan") if i % 2 and epoch > epochs else _curve(i, epoch)
+
+
 def _difference(one: Trace, other: Trace) -> str:
     for step, (a, b) in enumerate(zip_longest(one, other)):
         if a != b:
@@ -209,4 +236,8 @@ def _sampled_configurations() -> Configurations:
     )
     add = getattr(space, "add", None) or space.add_condition
     add(EqualsCondition(momentum, optimizer, "sgd"))
-    return SampledConfigurations(space, seed=0)
+    initial = [
+        {"lr": 0.1, "batch_size": 16, "opt": "adam"},
+        {"lr": 0.01, "batch_size": 32, "opt": "sgd", "momentum": 0.9},
+    ]
+    return SampledConfigurations(space, 0, initial)

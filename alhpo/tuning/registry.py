@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from alhpo.protocols import OptimizerFactory
-from alhpo.tuning import upstream
+from alhpo.tuning import tpe, upstream
+from alhpo.tuning.asha import asha
+from alhpo.tuning.hyperband import hyperband
+from alhpo.tuning.one_epoch import one_epoch
 from alhpo.tuning.random_search import random_search
 from alhpo.types import ConfigurationError
 
@@ -13,7 +17,12 @@ from alhpo.types import ConfigurationError
 ENTRY_POINT_GROUP = "alhpo.optimizers"
 
 _FACTORIES: dict[str, OptimizerFactory] = {}
-_NEEDS_HPO4DL = frozenset({"dyhpo", "hyperband"})
+#: What to call with the optimizer's name to learn whether its factory's packages are installed.
+_REQUIREMENTS: list[tuple[OptimizerFactory, Callable[[str], None]]] = [
+    (upstream.dyhpo, upstream.require_hpo4dl),
+    (upstream.hyperband, upstream.require_hpo4dl),
+    (tpe.tpe, tpe.require_optuna),
+]
 
 
 def register_optimizer(name: str, factory: OptimizerFactory) -> None:
@@ -46,9 +55,11 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
         ConfigurationError: there is none of this name, or what it needs is not installed.
     """
     if name in _FACTORIES:
-        if name in _NEEDS_HPO4DL and _FACTORIES[name] is getattr(upstream, name):
-            upstream.require_hpo4dl(name)
-        return _FACTORIES[name]
+        factory = _FACTORIES[name]
+        for known, require in _REQUIREMENTS:
+            if factory is known:
+                require(name)
+        return factory
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
             return point.load()
@@ -56,5 +67,10 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
 
 
 register_optimizer("dyhpo", upstream.dyhpo)
-register_optimizer("hyperband", upstream.hyperband)
+register_optimizer("hpo4dl-dyhpo", upstream.dyhpo)
+register_optimizer("hpo4dl-hyperband", upstream.hyperband)
+register_optimizer("hyperband", hyperband)
+register_optimizer("asha", asha)
+register_optimizer("one-epoch", one_epoch)
 register_optimizer("random", random_search)
+register_optimizer("tpe", tpe.tpe)

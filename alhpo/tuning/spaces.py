@@ -123,13 +123,13 @@ def _number_of_values(hyperparameter: Any) -> float:
         return len(hyperparameter.sequence)
     if is_constant(hyperparameter):
         return 1
-    bounds = getattr(hyperparameter, "lower", None), getattr(hyperparameter, "upper", None)
+    lower, upper = getattr(hyperparameter, "lower", None), getattr(hyperparameter, "upper", None)
     step = getattr(hyperparameter, "q", None)
     if isinstance(hyperparameter, IntegerHyperparameter):
         step = step or 1
-    if None in bounds or step is None:
+    if lower is None or upper is None or step is None:
         return math.inf
-    return round((bounds[1] - bounds[0]) / step) + 1
+    return round((upper - lower) / step) + 1
 
 
 def is_constant(hyperparameter: Any) -> bool:

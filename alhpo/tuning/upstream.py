@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from alhpo.tuning.configurations import fill_up
 from alhpo.tuning.containment import Containment
 from alhpo.types import ConfigurationError
 
@@ -231,11 +232,11 @@ def dyhpo(
     seed: int,
     device: str | None,
 ) -> UpstreamDyHPO:
-    """The factory registered as ``"dyhpo"``."""
-    require_hpo4dl("dyhpo")
+    """The factory registered as ``"hpo4dl-dyhpo"``."""
+    require_hpo4dl("hpo4dl-dyhpo")
     if max_budget is None:
-        raise ConfigurationError("optimizer 'dyhpo' needs max_budget, in epochs; it is None")
-    _fill(configurations, num_configurations)
+        raise ConfigurationError("optimizer 'hpo4dl-dyhpo' needs max_budget, in epochs; it is None")
+    fill_up(configurations, num_configurations)
     return UpstreamDyHPO(configurations, max_epochs=max_epochs, seed=seed, device=device)
 
 
@@ -252,12 +253,7 @@ def hyperband(
     device: str | None,
     **_: Any,
 ) -> UpstreamHyperband:
-    """The factory registered as ``"hyperband"``; ends by itself, so it needs no budget."""
-    require_hpo4dl("hyperband")
-    _fill(configurations, num_configurations)
+    """The factory registered as ``"hpo4dl-hyperband"``; it ends by itself and needs no budget."""
+    require_hpo4dl("hpo4dl-hyperband")
+    fill_up(configurations, num_configurations)
     return UpstreamHyperband(configurations, max_epochs=max_epochs, seed=seed, device=device)
-
-
-def _fill(configurations: Any, n: int) -> None:
-    if len(configurations) < n:
-        configurations.add_configurations(n - len(configurations))

@@ -191,6 +191,48 @@ class NeedsSpread(OneEpochThenBest):
         return super().choose(left)
 
 
+class Backwards(OneEpochThenBest):
+    """The latest configuration first, whatever the user wants tried."""
+
+    def suggest(self):
+        left = [i for i, epoch in self.reached.items() if epoch < self.max_epochs]
+        return ([left[-1]], [self.reached[left[-1]] + 1]) if left else (None, None)
+
+
+class NeedsWholeSuggestions(Rungs):
+    """Fails where the budget ended in the midst of a suggestion."""
+
+    def suggest(self):
+        self.asked = super().suggest()
+        return self.asked
+
+    def observe(self, configuration_results):
+        if not any(math.isnan(result["metric"]) for result in configuration_results):
+            last = {result["configuration_id"]: result["epoch"] for result in configuration_results}
+            if list(last.items()) != list(zip(*self.asked, strict=True)):
+                raise LookupError
+        super().observe(configuration_results)
+
+
+class NeedsLaterEpochs(OneEpochThenBest):
+    """Fails where a curve is longer than some."""
+
+    def observe(self, configuration_results):
+        if any(result["epoch"] > 10 for result in configuration_results):
+            raise BufferError
+        super().observe(configuration_results)
+
+
+class ListedWithInitial(Listed):
+    """A list whose first two were given by the user."""
+
+    num_initial = 2
+
+    def __init__(self, size=6):
+        super().__init__(size)
+        self.n = 2
+
+
 @pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs])
 @pytest.mark.parametrize("size", [1, 6, 100])
 def test_correct_optimizers_pass(factory, size):
@@ -238,6 +280,20 @@ def test_broken_optimizers_are_caught(factory, complaint, monkeypatch):
     finally:
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "factory, complaint",
+    [
+        (Backwards, "suggested configuration 5 before the initial ones \\[0, 1\\]"),
+        (NeedsWholeSuggestions, "ordinary curves, raised LookupError"),
+        (NeedsLaterEpochs, "longer trainings, raised BufferError"),
+    ],
+)
+def test_initial_configurations_partial_and_long_trainings_are_looked_at(factory, complaint):
+    check_optimizer(OneEpochThenBest, configurations=ListedWithInitial)
+    with pytest.raises(AssertionError, match=complaint):
+        check_optimizer(factory, configurations=ListedWithInitial)
 
 
 def test_a_tabular_objective_can_stand_behind_an_optimizer():

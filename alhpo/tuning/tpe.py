@@ -1,0 +1,203 @@
+"""The tree-structured Parzen estimator of Optuna, every configuration trained to the end.
+
+Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization", NIPS 2011. The
+algorithm is Optuna's own (``optuna.samplers.TPESampler`` with its defaults), driven through
+ask and tell; the only module that knows optuna.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
+from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparameter
+
+from alhpo.protocols import Configurations
+from alhpo.tuning.conditions import is_active, parents_first
+from alhpo.tuning.containment import Containment
+from alhpo.tuning.spaces import is_constant, plain_value, rank
+from alhpo.types import ConfigurationError
+
+#: After so many proposals in a row that were forbidden or trained before, a fresh random
+#: configuration is tried instead.
+TRIES = 100
+
+
+def require_optuna(optimizer: str) -> None:
+    """Raise ConfigurationError unless optuna can be imported."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigurationError(
+            f"optimizer {optimizer!r} needs the package optuna. Install it with "
+            "`pip install 'alhpo[tpe]'` or `pip install optuna`; or choose another optimizer, "
+            "such as 'hyperband' or 'random'."
+        )
+
+
+class TPE:
+    """Asks Optuna for one configuration after the other and tells it their last epoch's metric.
+
+    Floats, integers and ordinals (as their rank) are numbers to Optuna, on a logarithmic scale
+    where they are so in the space, and categoricals the number of their choice. Distributions
+    other than uniform and the weights of choices are not known to it: it sees the bounds alone.
+    Conditional hyperparameters are asked for only where they are active. A configuration that
+    diverged or failed is a failed trial to Optuna, as is one that a clause forbids or that was
+    trained before; it is asked again then. Initial configurations are Optuna's first trials, in
+    their order. The search ends after ``num_configurations``, when the space holds no more, or
+    when the budget is spent.
+
+    Args:
+        configurations: the space, and where the configurations are added.
+        max_epochs: the epoch every configuration is trained to.
+        num_configurations: after how many configurations the search ends.
+        seed: of the sampler; taken modulo 2**32.
+
+    Raises:
+        ConfigurationError: optuna is not installed, or the space has a hyperparameter without
+            bounds or of an unknown type.
+    """
+
+    def __init__(
+        self, configurations: Configurations, max_epochs: int, num_configurations: int, seed: int
+    ) -> None:
+        require_optuna("tpe")
+        self._configurations = configurations
+        self._space: ConfigurationSpace = configurations.space
+        self._names = parents_first(self._space)
+        for name in self._names:
+            _check(self._space[name])
+        self._max_epochs = max_epochs
+        self._n = num_configurations
+        self._suggested: set[int] = set()
+        self._trial: Any = None
+        self._current: int | None = None
+        self._containment = Containment("optuna")
+        with self._containment.active():
+            import optuna
+
+            self._failed = optuna.trial.TrialState.FAIL
+            sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+            self._study = optuna.create_study(direction="maximize", sampler=sampler)
+            for number in range(min(num_configurations, len(configurations))):
+                values = configurations.get_configuration(number)
+                self._study.enqueue_trial(
+                    {name: _encoded(self._space[name], value) for name, value in values.items()}
+                )
+
+    def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        if self._current is None and len(self._suggested) < self._n:
+            with self._containment.active():
+                self._current = self._proposal()
+            if self._current is None:
+                self._current = self._random()
+        if self._current is None:
+            return None, None
+        self._suggested.add(self._current)
+        return [self._current], [self._max_epochs]
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        latest = configuration_results[-1]
+        failed = math.isnan(latest["metric"])
+        if not failed and latest["epoch"] < self._max_epochs:
+            return  # the budget ended before the training
+        if self._trial is not None:
+            with self._containment.active():
+                if failed:
+                    self._study.tell(self._trial, state=self._failed)
+                else:
+                    self._study.tell(self._trial, latest["metric"])
+        self._trial = self._current = None
+
+    def _proposal(self) -> int | None:
+        """A configuration of Optuna's that is new and allowed; None after ``TRIES`` others."""
+        for _ in range(TRIES):
+            trial = self._study.ask()
+            values: dict[str, Any] = {}
+            for name in self._names:
+                if is_active(self._space, name, values):
+                    values[name] = _asked(trial, self._space[name])
+            number = self._number(values)
+            if number is not None and number not in self._suggested:
+                self._trial = trial
+                return number
+            self._study.tell(trial, state=self._failed)
+        return None
+
+    def _number(self, values: Mapping[str, Any]) -> int | None:
+        try:
+            return self._configurations.add(values)
+        except ConfigurationError:  # forbidden
+            return None
+
+    def _random(self) -> int | None:
+        """A fresh configuration that Optuna does not learn of, if the space holds one."""
+        return next(iter(self._configurations.add_configurations(1)), None)
+
+
+def _check(hyperparameter: Any) -> None:
+    if isinstance(hyperparameter, CategoricalHyperparameter | OrdinalHyperparameter):
+        return
+    if isinstance(hyperparameter, FloatHyperparameter | IntegerHyperparameter):
+        if hyperparameter.lower is None or hyperparameter.upper is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigurationError(
+                f"hyperparameter {hyperparameter.name!r} has no bounds; optimizer 'tpe' needs "
+                "them: give it lower= and upper="
+            )
+    elif not is_constant(hyperparameter):
+        raise ConfigurationError(
+            f"hyperparameter {hyperparameter.name!r} is a {type(hyperparameter).__name__}; "
+            "optimizer 'tpe' knows floats, integers, ordinals, categoricals and constants"
+        )
+
+
+def _asked(trial: Any, hyperparameter: Any) -> Any:
+    """A value that Optuna suggests."""
+    name = hyperparameter.name
+    if isinstance(hyperparameter, CategoricalHyperparameter):
+        choices = hyperparameter.choices
+        value = choices[trial.suggest_categorical(name, range(len(choices)))]
+    elif isinstance(hyperparameter, OrdinalHyperparameter):
+        sequence = hyperparameter.sequence
+        value = sequence[trial.suggest_int(name, 0, len(sequence) - 1)]
+    elif is_constant(hyperparameter):
+        value = hyperparameter.value
+    else:
+        value = _asked_number(trial, hyperparameter)
+    return plain_value(hyperparameter, value)
+
+
+def _asked_number(trial: Any, hyperparameter: Any) -> float | int:
+    name, log = hyperparameter.name, hyperparameter.log
+    lower, upper = hyperparameter.lower, hyperparameter.upper
+    whole = isinstance(hyperparameter, IntegerHyperparameter)
+    suggest = trial.suggest_int if whole else trial.suggest_float
+    step = getattr(hyperparameter, "q", None)
+    if step is None:
+        return suggest(name, lower, upper, log=log)
+    if not log:
+        return suggest(name, lower, upper, step=step)
+    # Optuna has no steps on a logarithmic scale
+    return lower + round((suggest(name, lower, upper, log=True) - lower) / step) * step
+
+
+def _encoded(hyperparameter: Any, value: Any) -> Any:
+    """A value as Optuna knows it."""
+    if isinstance(hyperparameter, CategoricalHyperparameter):
+        return rank(hyperparameter.choices, value)
+    if isinstance(hyperparameter, OrdinalHyperparameter):
+        return rank(hyperparameter.sequence, value)
+    return value
+
+
+def tpe(
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    num_configurations: int,
+    seed: int,
+    **_: Any,
+) -> TPE:
+    """The factory registered as ``"tpe"``."""
+    return TPE(configurations, max_epochs, num_configurations, seed)
