@@ -61,6 +61,11 @@ class RunConfig(Settings):
     mc_passes: int = Field(
         100, ge=1, description="Passes with dropout, for strategies that look at them."
     )
+    vaal_epochs: int = Field(
+        10,
+        ge=1,
+        description="Passes over the candidates in which vaal trains its networks at each query.",
+    )
     query_subset: int | None = Field(
         None,
         ge=1,
@@ -165,8 +170,11 @@ class RunConfig(Settings):
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         if not self.dropout:  # runs without it keep the names they had before there was dropout
             del values["dropout"]
-        if "passes" not in strategy_needs(get_strategy(self.strategy)):
+        needs = strategy_needs(get_strategy(self.strategy))
+        if "passes" not in needs:
             del values["mc_passes"]
+        if "labeled_scores" not in needs:
+            del values["vaal_epochs"]
         data = Path(self.dataset).name
         strategy = re.sub(r"[^\w.+-]+", "-", self.strategy)[:40].rstrip("-.")
         mode = self.hpo.replace(":", "-")

@@ -12,6 +12,7 @@ A run's state is what is on disk, so that a killed run is continued by the same 
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
     fit/cycle_000/        the model fitted last
+    query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
     run.json              written at the end
 """
@@ -182,6 +183,7 @@ class _Run:
             input_size=config.input_size,
             dropout=config.dropout,
             mc_passes=config.mc_passes,
+            vaal_epochs=config.vaal_epochs,
             query_subset=config.query_subset,
             device=config.device,
             precision=config.precision,
@@ -374,6 +376,7 @@ class _Run:
         for old in (self.path / "fit").glob("cycle_*"):
             if old != self._fit_folder(record.cycle):
                 shutil.rmtree(old)
+        shutil.rmtree(self.path / "query", ignore_errors=True)
         for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
             shutil.rmtree(checkpoint)
         self._observer.recorded(record)

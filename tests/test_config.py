@@ -72,6 +72,7 @@ def test_every_mistake_is_reported_at_once():
         ("query_subset", [0, -1]),
         ("dropout", [-0.1, 1, "much", None]),
         ("mc_passes", [0, 1.5]),
+        ("vaal_epochs", [0, "some"]),
         ("initial_size", [0, 1, None]),
         ("acquisition_size", [0, -1, 2.5]),
         ("budget", [0, 1, "lots"]),
@@ -200,6 +201,9 @@ def test_names_of_runs_stay_what_they_were_before_there_was_dropout():
     assert create().name == "digits-badge-fixed-seed0-cd50c21d"
     assert create({"strategy": "random", "hpo": "per-cycle"}).name.endswith("-970cad77")
     assert create({"mc_passes": 7}).name == create().name  # badge looks at no passes
+    assert create({"vaal_epochs": 7}).name == create().name
+    vaal = {"strategy": "vaal"}
+    assert create(vaal | {"vaal_epochs": 7}).name != create(vaal).name
 
 
 def test_dropout_and_its_passes_are_part_of_the_name_where_they_matter():

@@ -206,7 +206,7 @@ def test_fewer_than_two_arms_are_refused(arguments):
 
 
 def test_wrong_arms_and_states_are_refused():
-    with pytest.raises(ConfigurationError, match="Unknown strategy 'entrpy'.*Did you mean"):
+    with pytest.raises(ConfigurationError, match=r"Unknown strategy 'entrpy'.*Did you mean"):
         get_strategy("albl:entrpy,random")
     world = World()
     state = run_strategy("albl", world.outputs(), 3, np.random.default_rng(0)).state
