@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+import numbers
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -96,9 +100,38 @@ def optimizer_factory(value: Any, max_budget: int | None) -> OptimizerFactory:
             f"optimizer is {value!r}; expected a name or an optimizer factory "
             "(alhpo.protocols.OptimizerFactory)"
         )
-    if max_budget is None and getattr(factory, "requires_budget", False):
+    if max_budget is None and says(factory, "requires_budget"):
         raise ConfigurationError(
             f"max_budget is None; optimizer {value!r} does not end by itself and needs a number "
             "of epochs"
         )
     return factory
+
+
+def says(factory: Any, trait: str) -> bool:
+    """Whether an optimizer factory, or what a ``functools.partial`` of it wraps, has a trait."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return bool(getattr(factory, trait, False))
+
+
+def gain(value: Any) -> float | None:
+    """``value`` as a number above zero, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        value = math.nan
+    if not 0 < float(value) < math.inf:
+        raise ConfigurationError(
+            f"min_gain is {value!r}; expected None or a number above 0, in units of the metric"
+        )
+    return float(value)
+
+
+def of_space(space: ConfigurationSpace, value: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the configurations that are of the space."""
+    known = SampledConfigurations(space, 0)
+    for one in value:
+        with contextlib.suppress(ConfigurationError):
+            known.add(one)
+    return [known.get_configuration(number) for number in range(len(known))]

@@ -45,11 +45,13 @@ class Record:
         start: the settings of the search, or None for an empty journal.
         suggestions: all of them, oldest first.
         ended: whether the search came to its end.
+        stop_reason: why it did.
     """
 
     start: dict[str, Any] | None = None
     suggestions: list[RecordedSuggestion] = field(default_factory=list)
     ended: bool = False
+    stop_reason: str | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -94,8 +96,9 @@ class SearchJournal:
                 del entry[key]
         self._append("epoch", entry)
 
-    def end(self, previous_observe_time: float | None) -> None:
-        self._append("end", {"previous_observe_time": previous_observe_time})
+    def end(self, reason: str, previous_observe_time: float | None) -> None:
+        entry = {"reason": reason, "previous_observe_time": previous_observe_time}
+        self._append("end", entry)
 
     def read(self) -> Record:
         """All that was recorded.
@@ -121,6 +124,7 @@ class SearchJournal:
                 record.suggestions[-1].outcomes.append(outcome)
             elif kind == "end":
                 record.ended = True
+                record.stop_reason = entry.get("reason")
             else:
                 raise DataError(f"{self._journal.path}: unexpected entry of kind {kind!r}")
         return record

@@ -36,6 +36,7 @@ class Search:
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to spend in all, or None.
         minimize: whether the optimizer gets negated metrics.
+        min_gain: stop when the optimizer expects less gain than this, or None.
         on_row: called with each row that was trained now (not with those of the record).
         on_suggestion: called with the number of each configuration about to be trained.
     """
@@ -52,6 +53,7 @@ class Search:
         max_epochs: int,
         max_budget: int | None,
         minimize: bool,
+        min_gain: float | None,
         on_row: Callable[[dict[str, Any]], None],
         on_suggestion: Callable[[int], None],
     ) -> None:
@@ -64,6 +66,7 @@ class Search:
         self._max_epochs = max_epochs
         self._budget = math.inf if max_budget is None else max_budget
         self._sign = -1.0 if minimize else 1.0
+        self._min_gain = min_gain
         self._on_row = on_row
         self._on_suggestion = on_suggestion
         self._outcomes: dict[int, list[Outcome]] = {}
@@ -71,8 +74,11 @@ class Search:
         #: Seconds that the latest ``observe`` took.
         self.observe_time: float | None = None
 
-    def run(self, recorded: list[RecordedSuggestion]) -> None:
+    def run(self, recorded: list[RecordedSuggestion]) -> str:
         """Go through the record, then on to the end of the search.
+
+        Returns:
+            Why it is at its end.
 
         Raises:
             TunerError: the objective or the optimizer breaks its contract.
@@ -82,25 +88,29 @@ class Search:
         fruitless = 0
         while len(self._results.rows) < self._budget:
             suggestion = self._replayed(record.popleft()) if record else self._suggested()
-            if suggestion is None:
-                break
+            if isinstance(suggestion, str):
+                return suggestion
             before = len(self._results.rows)
             observations = self._train_all(suggestion)
             self._observe(observations, suggestion, self._results.rows[before:])
             fruitless = fruitless + 1 if len(self._results.rows) == before else 0
             if fruitless == _FRUITLESS:
-                logger.warning(
-                    "the optimizer suggested nothing new %d times in a row; the search ends here",
-                    fruitless,
-                )
-                break
+                reason = f"the optimizer suggested nothing new {fruitless} times in a row"
+                logger.warning("%s; the search ends here", reason)
+                return reason
+        return f"max_budget, {self._budget:.0f} epochs, is spent"
 
-    def _suggested(self) -> RecordedSuggestion | None:
+    def _suggested(self) -> RecordedSuggestion | str:
+        """The next suggestion, or why there is none."""
         start = time.perf_counter()
         ids, epochs = self._optimizer.suggest()
-        seconds = time.perf_counter() - start
         if ids is None or epochs is None:
-            return None
+            return "the optimizer has nothing left to suggest"
+        if self._min_gain is not None:
+            gain: float | None = self._optimizer.expected_gain()  # type: ignore[attr-defined]
+            if gain is not None and gain < self._min_gain:
+                return f"the expected gain, {gain:.3g}, is below min_gain, {self._min_gain:g}"
+        seconds = time.perf_counter() - start
         ids, epochs = self._checked(ids, epochs)
         configurations = [self._configuration(number) for number in ids]
         self._journal.suggestion(ids, epochs, configurations, seconds, self.observe_time)

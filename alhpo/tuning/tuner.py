@@ -18,13 +18,15 @@ from alhpo.protocols import OptimizerFactory
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.evaluation import Objective, Outcome, identity_of
+from alhpo.tuning.history import Results as EarlierResults
+from alhpo.tuning.history import best_first, earlier_searches
 from alhpo.tuning.progress import SearchProgress
 from alhpo.tuning.record import Record, SearchJournal
 from alhpo.tuning.results import Results
 from alhpo.tuning.search import Search
 from alhpo.tuning.spaces import space_identity, space_to_json, to_plain
 from alhpo.tuning.trials import TrialFolders
-from alhpo.types import TunerError
+from alhpo.types import ConfigurationError, TunerError
 
 logger = logging.getLogger("alhpo.tuning")
 
@@ -58,6 +60,14 @@ class Tuner:
         device: where the optimizer's model runs; None for its default.
         storage_path: where checkpoints live during the search; None for the experiment folder.
         initial_configurations: configurations to try first.
+        warm_start: earlier searches, oldest first, on tasks like this one: each the rows of
+            ``Tuner.results`` or the folder ``Tuner.experiment_path``. What was best in them is
+            tried next, newest first; an optimizer that can ("dyhpo") also learns from all their
+            observations, without taking the level of their metrics for that of this one.
+        observed: rows of trials on this very task that were run elsewhere; an optimizer that can
+            counts them among its own observations. They are no part of the results.
+        min_gain: stop when the optimizer expects less improvement than this, in units of the
+            metric; for optimizers that tell ("dyhpo").
         resume: False starts anew, in a folder with a number of its own.
         progress: show a progress bar, if stderr is a terminal.
         callback: called with the row of every epoch trained (not of those found in the journal).
@@ -81,6 +91,9 @@ class Tuner:
         storage_path: str | os.PathLike[str] | None = None,
         *,
         initial_configurations: Sequence[Mapping[str, Any]] = (),
+        warm_start: Sequence[EarlierResults] = (),
+        observed: EarlierResults | None = None,
+        min_gain: float | None = None,
         resume: bool = True,
         progress: bool = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
@@ -105,7 +118,18 @@ class Tuner:
         resume = arguments.flag("resume", resume)
         self._progress = arguments.flag("progress", progress)
         self._callback = None if callback is None else arguments.function("callback", callback)
-        self._initial = arguments.configurations(self._space, initial_configurations)
+        initial = arguments.configurations(self._space, initial_configurations)
+        self._history = [
+            one.maximised(minimize=self._minimize) for one in earlier_searches(warm_start, observed)
+        ]
+        promising = arguments.of_space(self._space, best_first(self._history))
+        self._initial = [*initial, *(one for one in promising if one not in initial)]
+        self._min_gain = arguments.gain(min_gain)
+        if self._min_gain is not None and not arguments.says(self._factory, "tells_gain"):
+            raise ConfigurationError(
+                f"min_gain is {min_gain!r}, but optimizer {optimizer!r} does not tell what it "
+                "expects to gain; use optimizer='dyhpo' or max_budget alone"
+            )
         self._settings = {
             "optimizer": optimizer if isinstance(optimizer, str) else identity_of(optimizer),
             "max_epochs": self._max_epochs,
@@ -114,11 +138,22 @@ class Tuner:
             "num_configurations": self._n,
             "seed": self._seed,
             "initial_configurations": to_plain(self._initial),
+            **self._optional(),
             "objective": identity_of(objective_function),
             "space": space_identity(self._space),
         }
         self._path = _experiment_folder(output, content_hash(self._settings), resume=resume)
         self._journal = SearchJournal(Journal(self._path / "journal.jsonl"))
+
+    def _optional(self) -> dict[str, Any]:
+        """Settings that count only where they are used."""
+        settings: dict[str, Any] = {}
+        if self._history:
+            rows = [[one.age, to_plain(one.rows)] for one in self._history]
+            settings["history"] = content_hash(rows)
+        if self._min_gain is not None:
+            settings["min_gain"] = self._min_gain
+        return settings
 
     @property
     def experiment_path(self) -> Path:
@@ -134,6 +169,11 @@ class Tuner:
     def results(self) -> list[dict[str, Any]]:
         """The rows of all epochs trained in this experiment so far, oldest first."""
         return self._recall(self._journal.read()).rows
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the search ended; None while it has not."""
+        return self._journal.read().stop_reason
 
     def run(self) -> dict[str, Any]:
         """Search, or go on with the search, until the budget is spent or nothing is left.
@@ -184,8 +224,12 @@ class Tuner:
         if record.outcomes:
             logger.info("%s goes on after %d epochs", self._path, len(record.outcomes))
         configurations = SampledConfigurations(self._space, self._seed, self._initial)
+        history = (
+            {"history": self._history} if arguments.says(self._factory, "uses_history") else {}
+        )
         optimizer = self._factory(
             configurations,
+            **history,
             max_epochs=self._max_epochs,
             max_budget=self._max_budget,
             num_configurations=self._n,
@@ -212,18 +256,20 @@ class Tuner:
                 max_epochs=self._max_epochs,
                 max_budget=self._max_budget,
                 minimize=self._minimize,
+                min_gain=self._min_gain,
                 on_row=on_row,
                 on_suggestion=progress.suggested,
             )
             try:
-                search.run(record.suggestions)
+                reason = search.run(record.suggestions)
             finally:
                 results.write(self._csv)
         if results.best is not None:
             number, epoch = results.best["configuration_id"], results.best["epoch"]
             if not folders.export_best(number, epoch, self._path / "best_trial"):
                 logger.info("the objective wrote no checkpoint at the best epoch")
-        self._journal.end(search.observe_time)
+        self._journal.end(reason, search.observe_time)
+        logger.info("%s ended: %s", self._path, reason)
         folders.close()
         return results
 

@@ -182,7 +182,7 @@ class DyHPO:
         candidates = self._candidates(set())
         if best is None or not candidates:
             return None
-        known = self._condition([])
+        known = self._condition([], refit=False)
         reached = np.array([self._reached.get(number, 0) for number in candidates])
         ahead = [2**k for k in range(self._max_epochs.bit_length()) if 2**k < self._max_epochs]
         gain = 0.0
@@ -230,7 +230,7 @@ class DyHPO:
         self._lost = {number for number, _, metric in self._observed if math.isnan(metric)}
         self._suggestions = state["suggestions"]
         self._next_fit = state["next_fit"]
-        self._score = {number: score for number, score in state["score"]}
+        self._score = dict(state["score"])
 
     # Which configuration.
 
@@ -338,7 +338,9 @@ class DyHPO:
             ]
         )
 
-    def _condition(self, fantasies: list[tuple[int, int, float]]) -> dict[int, int]:
+    def _condition(
+        self, fantasies: list[tuple[int, int, float]], *, refit: bool = True
+    ) -> dict[int, int]:
         """Condition the surrogate on everything; returns the trial of each tried number."""
         scale = self._scale()
         metrics = np.array([metric for _, _, metric in self._observed])
@@ -356,7 +358,7 @@ class DyHPO:
             epoch=np.concatenate([np.array(epochs), earlier.epoch]),
             value=np.concatenate([values, [value for _, _, value in fantasies], earlier.value]),
         )
-        due = not fantasies and len(self._observed) >= self._next_fit
+        due = refit and not fantasies and len(self._observed) >= self._next_fit
         self._process.fit(observations, self._fit_steps if due else 0)
         if due:
             n = len(self._observed)
@@ -468,3 +470,5 @@ def dyhpo(
 dyhpo.requires_budget = True  # type: ignore[attr-defined]
 #: The Tuner gives earlier searches to a factory that says so.
 dyhpo.uses_history = True  # type: ignore[attr-defined]
+#: The optimizers of this factory have ``expected_gain``.
+dyhpo.tells_gain = True  # type: ignore[attr-defined]

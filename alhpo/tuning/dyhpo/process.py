@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, lapack, solve_triangular
+from scipy.linalg import cho_solve, get_lapack_funcs, solve_triangular
 from scipy.optimize import minimize
 
 _JITTER = 1e-8
+_potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 #: Prior medians and log-standard deviations: a, b, c, d, e, noise; the time scales of k_t and k_u
 #: (in units of the log of the longest training); l; τ (in cycles).
 _MEDIANS = (0.5, 0.2, 0.2, 0.1, 0.05, 1e-3, 0.5, 0.5, 0.5, 3.0)
@@ -172,12 +173,12 @@ class CurveProcess:
         covariance, squares, related, similar, correlated, in_time, own_time, moving = (
             self._covariance(observations, fixed, split)
         )
-        factor, failed = lapack.dpotrf(covariance, lower=1)
+        factor, failed = _potrf(covariance, lower=1)
         if failed:
             return 1e25, np.zeros_like(parameters)
         value = observations.value
         weights = cho_solve((factor, True), value, check_finite=False)
-        inverse, _ = lapack.dpotri(factor, lower=1)
+        inverse, _ = _potri(factor, lower=1)
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         loss = 0.5 * value @ weights + np.log(factor.diagonal()).sum()
         # For every parameter θ: ∂loss/∂θ = ½ Σ w ∘ ∂covariance/∂θ.
