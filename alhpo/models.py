@@ -183,7 +183,8 @@ def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:
 def _check_dropout(spec: ModelSpec, model: Any) -> None:
     """Refuse a model that drops nothing, or whose logits are not its classifier's of its features.
 
-    A copy of it, with random weights in its classifier, shows it on random images.
+    A copy of it, with random weights in its classifier, shows it on random feature maps (of random
+    images, some models make nothing but zeros before they are trained).
     """
     if not callable(getattr(model, "get_classifier", None)):
         raise _no_dropout(spec, "it has no get_classifier()")
@@ -195,7 +196,8 @@ def _check_dropout(spec: ModelSpec, model: Any) -> None:
             raise _no_dropout(spec, "it has not one classifier but several")
         for parameter in head.parameters():
             parameter.normal_()
-        hidden = probe.forward_features(torch.randn(2, spec.in_chans, height, width))
+        images = torch.zeros(2, spec.in_chans, height, width)
+        hidden = torch.randn_like(probe.forward_features(images))
         logits = probe.forward_head(hidden)
         features = probe.forward_head(hidden, pre_logits=True).flatten(1)
         try:

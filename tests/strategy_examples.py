@@ -4,7 +4,11 @@ from importlib.util import find_spec
 
 from alhpo.strategies import strategy_families, strategy_names
 
-FAMILIES = {"albl": "albl:entropy,random", "skactiveml": "skactiveml:CoreSet"}
+FAMILIES = {
+    "albl": "albl:entropy,random",
+    "probcover": "probcover:0.3",
+    "skactiveml": "skactiveml:CoreSet",
+}
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}
 

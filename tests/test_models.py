@@ -243,6 +243,11 @@ def test_dropout_is_what_the_classifier_of_every_family_gets_in_training(name):
     )
 
 
+@pytest.mark.parametrize("name", ["lcnet_035", "resnet10t", "efficientvit_m0", "regnetx_002"])
+def test_dropout_is_found_in_models_that_make_almost_nothing_of_small_images(name):
+    assert classifier(build_model(spec(name, dropout=0.5), 0)).out_features == 5
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_dropout_changes_neither_weights_nor_what_follows(name):
     torch.manual_seed(0)
