@@ -187,7 +187,14 @@ def test_true_losses_are_not_trained_by_the_ranking():
     assert losses.grad is None
 
 
-@pytest.mark.parametrize("options", [{}, {"validation": "kfold:2"}, {"start": "warm"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"validation": "kfold:2"}, marks=pytest.mark.slow),
+        pytest.param({"start": "warm"}, marks=pytest.mark.slow),
+    ],
+)
 def test_ten_epochs_at_once_equal_parts_in_other_processes(few_digits, tmp_path, options):
     learner = learner_of(few_digits, max_epochs=10, **options)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -108,7 +108,7 @@ def test_queries_follow_the_equations_of_the_paper(n):
 
 def test_images_are_drawn_from_the_mixture():
     pool = World(seed=3, n=12).outputs()
-    times, counts, q = 1500, Counter(), {}
+    times, counts, q = 700, Counter(), {}
     for seed in range(times):
         query = get_strategy(NAME)(pool, 1, np.random.default_rng(seed))
         counts[query.indices[0]] += 1
@@ -128,7 +128,7 @@ def test_the_weights_make_accuracy_unbiased(n):
     pool = world.outputs()
     right = world.logits.argmax(1) == world.truth
     estimates = []
-    for seed in range(1500):
+    for seed in range(700):
         state = run_strategy("albl:margin,random", pool, n, np.random.default_rng(seed)).state
         estimates.append(state["ratios"][0] * right[state["drawn"][0]])
     expected = right[pool.indices.numpy()].mean()

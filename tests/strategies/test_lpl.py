@@ -42,7 +42,7 @@ def test_a_learner_asks_for_what_its_head_says(few_digits):
     assert query.scores == tuple(predicted[order].tolist())
 
 
-@pytest.mark.parametrize("hpo", ["fixed", "per-cycle"])
+@pytest.mark.parametrize("hpo", [pytest.param("fixed", marks=pytest.mark.slow), "per-cycle"])
 def test_runs_search_under_the_training_they_use(few_digits, tmp_path, hpo):
     config = {
         "dataset": "digits",

@@ -90,7 +90,13 @@ def test_core_set_is_ours(pool):
     assert query("CoreSet", pool, 7).indices == ours.indices
 
 
-@pytest.mark.parametrize("name", ["CoreSet", "UncertaintySampling", "RandomSampling", "Badge"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UncertaintySampling",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("Badge", "CoreSet", "RandomSampling")),
+    ],
+)
 def test_they_conform(name):
     check_strategy(f"skactiveml:{name}")
 
