@@ -6,17 +6,18 @@ memory at once. Scores are exactly 0 where all passes say the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from alhpo.strategies.ranking import highest
 from alhpo.strategies.registry import register_strategy
-from alhpo.strategies.rows import as_float64, row_blocks
+from alhpo.strategies.rows import as_float64
 from alhpo.types import PoolOutputs, Query
 
-_PIECE = 2**18  # float64 values worked on at a time: they stay in the cache
+_BLOCK = 2**22  # logits asked for at a time: each time, passes prepare their weights anew
+_PIECE = 2**19  # float64 values worked on at a time: few operations, small enough to be cached
 
 
 @register_strategy("variation-ratio", needs={"passes"})
@@ -28,13 +29,14 @@ def variation_ratio(pool: PoolOutputs, n: int, generator: np.random.Generator) -
     1 − max p of the mean prediction. Deterministic; ties, of which there are many, go to the
     lowest pool index. Scores are multiples of 1/T in [0, 1 − 1/min(C, T)].
     """
-    ratios = []
-    for _, logits in _blocks(pool):
+
+    def ratio(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         votes = logits.argmax(dim=1)
         counts = torch.zeros_like(logits[:, :, 0])
         counts.scatter_add_(1, votes, torch.ones_like(logits[:, 0]))
-        ratios.append((votes.shape[1] - counts.amax(dim=1)) / votes.shape[1])
-    return highest(pool, n, torch.cat(ratios))
+        return (votes.shape[1] - counts.amax(dim=1)) / votes.shape[1]
+
+    return highest(pool, n, _scores(pool, ratio))
 
 
 @register_strategy("mean-std", needs={"passes"})
@@ -45,11 +47,12 @@ def mean_std(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query
     Kendall et al. 2015; as a query strategy: Gal, Islam, Ghahramani (ICML 2017). Deterministic;
     ties go to the lowest pool index. Scores are in [0, 1/2].
     """
-    deviations = []
-    for _, logits in _blocks(pool):
+
+    def deviation(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         p = logits.softmax(dim=1)
-        deviations.append((p - _mean(p)).square_().mean(dim=2).sqrt_().mean(dim=1))
-    return highest(pool, n, torch.cat(deviations))
+        return (p - _mean(p)).square_().mean(dim=2).sqrt_().mean(dim=1)
+
+    return highest(pool, n, _scores(pool, deviation))
 
 
 @register_strategy("bald", needs={"passes"})
@@ -73,15 +76,17 @@ def mc_dropout(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Que
     the class predicted without dropout (here the lowest of equals), without Bessel's correction.
     Deterministic; ties go to the lowest pool index. Scores are in [0, 1/4].
     """
-    assert pool.logits is not None
-    variances = []
-    for rows, logits in _blocks(pool):
-        predicted = pool.logits[rows].argmax(dim=1)[:, None, None].to(logits.device)
+    predicted = pool.logits
+    assert predicted is not None
+
+    def variance(rows: slice, logits: torch.Tensor) -> torch.Tensor:
+        own = predicted[rows].argmax(dim=1)[:, None, None].to(logits.device)
         p = logits.softmax(dim=1)
         # 1 − p of the predicted class, which is exact where p is almost 1
-        others = p.scatter_(1, predicted.expand(-1, 1, p.shape[2]), 0).sum(dim=1)
-        variances.append((others - _mean(others)).square_().mean(dim=1))
-    return highest(pool, n, torch.cat(variances))
+        others = p.scatter_(1, own.expand(-1, 1, p.shape[2]), 0).sum(dim=1)
+        return (others - _mean(others)).square_().mean(dim=1)
+
+    return highest(pool, n, _scores(pool, variance))
 
 
 def mutual_information(pool: PoolOutputs) -> torch.Tensor:
@@ -90,14 +95,15 @@ def mutual_information(pool: PoolOutputs) -> torch.Tensor:
     Taken as the mean over passes of KL(p‖E p) = Σ_c (p̄ − p) − p log(1 + (p̄ − p)/p), whose terms
     are all at least 0, so that small values are not what rounding leaves of two large entropies.
     """
-    scores = []
     tiny = torch.finfo(torch.float64).tiny
-    for _, logits in _blocks(pool):
+
+    def information(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         p = logits.softmax(dim=1)
         excess = _mean(p) - p
         gain = p * (excess / p).log1p_()
-        scores.append((excess - gain.where(p >= tiny, 0)).sum(dim=1).mean(dim=1).clamp_(min=0))
-    return torch.cat(scores)
+        return (excess - gain.where(p >= tiny, 0)).sum(dim=1).mean(dim=1).clamp_(min=0)
+
+    return _scores(pool, information)
 
 
 def _mean(p: torch.Tensor) -> torch.Tensor:
@@ -106,15 +112,26 @@ def _mean(p: torch.Tensor) -> torch.Tensor:
     return first + (p - first).mean(dim=-1, keepdim=True)
 
 
-def _blocks(pool: PoolOutputs) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of the pool, in order, with their (B, C, T) float64 logits."""
+def _scores(
+    pool: PoolOutputs, score: Callable[[slice, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """(N,) float64 values of a function of rows of the pool and their (B, C, T) float64 logits.
+
+    They are written where they belong at once: small results that stay between large blocks that
+    go would keep the allocator from using the blocks' memory again.
+    """
     assert pool.passes is not None
     classes = pool.passes.logits(slice(0, 1)).shape[2]
     width = len(pool.passes) * classes
-    step = max(1, _PIECE // width)
-    for part in row_blocks(len(pool), width):
-        logits = pool.passes.logits(part)
-        for start in range(0, logits.shape[1], step):
-            piece = logits[:, start : start + step].permute(1, 2, 0).contiguous()
-            rows = slice(part.start + start, part.start + start + piece.shape[0])
-            yield rows, as_float64(piece)
+    result = None
+    start, step = 0, max(1, _BLOCK // width)
+    while start < len(pool):
+        logits = pool.passes.logits(slice(start, start + step))
+        for piece in logits.split(max(1, _PIECE // width), dim=1):
+            rows = slice(start, start + piece.shape[1])
+            values = score(rows, as_float64(piece.permute(1, 2, 0).contiguous()))
+            result = values.new_empty(len(pool)) if result is None else result
+            result[rows] = values
+            start = rows.stop
+    assert result is not None
+    return result
