@@ -86,6 +86,11 @@ class RunConfig(Settings):
         description="A search first trains the configuration in force to the end, within its "
         "budget, and replaces it only by a better one (where max_budget exceeds max_epochs).",
     )
+    transfer: bool = Field(
+        True,
+        description="A search tries first what was best in the searches of the cycles before it, "
+        "and its optimizer learns from them.",
+    )
     num_configurations: int = Field(
         1000, ge=1, description="Configurations that the optimizer chooses from."
     )

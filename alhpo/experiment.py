@@ -40,7 +40,7 @@ from alhpo.loading import load_dataset
 from alhpo.provenance import check_dataset, session
 from alhpo.seeding import derive_seed
 from alhpo.strategies import get_strategy
-from alhpo.tuning import Tuner
+from alhpo.tuning import Tuner, recorded_results
 from alhpo.types import (
     ConfigurationError,
     CycleRecord,
@@ -113,6 +113,7 @@ class _Search:
     validation: dict[str, float] | None
     epochs: int
     metric: float = -math.inf
+    experiment: Path | None = None
 
 
 class _Run:
@@ -244,7 +245,7 @@ class _Run:
         if not config.measure_current or rest < 1:
             return self._tune(learner, cycle, None, config.max_budget)
         current = self._tune(learner, cycle, Hyperparameters.create(in_force), config.max_epochs)
-        found = self._tune(learner, cycle, None, rest)
+        found = self._tune(learner, cycle, None, rest, current.experiment)
         best = found if found.metric > current.metric else current
         return replace(best, epochs=current.epochs + found.epochs)
 
@@ -259,9 +260,17 @@ class _Run:
         return self._tune(learner, cycle, hp, self.config.max_epochs)
 
     def _tune(
-        self, learner: ActiveLearner, cycle: int, only: Hyperparameters | None, budget: int
+        self,
+        learner: ActiveLearner,
+        cycle: int,
+        only: Hyperparameters | None,
+        budget: int,
+        measured: Path | None = None,
     ) -> _Search:
-        """A search of ``budget`` epochs; of one configuration alone where ``only`` is given."""
+        """A search of ``budget`` epochs; of one configuration alone where ``only`` is given.
+
+        ``measured`` is the experiment of what was measured on the same labels before.
+        """
         config = self.config
         space = None if only is None else _constants(only)
         objective = learner.objective(space=space)
@@ -275,6 +284,7 @@ class _Run:
             note = f"validation {row['metric']:.3f}"
             self._observer.progressed(cycle, "search", done, budget, note)
 
+        start = {} if only else self._start(objective.configuration_space, measured)
         with self._timed("hpo"):
             tuner = Tuner(
                 objective_function=objective,
@@ -284,7 +294,7 @@ class _Run:
                 output_path=self.path / "hpo" / f"cycle_{cycle:03d}",
                 optimizer=optimizer,
                 num_configurations=count,
-                initial_configurations=() if only else self._known(objective.configuration_space),
+                **start,
                 seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
                 storage_path=self._storage(cycle),
                 progress=False,
@@ -299,15 +309,28 @@ class _Run:
                 "nll": float(best["nll"]),
                 "epoch": int(best["epoch"]),
             }
-        return _Search(hp.model_dump(), validation, tuner.epochs_spent, float(best["metric"]))
+        return _Search(
+            hp.model_dump(),
+            validation,
+            tuner.epochs_spent,
+            float(best["metric"]),
+            tuner.experiment_path,
+        )
 
-    def _known(self, space: CS.ConfigurationSpace) -> list[dict[str, Any]]:
-        """The fixed hyperparameters, to be tried first, where the space has room for them."""
+    def _start(self, space: CS.ConfigurationSpace, measured: Path | None) -> dict[str, Any]:
+        """What a search starts from: the fixed hyperparameters, or the searches before it."""
+        observed = [] if measured is None else _results(space, [measured])
+        searched = [record.cycle for record in self.records if record.tuned]
+        earlier = [
+            _results(space, sorted((self.path / "hpo" / f"cycle_{cycle:03d}").glob("experiment_*")))
+            for cycle in searched
+        ]
+        if self.config.transfer and any(earlier):
+            return {"warm_start": earlier, "observed": observed}
         fixed = Hyperparameters.create(self.config.hyperparameters).model_dump()
-        try:
-            return [active_configuration(space, fixed)]
-        except ConfigurationError:
-            return []
+        known = [row["configuration"] for row in observed]
+        initial = [one for one in _within(space, fixed) if one not in known]
+        return {"initial_configurations": initial, "observed": observed}
 
     def _fit(
         self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
@@ -394,3 +417,21 @@ def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
     """The space whose only configuration is ``hp``."""
     values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
     return CS.ConfigurationSpace(values)
+
+
+def _within(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The configuration of the space with these values, if it has one."""
+    try:
+        return [active_configuration(space, values)]
+    except ConfigurationError:
+        return []
+
+
+def _results(space: CS.ConfigurationSpace, experiments: list[Path]) -> list[dict[str, Any]]:
+    """What experiments observed of configurations of the space."""
+    return [
+        row | {"configuration": configuration}
+        for experiment in experiments
+        for row in recorded_results(experiment)
+        for configuration in _within(space, row["configuration"])
+    ]

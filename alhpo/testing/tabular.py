@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alhpo.files import atomic_path
+from alhpo.testing.race import FakeClock
 from alhpo.types import CheckpointError, ConfigurationError
 
 
@@ -26,6 +27,8 @@ class TabularObjective:
         curves: (configurations, epochs) metric after each epoch; NaN where training diverged.
         configurations: the configuration of each row; without it, a configuration is
             ``{"index": row}``.
+        clock: advanced by ``seconds`` for every epoch.
+        seconds: what an epoch takes on that clock.
 
     Attributes:
         calls: (row, previous epoch, epoch) of the calls answered by this object, in order.
@@ -38,6 +41,9 @@ class TabularObjective:
         self,
         curves: np.ndarray | Sequence[Sequence[float]],
         configurations: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        clock: FakeClock | None = None,
+        seconds: float = 1.0,
     ) -> None:
         self.curves = np.array(curves, dtype=np.float64)
         if self.curves.ndim != 2 or not self.curves.size:
@@ -53,6 +59,8 @@ class TabularObjective:
                 f"{len(self._rows)} different ones among {len(configurations)}."
             )
         self._reached: dict[int, int] = {}
+        self._clock = clock
+        self._seconds = seconds
         self.calls: list[tuple[int, int, int]] = []
 
     @property
@@ -112,6 +120,8 @@ class TabularObjective:
                 )
         self._save(row, epoch, checkpoint_path)
         self.calls.append((row, previous_epoch, epoch))
+        if self._clock is not None:
+            self._clock.advance(self._seconds * (epoch - previous_epoch))
         return [
             {"epoch": e, "metric": float(self.curves[row, e - 1])}
             for e in range(previous_epoch + 1, epoch + 1)

@@ -62,8 +62,9 @@ def evaluate(
     configuration: Mapping[str, Any],
     epoch: int,
     checkpoint_path: Path,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
-    """Train one further epoch.
+    """Train one further epoch; ``clock`` gives seconds.
 
     An exception of the objective (``Exception``, so no interrupt) is an outcome like others, but
     for a disk that is full or broken: that ends the search, to be continued later.
@@ -72,16 +73,16 @@ def evaluate(
         OSError: the disk is full or broken.
         TunerError: what the objective returned breaks the contract.
     """
-    start = time.perf_counter()
+    start = clock()
     try:
         returned = objective(dict(configuration), epoch, epoch - 1, str(checkpoint_path))
     except OSError as error:
         if error.errno in NO_FAULT_OF_THE_TRIAL:
             raise
-        return _failed(configuration_id, epoch, error, start)
+        return _failed(configuration_id, epoch, error, clock() - start)
     except Exception as error:
-        return _failed(configuration_id, epoch, error, start)
-    seconds = time.perf_counter() - start
+        return _failed(configuration_id, epoch, error, clock() - start)
+    seconds = clock() - start
     result, metric = _checked(returned, epoch)
     finite = math.isfinite(metric)
     if not finite:
@@ -100,7 +101,7 @@ def evaluate(
     )
 
 
-def _failed(configuration_id: int, epoch: int, error: Exception, start: float) -> Outcome:
+def _failed(configuration_id: int, epoch: int, error: Exception, seconds: float) -> Outcome:
     message = f"{type(error).__name__}: {error}"
     logger.warning(
         "configuration %d failed in epoch %d and is left out from now on: %s",
@@ -111,7 +112,7 @@ def _failed(configuration_id: int, epoch: int, error: Exception, start: float) -
         epoch,
         metric=None,
         status="failed",
-        time=time.perf_counter() - start,
+        time=seconds,
         error=message,
         traceback="".join(traceback.format_exception(error)),
     )

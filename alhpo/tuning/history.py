@@ -67,7 +67,7 @@ def earlier_searches(
         )
     ordered = list(results)
     found = [EarlierSearch(_rows(one), age) for age, one in enumerate(reversed(ordered), start=1)]
-    if same_task is not None:
+    if same_task:
         found.insert(0, EarlierSearch(_rows(same_task), 0))
     return [one for one in found if one.rows]
 
@@ -91,6 +91,19 @@ def best_first(
         fresh = [one for one in search.best() if one not in chosen]
         chosen += fresh[:count]
     return chosen
+
+
+def recorded_results(folder: Path) -> list[dict[str, Any]]:
+    """``configuration``, ``epoch`` and ``metric`` of every epoch in an experiment's journal whose
+    metric is finite.
+
+    Raises:
+        ConfigurationError: the folder holds no experiment.
+    """
+    return [
+        {"configuration": configuration, "epoch": epoch, "metric": metric}
+        for configuration, epoch, metric in _recorded(folder)
+    ]
 
 
 def _rows(results: Results) -> tuple[tuple[dict[str, Any], int, float], ...]:

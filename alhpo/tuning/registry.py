@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from alhpo.protocols import OptimizerFactory
 from alhpo.tuning import tpe, upstream
 from alhpo.tuning.asha import asha
+from alhpo.tuning.dyhpo import dyhpo
 from alhpo.tuning.hyperband import hyperband
 from alhpo.tuning.one_epoch import one_epoch
 from alhpo.tuning.random_search import random_search
@@ -66,7 +67,7 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
     raise ConfigurationError(f"unknown optimizer {name!r}; expected one of {optimizer_names()}")
 
 
-register_optimizer("dyhpo", upstream.dyhpo)
+register_optimizer("dyhpo", dyhpo)
 register_optimizer("hpo4dl-dyhpo", upstream.dyhpo)
 register_optimizer("hpo4dl-hyperband", upstream.hyperband)
 register_optimizer("hyperband", hyperband)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,6 +36,7 @@ class Search:
         max_budget: epochs to spend in all, or None.
         minimize: whether the optimizer gets negated metrics.
         min_gain: stop when the optimizer expects less gain than this, or None.
+        clock: gives seconds.
         on_row: called with each row that was trained now (not with those of the record).
         on_suggestion: called with the number of each configuration about to be trained.
     """
@@ -54,6 +54,7 @@ class Search:
         max_budget: int | None,
         minimize: bool,
         min_gain: float | None,
+        clock: Callable[[], float],
         on_row: Callable[[dict[str, Any]], None],
         on_suggestion: Callable[[int], None],
     ) -> None:
@@ -67,6 +68,7 @@ class Search:
         self._budget = math.inf if max_budget is None else max_budget
         self._sign = -1.0 if minimize else 1.0
         self._min_gain = min_gain
+        self._clock = clock
         self._on_row = on_row
         self._on_suggestion = on_suggestion
         self._outcomes: dict[int, list[Outcome]] = {}
@@ -102,7 +104,7 @@ class Search:
 
     def _suggested(self) -> RecordedSuggestion | str:
         """The next suggestion, or why there is none."""
-        start = time.perf_counter()
+        start = self._clock()
         ids, epochs = self._optimizer.suggest()
         if ids is None or epochs is None:
             return "the optimizer has nothing left to suggest"
@@ -110,7 +112,7 @@ class Search:
             gain: float | None = self._optimizer.expected_gain()  # type: ignore[attr-defined]
             if gain is not None and gain < self._min_gain:
                 return f"the expected gain, {gain:.3g}, is below min_gain, {self._min_gain:g}"
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         ids, epochs = self._checked(ids, epochs)
         configurations = [self._configuration(number) for number in ids]
         self._journal.suggestion(ids, epochs, configurations, seconds, self.observe_time)
@@ -191,7 +193,7 @@ class Search:
         self._on_suggestion(number)
         path = self._folders.begin(number, epoch)
         configuration = self._configuration(number)
-        outcome = evaluate(self._objective, number, configuration, epoch, path)
+        outcome = evaluate(self._objective, number, configuration, epoch, path, self._clock)
         self._journal.epoch(outcome)
         row = self._results.add(outcome, configuration, overhead)
         if self._results.best is row:
@@ -208,11 +210,11 @@ class Search:
         suggestion: RecordedSuggestion,
         rows: list[dict[str, Any]],
     ) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         if observations:
             self._optimizer.observe(observations)
         if suggestion.observe_time is None:
-            suggestion.observe_time = time.perf_counter() - start
+            suggestion.observe_time = self._clock() - start
         self.observe_time = suggestion.observe_time
         overhead = suggestion.overhead(len(rows))
         for row in rows:

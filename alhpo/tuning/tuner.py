@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Tuner:
             metric; for optimizers that tell ("dyhpo").
         resume: False starts anew, in a folder with a number of its own.
         progress: show a progress bar, if stderr is a terminal.
+        clock: what measures the seconds in the results; for tests.
         callback: called with the row of every epoch trained (not of those found in the journal).
 
     Raises:
@@ -97,6 +99,7 @@ class Tuner:
         resume: bool = True,
         progress: bool = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._objective: Objective = arguments.function("objective_function", objective_function)
         self._space = arguments.space(configuration_space)
@@ -117,6 +120,7 @@ class Tuner:
         )
         resume = arguments.flag("resume", resume)
         self._progress = arguments.flag("progress", progress)
+        self._clock: Callable[[], float] = arguments.function("clock", clock)
         self._callback = None if callback is None else arguments.function("callback", callback)
         initial = arguments.configurations(self._space, initial_configurations)
         self._history = [
@@ -257,6 +261,7 @@ class Tuner:
                 max_budget=self._max_budget,
                 minimize=self._minimize,
                 min_gain=self._min_gain,
+                clock=self._clock,
                 on_row=on_row,
                 on_suggestion=progress.suggested,
             )
