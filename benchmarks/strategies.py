@@ -1,0 +1,443 @@
+"""Seconds and memory of one query of each strategy at pool scale, beside other implementations.
+
+    python benchmarks/strategies.py --output benchmarks/results/strategies-cpu.json
+    python benchmarks/strategies.py --quick                  # a small pool, to see that all runs
+    python benchmarks/strategies.py --strategies badge coreset --picks 1000 --no-peers
+
+Each contestant runs in a process of its own, on the same features: clusters behind a ReLU, seeded,
+and the logits of a linear layer on them. Memory is the highest resident size during the first query
+less that before it (Linux). ``ratio`` compares with as many products of the (N, D) float32 features
+and a vector as there are picks, made in turn with the queries in the same process: the median over
+the rounds. Strategies that score each candidate by itself run for the first number of picks only.
+
+Peers run once each and are given up after ``--limit`` seconds or ``--memory`` GB; one whose time
+for fewer picks foretells more is left out, and the table says so. ``explicit`` is what one would
+write down from the definition with NumPy, SciPy and scikit-learn; scikit-activeml runs through
+alhpo's adapter, which hands it the same features and predictions. ``same`` tells whether a peer
+of the same definition made the same picks in the same order.
+
+With ``--output`` the figures are written after each contestant, and a later call adds what is
+missing, unless ``--again``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from alhpo.stochastic import DropoutPasses
+from alhpo.strategies import get_strategy, run_strategy, strategy_families, strategy_names
+from alhpo.strategies import strategy_needs as needs_of
+from alhpo.types import AlhpoError, PoolOutputs
+
+LABELED = 100
+#: Strategies whose later choices depend on the earlier ones, so that picks cost time.
+SEQUENTIAL = ("badge", "batchbald", "coreset", "kmeans", "probcover", "typiclust")
+EXPLICIT = ("badge", "coreset", "entropy", "kmeans", "least-confidence", "margin")
+#: scikit-activeml's name of a strategy, and whether its definition is ours.
+SCIKIT_ACTIVEML = {
+    "badge": ("Badge", False),  # keeps a centre at the origin
+    "bald": ("GreedyBALD", True),
+    "coreset": ("CoreSet", True),
+    "least-confidence": ("UncertaintySampling", True),
+    "probcover": ("ProbCover", False),  # other radii, random ties
+    "typiclust": ("TypiClust", False),  # other k-means, typicality without labelled images
+}
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--pool", type=int, default=50_000, help="N, the number of candidates")
+parser.add_argument("--width", type=int, default=512, help="D, the number of features")
+parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
+parser.add_argument("--picks", type=int, nargs="+", default=[100, 1000])
+parser.add_argument("--passes", type=int, default=100, help="with dropout, where they are needed")
+parser.add_argument("--strategies", nargs="+", help="default: all that have a name")
+parser.add_argument("--no-peers", action="store_true", help="only alhpo's own strategies")
+parser.add_argument("--rounds", type=int, default=3, help="of alhpo's strategies")
+parser.add_argument("--limit", type=float, default=60, help="seconds a contestant may take")
+parser.add_argument("--memory", type=float, default=8, help="GB a contestant may add")
+parser.add_argument("--threads", type=int, help="of torch; default: torch's own")
+parser.add_argument("--quick", action="store_true", help="600 × 16, 5 classes, 20 picks, 1 round")
+parser.add_argument(
+    "--output", type=Path, help="write the figures as JSON, go on with what is there"
+)
+parser.add_argument("--again", action="store_true", help="measure again what --output holds")
+
+
+def write_inputs(folder: Path, n: int, width: int, classes: int) -> None:
+    """Clustered non-negative features with one direction a class, and a linear layer on them."""
+    draw = np.random.default_rng((n, width, classes))
+    centres = draw.standard_normal((classes, width), np.float32)
+    labels = draw.integers(classes, size=n + LABELED)
+    features = draw.standard_normal((n + LABELED, width), np.float32)
+    features += 0.7 * centres[labels]
+    np.maximum(features, 0, out=features)
+    weight = (0.6 * centres + draw.standard_normal((classes, width), np.float32)) / width**0.5
+    np.save(folder / f"features-{classes}.npy", features)
+    np.save(folder / f"labels-{classes}.npy", labels)
+    np.save(folder / f"weight-{classes}.npy", weight)
+
+
+def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) -> PoolOutputs:
+    features, labels, weight = (
+        torch.from_numpy(np.load(folder / f"{name}-{classes}.npy"))
+        for name in ("features", "labels", "weight")
+    )
+    n = len(features) - LABELED
+    draw = torch.Generator().manual_seed(0)
+    known = {
+        "logits": lambda: features[:n] @ weight.T,
+        "features": lambda: features[:n],
+        "passes": lambda: dropout_passes(features[:n], weight, passes, draw),
+        "predicted_losses": lambda: torch.rand(n, generator=draw),
+        "labeled_scores": lambda: torch.rand(n, generator=draw),
+        "labels": lambda: labels[n:],
+        "labeled_indices": lambda: torch.arange(n, n + LABELED),
+        "labeled_logits": lambda: features[n:] @ weight.T,
+        "labeled_features": lambda: features[n:],
+        "state": lambda: None,
+    }
+    if unknown := needs - known.keys():
+        raise ValueError(f"needs {', '.join(sorted(unknown))}, which this benchmark does not make")
+    return PoolOutputs(torch.arange(n), **{need: known[need]() for need in needs | {"features"}})
+
+
+def dropout_passes(
+    features: torch.Tensor, weight: torch.Tensor, passes: int, draw: torch.Generator
+) -> DropoutPasses:
+    classifier = torch.nn.Linear(weight.shape[1], len(weight), bias=False)
+    classifier.weight.data = weight
+    keep = torch.rand(passes, weight.shape[1], generator=draw) >= 0.5
+    return DropoutPasses(features, classifier, keep, 0.5)
+
+
+def explicit_badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> list[int]:
+    """k-means++ over all gradients, N × (C·D) float64."""
+    logits, features = pool.logits.double(), pool.features
+    q = logits.softmax(dim=1).numpy()
+    q[np.arange(len(q)), logits.argmax(dim=1).numpy()] -= 1
+    gradients = (q[:, :, None] * features.numpy()[:, None, :]).reshape(len(q), -1)
+    squares = np.einsum("ij,ij->i", gradients, gradients)
+    chosen, nearest = [int(squares.argmax())], np.full(len(q), np.inf)
+    while len(chosen) < n:
+        products = gradients @ gradients[chosen[-1]]
+        nearest = np.minimum(nearest, squares + squares[chosen[-1]] - 2 * products)
+        nearest = np.maximum(nearest, 0)
+        nearest[chosen] = 0
+        total = nearest.cumsum()
+        chosen.append(int(np.searchsorted(total, generator.random() * total[-1], side="right")))
+    return chosen
+
+
+def explicit_coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> list[int]:
+    from scipy.spatial.distance import cdist
+
+    features = pool.features.double().numpy()
+    nearest = cdist(features, pool.labeled_features.double().numpy()).min(axis=1)
+    chosen = []
+    while len(chosen) < n:
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, cdist(features, features[chosen[-1:]])[:, 0])
+        nearest[chosen] = -1
+    return chosen
+
+
+def explicit_kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> list[int]:
+    from sklearn.cluster import KMeans
+
+    distances = KMeans(n, n_init=1, random_state=0).fit_transform(pool.features.numpy())
+    return np.unique(distances.argmin(axis=0)).tolist()
+
+
+def explicit_entropy(pool: PoolOutputs, n: int, generator: np.random.Generator) -> list[int]:
+    from scipy.special import softmax
+    from scipy.stats import entropy
+
+    return np.argsort(-entropy(softmax(pool.logits.double().numpy(), axis=1), axis=1))[:n].tolist()
+
+
+def explicit_margin(pool: PoolOutputs, n: int, generator: np.random.Generator) -> list[int]:
+    p = np.sort(pool.logits.double().softmax(dim=1).numpy(), axis=1)
+    return np.argsort(p[:, -1] - p[:, -2])[:n].tolist()
+
+
+def explicit_least_confidence(
+    pool: PoolOutputs, n: int, generator: np.random.Generator
+) -> list[int]:
+    return np.argsort(pool.logits.double().softmax(dim=1).numpy().max(axis=1))[:n].tolist()
+
+
+def resident(field: str) -> float:
+    """VmRSS or VmHWM (its highest value) of this process in MB, NaN where the system has none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    sizes = [float(line.split()[1]) / 1000 for line in lines if line.startswith(field)]
+    return sizes[0] if sizes else math.nan
+
+
+def with_memory(function: Callable[[], object]) -> tuple[object, float, float]:
+    """What a function returns, its seconds, and the MB it took at most."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")  # VmHWM starts again from VmRSS
+    before = resident("VmRSS")
+    start = time.perf_counter()
+    result = function()
+    seconds = time.perf_counter() - start
+    return result, seconds, resident("VmHWM") - before
+
+
+def bound_memory(gigabytes: float) -> None:
+    """Let allocations beyond fail, rather than the machine."""
+    if platform.system() == "Linux":
+        import resource
+
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 1e9),) * 2)
+
+
+def run_cell(cell: dict) -> dict:
+    """One contestant, in this process."""
+    strategy, contestant, picks = cell["strategy"], cell["contestant"], cell["picks"]
+    name = strategy
+    if contestant == "scikit-activeml":
+        name = f"skactiveml:{SCIKIT_ACTIVEML[strategy][0]}"
+    needs = needs_of(get_strategy(name))
+    pool = read_pool(Path(cell["folder"]), cell["classes"], needs, cell["passes"])
+    vector = pool.features[0].clone()
+
+    def query(of: PoolOutputs, n: int) -> list[int]:
+        generator = np.random.default_rng(0)
+        if contestant == "explicit":
+            return globals()[f"explicit_{strategy.replace('-', '_')}"](of, n, generator)
+        return list(run_strategy(name, of, n, generator).indices)
+
+    query(read_pool(Path(cell["warm"]), cell["classes"], needs, 2), 3)  # first calls load libraries
+    bound_memory(cell["memory"])
+    products = min(picks, 100)
+    seconds, bare = [], []
+    for turn in range(cell["rounds"]):
+        start = time.perf_counter()
+        for _ in range(products):
+            torch.mv(pool.features, vector)
+        bare.append((time.perf_counter() - start) * picks / products)
+        if turn == 0:
+            chosen, took, extra = with_memory(lambda: query(pool, picks))
+        else:
+            start = time.perf_counter()
+            query(pool, picks)
+            took = time.perf_counter() - start
+        seconds.append(took)
+    return {
+        "seconds": statistics.median(seconds),
+        "extra_mb": extra,
+        "products_seconds": statistics.median(bare),
+        "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
+        "rounds": cell["rounds"],
+        "indices": chosen,
+    }
+
+
+def in_own_process(cell: dict, limit: float) -> dict:
+    """The figures of a contestant, or why there are none under ``"skipped"``."""
+    # A fork has the libraries loaded; nothing before it has started threads that it would miss.
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=answer, args=(cell, sender))
+    process.start()
+    sender.close()
+    allowed = limit * (cell["rounds"] + 1)
+    try:
+        if receiver.poll(allowed):
+            return receiver.recv()
+        return {"skipped": f"took more than {allowed:.0f} s"}
+    except EOFError:
+        return {"skipped": "the process died"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def answer(cell: dict, sender: Connection) -> None:
+    """Run a contestant and send its figures, or the reason why there are none."""
+    try:
+        with threadpool_limits(cell["threads"]):
+            if cell["threads"]:
+                torch.set_num_threads(cell["threads"])
+            sender.send(run_cell(cell))
+    except MemoryError as error:
+        sender.send({"skipped": f"needs more than {cell['memory']} GB ({error})"})
+    except (AlhpoError, RuntimeError, ValueError) as error:
+        sender.send({"skipped": str(error).splitlines()[0]})
+
+
+def contestants(strategy: str, peers: bool) -> list[str]:
+    found = ["alhpo"]
+    if peers and strategy in EXPLICIT:
+        found.append("explicit")
+    if peers and strategy in SCIKIT_ACTIVEML and find_spec("skactiveml"):
+        found.append("scikit-activeml")
+    return found
+
+
+def foretold(cell: dict, figures: dict, limit: float) -> str | None:
+    """Why a peer is not worth starting, by its size and its figures for fewer picks."""
+    explicit = (cell["strategy"], cell["contestant"]) == ("badge", "explicit")
+    size = 8e-9 * cell["pool"] * cell["classes"] * cell["width"] * explicit
+    if size > cell["memory"]:
+        return f"N × (C·D) are {size:.0f} GB"
+    if cell["strategy"] not in SEQUENTIAL or cell["contestant"] == "alhpo":
+        return None
+    for other in figures.values():
+        alike = all(other[key] == cell[key] for key in ("strategy", "contestant", "classes"))
+        if alike and other["picks"] < cell["picks"]:
+            if "skipped" in other:
+                return f"with {other['picks']} picks: {other['skipped']}"
+            expected = other["seconds"] * cell["picks"] / other["picks"]
+            if expected > limit:
+                return f"some {expected:.0f} s by its time for {other['picks']} picks"
+    return None
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def versions() -> dict[str, str]:
+    result = {}
+    for name in ("torch", "numpy", "scipy", "scikit-learn", "scikit-activeml"):
+        try:
+            result[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return result
+
+
+def show(row: dict) -> None:
+    where = f"{row['strategy']:<17}{row['contestant']:<16}{row['classes']:>4}{row['picks']:>6}"
+    if "skipped" in row:
+        print(f"{where}  left out: {row['skipped']}", flush=True)
+        return
+    same = {True: "yes", False: "no", None: "-"}[row["same"]]
+    print(
+        f"{where}{row['seconds']:>10.3f}{row['extra_mb']:>9.0f}{row['ratio']:>8.2f}{same:>6}",
+        flush=True,
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.quick:
+        args.pool, args.width, args.classes, args.picks = 600, 16, [5], [20]
+        args.rounds, args.passes = 1, 5
+    forms = strategy_families()
+    strategies = args.strategies or [name for name in strategy_names() if name not in forms]
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": args.threads or torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions(),
+        "pool": args.pool,
+        "width": args.width,
+        "labeled": LABELED,
+        "passes": args.passes,
+    }
+    figures: dict[str, dict] = {}
+    if args.output and args.output.exists():
+        recorded = json.loads(args.output.read_text())
+        if recorded["machine"] != machine:
+            sys.exit(f"{args.output} was measured with other settings; give another --output.")
+        figures = {key_of(row): row for row in recorded["figures"]}
+    print(json.dumps(machine))
+    print(f"{'strategy':<17}{'contestant':<16}{'C':>4}{'b':>6}{'seconds':>10}{'MB':>9}"
+          f"{'ratio':>8}{'same':>6}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        warm = Path(folder, "warm")
+        warm.mkdir()
+        for classes in args.classes:
+            write_inputs(Path(folder), args.pool, args.width, classes)
+            write_inputs(warm, 200, args.width, classes)
+        for strategy in strategies:
+            for classes in args.classes:
+                for picks in args.picks if strategy in SEQUENTIAL else args.picks[:1]:
+                    ours = None
+                    for contestant in contestants(strategy, not args.no_peers):
+                        cell = {
+                            "strategy": strategy,
+                            "contestant": contestant,
+                            "classes": classes,
+                            "picks": picks,
+                        }
+                        key = key_of(cell)
+                        if key not in figures or args.again:
+                            measured = measure(cell, args, folder, figures)
+                            figures[key] = cell | measured
+                        row = figures[key]
+                        indices = row.pop("indices", None)
+                        if contestant == "alhpo":
+                            ours = indices
+                        if "skipped" not in row:
+                            row.setdefault("same", agreement(row, ours, indices))
+                        show(row)
+                        if args.output:
+                            write(args.output, machine, figures)
+
+
+def key_of(cell: dict) -> str:
+    return json.dumps([cell[key] for key in ("strategy", "contestant", "classes", "picks")])
+
+
+def measure(cell: dict, args: argparse.Namespace, folder: str, figures: dict) -> dict:
+    task = cell | {
+        "folder": folder,
+        "warm": f"{folder}/warm",
+        "pool": args.pool,
+        "width": args.width,
+        "passes": args.passes,
+        "memory": args.memory,
+        "threads": args.threads,
+        "rounds": args.rounds if cell["contestant"] == "alhpo" else 1,
+    }
+    if reason := foretold(task, figures, args.limit):
+        return {"skipped": reason}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    return {"load_before": load} | in_own_process(task, args.limit)
+
+
+def agreement(row: dict, ours: list[int] | None, theirs: list[int] | None) -> bool | None:
+    """Whether a peer of the same definition made the same picks; None where there is none."""
+    strategy, contestant = row["strategy"], row["contestant"]
+    other = contestant == "scikit-activeml" and not SCIKIT_ACTIVEML[strategy][1]
+    if contestant == "alhpo" or ours is None or other or strategy == "kmeans":
+        return None
+    return ours == theirs
+
+
+def write(path: Path, machine: dict, figures: dict[str, dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "figures": list(figures.values())}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())

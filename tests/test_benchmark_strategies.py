@@ -1,0 +1,40 @@
+"""The benchmark of strategies runs, on a pool small enough to take seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alhpo.strategies import strategy_families, strategy_names
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "strategies.py"
+
+
+def run(*arguments):
+    command = [sys.executable, SCRIPT, "--threads", "1", "--quick", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_peers_of_the_same_definition_agree_and_a_second_call_measures_nothing(tmp_path):
+    output = tmp_path / "strategies.json"
+    chosen = ("--strategies", "badge", "coreset", "margin", "--output", output)
+    lines = run(*chosen)
+    recorded = json.loads(output.read_text())
+    assert recorded["machine"]["pool"] == 600
+    for row in recorded["figures"]:
+        assert row["seconds"] > 0
+        assert row["extra_mb"] >= 0
+        if row["contestant"] == "explicit":
+            assert row["same"] is True
+    assert run(*chosen) == lines
+    assert json.loads(output.read_text()) == recorded
+
+
+@pytest.mark.slow
+def test_every_strategy_is_measured():
+    measured = {line.split()[0] for line in run("--no-peers")[2:] if "left out" not in line}
+    assert measured == set(strategy_names()) - set(strategy_families())
