@@ -8,7 +8,13 @@ from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
 from alhpo.objective import Objective
 from alhpo.protocols import Optimizer, Strategy, ValidationScheme
-from alhpo.strategies import register_strategy, strategy_names
+from alhpo.stochastic import DropoutPasses, TensorPasses
+from alhpo.strategies import (
+    register_strategy,
+    register_strategy_family,
+    run_strategy,
+    strategy_names,
+)
 from alhpo.tuning import Tuner, optimizer_names, register_optimizer
 from alhpo.types import (
     AlhpoError,
@@ -37,6 +43,7 @@ __all__ = [
     "CycleRecord",
     "DataError",
     "DivergedError",
+    "DropoutPasses",
     "Evaluation",
     "Holdout",
     "Hyperparameters",
@@ -51,6 +58,7 @@ __all__ = [
     "RunLockedError",
     "RunResult",
     "Strategy",
+    "TensorPasses",
     "Tuner",
     "TunerError",
     "ValidationScheme",
@@ -61,6 +69,8 @@ __all__ = [
     "paper_space",
     "register_optimizer",
     "register_strategy",
+    "register_strategy_family",
     "run_experiment",
+    "run_strategy",
     "strategy_names",
 ]

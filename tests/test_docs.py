@@ -108,7 +108,7 @@ def parse(arguments: list[str]) -> None:
     with command.make_context(arguments[0], arguments[1:], resilient_parsing=False) as context:
         given = {k: v for k, v in context.params.items() if v is not None}
     if arguments[0] == "run":
-        one = {k: v.split(",")[0] if isinstance(v, str) else v for k, v in given.items()}
+        one = {k: re.split("[,;]", v)[0] if isinstance(v, str) else v for k, v in given.items()}
         RunConfig.create({k: v for k, v in one.items() if k in RunConfig.model_fields and v != ()})
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from strategy_examples import examples
 
 from alhpo import ImageDataset, RunConfig, load_dataset, run_experiment
+from alhpo.cli import main
 from alhpo.files import Journal
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.types import RunResult
@@ -19,7 +21,7 @@ from alhpo.types import RunResult
 STRATEGIES = examples()
 MODES = ("fixed", "per-cycle", "every:2", "final")
 SMALL = {
-    "model": "lcnet_035",
+    "model": "resnet10t",
     "initial_size": 20,
     "acquisition_size": 8,
     "budget": 33,  # three cycles; the last acquisition is of 5
@@ -135,3 +137,22 @@ def test_every_strategy_runs_on_cifar10(strategy, cifar10, tmp_path):
     mode = MODES[(STRATEGIES.index(strategy) + 1) % len(MODES)]
     result = run_and_repeat(settings(strategy, mode, tmp_path), cifar10)
     assert result.records[-1].n_labeled == 33
+
+
+def test_one_command_runs_several_strategies_whose_names_have_commas(tmp_path):
+    flags = "--model resnet10t --pool-size 60 --eval-size 30 --max-epochs 1 --no-validate-fixed"
+    sizes = "--initial-size 20 --acquisition-size 5 --budget 25"
+    result = CliRunner().invoke(
+        main,
+        [
+            *("run", "--strategy", "random; albl:entropy,random", "--output-dir", str(tmp_path)),
+            *flags.split(),
+            *sizes.split(),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    runs = {path.parent.name: path for path in tmp_path.glob("*/run.json")}
+    assert sorted(name.partition("-fixed-")[0] for name in runs) == [
+        "digits-albl-entropy-random",
+        "digits-random",
+    ]

@@ -178,6 +178,8 @@ def _check_name(name: str) -> None:
 def _member(name: str) -> Strategy | None:
     """The strategy of a family with this full name, made at the first time; None of no family."""
     prefix, colon, arguments = name.partition(":")
+    if colon and prefix not in _families and (plugin := _plugins().get(prefix)) is not None:
+        _load(plugin)  # its module may register the family
     if not colon or prefix not in _families:
         return None
     if name not in _members:
