@@ -176,6 +176,8 @@ class RunConfig(Settings):
         if not self.dropout:  # runs without it keep the names they had before there was dropout
             del values["dropout"]
         needs = strategy_needs(get_strategy(self.strategy))
+        if not needs:
+            del values["query_subset"]
         if "passes" not in needs:
             del values["mc_passes"]
         if "labeled_scores" not in needs:

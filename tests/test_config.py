@@ -199,8 +199,13 @@ def test_name_is_a_folder_name_that_says_what():
 def test_names_of_runs_stay_what_they_were_before_there_was_dropout():
     """The folders of runs that were begun with an earlier version are found again."""
     assert create().name == "digits-badge-fixed-seed0-cd50c21d"
-    assert create({"strategy": "random", "hpo": "per-cycle"}).name.endswith("-970cad77")
+    assert create({"seed": 3, "budget": 700}).name == "digits-badge-fixed-seed3-0c460e25"
+
+
+def test_settings_without_effect_on_the_strategy_are_not_part_of_the_name():
     assert create({"mc_passes": 7}).name == create().name  # badge looks at no passes
+    random = {"strategy": "random"}
+    assert create(random | {"query_subset": 50}).name == create(random).name
     assert create({"vaal_epochs": 7}).name == create().name
     vaal = {"strategy": "vaal"}
     assert create(vaal | {"vaal_epochs": 7}).name != create(vaal).name
