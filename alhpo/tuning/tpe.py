@@ -21,9 +21,9 @@ from alhpo.tuning.containment import Containment
 from alhpo.tuning.spaces import is_constant, plain_value, rank
 from alhpo.types import ConfigurationError
 
-#: After so many proposals in a row that were forbidden or trained before, a fresh random
-#: configuration is tried instead.
-TRIES = 100
+#: After so many proposals in a row that were forbidden or trained before, Optuna is given a fresh
+#: random configuration to try instead.
+TRIES = 20
 
 
 def require_optuna(optimizer: str) -> None:
@@ -81,17 +81,12 @@ class TPE:
             sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
             self._study = optuna.create_study(direction="maximize", sampler=sampler)
             for number in range(min(num_configurations, len(configurations))):
-                values = configurations.get_configuration(number)
-                self._study.enqueue_trial(
-                    {name: _encoded(self._space[name], value) for name, value in values.items()}
-                )
+                self._enqueue(number)
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
         if self._current is None and len(self._suggested) < self._n:
             with self._containment.active():
                 self._current = self._proposal()
-            if self._current is None:
-                self._current = self._random()
         if self._current is None:
             return None, None
         self._suggested.add(self._current)
@@ -102,38 +97,50 @@ class TPE:
         failed = math.isnan(latest["metric"])
         if not failed and latest["epoch"] < self._max_epochs:
             return  # the budget ended before the training
-        if self._trial is not None:
-            with self._containment.active():
-                if failed:
-                    self._study.tell(self._trial, state=self._failed)
-                else:
-                    self._study.tell(self._trial, latest["metric"])
+        with self._containment.active():
+            if failed:
+                self._study.tell(self._trial, state=self._failed)
+            else:
+                self._study.tell(self._trial, latest["metric"])
         self._trial = self._current = None
 
     def _proposal(self) -> int | None:
-        """A configuration of Optuna's that is new and allowed; None after ``TRIES`` others."""
+        """A configuration that is new and allowed; None where the space holds no more."""
         for _ in range(TRIES):
-            trial = self._study.ask()
-            values: dict[str, Any] = {}
-            for name in self._names:
-                if is_active(self._space, name, values):
-                    values[name] = _asked(trial, self._space[name])
-            number = self._number(values)
-            if number is not None and number not in self._suggested:
-                self._trial = trial
+            number = self._asked()
+            if number is not None:
                 return number
-            self._study.tell(trial, state=self._failed)
+        for number in self._configurations.add_configurations(1):
+            self._enqueue(number)
+            return self._asked()
         return None
+
+    def _enqueue(self, number: int) -> None:
+        """Have Optuna propose this configuration next."""
+        values = self._configurations.get_configuration(number)
+        self._study.enqueue_trial(
+            {name: _encoded(self._space[name], value) for name, value in values.items()}
+        )
+
+    def _asked(self) -> int | None:
+        """Optuna's next proposal, if it is allowed and new; it remains the trial at work."""
+        trial = self._study.ask()
+        values: dict[str, Any] = {}
+        for name in self._names:
+            if is_active(self._space, name, values):
+                values[name] = _value(trial, self._space[name])
+        number = self._number(values)
+        if number is None or number in self._suggested:
+            self._study.tell(trial, state=self._failed)
+            return None
+        self._trial = trial
+        return number
 
     def _number(self, values: Mapping[str, Any]) -> int | None:
         try:
             return self._configurations.add(values)
         except ConfigurationError:  # forbidden
             return None
-
-    def _random(self) -> int | None:
-        """A fresh configuration that Optuna does not learn of, if the space holds one."""
-        return next(iter(self._configurations.add_configurations(1)), None)
 
 
 def _check(hyperparameter: Any) -> None:
@@ -152,7 +159,7 @@ def _check(hyperparameter: Any) -> None:
         )
 
 
-def _asked(trial: Any, hyperparameter: Any) -> Any:
+def _value(trial: Any, hyperparameter: Any) -> Any:
     """A value that Optuna suggests."""
     name = hyperparameter.name
     if isinstance(hyperparameter, CategoricalHyperparameter):
@@ -164,11 +171,11 @@ def _asked(trial: Any, hyperparameter: Any) -> Any:
     elif is_constant(hyperparameter):
         value = hyperparameter.value
     else:
-        value = _asked_number(trial, hyperparameter)
+        value = _number_value(trial, hyperparameter)
     return plain_value(hyperparameter, value)
 
 
-def _asked_number(trial: Any, hyperparameter: Any) -> float | int:
+def _number_value(trial: Any, hyperparameter: Any) -> float | int:
     name, log = hyperparameter.name, hyperparameter.log
     lower, upper = hyperparameter.lower, hyperparameter.upper
     whole = isinstance(hyperparameter, IntegerHyperparameter)
