@@ -16,7 +16,7 @@ from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
-from alhpo.strategies import check_dropout, get_strategy, strategy_needs
+from alhpo.strategies import check_dropout, get_strategy, strategy_names, strategy_needs
 from alhpo.tuning import get_optimizer_factory, optimizer_names
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
@@ -57,7 +57,7 @@ class RunConfig(Settings):
         "such as bald look at.",
     )
 
-    strategy: str = Field("badge", description="Query strategy.")
+    strategy: str = Field("badge", description=f"Query strategy: {', '.join(strategy_names())}.")
     mc_passes: int = Field(
         100, ge=1, description="Passes with dropout, for strategies that look at them."
     )
