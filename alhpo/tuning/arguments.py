@@ -119,9 +119,8 @@ def gain(value: Any) -> float | None:
     """``value`` as a number above zero, or None."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        value = math.nan
-    if not 0 < float(value) < math.inf:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < math.inf:
         raise ConfigurationError(
             f"min_gain is {value!r}; expected None or a number above 0, in units of the metric"
         )

@@ -1,0 +1,353 @@
+# ruff: noqa: E402
+"""Race the optimizers on recorded learning curves, and time what they cost themselves.
+
+    python benchmarks/hpo.py race                          # the curves shipped in benchmarks/data
+    python benchmarks/hpo.py race --taskset taskset.npz    # and recorded curves of TaskSet
+    python benchmarks/hpo.py transfer                      # over a growing labelled pool
+    python benchmarks/hpo.py seconds --taskset taskset.npz # beside hpo4dl's own DyHPO
+    python benchmarks/hpo.py report --figure docs/images/hpo-race.png
+
+Every race is a cell of (task, optimizer, seed); finished cells are kept in ``--cells`` and are not
+run again, so that a long benchmark can be stopped and continued. ``report`` prints the tables from
+the cells. The regret is (best of the table - best found) / (best of the table - worst of it); in
+the figures it is the mean over tasks and seeds with its 95 % confidence interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before NumPy and torch are loaded: one thread a race
+
+import numpy as np
+import torch
+from ConfigSpace import (
+    CategoricalHyperparameter,
+    ConfigurationSpace,
+    EqualsCondition,
+    UniformFloatHyperparameter,
+)
+
+from alhpo.testing import CurveTable, race
+from alhpo.tuning import dyhpo, get_optimizer_factory
+
+HERE = Path(__file__).parent
+MARKS = (25, 50, 100, 200, 400)
+OPTIMIZERS = ("dyhpo", "hpo4dl-dyhpo", "asha", "hyperband", "one-epoch", "random", "tpe")
+#: TaskSet's first columns are of networks that are hardly trained.
+FIRST_COLUMN = 2
+LINEAR = {"exponential_decay", "linear_decay"}
+
+
+def taskset(path: str) -> dict[str, CurveTable]:
+    """Tables of the file: ``hp_names``, ``tasks``, ``hp`` and ``valid_loss``."""
+    data = np.load(path, allow_pickle=False)
+    names = [str(name) for name in data["hp_names"]]
+    tables = {}
+    for task, values, loss in zip(data["tasks"], data["hp"], data["valid_loss"], strict=True):
+        numbers = [
+            UniformFloatHyperparameter(
+                name,
+                float(values[:, column].min()),
+                float(values[:, column].max()),
+                log=name not in LINEAR,
+            )
+            for column, name in enumerate(names)
+        ]
+        rows = [dict(zip(names, map(float, row), strict=True)) for row in values]
+        metrics = np.exp(-loss.astype(float))[:, FIRST_COLUMN:]
+        tables[str(task)] = CurveTable(_space(numbers), rows, metrics)
+    return tables
+
+
+def digits(path: Path) -> dict[str, CurveTable]:
+    """Curves that ``record_curves.py`` recorded, one table per size of the labelled pool."""
+    data = np.load(path, allow_pickle=False)
+    optimizer = CategoricalHyperparameter("optimizer", ["sgd", "adam"])
+    momentum = UniformFloatHyperparameter("momentum", 0.1, 0.99)
+    numbers = [
+        UniformFloatHyperparameter("lr", 1e-5, 1.0, log=True),
+        UniformFloatHyperparameter("weight_decay", 1e-5, 1e-1, log=True),
+    ]
+    space = _space([*numbers, optimizer, momentum], EqualsCondition(momentum, optimizer, "sgd"))
+    rows: list[dict[str, Any]] = []
+    for values, adam in zip(data["values"], data["adam"], strict=True):
+        row = dict(zip(map(str, data["names"]), map(float, values), strict=True))
+        row["optimizer"] = "adam" if adam else "sgd"
+        rows.append({name: value for name, value in row.items() if value == value})
+    return {
+        f"digits, {size} labels": CurveTable(space, rows, curves.astype(float))
+        for size, curves in zip(data["sizes"], data["accuracy"], strict=True)
+    }
+
+
+def _space(hyperparameters: list, *conditions: Any) -> ConfigurationSpace:
+    space = ConfigurationSpace()
+    if hasattr(space, "add"):
+        space.add([*hyperparameters, *conditions])
+    else:  # ConfigSpace 0.7
+        space.add_hyperparameters(hyperparameters)
+        space.add_conditions(list(conditions))
+    return space
+
+
+@functools.cache
+def tables(taskset_path: str | None, digits_path: str) -> dict[str, CurveTable]:
+    found = taskset(taskset_path) if taskset_path else {}
+    if Path(digits_path).exists():
+        found |= digits(Path(digits_path))
+    return found
+
+
+def cell(paths: tuple[str | None, str], task: str, optimizer: str, seed: int, budget: int) -> dict:
+    """One race: the regret at each mark."""
+    torch.set_num_threads(1)
+    known = tables(*paths)
+    table = known[task].shuffled(seed, list(known).index(task))
+    factory = get_optimizer_factory(optimizer)
+    marks = [mark for mark in MARKS if mark <= budget]
+    if optimizer == "one-epoch":  # it divides the budget, so it is told each
+        runs = [race(factory, table, budget=mark, seed=seed) for mark in marks]
+        regret = [float(table.regret(one.best(m))[-1]) for one, m in zip(runs, marks, strict=True)]
+        done = runs[-1]
+    else:
+        done = race(factory, table, budget=budget, seed=seed)
+        curve = table.regret(done.best(budget))
+        regret = [float(curve[mark - 1]) for mark in marks]
+    return {
+        "task": task,
+        "optimizer": optimizer,
+        "seed": seed,
+        "budget": budget,
+        "regret": dict(zip(map(str, marks), regret, strict=True)),
+        "seconds": done.seconds,
+        "suggestions": done.suggestions,
+    }
+
+
+def run_races(args: argparse.Namespace) -> None:
+    paths = (args.taskset, str(args.curves))
+    done = {
+        (one["task"], one["optimizer"], one["seed"])
+        for one in read_cells(args.cells)
+        if one["budget"] >= args.budget
+    }
+    wanted = [
+        (task, optimizer, seed)
+        for seed in range(args.seeds)
+        for optimizer in args.optimizers
+        for task in tables(*paths)
+        if (task, optimizer, seed) not in done
+    ]
+    print(f"{len(wanted)} races to run, {len(done)} done before", flush=True)
+    args.cells.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.jobs) as pool, args.cells.open("a") as file:
+        futures = [pool.submit(cell, paths, *one, args.budget) for one in wanted]
+        for future in as_completed(futures):
+            file.write(json.dumps(future.result()) + "\n")
+            file.flush()
+
+
+def read_cells(path: Path) -> list[dict]:
+    """The longest race of each cell."""
+    longest: dict[tuple, dict] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        one = json.loads(line)
+        key = (one["task"], one["optimizer"], one["seed"])
+        if key not in longest or one["budget"] >= longest[key]["budget"]:
+            longest[key] = one
+    return list(longest.values())
+
+
+def run_transfer(args: argparse.Namespace) -> None:
+    """Epochs until a search is as good as one without transfer is at the end of its budget."""
+    known = digits(args.curves)
+    sizes = list(known)
+    rows = []
+    for seed in range(args.seeds):
+        history: list = []
+        for place, size in enumerate(sizes):
+            table = known[size].shuffled(seed, place)
+            alone = race(dyhpo, table, budget=args.budget, seed=seed)
+            if history:
+                goal = float(alone.best(args.budget)[-1])
+                reached = next(n for n, row in enumerate(alone.rows, 1) if row[2] >= goal)
+                ages = [one.as_history(age) for age, one in enumerate(reversed(history), 1)]
+                other = race(dyhpo, table, budget=args.budget, seed=seed, history=ages, until=goal)
+                hit = bool(other.rows) and bool(other.best(args.budget)[-1] >= goal)
+                rows.append(
+                    {
+                        "task": size,
+                        "seed": seed,
+                        "goal": goal,
+                        "alone": reached,
+                        "transfer": len(other.rows),
+                        "reached": hit,
+                    }
+                )
+            # What the next search starts from is a search of a run: with transfer itself.
+            ages = [one.as_history(age) for age, one in enumerate(reversed(history), 1)]
+            history.append(race(dyhpo, table, budget=args.budget, seed=seed, history=ages))
+    for size in sizes[1:]:
+        own = [row for row in rows if row["task"] == size]
+        print(
+            f"{size}: alone {statistics.mean(r['alone'] for r in own):.1f} epochs, with transfer "
+            f"{statistics.mean(r['transfer'] for r in own):.1f}; not reached within the budget: "
+            f"{sum(not r['reached'] for r in own)} of {len(own)}"
+        )
+    alone, transfer = (sum(row[key] for row in rows) for key in ("alone", "transfer"))
+    print(f"all: {transfer / alone:.2f} of the epochs ({len(rows)} searches)")
+    write(args.output, {"budget": args.budget, "rows": rows, "ratio": transfer / alone})
+
+
+def run_seconds(args: argparse.Namespace) -> None:
+    """The optimizers' own seconds over a search, taking turns."""
+    name, table = next(iter(tables(args.taskset, str(args.curves)).items()))
+    contestants = {
+        "dyhpo": dyhpo,
+        "dyhpo, fitted at every step": functools.partial(dyhpo, refit_growth=1.0, fit_steps=50),
+        "hpo4dl-dyhpo": get_optimizer_factory("hpo4dl-dyhpo"),
+    }
+    found: dict[str, dict[int, list[float]]] = {one: {} for one in contestants}
+    for budget in args.suggestions:
+        for seed in range(args.seeds):
+            for contestant, factory in contestants.items():
+                before = time.process_time()
+                done = race(factory, table.shuffled(seed, 0), budget=budget, seed=seed)
+                cpu = time.process_time() - before
+                found[contestant].setdefault(budget, []).append(cpu)
+                print(
+                    f"{budget} suggestions, seed {seed}, {contestant}: {cpu:.2f} s of CPU, "
+                    f"{done.seconds / done.suggestions * 1000:.0f} ms a suggestion",
+                    flush=True,
+                )
+    summary: dict[str, Any] = {"task": name}
+    for contestant, by_budget in found.items():
+        for budget, seconds in by_budget.items():
+            peer = statistics.median(found["hpo4dl-dyhpo"][budget])
+            own = statistics.median(seconds)
+            summary[f"{contestant}, {budget}"] = {"seconds": own, "of hpo4dl": own / peer}
+            print(f"{contestant}, {budget} suggestions: {own:.2f} s, 1/{peer / own:.1f} of hpo4dl")
+    write(args.output, summary)
+
+
+def write(path: Path | None, content: dict) -> None:
+    if path is None:
+        return
+    packages = ["numpy", "scipy", "torch", "ConfigSpace", "hpo4dl", "optuna"]
+    content["machine"] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    } | {name: _version(name) for name in packages}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except ImportError:
+        return None
+
+
+def families(cells: list[dict]) -> Iterator[tuple[str, list[dict]]]:
+    yield "ResNet-18 on digits", [one for one in cells if one["task"].startswith("digits")]
+    yield "TaskSet", [one for one in cells if not one["task"].startswith("digits")]
+
+
+def report(args: argparse.Namespace) -> None:
+    cells = read_cells(args.cells)
+    summary: dict[str, Any] = {}
+    for family, some in families(cells):
+        if not some:
+            continue
+        print(f"\n{family}: mean normalised regret ± 95 % (races)\n")
+        print("| optimizer | " + " | ".join(f"{mark} epochs" for mark in MARKS) + " | ms a step |")
+        print("|---|" + "---|" * (len(MARKS) + 1))
+        for optimizer in OPTIMIZERS:
+            own = [one for one in some if one["optimizer"] == optimizer]
+            if not own:
+                continue
+            entries = []
+            for mark in MARKS:
+                values = [one["regret"][str(mark)] for one in own if str(mark) in one["regret"]]
+                if not values:
+                    entries.append("")
+                    continue
+                mean = statistics.mean(values)
+                half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if values[1:] else 0.0
+                entries.append(f"{mean:.4f} ± {half:.4f} ({len(values)})")
+                figures = {"mean": mean, "half": half, "races": len(values)}
+                summary.setdefault(family, {}).setdefault(optimizer, {})[str(mark)] = figures
+            steps = sum(one["suggestions"] for one in own)
+            cost = 1000 * sum(one["seconds"] for one in own) / steps
+            print(f"| {optimizer} | " + " | ".join(entries) + f" | {cost:.1f} |")
+    if args.figure:
+        draw(summary, args.figure)
+    write(args.output, {"summary": summary})
+
+
+def draw(summary: dict, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(summary), 4), layout="constrained")
+    axes = figure.subplots(1, len(summary), squeeze=False)[0]
+    for axis, (family, optimizers) in zip(axes, summary.items(), strict=True):
+        for optimizer, marks in optimizers.items():
+            x = [int(mark) for mark in marks]
+            mean = np.array([one["mean"] for one in marks.values()])
+            half = np.array([one["half"] for one in marks.values()])
+            width = 2.5 if optimizer == "dyhpo" else 1.2
+            (line,) = axis.plot(x, mean, marker="o", markersize=3, lw=width, label=optimizer)
+            axis.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
+        axis.set(title=family, xlabel="epochs", ylabel="normalised regret", xscale="log")
+        axis.set_yscale("log")
+        axis.set_xticks(MARKS, [str(mark) for mark in MARKS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--curves", type=Path, default=HERE / "data" / "digits-resnet18.npz")
+    shared.add_argument("--taskset", help="recorded curves of TaskSet (.npz)")
+    shared.add_argument("--cells", type=Path, default=HERE / "results" / "hpo-cells.jsonl")
+    shared.add_argument("--seeds", type=int, default=10)
+    shared.add_argument("--output", type=Path, help="write the figures as JSON")
+    kinds = parser.add_subparsers(required=True)
+    one = kinds.add_parser("race", parents=[shared])
+    one.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS)
+    one.add_argument("--budget", type=int, default=max(MARKS))
+    one.add_argument("--jobs", type=int, default=os.cpu_count())
+    one.set_defaults(run=run_races)
+    one = kinds.add_parser("transfer", parents=[shared])
+    one.add_argument("--budget", type=int, default=60)
+    one.set_defaults(run=run_transfer)
+    one = kinds.add_parser("seconds", parents=[shared])
+    one.add_argument("--suggestions", type=int, nargs="+", default=[60, 200])
+    one.set_defaults(run=run_seconds, seeds=1)
+    one = kinds.add_parser("report", parents=[shared])
+    one.add_argument("--figure", type=Path)
+    one.set_defaults(run=report)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,604 @@
+"""Our own DyHPO: right where a closed form is known, resumable anywhere, better with history."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+from ConfigSpace import (
+    CategoricalHyperparameter,
+    ConfigurationSpace,
+    EqualsCondition,
+    UniformFloatHyperparameter,
+)
+from ConfigSpace.hyperparameters import (
+    Constant,
+    OrdinalHyperparameter,
+    UniformIntegerHyperparameter,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import approx_fprime
+from scipy.stats import multivariate_normal, norm
+from tuning_spaces import build, spaces
+
+from alhpo import Tuner
+from alhpo.testing import CurveTable, FakeClock, TabularObjective, check_optimizer, race
+from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
+from alhpo.tuning.dyhpo.encoding import Encoder
+from alhpo.tuning.dyhpo.optimizer import Scale, _improvement
+from alhpo.tuning.dyhpo.process import CurveProcess, Observations, _Fixed
+from alhpo.tuning.history import EarlierSearch
+from alhpo.types import ConfigurationError
+
+SLOW = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def line_space():
+    return ConfigurationSpace({"x": (-5.0, 10.0)})
+
+
+def parabola(configuration, epoch, previous_epoch, checkpoint_path):
+    """The example of HPO4DL's README."""
+    x = configuration["x"]
+    return [{"epoch": e, "metric": (x - 2) ** 2} for e in range(previous_epoch + 1, epoch + 1)]
+
+
+def made(space, seed=0, n=30, initial=(), **options):
+    configurations = SampledConfigurations(space, seed, initial)
+    settings = {"max_epochs": 5, "max_budget": 60, "num_configurations": n, "seed": seed}
+    return DyHPO(configurations, **{**settings, **options}), configurations
+
+
+def feed(optimizer, configurations, metric, suggestion=None):
+    """One step; returns what was suggested."""
+    numbers, epochs = suggestion or optimizer.suggest()
+    if numbers is None:
+        return None
+    results = []
+    for number, target in zip(numbers, epochs, strict=True):
+        first = optimizer._reached.get(number, 0) + 1
+        for epoch in range(first, target + 1):
+            value = metric(number, epoch)
+            results.append(
+                {
+                    "configuration_id": number,
+                    "configuration": configurations.get_configuration(number),
+                    "epoch": epoch,
+                    "metric": value,
+                    "time": 1.0,
+                }
+            )
+            if not math.isfinite(value):
+                break
+    optimizer.observe(results)
+    return list(zip(numbers, epochs, strict=True))
+
+
+# The encoding.
+
+
+def test_every_type_is_scaled_by_its_bounds():
+    space = build(
+        [
+            UniformFloatHyperparameter("lr", 1e-4, 1.0, log=True),
+            UniformIntegerHyperparameter("layers", 1, 9),
+            OrdinalHyperparameter("size", [8, 16, 64]),
+            CategoricalHyperparameter("kind", ["a", "b"]),
+            Constant("fixed", 3),
+        ]
+    )
+    encoder = Encoder(space)
+    values = {"lr": 1e-2, "layers": 5, "size": 64, "kind": "b", "fixed": 3}
+    row = dict(zip(encoder.names, (encoder.encode(values)[g] for g in encoder.groups), strict=True))
+    assert row["lr"] == pytest.approx([0.5])
+    assert row["layers"] == pytest.approx([0.5])
+    assert row["size"] == pytest.approx([1.0])
+    assert row["kind"] == pytest.approx([0.0, math.sqrt(0.5)])
+    assert "fixed" not in row
+
+
+def test_inactive_is_not_the_lower_bound():
+    momentum = UniformFloatHyperparameter("momentum", 0.1, 0.99)
+    kind = CategoricalHyperparameter("opt", ["sgd", "adam"])
+    encoder = Encoder(build([momentum, kind], [EqualsCondition(momentum, kind, "sgd")]))
+    columns = encoder.groups[encoder.names.index("momentum")]
+    inactive = encoder.encode({"opt": "adam"})[columns]
+    lowest = encoder.encode({"opt": "sgd", "momentum": 0.1})[columns]
+    assert inactive.tolist() == [0.5, 0.0]
+    assert lowest.tolist() == [0.0, 1.0]
+
+
+@given(spaces(), st.integers(0, 2**31))
+@SLOW
+def test_rows_of_different_configurations_differ_and_lie_in_the_cube(space, seed):
+    configurations = SampledConfigurations(space, seed)
+    numbers = configurations.add_configurations(12)
+    encoder = Encoder(configurations.space)
+    rows = [encoder.encode(configurations.get_configuration(number)) for number in numbers]
+    assert all(((row >= 0) & (row <= 1)).all() for row in rows)
+    assert len({row.tobytes() for row in rows}) == len(rows)
+    generator = np.random.default_rng(seed)
+    for number in numbers:
+        values = configurations.get_configuration(number)
+        neighbour = encoder.neighbour(values, generator)
+        assert neighbour.keys() == values.keys()
+        assert configurations.get_configuration(number) == values
+
+
+# The surrogate.
+
+
+def observations(generator, m=5, per=4):
+    trial = np.repeat(np.arange(m), per)
+    epoch = np.tile(np.arange(1, per + 1), m)
+    return Observations(
+        x=generator.random((m, 4)),
+        search=np.array([0, 0, 1, 1, 2]),
+        trial=trial,
+        epoch=epoch,
+        value=generator.normal(size=m * per),
+    )
+
+
+def process(generator):
+    made = CurveProcess([slice(0, 1), slice(1, 3), slice(3, 4)], 20)
+    made.parameters = made.parameters + 0.4 * generator.normal(size=len(made.parameters))
+    return made
+
+
+def covariance(made, one, other):
+    """The formula of the module, for two observations (row, search, trial, epoch)."""
+    d = len(made._groups)
+    scales = np.exp(made.parameters[:d])
+    a, b, c, d_, e, _, time, own, level, tau = np.exp(made.parameters[d:])
+
+    def matern(r):
+        return (1 + math.sqrt(5) * r + 5 * r * r / 3) * math.exp(-math.sqrt(5) * r)
+
+    (x, i, s, p), (y, j, t, q) = one, other
+    parts = [((x - y)[g] ** 2).sum() for g in made._groups]
+    k_x = matern(math.sqrt(sum(part / ell**2 for part, ell in zip(parts, scales, strict=True))))
+    gap = abs(math.log(p) - math.log(q)) / math.log(20)
+    k_t, k_u = matern(gap / time), matern(gap / own)
+    value = math.exp(-abs(i - j) / tau) * (k_x * (a + b * k_t) + c * k_t) + level * (i == j)
+    return value + (s == t) * (d_ + e * k_u)
+
+
+def test_predictions_are_those_of_the_formula():
+    generator = np.random.default_rng(0)
+    made, known = process(generator), observations(generator)
+    made.fit(known, 0)
+    new = generator.random(4)
+    targets = [(known.x[1], 0, 1, 9), (new, 0, -1, 1), (new, 0, -1, 20)]
+    mean, deviation = made.predict(
+        np.stack([x for x, *_ in targets]),
+        np.array([trial for _, _, trial, _ in targets]),
+        np.array([epoch for *_, epoch in targets]),
+    )
+    seen = [
+        (known.x[t], known.search[t], t, epoch)
+        for t, epoch in zip(known.trial, known.epoch, strict=True)
+    ]
+    every = np.array([[covariance(made, one, other) for other in seen] for one in seen])
+    noise = np.exp(made.parameters[3 + 5])
+    inverse = np.linalg.inv(every + (noise + 1e-8) * np.eye(len(seen)))
+    for place, target in enumerate(targets):
+        cross = np.array([covariance(made, target, one) for one in seen])
+        variance = covariance(made, target, target)
+        assert mean[place] == pytest.approx(cross @ inverse @ known.value, abs=1e-8)
+        expected = math.sqrt(variance - cross @ inverse @ cross)
+        assert deviation[place] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_is_the_posterior_and_its_gradient_is_exact(seed):
+    generator = np.random.default_rng(seed)
+    made, known = process(generator), observations(generator)
+    fixed = _Fixed.of(known, made._groups, made._log_epochs(known.epoch))
+    at = made.parameters
+    numeric = approx_fprime(at, lambda p: made._loss(p, known, fixed)[0], 1e-7)
+    loss, gradient = made._loss(at, known, fixed)
+    assert gradient == pytest.approx(numeric, abs=2e-3, rel=1e-3)
+    matrix = made._covariance(known, fixed, made._split(at))[0]
+    likelihood = multivariate_normal(np.zeros(len(matrix)), matrix).logpdf(known.value)
+    prior = norm(made._prior_mean, made._prior_spread).logpdf(at).sum()
+    constant = 0.5 * len(matrix) * math.log(2 * math.pi)
+    constant += (np.log(made._prior_spread) + 0.5 * math.log(2 * math.pi)).sum()
+    assert loss == pytest.approx(-(likelihood + prior) - constant)
+
+
+def test_expected_improvement_is_the_integral():
+    draws = np.random.default_rng(0).normal(0.3, 0.7, size=2_000_000)
+    expected = np.maximum(draws - 0.5, 0).mean()
+    found = _improvement(np.array([0.3]), np.array([0.7]), 0.5)
+    assert found[0] == pytest.approx(expected, rel=5e-3)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_scaling_is_monotone_and_invertible(metrics):
+    metrics = np.array(metrics)
+    scale = Scale.of(metrics)
+    scaled = scale.apply(metrics)
+    assert np.isfinite(scaled).all()
+    order = np.argsort(metrics)
+    assert (np.diff(scaled[order]) >= 0).all()
+    size = np.abs(metrics).max() + 1
+    assert scale.undo(scaled) == pytest.approx(metrics, abs=1e-6 * size)
+
+
+# The optimizer.
+
+
+def test_conforms():
+    check_optimizer(dyhpo)
+    check_optimizer(functools.partial(dyhpo, step=3, parallel=2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_readme_example_of_hpo4dl_finds_the_minimum(tmp_path, seed):
+    tuner = Tuner(parabola, line_space(), 27, 60, tmp_path, "dyhpo", True, seed=seed)
+    best = tuner.run()
+    assert abs(best["configuration"]["x"] - 2) < 0.1
+    assert tuner.stop_reason == "max_budget, 60 epochs, is spent"
+
+
+def test_maximising_the_negated_metric_is_the_same_search(tmp_path):
+    def negated(*args):
+        return [{**row, "metric": -row["metric"]} for row in parabola(*args)]
+
+    down = Tuner(parabola, line_space(), 9, 30, tmp_path / "a", "dyhpo", True, 50, seed=1)
+    up = Tuner(negated, line_space(), 9, 30, tmp_path / "b", "dyhpo", False, 50, seed=1)
+    down.run()
+    up.run()
+    one, other = ([(r["configuration"], r["epoch"]) for r in t.results] for t in (down, up))
+    assert one == other
+
+
+@given(spaces(), st.data())
+@SLOW
+def test_restored_at_any_step_it_goes_on_the_same(space, data):
+    """Whatever the space and whatever fails, and no finished pair comes twice."""
+    seed = data.draw(st.integers(0, 1000), label="seed")
+    failing = data.draw(st.sets(st.integers(0, 25), max_size=12), label="failing")
+    stop = data.draw(st.integers(0, 24), label="restored at")
+    options = data.draw(
+        st.fixed_dictionaries({"step": st.integers(1, 3), "parallel": st.integers(1, 3)})
+    )
+
+    def metric(number, epoch):
+        if number in failing and epoch > number % 3:
+            return [math.nan, math.inf, -math.inf][number % 3]
+        return math.sin(number) * (1 - math.exp(-epoch))
+
+    optimizer, configurations = made(space, seed, n=20, **options)
+    finished, lost = set(), set()
+    for step in range(25):
+        if step == stop:
+            state = json.loads(json.dumps(optimizer.state_dict()))
+            held = copy.deepcopy(configurations)
+            optimizer, _ = made(space, seed, n=20, **options)
+            optimizer._configurations = configurations
+            optimizer.load_state_dict(state)
+            twin, _ = made(space, seed, n=20, **options)
+            twin._configurations = held
+            twin.load_state_dict(state)
+            assert twin.suggest() == copy.deepcopy(optimizer).suggest()
+        suggested = feed(optimizer, configurations, metric)
+        if suggested is None:
+            assert all(n in lost or (n, 5) in finished for n in range(min(20, len(configurations))))
+            break
+        for number, target in suggested:
+            assert number not in lost
+            assert (number, target) not in finished
+            reached = {e for n, e in finished if n == number}
+            assert target > max(reached, default=0)
+            for epoch in range(max(reached, default=0) + 1, target + 1):
+                finished.add((number, epoch))
+                if not math.isfinite(metric(number, epoch)):
+                    lost.add(number)
+                    break
+
+
+def test_restored_state_gives_the_whole_rest_of_the_search():
+    space = line_space()
+
+    def metric(number, epoch):
+        return math.cos(number) + 0.1 * epoch
+
+    optimizer, configurations = made(space, n=60, max_budget=80)
+    trace = [feed(optimizer, configurations, metric) for _ in range(60)]
+    for stop in (0, 1, 19, 20, 41):
+        optimizer, configurations = made(space, n=60, max_budget=80)
+        for _ in range(stop):
+            feed(optimizer, configurations, metric)
+        state = json.loads(json.dumps(optimizer.state_dict()))
+        again, _ = made(space, n=60, max_budget=80)
+        again._configurations = configurations
+        again.load_state_dict(state)
+        rest = [feed(again, configurations, metric) for _ in range(60 - stop)]
+        assert rest == trace[stop:]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 7, 23, 38])
+def test_killed_and_continued_by_the_tuner(tmp_path, stop):
+    class Killed(BaseException):
+        pass
+
+    def until(n):
+        def callback(row):
+            nonlocal n
+            n -= 1
+            if n == 0:
+                raise Killed
+
+        return callback
+
+    def tuner(folder, callback=None):
+        return Tuner(
+            parabola, line_space(), 5, 40, folder, "dyhpo", True, 40, seed=3, callback=callback
+        )
+
+    whole = tuner(tmp_path / "whole")
+    whole.run()
+    with pytest.raises(Killed):
+        tuner(tmp_path / "killed", until(stop)).run()
+    continued = tuner(tmp_path / "killed")
+    continued.run()
+    one, other = (
+        [(r["configuration_id"], r["configuration"], r["epoch"], r["metric"]) for r in t.results]
+        for t in (whole, continued)
+    )
+    assert one == other
+    assert continued.stop_reason == whole.stop_reason
+
+
+def test_initial_configurations_come_first_then_all_of_a_small_space():
+    space = ConfigurationSpace({"kind": ["a", "b", "c"]})
+    optimizer, configurations = made(space, initial=[{"kind": "c"}, {"kind": "a"}])
+    pairs = []
+    while suggested := feed(optimizer, configurations, lambda n, e: 0.5):
+        pairs += suggested
+    assert [configurations.get_configuration(n)["kind"] for n, _ in pairs[:2]] == ["c", "a"]
+    assert sorted(pairs) == [(n, e) for n in range(3) for e in range(1, 6)]
+
+
+def test_several_at_once_are_different_and_differ_from_the_second_best():
+    """A fantasy at the first choice changes what is worth trying beside it."""
+    optimizer, configurations = made(line_space(), n=200, explore=0.0, parallel=4)
+
+    def metric(number, epoch):
+        return -((configurations.get_configuration(number)["x"] - 2) ** 2)
+
+    for _ in range(6):
+        suggested = feed(optimizer, configurations, metric)
+        assert len({number for number, _ in suggested}) == 4
+    before = [configurations.get_configuration(n)["x"] for n, _ in suggested]
+    assert np.ptp(before) > 1e-3
+
+
+def test_steps_of_several_epochs_end_at_the_last():
+    optimizer, configurations = made(line_space(), n=2, step=3)
+    pairs = []
+    while suggested := feed(optimizer, configurations, lambda n, e: n + e):
+        pairs += suggested
+    assert sorted(pairs) == [(0, 3), (0, 5), (1, 3), (1, 5)]
+
+
+def test_candidates_are_refreshed_around_the_best():
+    optimizer, configurations = made(line_space(), n=50, max_epochs=1, max_budget=200)
+
+    def metric(number, epoch):
+        return -abs(configurations.get_configuration(number)["x"] - 2.0)
+
+    for _ in range(90):
+        feed(optimizer, configurations, metric)
+    assert len(configurations) > 60
+    tried = [configurations.get_configuration(n)["x"] for n, _, _ in optimizer._observed]
+    assert min(abs(x - 2) for x in tried) < min(abs(x - 2) for x in tried[:20])
+    assert min(abs(x - 2) for x in tried) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 0}, "step is 0"),
+        ({"parallel": 1.5}, "parallel is 1.5"),
+        ({"explore": 2}, "explore is 2"),
+        ({"refit_growth": 0.5}, "refit_growth is 0.5"),
+    ],
+)
+def test_illegal_options(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        made(line_space(), **options)
+
+
+# Stopping.
+
+
+def test_stops_when_little_is_left_to_gain_and_says_so(tmp_path):
+    tuner = Tuner(
+        parabola, line_space(), 5, 400, tmp_path, "dyhpo", True, 300, seed=0, min_gain=0.05
+    )
+    best = tuner.run()
+    assert tuner.epochs_spent < 200
+    assert "below min_gain, 0.05" in tuner.stop_reason
+    assert best["metric"] < 0.5
+    again = Tuner(
+        parabola, line_space(), 5, 400, tmp_path, "dyhpo", True, 300, seed=0, min_gain=0.05
+    )
+    assert again.run() == best
+    assert again.stop_reason == tuner.stop_reason
+
+
+def test_expected_gain_is_that_of_a_perfectly_known_curve():
+    optimizer, configurations = made(line_space(), n=1)
+    assert optimizer.expected_gain() is None
+    for _ in range(4):
+        feed(optimizer, configurations, lambda n, e: 0.5)
+    assert optimizer.expected_gain() < 0.2
+    feed(optimizer, configurations, lambda n, e: 0.5)
+    assert optimizer.expected_gain() is None  # nothing is left to train
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_gain": 0}, "min_gain is 0"),
+        ({"min_gain": "much"}, "min_gain is 'much'"),
+        ({"min_gain": 0.1, "optimizer": "random"}, "does not tell"),
+        ({"warm_start": "runs/x"}, "warm_start is a list"),
+        ({"warm_start": [[{"x": 1}]]}, "a row of warm_start"),
+        ({"warm_start": ["nowhere"]}, "nowhere holds no experiment"),
+    ],
+)
+def test_illegal_settings_of_the_tuner(tmp_path, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Tuner(parabola, line_space(), 5, 10, tmp_path, **{"optimizer": "dyhpo", **settings})
+
+
+# Transfer.
+
+
+def test_earlier_results_and_folders_are_the_same_start(tmp_path):
+    first = Tuner(parabola, line_space(), 5, 30, tmp_path / "first", "dyhpo", True, 50, seed=0)
+    best = first.run()
+    searches = []
+    for start in (first.results, first.experiment_path):
+        tuner = Tuner(
+            parabola,
+            line_space(),
+            5,
+            12,
+            tmp_path / f"then{len(searches)}",
+            "dyhpo",
+            True,
+            50,
+            seed=1,
+            warm_start=[start],
+        )
+        tuner.run()
+        searches.append([(r["configuration"], r["epoch"]) for r in tuner.results])
+    assert searches[0] == searches[1]
+    assert searches[0][0] == (best["configuration"], 1)
+
+
+def test_newest_first_for_any_optimizer(tmp_path):
+    def rows(*xs):
+        return [{"configuration": {"x": x}, "epoch": 1, "metric": -n} for n, x in enumerate(xs)]
+
+    older, newer = rows(0.0, 0.5), rows(1.0, 2.0, 3.0, 4.0)
+    tuner = Tuner(
+        parabola, line_space(), 1, 6, tmp_path, "random", seed=0, warm_start=[older, newer]
+    )
+    tuner.run()
+    assert [row["configuration"]["x"] for row in tuner.results][:4] == [1.0, 2.0, 3.0, 0.0]
+
+
+def test_configurations_of_another_space_are_left_out(tmp_path):
+    rows = [{"configuration": {"y": 1.0}, "epoch": 1, "metric": 0.5}]
+    rows += [{"configuration": {"x": 99.0}, "epoch": 1, "metric": 0.6}]
+    rows += [{"configuration": {"x": 1.0}, "epoch": 1, "metric": 0.1}]
+    tuner = Tuner(parabola, line_space(), 1, 2, tmp_path, "random", seed=0, warm_start=[rows])
+    tuner.run()
+    assert tuner.results[0]["configuration"] == {"x": 1.0}
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0, 40.0])
+def test_levels_of_earlier_searches_do_not_matter(shift):
+    """A search after one whose metrics were higher or lower by a constant learns as much."""
+    space = line_space()
+    configurations = SampledConfigurations(space, 0)
+    rows = [
+        (values, epoch, -((values["x"] - 2) ** 2) + shift)
+        for values in map(configurations.get_configuration, configurations.add_configurations(15))
+        for epoch in (1, 2)
+    ]
+    optimizer, known = made(space, n=60, history=[EarlierSearch(tuple(rows), 1)], explore=0.0)
+    trace = []
+    for _ in range(8):
+        trace += feed(optimizer, known, lambda n, e: -((known.get_configuration(n)["x"] - 2) ** 2))
+    near = [abs(known.get_configuration(n)["x"] - 2) for n, _ in trace[1:]]
+    assert np.median(near) < 1.0  # 15 wide: it knows where to look from the first choices on
+
+
+def test_what_was_observed_on_the_same_task_counts_as_the_best():
+    rows = (({"x": 2.0}, 5, 0.9), ({"x": 2.0}, 4, 0.8))
+    optimizer, configurations = made(line_space(), history=[EarlierSearch(rows, 0)])
+    feed(optimizer, configurations, lambda n, e: 0.1)
+    assert optimizer._scale().undo(np.array(optimizer._best())) == pytest.approx(0.9)
+
+
+def growing_tables(seed):
+    """Curves on growing pools: the best learning rate falls slowly, the level rises."""
+    generator = np.random.default_rng(seed)
+    space = ConfigurationSpace({"x": (0.0, 1.0), "y": (0.0, 1.0), "z": (0.0, 1.0)})
+    values = [dict(zip("xyz", map(float, row), strict=True)) for row in generator.random((150, 3))]
+    tables = []
+    for cycle in range(4):
+        best = np.array([0.7 - 0.03 * cycle, 0.3, 0.5])
+        distance = np.array([((np.array([*one.values()]) - best) ** 2).sum() for one in values])
+        level = (0.5 + 0.08 * cycle) * np.exp(-6 * distance)
+        speed = 0.1 + generator.random(len(values))
+        curves = level[:, None] * (1 - np.exp(-speed[:, None] * np.arange(1, 13)))
+        noise = 0.005 * generator.normal(size=curves.shape)
+        tables.append(CurveTable(space, values, curves + noise))
+    return tables
+
+
+@pytest.mark.slow
+def test_transfer_needs_half_the_epochs_on_growing_pools():
+    alone, helped = [], []
+    for seed in range(4):
+        history = []
+        for cycle, table in enumerate(growing_tables(seed)):
+            search = race(dyhpo, table, budget=50, seed=seed)
+            if history:
+                goal = search.best(50)[-1]
+                alone.append(next(n for n, row in enumerate(search.rows, 1) if row[2] >= goal))
+                ages = [one.as_history(age) for age, one in enumerate(reversed(history), 1)]
+                helped.append(
+                    len(race(dyhpo, table, budget=50, seed=seed, history=ages, until=goal).rows)
+                )
+            history.append(search)
+            assert cycle == len(history) - 1
+    assert sum(helped) <= 0.5 * sum(alone)
+
+
+# The harness.
+
+
+def test_a_fake_clock_times_the_epochs(tmp_path):
+    clock = FakeClock()
+    space = ConfigurationSpace({"index": (0, 2)})
+    curves = [[0.1, 0.2], [0.3, 0.4], [0.2, 0.1]]
+    objective = TabularObjective(curves, clock=clock, seconds=3.0)
+    tuner = Tuner(objective, space, 2, 6, tmp_path, "random", seed=0, clock=clock)
+    best = tuner.run()
+    assert best["metric"] == 0.4
+    assert [row["time"] for row in tuner.results] == [3.0] * 6
+    assert [row["overhead_time"] for row in tuner.results] == [0.0] * 6
+    assert clock() == 18.0
+    with pytest.raises(ConfigurationError, match="cannot go back"):
+        clock.advance(-1)
+
+
+def test_a_race_counts_epochs_and_regret():
+    space = ConfigurationSpace({"index": (0, 2)})
+    rows = [{"index": n} for n in range(3)]
+    table = CurveTable(space, rows, np.array([[0.0, 0.5], [0.2, 1.0], [0.1, math.nan]]))
+    from alhpo.tuning import get_optimizer_factory
+
+    done = race(get_optimizer_factory("random"), table, budget=6, seed=0)
+    assert [(c["index"], e) for c, e, _ in done.rows] == [(n, e) for n in range(3) for e in (1, 2)]
+    assert table.regret(done.best(8)).tolist() == [1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+    ended = race(get_optimizer_factory("random"), table, budget=6, seed=0, until=0.5)
+    assert len(ended.rows) == 2
