@@ -11,7 +11,6 @@ import numpy as np
 from ConfigSpace import ConfigurationSpace
 
 from alhpo.protocols import Optimizer
-from alhpo.seeding import numpy_generator
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.history import EarlierSearch, best_first
 from alhpo.types import ConfigurationError
@@ -49,6 +48,12 @@ class CurveTable:
     configurations: Sequence[Mapping[str, Any]]
     metrics: np.ndarray
 
+    def shuffled(self, *key: int) -> CurveTable:
+        """The same curves in another order, that of ``numpy.random.default_rng(key)``."""
+        order = np.random.default_rng(key).permutation(len(self.configurations))
+        chosen = [self.configurations[row] for row in order]
+        return CurveTable(self.space, chosen, self.metrics[order])
+
     def regret(self, best: np.ndarray) -> np.ndarray:
         """How far values are from the table's best, as a share of its range."""
         top, bottom = float(np.nanmax(self.metrics)), float(np.nanmin(self.metrics))
@@ -56,20 +61,16 @@ class CurveTable:
 
 
 class TableConfigurations(SampledConfigurations):
-    """The configurations of a table, in a random order, and no others.
+    """The configurations of a table, in its order, and no others.
 
     Args:
         table: the table.
-        seed: of the order.
         initial: configurations of the table that come first.
     """
 
-    def __init__(
-        self, table: CurveTable, seed: int, initial: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        super().__init__(table.space, seed, initial)
-        order = numpy_generator(seed, "table").permutation(len(table.configurations))
-        self._left = [table.configurations[row] for row in order]
+    def __init__(self, table: CurveTable, initial: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(table.space, 0, initial)
+        self._left = list(table.configurations)
 
     def add_configurations(self, num_configurations: int) -> list[int]:
         """Number further configurations of the table."""
@@ -130,14 +131,14 @@ def race(
 
     Args:
         factory: of the optimizer; it gets ``history`` if it says that it uses it.
-        table: the recorded curves.
+        table: the recorded curves; its order is that in which configurations are sampled.
         budget: epochs to spend.
-        seed: of the order of the configurations and of the optimizer.
+        seed: of the optimizer.
         history: earlier searches, latest first; their best configurations come first.
         until: stop once this metric is reached.
     """
     rows = {_key(one): place for place, one in enumerate(table.configurations)}
-    configurations = TableConfigurations(table, seed, best_first(history))
+    configurations = TableConfigurations(table, best_first(history))
     done, start = Race(), time.perf_counter()
     extra = {"history": history} if getattr(factory, "uses_history", False) else {}
     optimizer = factory(
