@@ -52,7 +52,7 @@ class Tuner:
         configuration_space: what to search; neither it nor its generator is changed.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to train in all; None lets an optimizer end by itself that does
-            ("hyperband", "random").
+            ("hyperband", "asha", "one-epoch", "random", "tpe").
         output_path: where the experiment folder is made.
         optimizer: a name (see ``optimizer_names``) or an ``OptimizerFactory``.
         minimize: whether the lowest metric is the best.

@@ -31,7 +31,7 @@ def require_hpo4dl(optimizer: str) -> None:
         raise ConfigurationError(
             f"optimizer {optimizer!r} needs the package hpo4dl. Install it with "
             "`pip install hpo4dl` (Python 3.12 or older), or with `pip install --no-deps hpo4dl "
-            "&& pip install gpytorch` beside NumPy 2; or choose optimizer='random'."
+            "&& pip install gpytorch` beside NumPy 2; or choose another optimizer, such as 'dyhpo'."
         )
 
 

@@ -122,10 +122,10 @@ def test_any_space_is_sampled_plainly_and_encoded_readably(space, seed, n):
 )
 @given(space=_spaces())
 @pytest.mark.filterwarnings("ignore")
-def test_dyhpo_reads_any_space(space):
+def test_upstreams_dyhpo_reads_any_space(space):
     from alhpo.tuning import get_optimizer_factory
 
-    optimizer = get_optimizer_factory("dyhpo")(
+    optimizer = get_optimizer_factory("hpo4dl-dyhpo")(
         SampledConfigurations(space, 0),
         max_epochs=3,
         max_budget=3,

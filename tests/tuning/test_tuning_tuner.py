@@ -76,7 +76,8 @@ def test_the_budget_counts_epochs(tmp_path, optimizer, max_budget):
 
 
 def test_hyperbands_own_budget(tmp_path):
-    search = tuner(ToyObjective(), tmp_path, "hyperband", max_epochs=27, max_budget=27)
+    settings = {"max_epochs": 27, "max_budget": 27, "num_configurations": 30}
+    search = tuner(ToyObjective(), tmp_path, "hyperband", **settings)
     search.run()
     rows = read_rows(search.experiment_path)
     assert rows["configuration_id"].tolist() == list(range(27))

@@ -50,9 +50,9 @@ def _our_rows(folder: Path, objective, **settings) -> pd.DataFrame:
 @pytest.mark.slow
 def test_dyhpo_is_the_search_of_upstreams_tuner(tmp_path):
     settings = {"max_epochs": 4, "max_budget": 4, "num_configurations": 60, "seed": 3}
-    settings |= {"optimizer": "dyhpo", "device": "cpu"}
-    theirs = _upstream_rows(tmp_path / "theirs", ToyObjective(), **settings)
-    ours = _our_rows(tmp_path / "ours", ToyObjective(), **settings)
+    settings |= {"device": "cpu"}
+    theirs = _upstream_rows(tmp_path / "theirs", ToyObjective(), optimizer="dyhpo", **settings)
+    ours = _our_rows(tmp_path / "ours", ToyObjective(), optimizer="hpo4dl-dyhpo", **settings)
     pd.testing.assert_frame_equal(ours, theirs)
 
 
@@ -67,10 +67,10 @@ def test_dyhpo_with_a_quick_surrogate_is_too(tmp_path, seed):
 
 @pytest.mark.parametrize(("seed", "num_configurations"), [(0, 1000), (5, 60), (5, 7)])
 def test_hyperband_is_the_search_of_upstreams_tuner(tmp_path, seed, num_configurations):
-    settings = {"max_epochs": 27, "max_budget": None, "optimizer": "hyperband", "seed": seed}
+    settings = {"max_epochs": 27, "max_budget": None, "seed": seed}
     settings |= {"num_configurations": num_configurations}
-    theirs = _upstream_rows(tmp_path / "theirs", ToyObjective(), **settings)
-    ours = _our_rows(tmp_path / "ours", ToyObjective(), **settings)
+    theirs = _upstream_rows(tmp_path / "theirs", ToyObjective(), optimizer="hyperband", **settings)
+    ours = _our_rows(tmp_path / "ours", ToyObjective(), optimizer="hpo4dl-hyperband", **settings)
     pd.testing.assert_frame_equal(ours, theirs)
     assert len(ours) == 357  # upstream's README would have 27 be enough
 
@@ -120,11 +120,11 @@ def _process_state() -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["dyhpo", "hyperband"])
+@pytest.mark.parametrize("name", ["hpo4dl-dyhpo", "hpo4dl-hyperband"])
 def test_no_call_leaves_a_trace_in_the_process(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    factory = quick_dyhpo if name == "dyhpo" else get_optimizer_factory(name)
+    factory = quick_dyhpo if name == "hpo4dl-dyhpo" else get_optimizer_factory(name)
     get_optimizer_factory(name)
     before = _process_state()
     configurations = SampledConfigurations(toy_space(), 0)
@@ -168,7 +168,7 @@ def test_what_the_user_draws_does_not_matter(tmp_path):
 
 def test_a_large_seed_is_accepted(tmp_path):
     settings = {"max_epochs": 2, "max_budget": 2, "num_configurations": 5, "seed": 2**62 + 1}
-    for optimizer in (quick_dyhpo, "hyperband", "random"):
+    for optimizer in (quick_dyhpo, "hpo4dl-hyperband", "random"):
         rows = _our_rows(tmp_path, ToyObjective(), optimizer=optimizer, **settings)
         assert 1 <= len(rows) <= 2
 
@@ -199,7 +199,7 @@ def test_dyhpo_with_every_candidate_lost_or_done_ends(tmp_path):
 def test_without_hpo4dl_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(upstream.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="pip install hpo4dl"):
-        get_optimizer_factory("dyhpo")
+        get_optimizer_factory("hpo4dl-dyhpo")
     upstream.enable_on_numpy2()
     assert get_optimizer_factory("random")
 
