@@ -32,7 +32,7 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     Scores are the squared gradient norm of the first choice and D² at the time of choice of the
     others. D² is exact float64; float32 products tell which of the candidates a choice can lower
     it for. Time O(n·N·(C + D)); memory: q in float64 and float32, a few vectors of N numbers and
-    blocks of some 20 MB. The features are not copied, and g itself, N×(C·D), is never made.
+    blocks of some 30 MB. The features are not copied, and g itself, N×(C·D), is never made.
     """
     assert pool.logits is not None
     assert pool.features is not None

@@ -25,7 +25,7 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
 
     Distances are exact float64; float32 products tell which of them a choice can lower. Time
     O((L + n)·N·D), at less than a matrix-vector product of the features per choice; memory: a few
-    vectors of N numbers and blocks of some 20 MB, no copy of the features.
+    vectors of N numbers and blocks of some 30 MB, no copy of the features.
     """
     assert pool.features is not None
     assert pool.labeled_features is not None

@@ -21,7 +21,7 @@ def kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
 
     Scores are the sizes of the clusters, 0 for what follows without one. Clusters are those of
     ``alhpo.strategies.clustering.k_means``; ``generator`` draws its seeds. Time O(n·N·D) for each
-    of its iterations; memory: blocks of some 20 MB and, from 10,000 candidates on, a sample of
+    of its iterations; memory: blocks of some 30 MB and, from 10,000 candidates on, a sample of
     as many features, or of 20·n.
     """
     assert pool.features is not None
