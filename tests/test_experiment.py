@@ -90,14 +90,26 @@ def test_fixed_without_validation_spends_nothing_on_it(few_digits, tmp_path):
         assert record.queried == other.queried
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband"])
-def test_per_cycle_search(few_digits, tmp_path, optimizer):
-    result = run_experiment(
-        settings(tmp_path, hpo="per-cycle", optimizer=optimizer), dataset=few_digits
-    )
+def best_of(searches: list[pd.DataFrame], names) -> list[tuple[float, dict]]:
+    """The best metric of each configuration of a cycle, in the order of the search first."""
+    best: dict[str, tuple[float, dict]] = {}
+    for search in sorted(searches, key=len):
+        for metric, text in zip(search["metric"], search["configuration"], strict=True):
+            values = {name: ast.literal_eval(text)[name] for name in names}
+            if repr(values) not in best or metric > best[repr(values)][0]:
+                best[repr(values)] = (metric, values)
+    return list(best.values())
+
+
+@pytest.mark.parametrize("transfer", [True, False])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", "dyhpo"])
+def test_per_cycle_search(few_digits, tmp_path, optimizer, transfer):
+    config = settings(tmp_path, hpo="per-cycle", optimizer=optimizer, transfer=transfer)
+    result = run_experiment(config, dataset=few_digits)
     assert all(record.tuned for record in result.records)
     assert [record.epochs["hpo"] for record in result.records] == [7, 7, 7, 7]
     assert not list(result.path.glob("hpo/*/*/best_trial"))
+    record_in_force, before = {"lr": 0.05, "weight_decay": 5e-4}, []
     for cycle, record in enumerate(result.records):
         searches = [
             pd.read_csv(file)
@@ -108,7 +120,13 @@ def test_per_cycle_search(few_digits, tmp_path, optimizer):
         assert current["epoch"].tolist() == [1, 2, 3]
         assert len(search) == 4
         first = ast.literal_eval(search["configuration"][0])
-        assert first == {"lr": 0.05, "weight_decay": 5e-4}  # the fixed hyperparameters
+        measured = {name: record_in_force[name] for name in first}
+        assert measured not in [ast.literal_eval(one) for one in search["configuration"]]
+        if cycle and transfer:  # the best of the cycle before, unless it was measured just now
+            others = [one for one in before if one[1] != measured]
+            assert first == max(others, key=lambda one: one[0])[1]
+        before = best_of(searches, first)
+        record_in_force = record.configuration
         best = max(current["metric"].max(), search["metric"].max())
         assert record.validation["accuracy"] == pytest.approx(best)
     assert [folder.name for folder in (result.path / "fit").iterdir()] == ["cycle_003"]

@@ -77,19 +77,21 @@ def best_first(
 ) -> list[dict[str, Any]]:
     """Configurations to try first: the best of the latest search, then of those before it.
 
-    Ordered transfer (Hellan, Shen, Aubet, Salinas, Klein, arXiv 2306.16916): what was best most
-    recently comes first.
+    What was observed on the very task (age 0) is known already and not among them. Ordered transfer
+    (Hellan, Shen, Aubet, Salinas, Klein, arXiv 2306.16916): what was best most recently
+    comes first.
 
     Args:
         searches: latest first.
         first: how many of the latest.
         then: how many of each before it.
     """
+    known = [one for search in searches if search.age == 0 for one in search.best()]
     chosen: list[dict[str, Any]] = []
     for search in searches:
-        count = 0 if search.age == 0 else first if search.age == 1 else then
-        fresh = [one for one in search.best() if one not in chosen]
-        chosen += fresh[:count]
+        if search.age:
+            fresh = [one for one in search.best() if one not in chosen and one not in known]
+            chosen += fresh[: first if search.age == 1 else then]
     return chosen
 
 
