@@ -18,6 +18,7 @@ from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
 from alhpo.strategies import check_dropout, get_strategy, strategy_names, strategy_needs
 from alhpo.tuning import get_optimizer_factory, optimizer_names
+from alhpo.tuning.arguments import says
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
@@ -81,6 +82,12 @@ class RunConfig(Settings):
     optimizer: str = Field("dyhpo", description="Optimizer of the search.")
     max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
     max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
+    min_gain: float | None = Field(
+        None,
+        gt=0,
+        description="A search also stops when its optimizer expects less gain than this, in units "
+        "of the metric (dyhpo).",
+    )
     measure_current: bool = Field(
         True,
         description="A search first trains the configuration in force to the end, within its "
@@ -138,7 +145,12 @@ class RunConfig(Settings):
     def _usable(self) -> RunConfig:
         check_dropout(self.strategy, self.dropout)
         if self.hpo != "fixed" or self.optimizer not in optimizer_names():
-            get_optimizer_factory(self.optimizer)
+            factory = get_optimizer_factory(self.optimizer)
+            if self.min_gain is not None and not says(factory, "tells_gain"):
+                raise ConfigurationError(
+                    f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
+                    "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
+                )
         get_validation(self.validation)
         check_model_name(self.model)
         load_space(self.space)

@@ -294,6 +294,7 @@ class _Run:
                 output_path=self.path / "hpo" / f"cycle_{cycle:03d}",
                 optimizer=optimizer,
                 num_configurations=count,
+                min_gain=None if only else config.min_gain,
                 **start,
                 seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
                 storage_path=self._storage(cycle),

@@ -22,7 +22,15 @@ INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
 REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
 #: Settings without effect where nothing is searched.
 SEARCH_KEYS = frozenset(
-    {"optimizer", "max_budget", "measure_current", "transfer", "num_configurations", "space"}
+    {
+        "optimizer",
+        "max_budget",
+        "measure_current",
+        "min_gain",
+        "transfer",
+        "num_configurations",
+        "space",
+    }
 )
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 

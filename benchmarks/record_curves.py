@@ -53,10 +53,10 @@ def space() -> ConfigurationSpace:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[40, 80, 120, 160])
-    parser.add_argument("--configurations", type=int, default=64)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[80, 120, 160])
+    parser.add_argument("--configurations", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--images", type=int, default=150, help="held-out images")
+    parser.add_argument("--images", type=int, default=120, help="held-out images")
     args = parser.parse_args()
 
     dataset = load_dataset("digits")

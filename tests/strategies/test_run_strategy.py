@@ -208,7 +208,7 @@ def test_passes_are_checked_where_they_are_made(passes, complaint):
     "state", [(1, 2), {1: 2}, {"x": (1, 2)}, {"x": float("inf")}, {"x": np.zeros(2)}, "x"]
 )
 def test_a_state_that_no_record_can_hold_is_refused(state):
-    with pytest.raises(ConfigurationError, match="state that strategy .*oddity' returned"):
+    with pytest.raises(ConfigurationError, match=r"state that strategy .*oddity' returned"):
         run(returning((3, 5), None, None, state))
 
 

@@ -263,6 +263,7 @@ def test_maximising_the_negated_metric_is_the_same_search(tmp_path):
     assert one == other
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @given(spaces(), st.data())
 @SLOW
 def test_restored_at_any_step_it_goes_on_the_same(space, data):

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from alhpo.seeding import numpy_generator
+from alhpo.tuning.configurations import fill_up
 from alhpo.tuning.dyhpo.encoding import Encoder
 from alhpo.tuning.dyhpo.process import CurveProcess, Observations
 from alhpo.tuning.history import EarlierSearch
@@ -77,8 +78,9 @@ class DyHPO:
 
     Args:
         configurations: what to choose from, filled up to ``num_configurations``; those given by
-            the user come first. Candidates are refreshed on the way: the least promising of those
-            never tried make way for new random ones and neighbours of the best.
+            the user come first, then, where there is no history, the space's default. Candidates
+            are refreshed on the way: the least promising of those never tried make way for new
+            random ones and neighbours of the best.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs the search may spend; None for no limit.
         num_configurations: size of the candidate pool.
@@ -122,12 +124,12 @@ class DyHPO:
         self._step, self._parallel, self._explore = step, parallel, explore
         self._growth, self._fit_steps = refit_growth, fit_steps
         self._generator = numpy_generator(seed, "dyhpo")
-        missing = num_configurations - len(configurations)
-        if missing > 0:
-            configurations.add_configurations(missing)
+        self._initial = list(range(getattr(configurations, "num_initial", 0)))
+        if not history:
+            self._initial += _default(configurations)
+        fill_up(configurations, num_configurations)
         self._encoder = Encoder(configurations.space)
         self._process = CurveProcess(self._encoder.groups, max_epochs)
-        self._initial = list(range(getattr(configurations, "num_initial", 0)))
         self._pool = list(range(len(configurations)))
         self._set_aside: list[int] = []
         self._rows: list[np.ndarray] = []
@@ -170,6 +172,7 @@ class DyHPO:
             metric = float(result["metric"])
             if not math.isfinite(metric):
                 self._lost.add(number)
+                metric = math.nan
             self._observed.append((number, epoch, metric))
 
     def expected_gain(self) -> float | None:
@@ -378,6 +381,14 @@ class DyHPO:
         return np.stack([self._rows[number] for number in numbers])
 
 
+def _default(configurations: Any) -> list[int]:
+    """The number of the space's default configuration, if it can be trained."""
+    try:
+        return [configurations.add(dict(configurations.space.get_default_configuration()))]
+    except ConfigurationError:
+        return []
+
+
 class _Earlier:
     """Observations of earlier searches, each on its own scale, some of each."""
 
@@ -396,8 +407,12 @@ class _Earlier:
             for configuration, epoch, metric in _thinned(one.rows, max_epochs):
                 key = (one.age, repr(sorted(configuration.items())))
                 if key not in trials:
+                    try:
+                        row = encoder.encode(configuration)
+                    except ValueError:
+                        continue  # of another space: a category that this one does not have
                     trials[key] = len(trials)
-                    x.append(encoder.encode(configuration))
+                    x.append(row)
                     search.append(one.age)
                 rows.append((trials[key], epoch, metric, one.age))
         self._x = np.array(x).reshape(len(x), encoder.width)
