@@ -15,7 +15,7 @@ from alhpo.seeding import numpy_generator
 from alhpo.testing import check_optimizer
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, optimizer_names
 
-NAMES = ["asha", "hyperband", "one-epoch", "random", "tpe"]
+NAMES = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 PROPERTIES = settings(
     max_examples=8,
     deadline=None,
@@ -32,7 +32,7 @@ def name(request):
 
 
 def test_the_names_are_known():
-    assert {*NAMES, "dyhpo", "hpo4dl-dyhpo", "hpo4dl-hyperband"} <= set(optimizer_names())
+    assert {*NAMES, "hpo4dl-dyhpo", "hpo4dl-hyperband"} <= set(optimizer_names())
 
 
 @pytest.mark.parametrize("max_epochs", [2, 4, 9])
