@@ -386,7 +386,7 @@ def test_yaml_file_and_flags_share_one_schema(tmp_path):
     ("arguments", "match"),
     [
         (["--stratgy", "badge"], "--strategy"),
-        (["--strategy", "bagde"], "Legal: .*badge, .*coreset, .*entropy"),
+        (["--strategy", "bagde"], "Legal: albl, badge, bald"),
         (["--hpo", "sometimes"], "every:K"),
         (["--hpo", "every:0"], "every:K"),
         (["--optimizer", "bohb"], "'dyhpo', "),
