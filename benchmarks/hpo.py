@@ -328,7 +328,7 @@ def main() -> None:
     shared.add_argument("--curves", type=Path, default=HERE / "data" / "digits-resnet18.npz")
     shared.add_argument("--taskset", help="recorded curves of TaskSet (.npz)")
     shared.add_argument("--cells", type=Path, default=HERE / "results" / "hpo-cells.jsonl")
-    shared.add_argument("--seeds", type=int, default=10)
+    shared.add_argument("--seeds", type=int, help="10 by default; 1 for seconds")
     shared.add_argument("--output", type=Path, help="write the figures as JSON")
     kinds = parser.add_subparsers(required=True)
     one = kinds.add_parser("race", parents=[shared])
@@ -341,11 +341,13 @@ def main() -> None:
     one.set_defaults(run=run_transfer)
     one = kinds.add_parser("seconds", parents=[shared])
     one.add_argument("--suggestions", type=int, nargs="+", default=[60, 200])
-    one.set_defaults(run=run_seconds, seeds=1)
+    one.set_defaults(run=run_seconds)
     one = kinds.add_parser("report", parents=[shared])
     one.add_argument("--figure", type=Path)
     one.set_defaults(run=report)
     args = parser.parse_args()
+    if args.seeds is None:
+        args.seeds = 1 if args.run is run_seconds else 10
     args.run(args)
 
 

@@ -79,7 +79,13 @@ class TPE:
 
             self._failed = optuna.trial.TrialState.FAIL
             sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
-            self._study = optuna.create_study(direction="maximize", sampler=sampler)
+            # It tells of every study on stderr; this one is nobody's but the tuner's.
+            verbosity = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            try:
+                self._study = optuna.create_study(direction="maximize", sampler=sampler)
+            finally:
+                optuna.logging.set_verbosity(verbosity)
             for number in range(min(num_configurations, len(configurations))):
                 self._enqueue(number)
 
