@@ -172,44 +172,43 @@ def read_cells(path: Path) -> list[dict]:
 
 
 def run_transfer(args: argparse.Namespace) -> None:
-    """Epochs until a search is as good as one without transfer is at the end of its budget."""
+    """Epochs until searches with transfer are as good, in the mean, as those without at the end."""
     known = digits(args.curves)
-    sizes = list(known)
-    rows = []
+    curves: dict[str, dict[str, list]] = {size: {"alone": [], "transfer": []} for size in known}
     for seed in range(args.seeds):
         history: list = []
-        for place, size in enumerate(sizes):
-            table = known[size].shuffled(seed, place)
-            alone = race(dyhpo, table, budget=args.budget, seed=seed)
-            if history:
-                goal = float(alone.best(args.budget)[-1])
-                reached = next(n for n, row in enumerate(alone.rows, 1) if row[2] >= goal)
-                ages = [one.as_history(age) for age, one in enumerate(reversed(history), 1)]
-                other = race(dyhpo, table, budget=args.budget, seed=seed, history=ages, until=goal)
-                hit = bool(other.rows) and bool(other.best(args.budget)[-1] >= goal)
-                rows.append(
-                    {
-                        "task": size,
-                        "seed": seed,
-                        "goal": goal,
-                        "alone": reached,
-                        "transfer": len(other.rows),
-                        "reached": hit,
-                    }
-                )
-            # What the next search starts from is a search of a run: with transfer itself.
+        for place, (size, table) in enumerate(known.items()):
+            order = table.shuffled(seed, place)
             ages = [one.as_history(age) for age, one in enumerate(reversed(history), 1)]
-            history.append(race(dyhpo, table, budget=args.budget, seed=seed, history=ages))
-    for size in sizes[1:]:
-        own = [row for row in rows if row["task"] == size]
+            alone = race(dyhpo, order, budget=args.budget, seed=seed)
+            helped = race(dyhpo, order, budget=args.budget, seed=seed, history=ages)
+            for name, done in (("alone", alone), ("transfer", helped)):
+                curves[size][name].append(table.regret(done.best(args.budget)))
+            history.append(helped)
+    summary: dict[str, Any] = {"budget": args.budget, "seeds": args.seeds}
+    sizes = list(known)[1:]
+    means = {
+        name: {size: np.mean(curves[size][name], axis=0) for size in sizes}
+        for name in ("alone", "transfer")
+    }
+    for name, by_size in means.items():
+        means[name] = by_size | {"all": np.mean(list(by_size.values()), axis=0)}
+    for size in (*sizes, "all"):
+        alone, helped = means["alone"][size], means["transfer"][size]
+        as_good = np.flatnonzero(helped <= alone[-1])
+        epochs = int(as_good[0]) + 1 if len(as_good) else None
+        summary[size] = {
+            "regret alone": alone.tolist(),
+            "regret with transfer": helped.tolist(),
+            "epochs to the regret alone ends with": epochs,
+        }
+        half = args.budget // 2 - 1
         print(
-            f"{size}: alone {statistics.mean(r['alone'] for r in own):.1f} epochs, with transfer "
-            f"{statistics.mean(r['transfer'] for r in own):.1f}; not reached within the budget: "
-            f"{sum(not r['reached'] for r in own)} of {len(own)}"
+            f"{size}: regret after {args.budget} epochs {alone[-1]:.4f} alone, {helped[-1]:.4f} "
+            f"with transfer, which needs {epochs} epochs for {alone[-1]:.4f}; after half the "
+            f"epochs {alone[half]:.4f} alone, {helped[half]:.4f} with transfer"
         )
-    alone, transfer = (sum(row[key] for row in rows) for key in ("alone", "transfer"))
-    print(f"all: {transfer / alone:.2f} of the epochs ({len(rows)} searches)")
-    write(args.output, {"budget": args.budget, "rows": rows, "ratio": transfer / alone})
+    write(args.output, summary)
 
 
 def run_seconds(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from alhpo.seeding import numpy_generator
 from alhpo.tuning.configurations import fill_up
 from alhpo.tuning.dyhpo.encoding import Encoder
 from alhpo.tuning.dyhpo.process import CurveProcess, Observations
-from alhpo.tuning.history import EarlierSearch
+from alhpo.tuning.history import EarlierSearch, best_first
 from alhpo.types import ConfigurationError
 
 #: A search's own scale is used once it has so many observations; before, that of an earlier one.
@@ -26,6 +26,8 @@ _OWN_SCALE = 20
 #: Observations taken from each earlier search, and how many of those are looked at.
 _EARLIER_ROWS = 80
 _EARLIER_SEARCHES = 3
+#: At most so many of the latest search's best are trained to the end before anything else.
+_TRANSFERRED = 3
 #: Candidates are refreshed after so many suggestions, by this share of them and some neighbours.
 _REFRESH_EVERY = 20
 _REFRESH_SHARE = 0.1
@@ -86,7 +88,9 @@ class DyHPO:
         num_configurations: size of the candidate pool.
         seed: of every random choice.
         history: earlier searches. What they observed informs the surrogate, discounted by age,
-            each with a level and scale of its own: metrics are never pooled.
+            each with a level and scale of its own: metrics are never pooled. The best three of the
+            latest that are among the configurations given, or as many as half the budget has room
+            for, are trained to the end at once.
         step: epochs that a suggestion goes further.
         parallel: configurations in a suggestion.
         explore: share of suggestions that are new random configurations.
@@ -125,6 +129,8 @@ class DyHPO:
         self._growth, self._fit_steps = refit_growth, fit_steps
         self._generator = numpy_generator(seed, "dyhpo")
         self._initial = list(range(getattr(configurations, "num_initial", 0)))
+        #: What is trained to the end at once.
+        self._through = _through(configurations, history, max_epochs, max_budget)
         if not history:
             self._initial += _default(configurations)
         fill_up(configurations, num_configurations)
@@ -151,7 +157,8 @@ class DyHPO:
             number = self._choose(busy, fantasies)
             if number is None:
                 break
-            target = min(self._reached.get(number, 0) + self._step, self._max_epochs)
+            step = self._max_epochs if number in self._through else self._step
+            target = min(self._reached.get(number, 0) + step, self._max_epochs)
             chosen.append((number, target))
             self._suggestions += 1
             if len(chosen) < self._parallel and self._observed:
@@ -379,6 +386,18 @@ class DyHPO:
             values = self._configurations.get_configuration(number)
             self._rows.append(self._encoder.encode(values))
         return np.stack([self._rows[number] for number in numbers])
+
+
+def _through(
+    configurations: Any, history: Sequence[EarlierSearch], max_epochs: int, max_budget: int | None
+) -> set[int]:
+    """Numbers of the best of the latest search, as many as half the budget has room for."""
+    room = _TRANSFERRED if max_budget is None else max_budget // (2 * max_epochs)
+    measured = any(search.age == 0 for search in history)  # a run measures what is in force
+    count = min(max(room, 1), _TRANSFERRED) - measured
+    best = best_first(history)[:count]
+    initial = range(getattr(configurations, "num_initial", 0))
+    return {n for n in initial if configurations.get_configuration(n) in best}
 
 
 def _default(configurations: Any) -> list[int]:
