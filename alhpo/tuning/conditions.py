@@ -24,6 +24,11 @@ def parents_first(space: ConfigurationSpace) -> list[str]:
     return list(names)
 
 
+def is_conditional(space: ConfigurationSpace, name: str) -> bool:
+    """Whether a hyperparameter is inactive in some configurations."""
+    return bool(_conditions(space, name))
+
+
 def is_active(space: ConfigurationSpace, name: str, values: Mapping[str, Any]) -> bool:
     """Whether a hyperparameter has a value in the configurations that continue ``values``.
 

@@ -30,8 +30,9 @@ from alhpo import Tuner
 from alhpo.testing import CurveTable, FakeClock, TabularObjective, check_optimizer, race
 from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
 from alhpo.tuning.dyhpo.encoding import Encoder
-from alhpo.tuning.dyhpo.optimizer import Scale, _improvement
+from alhpo.tuning.dyhpo.optimizer import _improvement
 from alhpo.tuning.dyhpo.process import CurveProcess, Observations, _Fixed
+from alhpo.tuning.dyhpo.scale import Scale
 from alhpo.tuning.history import EarlierSearch
 from alhpo.types import ConfigurationError
 

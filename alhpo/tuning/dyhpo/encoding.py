@@ -10,7 +10,8 @@ import numpy as np
 from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
 from ConfigSpace.hyperparameters import IntegerHyperparameter
 
-from alhpo.tuning.spaces import is_constant, rank
+from alhpo.tuning.conditions import is_conditional
+from alhpo.tuning.spaces import is_constant, plain_value, rank
 
 #: Hyperparameters without bounds (normal ones of ConfigSpace) span so many standard deviations.
 _DEVIATIONS = 3.0
@@ -36,9 +37,8 @@ class Encoder:
 
     def __init__(self, space: ConfigurationSpace) -> None:
         self._space = space
-        conditional = set(map(str, _conditional_names(space)))
         self.names = [name for name, one in space.items() if not is_constant(one)]
-        self._conditional = [name in conditional for name in self.names]
+        self._conditional = [is_conditional(space, name) for name in self.names]
         self.groups: list[slice] = []
         self.width = 0
         for name, optional in zip(self.names, self._conditional, strict=True):
@@ -78,7 +78,7 @@ class Encoder:
         self, configuration: Mapping[str, Any], generator: np.random.Generator
     ) -> dict[str, Any]:
         """The configuration with one or two of its hyperparameters changed: numbers and ordinals
-        by a normal step of a tenth of their range, categories to another one. It may be outside
+        by a normal step of a tenth of their range, categories to any. It may be outside
         the space (conditions, forbidden clauses)."""
         changed = dict(configuration)
         names = [name for name in self.names if name in configuration]
@@ -92,11 +92,11 @@ class Encoder:
         hyperparameter = self._space[name]
         if isinstance(hyperparameter, CategoricalHyperparameter):
             choices = hyperparameter.choices
-            return _plain(choices[int(generator.integers(len(choices)))])
+            return plain_value(hyperparameter, choices[int(generator.integers(len(choices)))])
         moved = float(np.clip(self.unit(name, value) + 0.1 * generator.normal(), 0.0, 1.0))
         if isinstance(hyperparameter, OrdinalHyperparameter):
             sequence = hyperparameter.sequence
-            return _plain(sequence[round(moved * (len(sequence) - 1))])
+            return plain_value(hyperparameter, sequence[round(moved * (len(sequence) - 1))])
         lower, upper, log = _scale(hyperparameter)
         number = lower + moved * (upper - lower)
         number = math.exp(number) if log else number
@@ -118,14 +118,3 @@ def _bounds(hyperparameter: Any) -> tuple[float, float]:
         return float(lower), float(upper)
     spread = _DEVIATIONS * float(hyperparameter.sigma)
     return float(hyperparameter.mu) - spread, float(hyperparameter.mu) + spread
-
-
-def _conditional_names(space: Any) -> Any:
-    """Names of the hyperparameters that can be inactive, on ConfigSpace 0.7 and 1.x."""
-    if hasattr(space, "conditional_hyperparameters"):
-        return space.conditional_hyperparameters
-    return space.get_all_conditional_hyperparameters()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

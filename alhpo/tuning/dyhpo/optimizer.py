@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,15 @@ from scipy.special import ndtr
 
 from alhpo.seeding import numpy_generator
 from alhpo.tuning.configurations import fill_up
+from alhpo.tuning.dyhpo.earlier import EarlierObservations
 from alhpo.tuning.dyhpo.encoding import Encoder
 from alhpo.tuning.dyhpo.process import CurveProcess, Observations
+from alhpo.tuning.dyhpo.scale import Scale
 from alhpo.tuning.history import EarlierSearch, best_first
 from alhpo.types import ConfigurationError
 
 #: A search's own scale is used once it has so many observations; before, that of an earlier one.
 _OWN_SCALE = 20
-#: Observations taken from each earlier search, and how many of those are looked at.
-_EARLIER_ROWS = 80
-_EARLIER_SEARCHES = 3
 #: At most so many of the latest search's best are trained to the end before anything else.
 _TRANSFERRED = 3
 #: Candidates are refreshed after so many suggestions, by this share of them and some neighbours.
@@ -34,31 +32,6 @@ _REFRESH_SHARE = 0.1
 _NEIGHBOURS = 20
 _PARENTS = 3
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Metrics on a scale on which both small differences near the usual and large ones count:
-    asinh((metric - centre) / unit) / spread."""
-
-    centre: float
-    unit: float
-    spread: float
-
-    @classmethod
-    def of(cls, metrics: np.ndarray) -> Scale:
-        """From the median, the median absolute deviation, and the deviation of what comes out."""
-        centre = float(np.median(metrics))
-        deviations = np.abs(metrics - centre)
-        unit = float(np.median(deviations)) or float(deviations.mean()) or 1.0
-        spread = float(np.arcsinh((metrics - centre) / unit).std()) or 1.0
-        return cls(centre, unit, spread)
-
-    def apply(self, metrics: np.ndarray) -> np.ndarray:
-        return np.arcsinh((metrics - self.centre) / self.unit) / self.spread
-
-    def undo(self, values: np.ndarray) -> np.ndarray:
-        return self.centre + self.unit * np.sinh(values * self.spread)
 
 
 class DyHPO:
@@ -145,7 +118,7 @@ class DyHPO:
         self._suggestions = 0
         self._next_fit = 0
         self._score: dict[int, float] = {}  # of the candidates that were compared last
-        self._earlier = _Earlier(history, self._encoder, max_epochs)
+        self._earlier = EarlierObservations(history, self._encoder, max_epochs)
 
     def suggest(self) -> tuple[list[int] | None, list[int] | None]:
         """Numbers of configurations and the epoch each is to reach; ``(None, None)`` at the end."""
@@ -406,65 +379,6 @@ def _default(configurations: Any) -> list[int]:
         return [configurations.add(dict(configurations.space.get_default_configuration()))]
     except ConfigurationError:
         return []
-
-
-class _Earlier:
-    """Observations of earlier searches, each on its own scale, some of each."""
-
-    def __init__(self, history: Sequence[EarlierSearch], encoder: Encoder, max_epochs: int) -> None:
-        recent = sorted(history, key=lambda one: one.age)[: _EARLIER_SEARCHES + 1]
-        #: Metrics of the present task that were observed before this search.
-        self.current = [m for one in recent if one.age == 0 for _, _, m in one.rows]
-        others = [one for one in recent if one.age > 0]
-        self._scales = {
-            one.age: Scale.of(np.array([metric for _, _, metric in one.rows])) for one in others
-        }
-        self.scale = self._scales[others[0].age] if others else None
-        trials: dict[tuple[int, str], int] = {}
-        x, search, rows = [], [], []
-        for one in recent:
-            for configuration, epoch, metric in _thinned(one.rows, max_epochs):
-                key = (one.age, repr(sorted(configuration.items())))
-                if key not in trials:
-                    try:
-                        row = encoder.encode(configuration)
-                    except ValueError:
-                        continue  # of another space: a category that this one does not have
-                    trials[key] = len(trials)
-                    x.append(row)
-                    search.append(one.age)
-                rows.append((trials[key], epoch, metric, one.age))
-        self._x = np.array(x).reshape(len(x), encoder.width)
-        self._search = np.array(search, dtype=int)
-        self._rows = rows
-
-    def observations(self, present: Scale, first_trial: int) -> Observations:
-        """Scaled observations, their trials numbered from ``first_trial``."""
-        values = [
-            float(self._scales.get(age, present).apply(np.array(metric)))
-            for _, _, metric, age in self._rows
-        ]
-        return Observations(
-            x=self._x,
-            search=self._search,
-            trial=np.array([trial for trial, *_ in self._rows], dtype=int) + first_trial,
-            epoch=np.array([epoch for _, epoch, _, _ in self._rows], dtype=int),
-            value=np.array(values, dtype=float),
-        )
-
-
-def _thinned(rows: Sequence[tuple[Any, int, float]], max_epochs: int) -> list[Any]:
-    """Of each curve the epochs 1, 2, 4, ... and its last, and of those an even selection."""
-    rows = [row for row in rows if row[1] <= max_epochs]
-    last = {repr(sorted(configuration.items())): epoch for configuration, epoch, _ in rows}
-    kept = [
-        row
-        for row in rows
-        if row[1] & (row[1] - 1) == 0 or row[1] == last[repr(sorted(row[0].items()))]
-    ]
-    if len(kept) <= _EARLIER_ROWS:
-        return kept
-    return [kept[k] for k in np.linspace(0, len(kept) - 1, _EARLIER_ROWS).round().astype(int)]
 
 
 def _improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float) -> np.ndarray:

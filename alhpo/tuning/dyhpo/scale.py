@@ -1,0 +1,32 @@
+"""The scale on which metrics are compared and predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Metrics on a scale on which both small differences near the usual and large ones count:
+    asinh((metric - centre) / unit) / spread."""
+
+    centre: float
+    unit: float
+    spread: float
+
+    @classmethod
+    def of(cls, metrics: np.ndarray) -> Scale:
+        """From the median, the median absolute deviation, and the deviation of what comes out."""
+        centre = float(np.median(metrics))
+        deviations = np.abs(metrics - centre)
+        unit = float(np.median(deviations)) or float(deviations.mean()) or 1.0
+        spread = float(np.arcsinh((metrics - centre) / unit).std()) or 1.0
+        return cls(centre, unit, spread)
+
+    def apply(self, metrics: np.ndarray) -> np.ndarray:
+        return np.arcsinh((metrics - self.centre) / self.unit) / self.spread
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        return self.centre + self.unit * np.sinh(values * self.spread)
