@@ -1,4 +1,5 @@
-"""The settings of a run: one schema for Python, YAML files and command-line flags."""
+"""The settings of a run and of the tuning of a labelled pool: one schema for Python, YAML files and
+command-line flags."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
 
-class RunConfig(Settings):
-    """Everything that defines an active-learning run."""
+class DataSettings(Settings):
+    """Which images, and how they are read."""
 
     dataset: str = Field(
         "digits",
@@ -41,6 +42,10 @@ class RunConfig(Settings):
     pool_size: int | None = Field(None, ge=1, description="Random subset of the pool to keep.")
     eval_size: int | None = Field(None, ge=1, description="Random subset to evaluate on.")
 
+
+class ModelSettings(Settings):
+    """Which model, and what is done to its input."""
+
     model: str = Field("resnet18", description="Any timm model name.")
     pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
     cifar_stem: bool | None = Field(
@@ -49,7 +54,6 @@ class RunConfig(Settings):
     input_size: int | None = Field(
         None, ge=1, description="Pixels to resize to on the device; by default none."
     )
-
     dropout: float = Field(
         0.0,
         ge=0,
@@ -57,6 +61,86 @@ class RunConfig(Settings):
         description="Dropout before the classifier, in training and in the passes that strategies "
         "such as bald look at.",
     )
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        check_model_name(value)
+        return value
+
+
+class SearchSettings(Settings):
+    """How configurations are trained, judged and searched."""
+
+    optimizer: str = Field("dyhpo", description="Optimizer of the search.")
+    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
+    max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
+    min_gain: float | None = Field(
+        None,
+        gt=0,
+        description="A search also stops when its optimizer expects less gain than this, in units "
+        "of the metric (dyhpo).",
+    )
+    num_configurations: int = Field(
+        1000, ge=1, description="Configurations that the optimizer chooses from."
+    )
+    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
+    )
+    validation: str = Field(
+        "holdout:0.2", description="holdout:F, holdout:FxR or kfold:K of the labels."
+    )
+    metric: Literal["accuracy", "likelihood"] = Field(
+        "accuracy", description="What the search maximises on the validation images."
+    )
+    seed: int = Field(0, ge=0, description="Seed of every random stream.")
+
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return Hyperparameters.create(value).model_dump(include=set(value))
+
+    @pydantic.field_validator("validation")
+    @classmethod
+    def _known_validation(cls, value: str) -> str:
+        get_validation(value)
+        return value
+
+    @pydantic.field_validator("space")
+    @classmethod
+    def _known_space(cls, value: str) -> str:
+        load_space(value)
+        return value
+
+    def check_search(self) -> None:
+        """Refuse an optimizer that is not there, or one that cannot do what is asked of it.
+
+        Raises:
+            ConfigurationError: an unknown optimizer, or ``min_gain`` with one that does not tell.
+        """
+        factory = get_optimizer_factory(self.optimizer)
+        if self.min_gain is not None and not says(factory, "tells_gain"):
+            raise ConfigurationError(
+                f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
+                "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
+            )
+
+
+class ComputeSettings(Settings):
+    """Where the work is done, and where its checkpoints are meanwhile."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto is bfloat16 on CUDA and float32 elsewhere."
+    )
+    storage_dir: str | None = Field(
+        None, description="Folder for the checkpoints of searches; by default in the run folder."
+    )
+
+
+class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
+    """Everything that defines an active-learning run."""
 
     strategy: str = Field("badge", description=f"Query strategy: {', '.join(strategy_names())}.")
     mc_passes: int = Field(
@@ -79,15 +163,6 @@ class RunConfig(Settings):
     hpo: str = Field(
         "fixed", description="When to search hyperparameters: fixed, per-cycle, every:K or final."
     )
-    optimizer: str = Field("dyhpo", description="Optimizer of the search.")
-    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
-    max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
-    min_gain: float | None = Field(
-        None,
-        gt=0,
-        description="A search also stops when its optimizer expects less gain than this, in units "
-        "of the metric (dyhpo).",
-    )
     measure_current: bool = Field(
         True,
         description="A search first trains the configuration in force to the end, within its "
@@ -98,19 +173,6 @@ class RunConfig(Settings):
         description="A search tries first what was best in the searches of the cycles before it, "
         "and its optimizer learns from them.",
     )
-    num_configurations: int = Field(
-        1000, ge=1, description="Configurations that the optimizer chooses from."
-    )
-    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
-    hyperparameters: dict[str, Any] = Field(
-        default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
-    )
-    validation: str = Field(
-        "holdout:0.2", description="holdout:F, holdout:FxR or kfold:K of the labels."
-    )
-    metric: Literal["accuracy", "likelihood"] = Field(
-        "accuracy", description="What the search maximises on the validation images."
-    )
     validate_fixed: bool = Field(
         True,
         description="Measure the validation accuracy of fixed hyperparameters too (costs about "
@@ -119,16 +181,7 @@ class RunConfig(Settings):
     start: Literal["cold", "warm"] = Field(
         "cold", description="Start trainings from the same initial weights or the latest fit."
     )
-
-    seed: int = Field(0, ge=0, description="Seed of every random stream.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 on CUDA and float32 elsewhere."
-    )
     output_dir: str = Field("runs", description="Folder of the run folders.")
-    storage_dir: str | None = Field(
-        None, description="Folder for the checkpoints of searches; by default in the run folder."
-    )
 
     @pydantic.field_validator("hpo")
     @classmethod
@@ -136,24 +189,11 @@ class RunConfig(Settings):
         _interval(value)
         return value
 
-    @pydantic.field_validator("hyperparameters")
-    @classmethod
-    def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return Hyperparameters.create(value).model_dump(include=set(value))
-
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
         check_dropout(self.strategy, self.dropout)
         if self.hpo != "fixed" or self.optimizer not in optimizer_names():
-            factory = get_optimizer_factory(self.optimizer)
-            if self.min_gain is not None and not says(factory, "tells_gain"):
-                raise ConfigurationError(
-                    f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
-                    "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
-                )
-        get_validation(self.validation)
-        check_model_name(self.model)
-        load_space(self.space)
+            self.check_search()
         Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.budget < self.initial_size:
             raise ConfigurationError(
@@ -198,6 +238,65 @@ class RunConfig(Settings):
         strategy = re.sub(r"[^\w.+-]+", "-", self.strategy)[:40].rstrip("-.")
         mode = self.hpo.replace(":", "-")
         return f"{data}-{strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
+
+
+class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
+    """Everything that defines the tuning of hyperparameters on a labelled pool."""
+
+    pool: str = Field(
+        description="A run's folder, or a queried_indices.json as dal-toolbox writes it."
+    )
+    labels: int = Field(ge=2, description="Use the first so many labels of the pool.")
+    measure_test: bool = Field(
+        True,
+        description="Measure every fully trained configuration on the evaluation split too, for "
+        "the report's rank correlation of validation and test; no choice depends on it.",
+    )
+    output_dir: str | None = Field(
+        None, description="Folder of the result's folder; by default tune/ beside the pool's file."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> TuneConfig:
+        self.check_search()
+        Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
+        return self
+
+    @classmethod
+    def create(cls, *layers: Mapping[str, Any]) -> TuneConfig:
+        """Settings from mappings, later ones over earlier ones, the defaults below all.
+
+        Raises:
+            ConfigurationError: unknown keys or illegal values, with the legal ones.
+        """
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values |= dict(layer)
+        return parse(cls, values, "setting")
+
+    @classmethod
+    def of_run(cls, run: RunConfig, folder: str | Path, **settings: Any) -> TuneConfig:
+        """The tuning of the pool that a run leaves in ``folder``: on its data, and with its
+        settings wherever ``settings`` says nothing else."""
+        shared = set(cls.model_fields) & set(RunConfig.model_fields) - {"output_dir"}
+        return cls.create(run.model_dump(include=shared), {"pool": str(folder)}, settings)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the result."""
+        pool = Path(self.pool).expanduser()
+        beside = pool.parent if pool.suffix == ".json" else pool
+        output = beside / "tune" if self.output_dir is None else Path(self.output_dir).expanduser()
+        return output / self.name
+
+    @property
+    def name(self) -> str:
+        """Name of the result's folder: what it is, and the hash of what defines it. The pool
+        counts with the name of its folder or file only, so that a study can be moved."""
+        values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
+        values["pool"] = Path(self.pool).name
+        what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -139,7 +139,8 @@ class CycleRecord:
     """One line of a run's ``cycles.jsonl``.
 
     Attributes:
-        kind: "cycle", or "final" for the retraining after the last cycle that ``hpo="final"`` adds.
+        kind: "cycle"; "final" for the retraining after the last cycle that ``hpo="final"`` adds; or
+            "tuned" for the tuning of a labelled pool (``tune_pool``).
         cycle: number of the cycle, from 0.
         n_labeled: labels the models of this cycle were trained on.
         configuration: all hyperparameters of the final fit.
@@ -154,7 +155,7 @@ class CycleRecord:
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
-    kind: Literal["cycle", "final"]
+    kind: Literal["cycle", "final", "tuned"]
     cycle: int
     n_labeled: int
     configuration: Mapping[str, Any]

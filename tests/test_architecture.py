@@ -30,9 +30,11 @@ LAYERS = {
     4: ["trainer", "provenance"],
     5: ["objective"],
     6: ["learner", "config", "report"],
-    7: ["experiment", "testing"],  # testing: anything below experiment
-    8: ["cli"],
-    9: [""],  # the package itself, which gathers the public names
+    7: ["experiment", "pool_tuning", "testing"],  # testing: anything below experiment
+    7.5: ["progress"],
+    8: ["studies"],
+    9: ["cli"],
+    10: [""],  # the package itself, which gathers the public names
 }
 LAYER = {name: number for number, names in LAYERS.items() for name in names}
 
@@ -42,9 +44,11 @@ ONLY_IN = {
     "hpo4dl": {"tuning/upstream.py", "tuning/containment.py"},
     "optuna": {"tuning/tpe.py"},
     "skactiveml": {"strategies/scikit_activeml.py", "strategies/prediction_lookup.py"},
-    "matplotlib": {"figures.py"},
+    "matplotlib": {"figures.py", "studies/report/figures.py"},
+    "jinja2": {"studies/report/html.py"},
+    "ray": {"studies/launch/ray.py"},
     "click": {"cli.py"},
-    "rich": {"cli.py", "report.py", "tuning/progress.py"},
+    "rich": {"cli.py", "progress.py", "report.py", "tuning/progress.py"},
     "pickle": set(),
     "cloudpickle": set(),
     "dill": set(),

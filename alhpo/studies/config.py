@@ -1,0 +1,255 @@
+"""A study: one file that stands for a grid of runs and for the tuning of the pools they leave."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.schema import Settings, parse, suggestion, unknown_name
+from alhpo.types import ConfigurationError
+
+Axis = list[Any] | dict[str, Any]
+
+
+class TunePart(Settings):
+    """The tuning of every run's labelled pool after active learning."""
+
+    labels: list[int] = Field(min_length=1, description="Numbers of labels to tune at.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of `alhpo tune`; the run's where it has none."
+    )
+    grid: dict[str, Axis] = Field(
+        default_factory=dict, description="As the study's grid, over settings of `alhpo tune`."
+    )
+
+
+class StudyConfig(Settings):
+    """What a study file holds.
+
+    An axis of a grid is the name of a setting with a list of its values, or with a mapping from
+    the names they have in tables to the values. An axis of any other name has mappings of
+    settings as its values. The values of ``hyperparameters`` go over those in ``settings``.
+    """
+
+    name: str = Field(description="Name of the study: letters, digits, '-', '_' and '.'.")
+    description: str = Field("", description="What it is, for its report.")
+    published: str | None = Field(
+        None, description="The published tables to compare with: cifar10 or cifar100."
+    )
+    output_dir: str | None = Field(
+        None, description="Folder of the study; by default studies/NAME."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of `alhpo run` that all cells share."
+    )
+    grid: dict[str, Axis] = Field(default_factory=dict, description="What the cells differ in.")
+    tune: TunePart | None = None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _safe_name(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", value):
+            raise ValueError("letters, digits, '-', '_' and '.' make the name of a study")
+        return value
+
+    @property
+    def path(self) -> Path:
+        """The study's folder."""
+        return Path(self.output_dir or f"studies/{self.name}").expanduser()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study, or one tuning of the pool that a run leaves.
+
+    Attributes:
+        index: its number in the study, from 0; runs come first.
+        config: its settings.
+        coordinates: the axes of the grid and the name of this cell's value on each; for a tuning
+            also "labels" and, with "tune." before their names, the axes of the tuning's grid.
+        run: for a tuning, the index of the run whose pool it is; else None.
+    """
+
+    index: int
+    config: RunConfig | TuneConfig
+    coordinates: Mapping[str, str]
+    run: int | None = None
+
+    @property
+    def kind(self) -> Literal["run", "tune"]:
+        return "run" if isinstance(self.config, RunConfig) else "tune"
+
+    @property
+    def path(self) -> Path:
+        """The folder of its files."""
+        if isinstance(self.config, RunConfig):
+            return Path(self.config.output_dir).expanduser() / self.config.name
+        return self.config.path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was run to its end."""
+        return (self.path / ("run.json" if self.kind == "run" else "tune.json")).exists()
+
+    @property
+    def title(self) -> str:
+        """What it is in a line of text, such as ``badge, HP 1, seed 0``."""
+        return ", ".join(
+            f"{axis.removeprefix('tune.')} {value}" if value.isdecimal() else value
+            for axis, value in self.coordinates.items()
+        )
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with the package."""
+    files = (resources.files("alhpo.studies") / "shipped").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
+    """Read a study.
+
+    Args:
+        file: a YAML file, the folder of a study that was begun, or the name of a shipped study.
+        overrides: instead of what the file says, where they are not None.
+
+    Raises:
+        ConfigurationError: no such file or study, or settings that cannot be used.
+    """
+    path = Path(file)
+    if (path / "study.yaml").is_file():
+        path = path / "study.yaml"
+    if path.is_file():
+        values = read_config_file(path)
+    elif str(file) in shipped_studies():
+        shipped = resources.files("alhpo.studies") / "shipped" / f"{file}.yaml"
+        values = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    else:
+        raise ConfigurationError(
+            f"No study {str(file)!r}: neither a file nor the folder of a study nor one that comes "
+            f"with alhpo: {', '.join(shipped_studies())}."
+            f"{suggestion(str(file), shipped_studies())}"
+        )
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    return parse(StudyConfig, values, "study setting")
+
+
+def expand(study: StudyConfig) -> list[Cell]:
+    """All cells of a study: the runs, then the tunings of their pools.
+
+    The seed varies slowest, so that the first part of a study is a whole repetition. Points of
+    the grid that stand for the same run (another optimizer where nothing is searched) are one
+    cell, under the names of the first.
+
+    Raises:
+        ConfigurationError: a setting of a cell that cannot be used; the message names the cell.
+    """
+    cells: dict[Path, Cell] = {}
+    folder = str(study.path / "cells")
+    for point, settings in _points(study.grid, study.settings, RunConfig):
+        with _in_cell(point):
+            config = RunConfig.create(settings, {"output_dir": folder})
+        cell = Cell(len(cells), config, point)
+        cells.setdefault(cell.path, cell)
+    runs = list(cells.values())
+    for run in runs if study.tune else ():
+        assert study.tune and isinstance(run.config, RunConfig)
+        for labels in study.tune.labels:
+            for point, settings in _points(study.tune.grid, study.tune.settings, TuneConfig):
+                names = {f"tune.{axis}": value for axis, value in point.items()}
+                names = {**run.coordinates, "labels": str(labels), **names}
+                with _in_cell(names):
+                    config = _tuning(run.config, run.path, labels, settings)
+                cell = Cell(len(cells), config, names, run.index)
+                cells.setdefault(cell.path, cell)
+    return list(cells.values())
+
+
+def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, Any]) -> TuneConfig:
+    sizes = run_sizes(run)
+    if labels not in sizes:
+        raise ConfigurationError(
+            f"tune at {labels} labels: the cycles of the run have {', '.join(map(str, sizes))}."
+        )
+    hyperparameters = run.hyperparameters | settings.get("hyperparameters", {})
+    return TuneConfig.of_run(
+        run, folder, **{**settings, "labels": labels, "hyperparameters": hyperparameters}
+    )
+
+
+def run_sizes(run: RunConfig) -> list[int]:
+    """The numbers of labels in the cycles of a run."""
+    steps = range(run.initial_size, run.budget, run.acquisition_size)
+    return [*steps, run.budget]
+
+
+def _points(
+    grid: Mapping[str, Axis], shared: Mapping[str, Any], schema: type[RunConfig] | type[TuneConfig]
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """The names and the settings of every point of a grid."""
+    axes = {name: _choices(name, axis, schema) for name, axis in grid.items()}
+    order = sorted(axes, key=lambda name: name != "seed")
+    for combination in itertools.product(*(axes[name] for name in order)):
+        chosen = dict(zip(order, combination, strict=True))
+        settings = dict(shared)
+        for name in axes:
+            for key, value in chosen[name][1].items():
+                if key == "hyperparameters":
+                    value = {**(settings.get(key) or {}), **value}
+                settings[key] = value
+        yield {name: chosen[name][0] for name in axes}, settings
+
+
+def _choices(
+    name: str, axis: Axis, schema: type[RunConfig] | type[TuneConfig]
+) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Names and settings of the values on one axis."""
+    if not axis:
+        raise ConfigurationError(f"The axis {name!r} of the grid has no values.")
+    if name in ("output_dir", "pool", "labels"):
+        raise ConfigurationError(f"{name!r} cannot be an axis of the grid.")
+    named = list(axis.items()) if isinstance(axis, dict) else [(_text(v), v) for v in axis]
+    doubled = {label for label, _ in named if sum(other == label for other, _ in named) > 1}
+    if doubled:
+        raise ConfigurationError(f"The axis {name!r} has {', '.join(sorted(doubled))} twice.")
+    if name in schema.model_fields:
+        if name == "hyperparameters" and not all(isinstance(v, dict) for _, v in named):
+            raise ConfigurationError(
+                "The values of the axis 'hyperparameters' are mappings, such as "
+                "'HP 1: {lr: 0.001, weight_decay: 0.05}'."
+            )
+        return [(str(label), {name: value}) for label, value in named]
+    if isinstance(axis, dict) and all(isinstance(value, dict) for value in axis.values()):
+        return [(str(label), value) for label, value in named]
+    raise unknown_name("axis of the grid", name, schema.model_fields)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    return str(value)
+
+
+class _in_cell:
+    """Errors raised within name the cell."""
+
+    def __init__(self, point: Mapping[str, str]) -> None:
+        self._point = point
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ConfigurationError):
+            where = ", ".join(f"{axis} {value}" for axis, value in self._point.items())
+            raise ConfigurationError(f"Cell {where or 'without axes'}: {error}") from None
