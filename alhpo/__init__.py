@@ -31,7 +31,7 @@ from alhpo.types import (
     RunResult,
     TunerError,
 )
-from alhpo.validation import Holdout, KFold
+from alhpo.validation import Holdout, KFold, RandomHoldout
 
 __version__ = "0.1.0"
 
@@ -54,6 +54,7 @@ __all__ = [
     "Optimizer",
     "PoolOutputs",
     "Query",
+    "RandomHoldout",
     "RunConfig",
     "RunLockedError",
     "RunResult",

@@ -89,7 +89,9 @@ class SearchSettings(Settings):
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
     )
     validation: str = Field(
-        "holdout:0.2", description="holdout:F, holdout:FxR or kfold:K of the labels."
+        "holdout:0.2",
+        description="Which labels judge a configuration: random:F (a random share), holdout:F "
+        "(stratified by class), either with xR for R repeats, or kfold:K.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
         "accuracy", description="What the search maximises on the validation images."

@@ -25,9 +25,32 @@ def _need(minimum: int, labels: np.ndarray, scheme: str) -> None:
         )
 
 
+def _check(fraction: float, repeats: int, scheme: str) -> None:
+    if not 0 < fraction < 1 or repeats < 1:
+        raise ConfigurationError(
+            f"Hold-out of {fraction} x {repeats}: the fraction must lie in (0, 1) and the number "
+            f"of repeats must be at least 1, as in '{scheme}:0.2' or '{scheme}:0.1x3'."
+        )
+
+
+def _numbers(fraction: float, repeats: int) -> str:
+    return f"{fraction:g}x{repeats}" if repeats > 1 else f"{fraction:g}"
+
+
+def _held_out(fraction: float, n: int) -> int:
+    """How many of ``n`` images are held out: at least one, and one is left."""
+    return min(max(round(fraction * n), 1), n - 1)
+
+
+def _split(held_out: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    mask = np.zeros(n, dtype=bool)
+    mask[held_out] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
 @dataclass(frozen=True)
 class Holdout:
-    """Hold out a share of the labels, once or several times, each class as evenly as it goes.
+    """Class-stratified hold-out: hold out a share of each class, as evenly as it goes.
 
     Classes with few labels may be missing on either side; nothing depends on them being there.
 
@@ -43,30 +66,52 @@ class Holdout:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1 or self.repeats < 1:
-            raise ConfigurationError(
-                f"Hold-out of {self.fraction} x {self.repeats}: the fraction must lie in (0, 1) "
-                "and the number of repeats must be at least 1, as in 'holdout:0.2' or "
-                "'holdout:0.1x3'."
-            )
+        _check(self.fraction, self.repeats, "holdout")
 
     @property
     def name(self) -> str:
-        times = f"x{self.repeats}" if self.repeats > 1 else ""
-        return f"holdout:{self.fraction:g}{times}"
+        return f"holdout:{_numbers(self.fraction, self.repeats)}"
 
     def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
         _need(2, labels, self.name)
         n = len(labels)
-        n_validation = min(max(round(self.fraction * n), 1), n - 1)
+        n_validation = _held_out(self.fraction, n)
         result = []
         for _ in range(self.repeats):
             blocks = _class_blocks(labels, generator)
             steps = (np.arange(n_validation) + generator.random()) * n / n_validation
-            held_out = np.zeros(n, dtype=bool)
-            held_out[blocks[steps.astype(int)]] = True
-            result.append((np.flatnonzero(~held_out), np.flatnonzero(held_out)))
+            result.append(_split(blocks[steps.astype(int)], n))
         return result
+
+
+@dataclass(frozen=True)
+class RandomHoldout:
+    """Plain hold-out: hold out a uniformly random share of the labels, whatever their classes.
+
+    Args:
+        fraction: share held out, in (0, 1); at least one image, and one is always left to train.
+        repeats: independent hold-outs, each with a model of its own.
+
+    Raises:
+        ConfigurationError: a fraction or number out of range.
+    """
+
+    fraction: float = 0.2
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.fraction, self.repeats, "random")
+
+    @property
+    def name(self) -> str:
+        return f"random:{_numbers(self.fraction, self.repeats)}"
+
+    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
+        _need(2, labels, self.name)
+        n = len(labels)
+        n_validation = _held_out(self.fraction, n)
+        chosen = [generator.permutation(n)[:n_validation] for _ in range(self.repeats)]
+        return [_split(held_out, n) for held_out in chosen]
 
 
 @dataclass(frozen=True)
@@ -101,23 +146,25 @@ def get_validation(scheme: str | ValidationScheme) -> ValidationScheme:
     """A scheme from its text form, or itself.
 
     Args:
-        scheme: ``"holdout:F"``, ``"holdout:FxR"`` (R hold-outs of the fraction F), ``"kfold:K"``,
-            or an object that offers ``name`` and ``splits``.
+        scheme: ``"random:F"`` (a random hold-out of the fraction F), ``"random:FxR"`` (R of them),
+            ``"holdout:F"``, ``"holdout:FxR"`` (the same, stratified by class), ``"kfold:K"``, or
+            an object that offers ``name`` and ``splits``.
 
     Raises:
         ConfigurationError: text of another form.
     """
     if not isinstance(scheme, str):
         return scheme
-    if match := re.fullmatch(r"holdout:([0-9.eE+-]+)(?:x(\d+))?", scheme):
+    if match := re.fullmatch(r"(holdout|random):([0-9.eE+-]+)(?:x(\d+))?", scheme):
         try:
-            fraction = float(match[1])
+            fraction = float(match[2])
         except ValueError:
             fraction = -1.0
-        return Holdout(fraction, int(match[2] or 1))
+        kind = Holdout if match[1] == "holdout" else RandomHoldout
+        return kind(fraction, int(match[3] or 1))
     if match := re.fullmatch(r"kfold:(\d+)", scheme):
         return KFold(int(match[1]))
     raise ConfigurationError(
-        f"Unknown validation scheme {scheme!r}. Legal: holdout:F, holdout:FxR, kfold:K, "
-        "such as holdout:0.2, holdout:0.1x3, kfold:5."
+        f"Unknown validation scheme {scheme!r}. Legal: random:F, random:FxR, holdout:F, "
+        "holdout:FxR, kfold:K, such as random:0.1x3, holdout:0.2, kfold:5."
     )

@@ -9,7 +9,7 @@ from alhpo.protocols import ValidationScheme
 from alhpo.testing import check_validation_scheme
 from alhpo.testing.process_state import process_left_alone
 from alhpo.types import ConfigurationError
-from alhpo.validation import Holdout, KFold, get_validation
+from alhpo.validation import Holdout, KFold, RandomHoldout, get_validation
 
 LABELS = st.integers(1, 6).flatmap(
     lambda classes: st.lists(st.integers(0, classes - 1), min_size=2, max_size=60)
@@ -37,11 +37,15 @@ def check_partition(train, validation, n):
         Holdout(0.01),
         Holdout(0.99),
         Holdout(0.5, 3),
+        RandomHoldout(),
+        RandomHoldout(0.01),
+        RandomHoldout(0.99, 2),
         KFold(),
         KFold(2),
         KFold(10),
         "holdout:0.2",
         "holdout:0.1x3",
+        "random:0.1x3",
         "kfold:3",
     ],
     ids=str,
@@ -63,6 +67,36 @@ def test_holdout(labels, fraction, repeats, seed):
         assert (np.abs(counts(labels[validation]) - share) < 1).all()
 
 
+@given(LABELS, FRACTIONS, st.integers(1, 3), st.integers(0, 99))
+def test_random_holdout(labels, fraction, repeats, seed):
+    labels = np.array(labels)
+    n = len(labels)
+    splits = RandomHoldout(fraction, repeats).splits(labels, rng(seed))
+    assert len(splits) == repeats
+    for train, validation in splits:
+        check_partition(train, validation, n)
+        assert len(validation) == min(max(round(fraction * n), 1), n - 1)
+    unrelated = RandomHoldout(fraction, repeats).splits(np.zeros(n, dtype=int), rng(seed))
+    assert all(
+        np.array_equal(one, other)
+        for split, again in zip(splits, unrelated, strict=True)
+        for one, other in zip(split, again, strict=True)
+    )
+
+
+def test_random_holdout_is_not_stratified_and_treats_all_subsets_alike():
+    """All 10 pairs of 5 labels are held out equally often, also both labels of one class, which
+    a stratified hold-out never takes together."""
+    labels = np.array([0, 0, 1, 1, 1])
+    n_splits = 5000
+    pairs = [tuple(v) for _, v in RandomHoldout(0.4, n_splits).splits(labels, rng(0))]
+    shares = np.array([pairs.count(pair) for pair in set(pairs)]) / n_splits
+    assert len(shares) == 10
+    assert np.abs(shares - 0.1).max() < 5 * np.sqrt(0.1 * 0.9 / n_splits)
+    stratified = {tuple(v) for _, v in Holdout(0.4, 500).splits(labels, rng(0))}
+    assert (0, 1) in pairs and (0, 1) not in stratified
+
+
 @given(LABELS, st.integers(2, 10), st.integers(0, 99))
 def test_kfold(labels, k, seed):
     labels = np.array(labels)
@@ -82,7 +116,7 @@ def test_kfold(labels, k, seed):
     assert max(sizes) - min(sizes) <= 1
 
 
-@given(LABELS, st.sampled_from(["holdout:0.2", "holdout:0.3x2", "kfold:2"]), st.integers(0, 9))
+@given(LABELS, st.sampled_from(["holdout:0.2", "random:0.3x2", "kfold:2"]), st.integers(0, 9))
 def test_splits_depend_on_labels_and_generator_only(labels, scheme, seed):
     labels = np.array(labels)
     with process_left_alone(scheme):
@@ -121,7 +155,7 @@ def test_classes_with_one_label_and_two_labels_in_all():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-@pytest.mark.parametrize("scheme", [Holdout(), KFold(2)], ids=str)
+@pytest.mark.parametrize("scheme", [Holdout(), RandomHoldout(), KFold(2)], ids=str)
 def test_too_few_labels(scheme, n):
     with pytest.raises(ConfigurationError, match="Label more"):
         scheme.splits(np.zeros(n, dtype=int), rng())
@@ -134,6 +168,8 @@ def test_too_few_labels(scheme, n):
         ("holdout:0.1x3", Holdout(0.1, 3)),
         ("holdout:1e-1", Holdout(0.1)),
         ("holdout:.25x1", Holdout(0.25, 1)),
+        ("random:0.1", RandomHoldout(0.1)),
+        ("random:0.1x3", RandomHoldout(0.1, 3)),
         ("kfold:10", KFold(10)),
     ],
 )
@@ -141,7 +177,13 @@ def test_text_forms(text, scheme):
     assert get_validation(text) == scheme
 
 
-@given(st.one_of(st.builds(Holdout, FRACTIONS, st.integers(1, 20)), st.builds(KFold, st.just(7))))
+@given(
+    st.one_of(
+        st.builds(Holdout, FRACTIONS, st.integers(1, 20)),
+        st.builds(RandomHoldout, FRACTIONS, st.integers(1, 20)),
+        st.builds(KFold, st.integers(2, 20)),
+    )
+)
 def test_name_reads_back_as_the_scheme(scheme):
     assert get_validation(scheme.name) == scheme
     assert isinstance(scheme, ValidationScheme)
@@ -164,6 +206,10 @@ def test_name_reads_back_as_the_scheme(scheme):
         "holdout:0.2x-1",
         "holdout:0.2x1.5",
         "holdout:0.2 x 3",
+        "random",
+        "random:1",
+        "random:0.2x0",
+        "random:0.2, 3",
         "kfold",
         "kfold:1",
         "kfold:0",
@@ -173,7 +219,7 @@ def test_name_reads_back_as_the_scheme(scheme):
     ],
 )
 def test_text_that_is_refused(text):
-    with pytest.raises(ConfigurationError, match=r"holdout:0\.2|at least 2 folds"):
+    with pytest.raises(ConfigurationError, match=r"(holdout|random):0\.2|at least 2 folds"):
         get_validation(text)
 
 
