@@ -8,7 +8,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,17 +80,187 @@ class StudyTable:
             )
 
     def to_markdown(self) -> str:
-        """A heading, a table of GitHub's kind, and the note."""
-        raise NotImplementedError
+        """A heading, a table of GitHub's kind, and the note.
+
+        It has one line of column names, so that the levels are joined. The best value of a column
+        is bold, the second italic, the worst has a ▼.
+        """
+        names = (", ".join(filter(None, levels)) for levels in self.columns)
+        head = [_markdown(name) for name in (self.corner, *names)]
+        lines = [head, ["---", *["---:"] * len(self.columns)]]
+        for name, row in zip(self.rows, self.values, strict=True):
+            lines.append([_markdown(name), *(_markdown_value(value) for value in row)])
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        parts = [f"### {_markdown(self.title)}", table, _markdown(self.note)]
+        return "\n\n".join(filter(None, parts))
 
     def to_latex(self) -> str:
-        """A ``table`` environment; needs booktabs, multirow-free, and xcolor with ``table``."""
-        raise NotImplementedError
+        """A ``table`` environment, for a document with the packages booktabs, graphicx and xcolor
+        with its option table.
+
+        Ranks colour the background; the best is bold and the second underlined besides.
+        """
+        lines = []
+        for level in range(len(self.columns[0]) if self.columns else 0):
+            last = level == len(self.columns[0]) - 1
+            spans = list(self._spans(level))
+            cells = [_latex(self.corner) if last else ""]
+            cells += [
+                _latex(name) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}"
+                for name, width in spans
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+            ends = list(itertools.accumulate((width for _, width in spans), initial=1))
+            if not last:
+                rules = zip(ends[:-1], ends[1:], strict=True)
+                lines.append("".join(rf"\cmidrule(lr){{{a + 1}-{b}}}" for a, b in rules))
+        lines.append(r"\midrule")
+        for name, row in zip(self.rows, self.values, strict=True):
+            lines.append(" & ".join([_latex(name), *map(_latex_value, row)]) + r" \\")
+        caption = " ".join(filter(None, [f"{self.title}.", self.note]))
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{_latex(caption)}}}",
+                rf"\label{{tab:{self.key}}}",
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
+                r"\toprule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\end{table}",
+            ]
+        )
 
     def to_csv(self) -> str:
-        """Long form with a header: one line per value that is there."""
-        raise NotImplementedError
+        """Long form with a header, one line per value that is there.
+
+        The columns: ``table`` (the key), ``row``, ``column_1`` and so on from the outermost
+        level in, ``value``, ``std``, ``n``, ``rank``, ``mark``, ``note``, ``text``. Numbers have all
+        their digits; what there is not is empty.
+        """
+        levels = len(self.columns[0]) if self.columns else 0
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(
+            ["table", "row", *(f"column_{level + 1}" for level in range(levels))]
+            + ["value", "std", "n", "rank", "mark", "note", "text"]
+        )
+        for row, values in zip(self.rows, self.values, strict=True):
+            for column, one in zip(self.columns, values, strict=True):
+                if one.text != NOTHING:
+                    numbers = [
+                        "" if math.isnan(x) else repr(float(x)) for x in (one.value, one.std)
+                    ]
+                    rest = [one.n or "", one.rank or "", one.mark, one.note, one.text]
+                    writer.writerow([self.key, row, *column, *numbers, *rest])
+        return buffer.getvalue()
 
     def to_html(self) -> str:
-        """A ``table`` element; ranks are classes ``best second third worst`` of its cells."""
-        raise NotImplementedError
+        """A ``table`` element of the class "study".
+
+        Ranks are classes ``best second third worst`` of its cells, marks are superscripts, notes
+        are of the class "note"; the table's note is its foot.
+        """
+        lines = [f'<table class="study" id="{html.escape(self.key)}">']
+        lines.append(f"<caption>{html.escape(self.title)}</caption>")
+        lines.append("<thead>")
+        depth = len(self.columns[0]) if self.columns else 1
+        for level in range(depth):
+            corner = f'<th rowspan="{depth}">{html.escape(self.corner)}</th>' if level == 0 else ""
+            names = "".join(
+                f'<th scope="{"col" if width == 1 else "colgroup"}" colspan="{width}">'
+                f"{html.escape(name)}</th>"
+                for name, width in (self._spans(level) if self.columns else ())
+            )
+            lines.append(f"<tr>{corner}{names}</tr>")
+        lines += ["</thead>", "<tbody>"]
+        for name, row in zip(self.rows, self.values, strict=True):
+            cells = "".join(map(_html_value, row))
+            lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+        lines.append("</tbody>")
+        if self.note:
+            width = len(self.columns) + 1
+            note = html.escape(self.note)
+            lines.append(f'<tfoot><tr><td colspan="{width}">{note}</td></tr></tfoot>')
+        lines.append("</table>")
+        return "\n".join(lines)
+
+    def _spans(self, level: int) -> Iterator[tuple[str, int]]:
+        """Names at a level of columns, and how many columns each is over."""
+        for names, group in itertools.groupby(self.columns, lambda names: names[: level + 1]):
+            yield names[-1], len(list(group))
+
+
+def _markdown_value(value: Value) -> str:
+    text = _markdown(value.text)
+    text = {"best": f"**{text}**", "second": f"*{text}*", "worst": f"{text} ▼"}.get(
+        value.rank or "", text
+    )
+    return text + _markdown(value.mark) + (f" ({_markdown(value.note)})" if value.note else "")
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", _line(text))
+
+
+#: Backgrounds of ranks in LaTeX, RGB in hexadecimal.
+COLOURS: dict[Rank, str] = {
+    "best": "B7E1CD",
+    "second": "DCEFD3",
+    "third": "FFF2CC",
+    "worst": "F4CCCC",
+}
+
+
+def _latex_value(value: Value) -> str:
+    text = _latex(value.text)
+    if value.rank == "best":
+        text = rf"\textbf{{{text}}}"
+    elif value.rank == "second":
+        text = rf"\underline{{{text}}}"
+    colour = rf"\cellcolor[HTML]{{{COLOURS[value.rank]}}}" if value.rank else ""
+    mark = rf"\textsuperscript{{{_latex(value.mark)}}}" if value.mark else ""
+    note = rf" {{\scriptsize({_latex(value.note)})}}" if value.note else ""
+    return f"{colour}{text}{mark}{note}"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"\ensuremath{\pm}",
+    "−": r"\ensuremath{-}",
+    "×": r"\ensuremath{\times}",
+    "≤": r"\ensuremath{\le}",
+    "≥": r"\ensuremath{\ge}",
+    "→": r"\ensuremath{\to}",
+    "ρ": r"\ensuremath{\rho}",
+    "τ": r"\ensuremath{\tau}",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "–": "--",
+    **{character: rf"\{character}" for character in "{}$&#_%"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in _line(text))
+
+
+def _html_value(value: Value) -> str:
+    kind = f' class="{value.rank}"' if value.rank else ""
+    mark = f"<sup>{html.escape(value.mark)}</sup>" if value.mark else ""
+    note = f' <span class="note">({html.escape(value.note)})</span>' if value.note else ""
+    return f"<td{kind}>{html.escape(value.text)}{mark}{note}</td>"
+
+
+def _line(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())
