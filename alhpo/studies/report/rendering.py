@@ -112,7 +112,7 @@ class StudyTable:
             lines.append(" & ".join(cells) + r" \\")
             ends = list(itertools.accumulate((width for _, width in spans), initial=1))
             if not last:
-                rules = zip(ends[:-1], ends[1:], strict=True)
+                rules = itertools.pairwise(ends)
                 lines.append("".join(rf"\cmidrule(lr){{{a + 1}-{b}}}" for a, b in rules))
         lines.append(r"\midrule")
         for name, row in zip(self.rows, self.values, strict=True):
@@ -138,16 +138,15 @@ class StudyTable:
         """Long form with a header, one line per value that is there.
 
         The columns: ``table`` (the key), ``row``, ``column_1`` and so on from the outermost
-        level in, ``value``, ``std``, ``n``, ``rank``, ``mark``, ``note``, ``text``. Numbers have all
-        their digits; what there is not is empty.
+        level in, ``value``, ``std``, ``n``, ``rank``, ``mark``, ``note``, ``text``. Numbers have
+        all their digits; what there is not is empty.
         """
         levels = len(self.columns[0]) if self.columns else 0
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(
-            ["table", "row", *(f"column_{level + 1}" for level in range(levels))]
-            + ["value", "std", "n", "rank", "mark", "note", "text"]
-        )
+        names = [f"column_{level + 1}" for level in range(levels)]
+        about = ["value", "std", "n", "rank", "mark", "note", "text"]
+        writer.writerow(["table", "row", *names, *about])
         for row, values in zip(self.rows, self.values, strict=True):
             for column, one in zip(self.columns, values, strict=True):
                 if one.text != NOTHING:
@@ -234,7 +233,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    "[": "{[}",  # after a line's end it would be an argument
     "±": r"\ensuremath{\pm}",
     "−": r"\ensuremath{-}",
     "×": r"\ensuremath{\times}",
