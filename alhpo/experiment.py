@@ -14,26 +14,31 @@ A run's state is what is on disk, so that a killed run is continued by the same 
     fit/cycle_000/        the model fitted last
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
+    first_query.png       the first images that the first query picked
     run.json              written at the end
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import ConfigSpace as CS
+import torch
 import yaml
+from PIL import Image, PngImagePlugin
 
 from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
-from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
 from alhpo.hyperparameters import Hyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
@@ -49,6 +54,9 @@ from alhpo.types import (
     Evaluation,
     RunResult,
 )
+
+#: Images of a query that are kept as a picture, and the white columns between them.
+PICTURED, GAP = 16, 2
 
 
 class Observer(Protocol):
@@ -201,6 +209,7 @@ class _Run:
     def _take_up(self, learner: ActiveLearner) -> None:
         """Bring the learner to where the records end."""
         last = self.records[-1]
+        self._picture_first_query(learner.dataset)
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
         if self.config.start == "warm" and not last.diverged:
@@ -222,8 +231,19 @@ class _Run:
                 queried = self._query(learner, min(config.acquisition_size, remaining), diverged)
         self._record(learner, "cycle", cycle, search, tuned, test, diverged, queried)
         if queried:
+            self._picture_first_query(learner.dataset)
             learner.answer()
         learner.pool.export(self.path / "queried_indices.json")
+
+    def _picture_first_query(self, dataset: ImageDataset) -> None:
+        file = self.path / "first_query.png"
+        queried = self.records[0].queried[:PICTURED]
+        if not queried or file.exists():
+            return
+        try:
+            write_picture(file, dataset, queried)
+        except Exception as error:  # it is for people to look at; no run depends on it
+            warnings.warn(f"No picture of the first query: {error!r}", stacklevel=2)
 
     def _final(self, learner: ActiveLearner) -> None:
         """The search after the last cycle, and the model retrained with what it found."""
@@ -348,8 +368,7 @@ class _Run:
                 test = learner.fit(configuration, checkpoint_path=folder, callback=progress)
                 return test, False
             except DivergedError:
-                classes = learner.dataset.num_classes
-                return Evaluation(1 / classes, math.log(classes), 0), True
+                return Evaluation.uniform(learner.dataset.num_classes), True
 
     def _storage(self, cycle: int) -> Path | None:
         if self.config.storage_dir is None:
@@ -389,7 +408,7 @@ class _Run:
             configuration=search.configuration,
             tuned=tuned,
             validation=search.validation,
-            test={"accuracy": test.accuracy, "nll": test.nll},
+            test=test.scores,
             epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
             queried=queried,
             diverged=diverged,
@@ -412,6 +431,25 @@ class _Run:
             yield
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
+    """Write images of the pool side by side, at their own size, as a PNG.
+
+    Its texts "indices" and "classes" are JSON lists: the images' places in the pool and the names
+    of their classes (empty without labels).
+    """
+    rows = torch.tensor(list(indices))
+    images = dataset.images[rows]
+    white = images.new_full((images.shape[1], GAP, images.shape[3]), 255)
+    strip = torch.cat([part for image in images for part in (white, image)][1:], dim=1)
+    labels = [] if dataset.labels is None else dataset.labels[rows].tolist()
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("indices", json.dumps(rows.tolist()))
+    texts.add_itxt("classes", json.dumps([dataset.classes[label] for label in labels]))
+    picture = Image.fromarray((strip.squeeze(2) if strip.shape[2] == 1 else strip).numpy())
+    with atomic_path(file) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=texts)
 
 
 def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
