@@ -328,7 +328,7 @@ class ActiveLearner:
             callback: called with the number of epochs trained so far, after every epoch.
 
         Returns:
-            Accuracy and NLL on the evaluation split (n = 0 and NaN where there is none).
+            How it does on the evaluation split (n = 0 and NaN where there is none).
 
         Raises:
             ConfigurationError: an illegal configuration, or no labels yet.
@@ -398,9 +398,9 @@ class ActiveLearner:
         self._fitted = self.compute.place(model)
 
     def evaluate(self) -> Evaluation:
-        """Accuracy and NLL of the fitted model on the evaluation split."""
+        """How the fitted model does on the evaluation split."""
         if not len(self.dataset.eval_images):
-            return Evaluation(float("nan"), float("nan"), 0)
+            return Evaluation.nothing()
         if self._eval_images is None:
             self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
         return evaluate(self.model, self._eval_images, self.compute)

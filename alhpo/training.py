@@ -19,6 +19,8 @@ from alhpo.seeding import Key, isolated_torch_rng
 from alhpo.types import ConfigurationError, Evaluation
 
 Precision = Literal["auto", "float32", "bfloat16"]
+#: Equal-width bins of the expected calibration error (Guo et al. 2017 use 15).
+ECE_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -218,17 +220,67 @@ def _inference(model: nn.Module, compute: Compute) -> Iterator[None]:
         model.train(training)
 
 
-def evaluate(model: nn.Module, images: DeviceImages, compute: Compute) -> Evaluation:
-    """Accuracy and mean negative log-likelihood on labelled images, unaugmented."""
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
-    nll = torch.zeros((), dtype=torch.float64, device=images.device)
+@dataclass(frozen=True)
+class ImageScores:
+    """How a model does on each of n labelled images; float64, on the device.
+
+    Attributes:
+        correct: (n,) 1 where the label is the class of the largest output, else 0.
+        nll: (n,) negative log-likelihood of the label, in nats.
+        brier: (n,) squared distance of the probabilities from the one-hot label.
+        confidence: (n,) the largest probability.
+    """
+
+    correct: torch.Tensor
+    nll: torch.Tensor
+    brier: torch.Tensor
+    confidence: torch.Tensor
+
+    def mean(self, weights: torch.Tensor | None = None) -> Evaluation:
+        """The mean over the images.
+
+        Args:
+            weights: (n,) float64 of each image, not negative, with a positive sum; the mean is
+                divided by that sum. None weighs all alike.
+        """
+        n = len(self.correct)
+        share = torch.full_like(self.nll, 1 / n) if weights is None else weights / weights.sum()
+        upper_edges = (self.confidence.nan_to_num() * ECE_BINS).ceil()
+        bins = upper_edges.clamp(1, ECE_BINS)[:, None] == self._bin_numbers()
+        gaps = (share * (self.correct - self.confidence))[:, None] * bins
+        accuracy = self.correct.sum() / n if weights is None else (share * self.correct).sum()
+        nll = self.nll.sum() / n if weights is None else (share * self.nll).sum()
+        scores = (accuracy, nll, (share * self.brier).sum(), gaps.sum(0).abs().sum())
+        accuracy, nll, brier, ece = torch.stack(scores).tolist()
+        return Evaluation(accuracy, nll, n, brier, ece)
+
+    def _bin_numbers(self) -> torch.Tensor:
+        return torch.arange(1, ECE_BINS + 1, device=self.confidence.device)
+
+
+def score_images(model: nn.Module, images: DeviceImages, compute: Compute) -> ImageScores:
+    """How the model does on each labelled image, unaugmented, from one pass."""
+    parts: list[tuple[torch.Tensor, ...]] = []
     with _inference(model, compute):
         for inputs, labels in images.blocks():
             assert labels is not None
             logits = model(inputs).float()
-            correct += (logits.argmax(1) == labels).sum()
-            nll += F.cross_entropy(logits, labels, reduction="none").double().sum()
-    return Evaluation(int(correct) / len(images), float(nll) / len(images), len(images))
+            probabilities = logits.double().softmax(1)
+            errors = probabilities - F.one_hot(labels, probabilities.shape[1])
+            parts.append(
+                (
+                    (logits.argmax(1) == labels).double(),
+                    F.cross_entropy(logits, labels, reduction="none").double(),
+                    errors.square().sum(1),
+                    probabilities.amax(1),
+                )
+            )
+    return ImageScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def evaluate(model: nn.Module, images: DeviceImages, compute: Compute) -> Evaluation:
+    """How the model does on labelled images in the mean, unaugmented, from one pass."""
+    return score_images(model, images, compute).mean()
 
 
 def predict(

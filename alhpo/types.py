@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,11 +51,34 @@ class Evaluation:
         accuracy: share of images classified correctly, in [0, 1].
         nll: mean negative log-likelihood of the true label, in nats.
         n: number of images.
+        brier: mean over the images of the squared distance of the predicted probabilities from the
+            one-hot label, Σ_c (p_c − y_c)², in [0, 2] (Brier 1950).
+        ece: expected calibration error of the predicted class, in [0, 1]: over 15 equal-width bins
+            of its probability, the mean distance of accuracy and probability, weighted with the
+            images in the bin (Guo et al., On Calibration of Modern Neural Networks, eq. 3).
     """
 
     accuracy: float
     nll: float
     n: int
+    brier: float
+    ece: float
+
+    @classmethod
+    def uniform(cls, num_classes: int) -> Evaluation:
+        """What the uniform prediction scores, as which diverged training counts: a guess that is
+        right once in ``num_classes`` times, and says so, so that its calibration error is 0."""
+        return cls(1 / num_classes, math.log(num_classes), 0, 1 - 1 / num_classes, 0.0)
+
+    @classmethod
+    def nothing(cls) -> Evaluation:
+        """That of no images: NaN everywhere."""
+        return cls(math.nan, math.nan, 0, math.nan, math.nan)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """``accuracy``, ``nll``, ``brier`` and ``ece``, as a record holds them."""
+        return {"accuracy": self.accuracy, "nll": self.nll, "brier": self.brier, "ece": self.ece}
 
 
 class StochasticPasses(Protocol):
@@ -147,11 +171,12 @@ class CycleRecord:
         tuned: whether a search ran in this cycle.
         validation: ``accuracy``, ``nll`` (means over the validation splits) and ``epoch`` of the
             configuration at its best epoch, or None where it was not measured or diverged.
-        test: ``accuracy`` and ``nll`` of the final fit on the evaluation split.
+        test: ``accuracy``, ``nll``, ``brier`` and ``ece`` of the final fit on the evaluation split
+            (records of older versions lack the last two).
         epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
         queried: pool indices chosen at the end of this cycle, in order.
         diverged: the final fit diverged; it then counts as the uniform prediction (accuracy 1/C,
-            NLL log C), and the query was made at random.
+            NLL log C, Brier score 1 − 1/C, calibration error 0), and the query was made at random.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import random
 import signal
@@ -68,6 +69,7 @@ def test_records_of_a_fixed_run(few_digits, tmp_path):
         assert set(record.validation) == {"accuracy", "nll", "epoch"}
         assert 0 <= record.test["accuracy"] <= 1
         assert record.test["nll"] > 0
+        assert 0 < record.test["brier"] < 2 and 0 < record.test["ece"] < 1
         assert set(record.seconds) >= {"hpo", "fit"}
     queried = json.loads((result.path / "queried_indices.json").read_text())
     assert [len(indices) for indices in queried.values()] == [12, 10, 10, 5]
@@ -188,7 +190,9 @@ def test_diverging_baseline_goes_on_and_says_so(few_digits, tmp_path):
     assert [record.n_labeled for record in records] == [12, 22, 32, 37]
     for record in records:
         assert record.diverged
-        assert record.test["accuracy"] == pytest.approx(0.1)
+        assert record.test == pytest.approx(
+            {"accuracy": 0.1, "nll": math.log(10), "brier": 0.9, "ece": 0.0}
+        )
 
 
 class Killed(BaseException):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,13 +19,15 @@ from alhpo.models import ModelSpec, build_model, weights_hash
 from alhpo.testing.process_state import global_seed, process_left_alone
 from alhpo.training import (
     Compute,
+    ImageScores,
     evaluate,
     learning_rate,
     make_optimizer,
     predict,
+    score_images,
     train_epoch,
 )
-from alhpo.types import ConfigurationError
+from alhpo.types import ConfigurationError, Evaluation
 
 CPU = torch.device("cpu")
 PLAIN = Compute(CPU, "float32", False)
@@ -356,6 +358,123 @@ def test_evaluate_over_several_blocks():
     assert found.n == 3001
     assert found.accuracy == pytest.approx(accuracy_score(labels, p.argmax(1)), abs=1e-12)
     assert found.nll == pytest.approx(log_loss(labels, p), rel=1e-5)
+
+
+def calibration_error(p, labels, weights=None):
+    """Guo et al.'s eq. 3, bin by bin: m covers ((m - 1) / 15, m / 15]."""
+    confidence, correct = p.max(1), p.argmax(1) == labels
+    weights = np.ones(len(p)) if weights is None else weights
+    error = 0.0
+    for m in range(1, 16):
+        inside = (confidence > (m - 1) / 15) & (confidence <= m / 15)
+        if weights[inside].sum() > 0:
+            accuracy = np.average(correct[inside], weights=weights[inside])
+            mean = np.average(confidence[inside], weights=weights[inside])
+            error += weights[inside].sum() / weights.sum() * abs(accuracy - mean)
+    return error
+
+
+def squared_errors(p, labels):
+    return ((p - np.eye(p.shape[1])[labels]) ** 2).sum(1)
+
+
+def test_calibration_on_digits_is_that_of_the_definition(digits):
+    model = small_model()
+    train(model, digits, hyperparameters(), 3)
+    found = evaluate(model, digits, PLAIN)
+    p, labels = probabilities(model, digits), digits.labels.numpy()
+    assert found.brier == pytest.approx(squared_errors(p, labels).mean(), abs=1e-9)
+    assert found.ece == pytest.approx(calibration_error(p, labels), abs=1e-9)
+    assert found.ece > 0.01  # else the comparison says little
+    assert found.scores == {
+        "accuracy": found.accuracy,
+        "nll": found.nll,
+        "brier": found.brier,
+        "ece": found.ece,
+    }
+
+
+def fixed_outputs(logits, labels):
+    """A model with these outputs, and images for it: image i has the value i."""
+    n = len(labels)
+    assert n < 256
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None]
+
+    class Table(nn.Module):
+        def forward(self, inputs):
+            return torch.as_tensor(logits)[(inputs.flatten() * 255).round().long()]
+
+    source = DeviceImages(images, torch.as_tensor(labels), InputFormat((0.0,), (1.0,)), CPU)
+    return Table(), source
+
+
+def test_two_classes_are_scikit_learns_brier_score():
+    """Over both classes the sum is twice the score of one."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(60, 2)).astype(np.float32)
+    labels = generator.integers(0, 2, 60)
+    found = evaluate(*fixed_outputs(logits, labels), PLAIN)
+    p = torch.from_numpy(logits).double().softmax(1).numpy()[:, 1]
+    assert found.brier == pytest.approx(2 * brier_score_loss(labels, p), abs=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 15, 30])
+def test_closed_forms_of_calibration(classes):
+    """The uniform prediction, one that is sure and right, one that is sure and wrong."""
+    labels = np.arange(60) % classes
+    balanced = labels[: 60 // classes * classes]
+    uniform = evaluate(*fixed_outputs(np.zeros((60, classes), np.float32), balanced), PLAIN)
+    diverged = Evaluation.uniform(classes)
+    for name in ("accuracy", "nll", "brier", "ece"):
+        assert getattr(diverged, name) == pytest.approx(getattr(uniform, name), abs=1e-6)
+    assert uniform.brier == pytest.approx(1 - 1 / classes)
+    sure = 1000 * np.eye(classes, dtype=np.float32)
+    right = evaluate(*fixed_outputs(sure[labels], labels), PLAIN)
+    assert (right.accuracy, right.brier, right.ece) == (1, 0, 0)
+    wrong = evaluate(*fixed_outputs(sure[(labels + 1) % classes], labels), PLAIN)
+    assert (wrong.accuracy, wrong.brier) == (0, 2) and wrong.ece == pytest.approx(1)
+
+
+def test_no_images_and_outputs_that_are_not_finite_have_no_scores():
+    nothing = Evaluation.nothing()
+    assert nothing.n == 0 and all(math.isnan(value) for value in nothing.scores.values())
+    logits = np.zeros((4, 3), np.float32)
+    logits[2] = np.nan
+    found = evaluate(*fixed_outputs(logits, [0, 0, 0, 0]), PLAIN)
+    assert all(math.isnan(value) for value in (found.nll, found.brier, found.ece))
+
+
+@given(
+    st.integers(2, 6), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0.1, 1, 5, 40])
+)
+def test_scores_of_any_outputs_and_weights(classes, n, seed, scale):
+    generator = np.random.default_rng(seed)
+    logits = (generator.normal(size=(n, classes)) * scale).astype(np.float32)
+    labels = generator.integers(0, classes, n)
+    scores = score_images(*fixed_outputs(logits, labels), PLAIN)
+    p = torch.from_numpy(logits).double().softmax(1).numpy()
+    weights = generator.exponential(size=n) * (generator.random(n) < 0.7)
+    weights[generator.integers(n)] += 0.1
+    for given_weights in (None, weights):
+        w = None if given_weights is None else torch.from_numpy(given_weights)
+        found = scores.mean(w)
+        assert found.n == n
+        assert found.accuracy == pytest.approx(
+            np.average(p.argmax(1) == labels, weights=given_weights), abs=1e-9
+        )
+        nll = -torch.from_numpy(logits).double().log_softmax(1).numpy()[np.arange(n), labels]
+        assert found.nll == pytest.approx(
+            np.average(nll, weights=given_weights), rel=1e-5, abs=1e-6
+        )
+        assert found.brier == pytest.approx(
+            np.average(squared_errors(p, labels), weights=given_weights), abs=1e-9
+        )
+        assert found.ece == pytest.approx(calibration_error(p, labels, given_weights), abs=1e-9)
+        assert 0 <= found.brier <= 2 and 0 <= found.ece <= 1
+    whole = torch.ones(n, dtype=torch.float64)
+    assert scores.mean(whole * 7).scores == pytest.approx(scores.mean().scores)
+    doubled = ImageScores(*(getattr(scores, name).repeat(2) for name in scores.__annotations__))
+    assert doubled.mean().scores == pytest.approx(scores.mean().scores)
 
 
 def test_predictions_are_those_that_are_evaluated(digits, resnet):
