@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from alhpo.studies.config import Cell, StudyConfig
+from alhpo.config import RunConfig, TuneConfig
+from alhpo.files import Journal
+from alhpo.studies.config import Cell, StudyConfig, expand, load_study
+from alhpo.tuning.record import SearchJournal
+from alhpo.types import CycleRecord, DataError
+from alhpo.validation import get_validation
 
 State = Literal["finished", "unfinished", "failed", "missing"]
+
+#: What a row says of the cell it comes from.
+PLACE = ["cell", "dataset", "model", "strategy", "seed", "repetition", "setting"]
+#: The column names of what active learning and of what a search after it found.
+ACTIVE, TUNED, WITHIN = "AL", "BO", "BO in the run"
+
+SCORES = ["accuracy", "nll", "brier", "ece"]
+SPENT = ["epochs_hpo", "epochs_fit", "images", "seconds"]
+RECORD = ["n_labeled", "configuration", *SCORES, "validation", "diverged", *SPENT]
+CURVES = [*PLACE, "kind", "cycle", *RECORD]
+TUNINGS = [*PLACE, "tuning", "validation_scheme", *RECORD]
+TRIALS = [
+    *PLACE,
+    *["tuning", "validation_scheme", "n_labeled", "metric_name"],
+    *["configuration_id", "configuration", "epoch", "selected", "metric", "accuracy", "nll"],
+    *["accuracy_unweighted", "nll_unweighted", "test_accuracy", "test_nll"],
+]
 
 
 @dataclass(frozen=True)
@@ -35,27 +62,33 @@ class CellState:
 class StudyResults:
     """A study and everything its cells have recorded.
 
-    All frames have the columns ``cell`` (index of the cell), ``dataset``, ``model``, ``strategy``,
-    ``seed``, ``setting`` (the names on all other axes of the grid, in words, which make the
-    groups of columns in tables) and one column per axis of the grid, with the names that the
-    values have there.
+    All frames have the columns ``cell`` (index of the cell), ``dataset``, ``model``, ``strategy``
+    (the names on these axes, or the configured), ``seed`` (the run's), ``repetition`` (the seed,
+    and a tuning's own where there is an axis of it: what pairs of values have in common) and
+    ``setting`` (the names on all other axes of the grid, in words, which head the groups of
+    columns in tables; "" without such axes); and besides one column per axis of the grids, with
+    "run." or "tune." before its name.
 
     Attributes:
         study: its settings.
         path: its folder, where it lies now.
-        cells: all of its cells, whether they have begun or not.
-        curves: one row per run and cycle: ``kind`` ("cycle" or "final"), ``cycle``, ``n_labeled``,
-            ``accuracy`` (share), ``nll``, ``brier``, ``ece``, ``validation`` (accuracy),
-            ``diverged``; and what the run had spent by then: ``epochs_hpo``, ``epochs_fit``,
-            ``images`` (epochs times images trained on), ``seconds``.
-        tuned: one row per finished tuning of a labelled pool: ``tuning`` (the names on the axes
-            of the tuning's grid, in words), ``n_labeled``, ``validation_scheme`` and the columns
-            of ``curves``, but for what was spent by this tuning alone; ``configuration``.
-        trials: one row per configuration that a tuning trained to the end: ``tuning``,
-            ``n_labeled``, ``validation_scheme``, ``metric_name``, ``configuration_id``,
-            ``configuration``, ``epoch``, ``metric``, ``accuracy``, ``nll``,
-            ``accuracy_unweighted``, ``nll_unweighted``, ``test_accuracy``, ``test_nll``,
-            ``selected``; NaN for what was not measured.
+        cells: all of its cells, whether they have begun or not; a cell's index is its place.
+        curves: one row per run and record: ``kind`` ("cycle" or "final"), ``cycle``,
+            ``n_labeled``, ``configuration`` (a mapping), ``accuracy`` (share), ``nll``, ``brier``,
+            ``ece``, ``validation`` (accuracy), ``diverged``; and what the run had spent by then:
+            ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often as it was),
+            ``seconds``.
+        tuned: one row per finished tuning of a labelled pool: ``tuning`` ("BO" and the names on
+            the axes of the tuning's grid), ``validation_scheme``, and the columns of ``curves``
+            from ``n_labeled`` on, with what this tuning spent.
+        trials: one row per configuration that a tuning trained to the end, finished or not:
+            ``tuning``, ``validation_scheme``, ``n_labeled``, ``metric_name`` and ``metric`` (what
+            was maximised), ``configuration_id``, ``configuration``, ``epoch``, ``selected``
+            (whether it is what the tuning chose), ``accuracy``, ``nll``, ``accuracy_unweighted``,
+            ``nll_unweighted`` (of validation), ``test_accuracy``, ``test_nll``; NaN for what was
+            not measured.
+        expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
+            at their last number of labels: ``PLACE``, ``column``, ``n_labeled``.
         settings: the values of ``setting`` in the order of the grid.
         tunings: those of ``tuning``.
         strategies: those of ``strategy``.
@@ -67,6 +100,7 @@ class StudyResults:
     curves: pd.DataFrame
     tuned: pd.DataFrame
     trials: pd.DataFrame
+    expected: pd.DataFrame
     settings: tuple[str, ...]
     tunings: tuple[str, ...]
     strategies: tuple[str, ...]
@@ -76,6 +110,26 @@ class StudyResults:
         """How many cells are."""
         return sum(one.state == "finished" for one in self.cells)
 
+    @functools.cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """All test results in one frame, one row per record of a run or a tuning.
+
+        The columns are ``PLACE``, ``column`` ("AL" for cycles, "BO in the run" for the retraining
+        that ``hpo="final"`` adds, else the tuning's name), ``n_labeled`` and the scores.
+        """
+        kinds = self.curves["kind"].map({"cycle": ACTIVE, "final": WITHIN})
+        parts = [self.curves.assign(column=kinds), self.tuned.assign(column=self.tuned["tuning"])]
+        columns = [*PLACE, "column", "n_labeled", *SCORES, *SPENT]
+        filled = [part[columns] for part in parts if len(part)]
+        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+
+    def run_of(self, index: int) -> RunConfig:
+        """The settings of a run, or of the run whose pool a tuning is of."""
+        cell = self.cells[index].cell
+        config = cell.config if cell.run is None else self.cells[cell.run].cell.config
+        assert isinstance(config, RunConfig)
+        return config
+
 
 def load_study_results(folder: str | Path) -> StudyResults:
     """Read a study's folder, wherever it lies now and however far it is.
@@ -84,4 +138,206 @@ def load_study_results(folder: str | Path) -> StudyResults:
         ConfigurationError: no study in the folder, or settings that cannot be used.
         DataError: a file of a cell that cannot be read.
     """
-    raise NotImplementedError
+    path = Path(folder).expanduser()
+    study = load_study(path, output_dir=str(path))
+    cells = expand(study)
+    places = _places(cells)
+    names = _tuning_names([cell for cell in cells if cell.kind == "tune"])
+    states: list[CellState] = []
+    curves: list[dict[str, Any]] = []
+    tuned: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
+    expected: list[dict[str, Any]] = []
+    for cell, place in zip(cells, places, strict=True):
+        config = cell.config
+        if isinstance(config, RunConfig):
+            rows = _curve(cell.path, config)
+            curves += [place | row for row in rows]
+            columns = [ACTIVE, WITHIN] if config.hpo == "final" else [ACTIVE]
+            labels = config.budget
+        else:
+            what = {"tuning": names[cell.index], "validation_scheme": config.validation}
+            record = _tuning_record(cell.path / "tune.json")
+            rows = [] if record is None else [_record_row(record, config)]
+            tuned += [place | what | row for row in rows]
+            trials += [place | what | row for row in _trials(cell.path, config, record)]
+            columns, labels = [names[cell.index]], config.labels
+        expected += [place | {"column": column, "n_labeled": labels} for column in columns]
+        states.append(_state(cell, len(rows)))
+    return StudyResults(
+        study=study,
+        path=path,
+        cells=tuple(states),
+        curves=_frame(curves, CURVES),
+        tuned=_frame(tuned, TUNINGS),
+        trials=_frame(trials, TRIALS),
+        expected=_frame(expected, [*PLACE, "column", "n_labeled"]),
+        settings=tuple(dict.fromkeys(place["setting"] for place in places)),
+        tunings=tuple(dict.fromkeys(names.values())),
+        strategies=tuple(dict.fromkeys(place["strategy"] for place in places)),
+    )
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows as a frame that has at least these columns, and those first."""
+    others = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    return pd.DataFrame(list(rows), columns=[*columns, *others])
+
+
+def _places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The columns that say of each cell where it is in the study."""
+    runs = [cell for cell in cells if cell.kind == "run"]
+    axes = _heading([c.coordinates for c in runs], {"dataset", "model", "strategy", "seed"})
+    places = []
+    for cell in cells:
+        run = cell if cell.run is None else cells[cell.run]
+        config, names = run.config, run.coordinates
+        assert isinstance(config, RunConfig)
+        data = Path(config.dataset)
+        seeds = [str(config.seed), *filter(None, [cell.coordinates.get("tune.seed")])]
+        place = {
+            "cell": cell.index,
+            "dataset": data.name if data.is_absolute() else config.dataset,
+            "model": config.model,
+            "strategy": config.strategy,
+            "setting": _words(names, axes),
+        }
+        place |= {name: names[name] for name in ("dataset", "model", "strategy") if name in names}
+        place |= {f"run.{name}": value for name, value in names.items()}
+        place |= {k: v for k, v in cell.coordinates.items() if k.startswith("tune.")}
+        places.append(place | {"seed": config.seed, "repetition": "/".join(seeds)})
+    return places
+
+
+def _tuning_names(tunings: Sequence[Cell]) -> dict[int, str]:
+    """What each tuning's column is called, by the cell's index."""
+    points = [
+        {
+            name.removeprefix("tune."): value
+            for name, value in cell.coordinates.items()
+            if name.startswith("tune.")
+        }
+        for cell in tunings
+    ]
+    axes = _heading(points, {"seed"})
+    return {
+        cell.index: " ".join(filter(None, [TUNED, _words(point, axes)]))
+        for cell, point in zip(tunings, points, strict=True)
+    }
+
+
+def _heading(points: Sequence[Mapping[str, str]], others: set[str]) -> list[str]:
+    """The axes that head columns: those that vary, or all where none does."""
+    axes = [name for name in (points[0] if points else {}) if name not in others]
+    return [name for name in axes if len({point[name] for point in points}) > 1] or axes
+
+
+def _words(point: Mapping[str, str], axes: Iterable[str]) -> str:
+    """Values on axes; a bare number or switch with the name of its axis."""
+    return ", ".join(
+        point[axis]
+        if any(map(str.isalpha, point[axis])) and point[axis] not in ("True", "False")
+        else f"{axis} {point[axis]}"
+        for axis in axes
+    )
+
+
+def _state(cell: Cell, records: int) -> CellState:
+    failed = cell.path / "failed.txt"
+    if cell.finished:
+        return CellState(cell, "finished", records)
+    if failed.exists():
+        lines = failed.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return CellState(cell, "failed", records, lines[-1].strip() if lines else "")
+    begun = cell.path.is_dir() and any(entry.is_file() for entry in cell.path.iterdir())
+    return CellState(cell, "unfinished" if begun else "missing", records)
+
+
+def _curve(path: Path, config: RunConfig) -> list[dict[str, Any]]:
+    """The records of a run, with what it had spent by each."""
+    journal = Journal(path / "cycles.jsonl")
+    rows = []
+    spent = np.zeros(len(SPENT))
+    for line, entry in enumerate(journal.read(), start=1):
+        row = _record_row(_record(entry, f"{journal.path}, line {line}"), config)
+        spent = spent + [row[name] for name in SPENT]
+        rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
+    return rows
+
+
+def _tuning_record(file: Path) -> CycleRecord | None:
+    if not file.exists():
+        return None
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON: {error}") from error
+    return _record(entry, str(file))
+
+
+def _record(entry: Any, where: str) -> CycleRecord:
+    try:
+        return CycleRecord.from_dict(entry)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{where} is no record: {error!r}") from error
+
+
+def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> dict[str, Any]:
+    hpo, fit = (int(record.epochs.get(part, 0)) for part in ("hpo", "fit"))
+    n = record.n_labeled
+    return {
+        "kind": record.kind,
+        "cycle": record.cycle,
+        "n_labeled": n,
+        "configuration": dict(record.configuration),
+        **{name: _number(record.test.get(name)) for name in SCORES},
+        "validation": _number((record.validation or {}).get("accuracy")),
+        "diverged": record.diverged,
+        "epochs_hpo": hpo,
+        "epochs_fit": fit,
+        "images": fit * n + (hpo * _images_per_search_epoch(config.validation, n) if hpo else 0),
+        "seconds": float(sum(record.seconds.values())),
+    }
+
+
+@functools.lru_cache
+def _images_per_search_epoch(scheme: str, n: int) -> int:
+    """Images that the models of all splits train on in an epoch, of ``n`` labelled ones."""
+    splits = get_validation(scheme).splits(np.zeros(n, dtype=int), np.random.default_rng(0))
+    return sum(len(split[0]) for split in splits)
+
+
+def _trials(path: Path, config: TuneConfig, record: CycleRecord | None) -> list[dict[str, Any]]:
+    """The configurations that a tuning's search trained to the end, in order."""
+    rows = []
+    for file in sorted(path.glob("hpo/experiment_*/journal.jsonl")):
+        for suggestion in SearchJournal(Journal(file)).read().suggestions:
+            ids = suggestion.configuration_ids
+            known = dict(zip(ids, suggestion.configurations, strict=True))
+            for outcome in suggestion.outcomes:
+                if outcome.epoch == config.max_epochs:
+                    configuration, result = known[outcome.configuration_id], outcome.result
+                    measured = {name: _number(result.get(name)) for name in TRIALS[-6:]}
+                    rows.append(
+                        {
+                            "n_labeled": config.labels,
+                            "metric_name": config.metric,
+                            "configuration_id": outcome.configuration_id,
+                            "configuration": configuration,
+                            "epoch": outcome.epoch,
+                            "selected": record is not None and _same(configuration, record),
+                            "metric": _number(outcome.metric),
+                            **measured,
+                        }
+                    )
+    return rows
+
+
+def _same(configuration: Mapping[str, Any], record: CycleRecord) -> bool:
+    """Whether a configuration of the space is the one in the record, which has all values."""
+    chosen = record.configuration
+    return all(chosen.get(name) == value for name, value in configuration.items())
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
