@@ -1,12 +1,13 @@
 """Deep active learning with hyperparameter optimisation in the loop."""
 
-from alhpo.config import RunConfig
+from alhpo.config import RunConfig, TuneConfig
 from alhpo.datasets import ImageDataset
 from alhpo.experiment import run_experiment
 from alhpo.hyperparameters import Hyperparameters, hpo4dl_space, load_space, paper_space
 from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
 from alhpo.objective import Objective
+from alhpo.pool_tuning import TuneResult, tune_pool
 from alhpo.protocols import Optimizer, Strategy, ValidationScheme
 from alhpo.stochastic import DropoutPasses, TensorPasses
 from alhpo.strategies import (
@@ -60,6 +61,8 @@ __all__ = [
     "RunResult",
     "Strategy",
     "TensorPasses",
+    "TuneConfig",
+    "TuneResult",
     "Tuner",
     "TunerError",
     "ValidationScheme",
@@ -74,4 +77,5 @@ __all__ = [
     "run_experiment",
     "run_strategy",
     "strategy_names",
+    "tune_pool",
 ]

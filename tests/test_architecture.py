@@ -30,6 +30,7 @@ LAYERS = {
     4: ["trainer", "provenance"],
     5: ["objective"],
     6: ["learner", "config", "report"],
+    6.5: ["steps"],
     7: ["experiment", "pool_tuning", "testing"],  # testing: anything below experiment
     7.5: ["progress"],
     8: ["studies"],

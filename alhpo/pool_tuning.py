@@ -1,0 +1,368 @@
+"""Hyperparameter optimisation on the labelled pool that active learning left.
+
+The protocol of Huseljic et al., Role of Hyperparameters in Deep Active Learning (IAL@ECML-PKDD
+2023), after its active learning: the pool's own hyperparameters are the first trial, a search
+spends what is left of the budget, the configuration that is best after full training is trained
+once more on the whole labelled pool, and evaluated once. The model may be another than the one
+that chose the pool.
+
+The state is what is on disk, so that a killed tuning is continued by the same call:
+
+    config.yaml         the settings
+    dataset.json        sizes, classes and hash of the data
+    sessions.jsonl      versions, device and threads of every start
+    hpo/experiment_*/   the tuner's: the pool's own hyperparameters, and the search
+    fit/                the model trained on the whole labelled pool, until it is recorded
+    tune.json           written at the end: the record
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.datasets import ImageDataset
+from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.learner import ActiveLearner
+from alhpo.pool import Pool, read_queried_indices
+from alhpo.provenance import check_dataset, session
+from alhpo.seeding import derive_seed
+from alhpo.steps import (
+    Observer,
+    Silent,
+    Stopwatch,
+    constants,
+    fitted,
+    load_data,
+    need_evaluation_split,
+    results_within,
+    searched,
+    validation_of,
+)
+from alhpo.types import ConfigurationError, CycleRecord, LabelError
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished tuning.
+
+    Attributes:
+        path: its folder.
+        record: what it found, of kind "tuned".
+        resumed: whether some or all of it was there before.
+    """
+
+    path: Path
+    record: CycleRecord
+    resumed: bool
+
+
+def tune_config(pool: str | Path, **settings: Any) -> TuneConfig:
+    """The settings of a tuning: of the run that left the pool, wherever ``settings`` says nothing.
+
+    Args:
+        pool: a run's folder; or a ``queried_indices.json``, for which the defaults hold.
+        settings: see ``TuneConfig``. Its ``hyperparameters`` go over those of the run.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, or no pool there.
+    """
+    _check_there(Path(pool).expanduser())
+    file = Path(pool).expanduser() / "config.yaml"
+    if not file.exists():
+        return TuneConfig.create(settings, {"pool": str(pool)})
+    run = RunConfig.create(read_config_file(file))
+    given = settings.get("hyperparameters") or {}
+    if not isinstance(given, Mapping):
+        return TuneConfig.of_run(run, pool, **settings)  # says what is wrong
+    hyperparameters = {**run.hyperparameters, **given}
+    return TuneConfig.of_run(run, pool, **{**settings, "hyperparameters": hyperparameters})
+
+
+def tune_pool(
+    config: TuneConfig | Mapping[str, Any],
+    *,
+    dataset: ImageDataset | None = None,
+    observer: Observer | None = None,
+) -> TuneResult:
+    """Tune on a labelled pool as configured, or continue or return what was tuned before.
+
+    The first trial is the pool's own hyperparameters, trained to the end: those of the run's
+    record at this number of labels, with what ``config.hyperparameters`` has otherwise than the
+    run over them; for a ``queried_indices.json``, ``config.hyperparameters``. They need not lie in
+    the space. Hyperparameters outside the space keep these values in all trials.
+
+    Among the trials that were trained to the end, the one with the best validation metric after
+    its last epoch is chosen (among all trials, where none was); the earlier of equal ones.
+
+    Args:
+        config: the settings, or a mapping of them, which says where they differ from those of the
+            run that left the pool.
+        dataset: instead of loading ``config.dataset``, which then only names it.
+        observer: is told of the progress.
+
+    Returns:
+        The folder of the tuning, and its record.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, such as a number of labels that the pool
+            does not have, before anything is trained.
+        DataError: a data set that cannot be loaded, or is not the one the pool was labelled in.
+        LabelError: the pool's file does not fit the data set.
+        RunLockedError: another process works in the folder.
+        TunerError: no trial succeeded.
+    """
+    if not isinstance(config, TuneConfig):
+        settings = dict(config)
+        if "pool" not in settings:
+            TuneConfig.create(settings)  # says what is missing
+        config = tune_config(settings.pop("pool"), **settings)
+    path, pool = config.path, None
+    if not (path / "tune.json").exists():  # everything is checked before there is a folder
+        dataset = dataset or load_data(config)
+        pool = _read_pool(config, dataset)
+    with exclusive(path):
+        if pool is None or dataset is None or (path / "tune.json").exists():
+            _drop_checkpoints(path)
+            content = json.loads((path / "tune.json").read_text(encoding="utf-8"))
+            return TuneResult(path, CycleRecord.from_dict(content), resumed=True)
+        return _Tuning(config, path, pool, dataset, observer or Silent()).complete()
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A labelled pool, cut off at a number of labels.
+
+    Attributes:
+        cycles: indices and labels acquired in each cycle, in order.
+        own: the pool's own hyperparameters.
+    """
+
+    cycles: Sequence[tuple[list[int], list[int]]]
+    own: Hyperparameters
+
+
+class _Tuning:
+    def __init__(
+        self, config: TuneConfig, path: Path, pool: _Pool, dataset: ImageDataset, observer: Observer
+    ) -> None:
+        self.config = config
+        self.path = path
+        self._pool = pool
+        self._dataset = dataset
+        self._observer = observer
+        self._watch = Stopwatch()
+        self._cycle = len(pool.cycles) - 1
+
+    def complete(self) -> TuneResult:
+        config = self.config
+        resumed = (self.path / "sessions.jsonl").exists()
+        learner = self._begin()
+        self._observer.started(config, self.path, 0, 1)
+        with self._watch.timed("hpo"):
+            rows = self._search(learner)
+        chosen = _best(rows, config.max_epochs)
+        hp = Hyperparameters.create(self._pool.own.model_dump(), chosen["configuration"])
+        with self._watch.timed("fit"):
+            test, diverged = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
+        record = CycleRecord(
+            kind="tuned",
+            cycle=self._cycle,
+            n_labeled=learner.n_labeled,
+            configuration=hp.model_dump(),
+            tuned=True,
+            validation=validation_of(chosen),
+            test=test.scores,
+            epochs={"hpo": len(rows), "fit": config.max_epochs},
+            diverged=diverged,
+            seconds=self._watch.seconds,
+        )
+        write_json(self.path / "tune.json", record.to_dict())
+        _drop_checkpoints(self.path)
+        self._observer.recorded(record)
+        return TuneResult(self.path, record, resumed)
+
+    def _begin(self) -> ActiveLearner:
+        config = self.config
+        check_dataset(self.path / "dataset.json", self._dataset)
+        learner = ActiveLearner(
+            self._dataset,
+            config.model,
+            "random",
+            seed=config.seed,
+            hyperparameters=self._pool.own.model_dump(),
+            space=config.space,
+            validation=config.validation,
+            metric=config.metric,
+            max_epochs=config.max_epochs,
+            pretrained=config.pretrained,
+            cifar_stem=config.cifar_stem,
+            input_size=config.input_size,
+            dropout=config.dropout,
+            device=config.device,
+            precision=config.precision,
+        )
+        for cycle, (indices, labels) in enumerate(self._pool.cycles):
+            learner.pool.tell(indices, labels, cycle)
+        write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
+        Journal(self.path / "sessions.jsonl").append(session(learner.compute))
+        return learner
+
+    def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:
+        """The rows of all trials: of the pool's own hyperparameters, then of the search."""
+        config = self.config
+        shared: dict[str, Any] = {
+            "settings": config,
+            "folder": self.path / "hpo",
+            "seed": derive_seed(config.seed, "tune", config.labels),
+            "storage": self._storage(),
+        }
+        own = learner.objective(space=constants(self._pool.own))
+        objective = learner.objective()
+        before = 0
+
+        def progress(spent: int, row: dict[str, Any]) -> None:
+            note = f"validation {row['metric']:.3f}"
+            total = config.max_budget
+            self._observer.progressed(self._cycle, "search", before + spent, total, note)
+
+        first, _ = searched(own, budget=config.max_epochs, alone=True, callback=progress, **shared)
+        before = first.epochs_spent
+        search, _ = searched(
+            objective,
+            budget=config.max_budget - before,
+            observed=results_within(objective.configuration_space, [first.experiment_path]),
+            callback=progress,
+            **shared,
+        )
+        return [*first.results, *search.results]
+
+    def _fit_progress(self, epoch: int) -> None:
+        total, note = self.config.max_epochs, f"on {self.config.labels} labels"
+        self._observer.progressed(self._cycle, "fit", epoch, total, note)
+
+    def _storage(self) -> Path | None:
+        if self.config.storage_dir is None:
+            return None
+        return Path(self.config.storage_dir).expanduser() / self.config.name
+
+
+def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:
+    """The row of the configuration to keep: see ``tune_pool``."""
+    trained = [row for row in rows if row.get("diverged") is False]
+    ended = [row for row in trained if row["epoch"] == max_epochs]
+    measured = [row for row in rows if "diverged" in row]  # the others failed
+    return max(ended or trained or measured, key=lambda row: row["metric"])
+
+
+def _drop_checkpoints(path: Path) -> None:
+    """Delete what nothing needs once the record is written."""
+    for folder in (path / "fit", *path.glob("hpo/experiment_*/best_trial")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_pool(config: TuneConfig, dataset: ImageDataset) -> _Pool:
+    """The pool at the wanted number of labels; refuses what cannot be tuned on.
+
+    Raises:
+        ConfigurationError: no pool, not with this number of labels, or a budget without a search.
+        DataError: a data set without evaluation images, or another one than the run's.
+        LabelError: labels that are not of this data set.
+    """
+    if config.max_budget <= config.max_epochs:
+        raise ConfigurationError(
+            f"max_budget is {config.max_budget} epochs, of which the pool's own hyperparameters "
+            f"take max_epochs={config.max_epochs}, so that nothing is left to search with. Raise "
+            "max_budget."
+        )
+    need_evaluation_split(dataset)
+    source = Path(config.pool).expanduser()
+    _check_there(source)
+    if source.is_dir():
+        return _read_folder(config, source, dataset)
+    if dataset.labels is None:
+        raise LabelError(
+            f"{source} holds indices only, and data set {dataset.name!r} has no labels for them."
+        )
+    cycles = []
+    for indices in read_queried_indices(source):
+        wrong = [index for index in indices if not 0 <= index < len(dataset)]
+        if wrong:
+            raise LabelError(
+                f"{source} holds the index {wrong[0]}, but the pool of {dataset.name!r} has "
+                f"{len(dataset)} images: it belongs to other data."
+            )
+        cycles.append((indices, dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist()))
+    every = [index for indices, _ in cycles for index in indices]
+    if len(set(every)) < len(every):
+        raise LabelError(f"{source} holds {len(every) - len(set(every))} indices twice.")
+    if len(every) < config.labels:
+        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {len(every)}.")
+    return _Pool(_first(cycles, config.labels), Hyperparameters.create(config.hyperparameters))
+
+
+def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> _Pool:
+    """The pool in the folder of a run, or of an ``ActiveLearner``."""
+    records = [
+        record
+        for record in map(CycleRecord.from_dict, Journal(folder / "cycles.jsonl").read())
+        if record.kind == "cycle"
+    ]
+    if (folder / "dataset.json").exists():
+        check_dataset(folder / "dataset.json", dataset)
+    pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))
+    label = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
+    cycles = [(indices, [label[i] for i in indices]) for indices in pool.by_cycle().values()]
+    if (folder / "config.yaml").exists():
+        reached = [record.n_labeled for record in records]
+    else:
+        reached = list(accumulate(len(indices) for indices, _ in cycles))
+    if config.labels not in reached:
+        raise ConfigurationError(
+            f"labels is {config.labels}, but the cycles of {folder} that are complete have "
+            f"{', '.join(map(str, reached)) or 'none'}. Choose one of these numbers, or let the "
+            "run go on."
+        )
+    own = _own(config, folder, records[reached.index(config.labels)] if records else None)
+    return _Pool(_first(cycles, config.labels), own)
+
+
+def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:
+    """The pool's own hyperparameters, with those that the settings have otherwise."""
+    if record is None:
+        return Hyperparameters.create(config.hyperparameters)
+    run = RunConfig.create(read_config_file(folder / "config.yaml")).hyperparameters
+    given = {n: v for n, v in config.hyperparameters.items() if n not in run or run[n] != v}
+    return Hyperparameters.create(record.configuration, given)
+
+
+def _first(
+    cycles: Sequence[tuple[list[int], list[int]]], n: int
+) -> list[tuple[list[int], list[int]]]:
+    """The first ``n`` labels, cycle by cycle."""
+    kept = []
+    for indices, labels in cycles:
+        if n > 0:
+            kept.append((indices[:n], labels[:n]))
+        n -= len(indices)
+    return kept
+
+
+def _check_there(source: Path) -> None:
+    """Refuse a pool that is neither a folder with labels nor a JSON file."""
+    if (source / "labels.jsonl").is_file() or (source.is_file() and source.suffix == ".json"):
+        return
+    raise ConfigurationError(
+        f"No labelled pool at {source}: give the folder of a run (it has a labels.jsonl), or a "
+        "queried_indices.json as dal-toolbox writes it."
+    )
