@@ -6,6 +6,7 @@ operation, whose result is already in channels-last order.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -62,6 +63,15 @@ class DeviceImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the images and labels: a hash of their shape and values, in order."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for part in (self.images, self.labels):
+            if part is not None:
+                digest.update(part.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """All images in order, unaugmented, as (B, C, H, W) float32 with their labels."""

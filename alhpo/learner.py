@@ -283,6 +283,7 @@ class ActiveLearner:
         validation: str | ValidationScheme | None = None,
         metric: Metric | None = None,
         on_divergence: Divergence = "worst",
+        measure_test: bool = False,
     ) -> Objective:
         """This cycle's training as a resumable objective with HPO4DL's contract.
 
@@ -293,13 +294,22 @@ class ActiveLearner:
             validation: instead of the learner's scheme.
             metric: instead of the learner's metric.
             on_divergence: metric of diverged training: "worst" (0) or "nan".
+            measure_test: measure fully trained models on the evaluation split too, for the record
+                alone: to judge validation by it, never to choose by it.
 
         Raises:
-            ConfigurationError: too few labels for the scheme, or an illegal argument.
+            ConfigurationError: too few labels for the scheme, no evaluation split to measure, or
+                an illegal argument.
         """
         enable_on_numpy2()
         if max_epochs is not None:
             self.max_epochs = max_epochs
+        test = self._evaluation_images() if measure_test else None
+        if measure_test and test is None:
+            raise ConfigurationError(
+                f"measure_test is on, but data set {self.dataset.name!r} has no evaluation split. "
+                "Give eval_images, or leave measure_test off."
+            )
         return Objective(
             self._task("objective"),
             space=self.space if space is None else space,
@@ -307,6 +317,7 @@ class ActiveLearner:
             validation=self.validation if validation is None else get_validation(validation),
             metric=metric or self._metric,
             on_divergence=on_divergence,
+            test=test,
         )
 
     def fit(
@@ -399,11 +410,10 @@ class ActiveLearner:
 
     def evaluate(self) -> Evaluation:
         """How the fitted model does on the evaluation split."""
-        if not len(self.dataset.eval_images):
-            return Evaluation.nothing()
-        if self._eval_images is None:
-            self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
-        return evaluate(self.model, self._eval_images, self.compute)
+        images = self._evaluation_images()
+        return (
+            Evaluation.nothing() if images is None else evaluate(self.model, images, self.compute)
+        )
 
     def predict(self, indices: Sequence[int] | np.ndarray | None = None) -> PoolOutputs:
         """Logits and penultimate features of pool images under the fitted model.
@@ -430,6 +440,11 @@ class ActiveLearner:
         assert self.dataset.labels is not None
         for cycle, indices in enumerate(read_queried_indices(Path(path))):
             self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
+
+    def _evaluation_images(self) -> DeviceImages | None:
+        if self._eval_images is None and len(self.dataset.eval_images):
+            self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
+        return self._eval_images
 
     def _input_format(
         self, size: tuple[int, int] | None, settings: Mapping[str, Any]

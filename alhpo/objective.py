@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import ConfigSpace as CS
 
+from alhpo.batches import DeviceImages
 from alhpo.checkpoints import FILE_NAME
 from alhpo.files import content_hash
 from alhpo.hyperparameters import Hyperparameters, check_space, load_space
@@ -41,6 +42,7 @@ class Objective:
         metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. The mean over
             the splits is returned; both lie in [0, 1], higher is better.
         on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
+        test: images that fully trained models are measured on besides, for the record alone.
         live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
             checkpoint is written in any case before a result is returned.
 
@@ -65,6 +67,7 @@ class Objective:
         validation: ValidationScheme,
         metric: Metric = "accuracy",
         on_divergence: Divergence = "worst",
+        test: DeviceImages | None = None,
         live_bytes: int = 2**30,
     ) -> None:
         if metric not in ("accuracy", "likelihood"):
@@ -78,6 +81,7 @@ class Objective:
         self._task = task
         self._metric: Metric = metric
         self._worst = 0.0 if on_divergence == "worst" else math.nan
+        self._test = test
         self._scheme = validation.name
         self._required = _unconditional(self.configuration_space)
         for hyperparameter in self.configuration_space.values():
@@ -94,16 +98,17 @@ class Objective:
     @property
     def identity(self) -> str:
         """A hash of everything that determines the results; tuners name their folders by it."""
-        return content_hash(
-            {
-                **self._task.identity,
-                "augmentation": self._task.augmentation,
-                "validation": self._scheme,
-                "metric": self._metric,
-                "worst": repr(self._worst),
-                "fixed": self._fixed,
-            }
-        )
+        values = {
+            **self._task.identity,
+            "augmentation": self._task.augmentation,
+            "validation": self._scheme,
+            "metric": self._metric,
+            "worst": repr(self._worst),
+            "fixed": self._fixed,
+        }
+        if self._test is not None:  # rows without it keep the identity they always had
+            values["test"] = self._test.digest
+        return content_hash(values)
 
     def hyperparameters(self, configuration: Mapping[str, Any]) -> Hyperparameters:
         """All hyperparameters of a configuration of the space, the fixed ones filled in.
@@ -142,7 +147,9 @@ class Objective:
         Returns:
             One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
             the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
-            ``accuracy``, ``nll`` and ``train_loss`` are None.
+            ``accuracy``, ``nll`` and ``train_loss`` are None. Where the objective measures the
+            test, the dict of the last epoch, ``max_epochs``, has ``test_accuracy`` and
+            ``test_nll`` too, likewise.
 
         Raises:
             ConfigurationError: an illegal configuration or pair of epochs.
@@ -191,6 +198,23 @@ class Objective:
             **scores,
             "split_accuracy": per_split,
             "diverged": trainer.diverged,
+            **self._tested(trainer),
+        }
+
+    def _tested(self, trainer: Trainer) -> dict[str, float | None]:
+        """What the record of a fully trained trial says of the test; None where its training
+        diverged, or its outputs on these images are not finite."""
+        if self._test is None or trainer.epoch < self.max_epochs:
+            return {}
+        results: list[Evaluation] = []
+        if not trainer.diverged:
+            compute = self._task.compute
+            results = [evaluate(model, self._test, compute) for model in trainer.models]
+        if not results or not all(math.isfinite(result.nll) for result in results):
+            return {"test_accuracy": None, "test_nll": None}
+        return {
+            "test_accuracy": sum(result.accuracy for result in results) / len(results),
+            "test_nll": sum(result.nll for result in results) / len(results),
         }
 
     def _trainer(self, hp: Hyperparameters, previous_epoch: int, folder: Path) -> Trainer:

@@ -169,6 +169,51 @@ def test_evaluation_split_has_no_influence(few_digits, tmp_path):
     assert rows[0] == rows[1]
 
 
+def test_measuring_the_test_is_recorded_at_the_end_and_changes_nothing_else(few_digits, tmp_path):
+    learner = learner_of(few_digits, max_epochs=3, validation="kfold:2")
+    plain = learner.objective()(CONFIGURATION, 3, 0, tmp_path / "plain")
+    rows = learner.objective(measure_test=True)(CONFIGURATION, 3, 0, tmp_path / "whole")
+    assert [row["epoch"] for row in rows if "test_accuracy" in row] == [3]
+    last = rows[-1]
+    accuracy, nll = last.pop("test_accuracy"), last.pop("test_nll")
+    assert rows == plain
+    assert_same_weights(tmp_path / "plain", tmp_path / "whole")
+    # resumed from the checkpoint by another objective, also one that did not measure before
+    learner.objective()(CONFIGURATION, 2, 0, tmp_path / "part")
+    (row,) = learner.objective(measure_test=True)(CONFIGURATION, 3, 2, tmp_path / "part")
+    assert (row["test_accuracy"], row["test_nll"]) == (accuracy, nll)
+    learner.restore(tmp_path / "part")  # the model of the first split
+    measured = [learner.evaluate()]
+    tensors, start = weights(tmp_path / "part"), "1.model."
+    second = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+    learner.model.load_state_dict(second)
+    measured.append(learner.evaluate())
+    assert accuracy == pytest.approx(np.mean([one.accuracy for one in measured]))
+    assert nll == pytest.approx(np.mean([one.nll for one in measured]))
+
+
+def test_what_measures_the_test_has_an_identity_of_its_own(few_digits, tmp_path):
+    from dataclasses import replace
+
+    learner = learner_of(few_digits)
+    plain, on = learner.objective(), learner.objective(measure_test=True)
+    assert plain.identity == learner.objective(measure_test=False).identity != on.identity
+    turned = replace(few_digits, eval_labels=few_digits.eval_labels.flip(0))
+    assert learner_of(turned).objective().identity == plain.identity
+    assert learner_of(turned).objective(measure_test=True).identity != on.identity
+    none = replace(few_digits, eval_images=few_digits.eval_images[:0], eval_labels=torch.tensor([]))
+    with pytest.raises(ConfigurationError, match=r"measure_test is on.*no evaluation split"):
+        learner_of(none).objective(measure_test=True)
+
+
+def test_diverged_training_has_no_test_result(few_digits, tmp_path):
+    learner = learner_of(few_digits, max_epochs=2)
+    hot = {"lr": 1e25, "weight_decay": 0.0}
+    rows = learner.objective(measure_test=True)(hot, 2, 0, tmp_path / "trial")
+    assert rows[-1]["diverged"] and "test_nll" not in rows[0]
+    assert (rows[-1]["test_accuracy"], rows[-1]["test_nll"]) == (None, None)
+
+
 @pytest.fixture
 def started(few_digits, tmp_path):
     """A learner, and a trial trained to epoch 2."""
