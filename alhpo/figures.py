@@ -53,8 +53,8 @@ def learning_curves(summary: Sequence[Group], path: str | Path) -> Figure:
     for axes, (names, groups) in zip(grid, panels.items(), strict=False):
         for group in groups:
             _draw(axes, group, strokes[group.mode] | {"color": colours[group.strategy]})
-        axes.set_title(_plain(", ".join(names)), fontsize=10, loc="left", weight="bold")
-        _finish(axes, np.unique([point.n_labeled for group in groups for point in group.curve]))
+        axes.set_title(plain(", ".join(names)), fontsize=10, loc="left", weight="bold")
+        finish(axes, np.unique([point.n_labeled for group in groups for point in group.curve]))
     for axes in grid[len(panels) :]:
         axes.remove()
     figure.suptitle(_title(summary), fontsize=11, x=0.01, ha="left")
@@ -90,7 +90,7 @@ def _draw(axes: Axes, group: Group, style: dict[str, Any]) -> None:
     mean = 100 * np.array([point.accuracy_mean for point in group.curve])
     std = 100 * np.array([point.accuracy_std for point in group.curve])
     shown = np.linspace(0, len(labels) - 1, min(len(labels), MOST_MARKERS)).round().astype(int)
-    axes.plot(labels, mean, **style, markevery=shown.tolist(), label=_plain(group.label))
+    axes.plot(labels, mean, **style, markevery=shown.tolist(), label=plain(group.label))
     axes.fill_between(
         labels, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0, zorder=1
     )
@@ -108,23 +108,30 @@ def _draw(axes: Axes, group: Group, style: dict[str, Any]) -> None:
         error = 100 * group.final.accuracy_std
         if np.isfinite(error):
             axes.errorbar(x, y, yerr=error, color=style["color"], capsize=3, zorder=4)
-        axes.plot(x, y, **_star(style["color"]), zorder=5)
+        axes.plot(x, y, **star(style["color"]), zorder=5)
 
 
-def _finish(axes: Axes, ticks: np.ndarray) -> None:
+def finish(axes: Axes, ticks: np.ndarray, quantity: str = "test accuracy (%)") -> None:
+    """Name the axes of a panel over numbers of labels, and draw its grid."""
     axes.set_xlabel("labels")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(quantity)
     if len(ticks) <= MOST_TICKS:
         axes.set_xticks(ticks)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True))
+    bare(axes)
+
+
+def bare(axes: Axes) -> None:
+    """A light grid behind what is drawn, and no frame at the top and the right."""
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _star(colour: str) -> dict[str, Any]:
+def star(colour: str) -> dict[str, Any]:
+    """The style of a retrained model."""
     return {
         "color": colour,
         "linestyle": "none",
@@ -148,13 +155,13 @@ def _add_legend(
     entries += [("\nHPO", heading)]
     entries += [(name, Line2D([], [], color="0.35", **s)) for name, s in strokes.items()]
     if any(group.final for group in summary):
-        entries += [("retrained with tuned HPs", Line2D([], [], **_star("0.35")))]
+        entries += [("retrained with tuned HPs", Line2D([], [], **star("0.35")))]
     if any(point.seeds < group.seeds for group in summary for point in group.curve):
         hollow = Line2D([], [], color="0.35", linestyle="none", marker="o", markerfacecolor="white")
         entries += [("hollow: fewer seeds", hollow)]
     legend = figure.legend(
         handles=[handle for _, handle in entries],
-        labels=[_plain(text) for text, _ in entries],
+        labels=[plain(text) for text, _ in entries],
         loc="outside right upper",
         fontsize=8.5,
         frameon=False,
@@ -173,6 +180,6 @@ def _title(summary: Iterable[Group]) -> str:
     return f"Test accuracy, mean ± standard deviation over {count} seeds"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")
