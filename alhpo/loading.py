@@ -69,21 +69,9 @@ def load_dataset(
     ):
         if value is not None and value < 1:
             raise DataError(f"{label} is {value}; it must be at least 1.")
-    if name == "digits":
-        train, held_out = _digits(), None
-    elif name.startswith(TIMM_PREFIXES):
-        folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
-        train = _timm_source(name, folder, train_split, download)
-        held_out = _timm_source(name, folder, eval_split, download)
-    else:
-        train, held_out = _folder_sources(name, train_split, eval_split)
-    if held_out is None:
-        kept, held = evaluation_split(train.count, eval_fraction)
-        train, held_out = train.pick(kept), train.pick(held)
-    elif train.classes is not None:
-        held_out = held_out.with_classes(train.classes)
-    train, held_out = train.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
-
+    train, held_out = _sources(
+        name, root, train_split, eval_split, download, eval_fraction, pool_size, eval_size
+    )
     shape = _common_shape(train, image_size)
     try:
         images, labels = _decode(train, shape, held_out.count, strict=image_size is None)
@@ -105,6 +93,64 @@ def load_dataset(
         train.paths,
         "crop" if name == "digits" else "crop-flip",
     )
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """What is known of a data set without decoding it.
+
+    Attributes:
+        pool: number of pool images.
+        evaluation: number of evaluation images.
+        shape: (height, width, channels) of an image.
+        classes: number of classes.
+    """
+
+    pool: int
+    evaluation: int
+    shape: tuple[int, int, int]
+    classes: int
+
+
+#: Sizes of data sets that can be told before they are downloaded.
+PUBLIC_SIZES = {
+    "torch/cifar10": DatasetSize(50_000, 10_000, (32, 32, 3), 10),
+    "torch/cifar100": DatasetSize(50_000, 10_000, (32, 32, 3), 100),
+    "torch/svhn": DatasetSize(73_257, 26_032, (32, 32, 3), 10),
+}
+
+
+def dataset_size(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    train_split: str = "train",
+    eval_split: str = "validation",
+    image_size: int | None = None,
+    pool_size: int | None = None,
+    eval_size: int | None = None,
+) -> DatasetSize:
+    """The size of a data set as ``load_dataset`` would load it, without downloading or decoding it.
+
+    Args: see ``load_dataset``.
+
+    Raises:
+        DataError: not found, not readable, or not downloaded yet and none of ``PUBLIC_SIZES``.
+    """
+    if name in PUBLIC_SIZES and (train_split, eval_split) == ("train", "validation"):
+        known = PUBLIC_SIZES[name]
+        return DatasetSize(
+            min(known.pool, pool_size or known.pool),
+            min(known.evaluation, eval_size or known.evaluation),
+            (image_size, image_size, known.shape[2]) if image_size else known.shape,
+            known.classes,
+        )
+    train, held_out = _sources(
+        name, root, train_split, eval_split, False, 0.2, pool_size, eval_size
+    )
+    classes = train.classes
+    n_classes = len(classes) if classes else 1 + max(train.get(i)[1] for i in range(train.count))
+    return DatasetSize(train.count, held_out.count, _common_shape(train, image_size), n_classes)
 
 
 @dataclass(frozen=True)
@@ -146,6 +192,33 @@ class _Source:
             return image, target[label]
 
         return replace(self, get=relabelled, classes=list(classes))
+
+
+def _sources(
+    name: str,
+    root: str | Path | None,
+    train_split: str,
+    eval_split: str,
+    download: bool,
+    eval_fraction: float,
+    pool_size: int | None,
+    eval_size: int | None,
+) -> tuple[_Source, _Source]:
+    """The pool and the evaluation split, still to be decoded."""
+    if name == "digits":
+        train, held_out = _digits(), None
+    elif name.startswith(TIMM_PREFIXES):
+        folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
+        train = _timm_source(name, folder, train_split, download)
+        held_out = _timm_source(name, folder, eval_split, download)
+    else:
+        train, held_out = _folder_sources(name, train_split, eval_split)
+    if held_out is None:
+        kept, held = evaluation_split(train.count, eval_fraction)
+        train, held_out = train.pick(kept), train.pick(held)
+    elif train.classes is not None:
+        held_out = held_out.with_classes(train.classes)
+    return train.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
 
 
 def _folder_sources(name: str, train_split: str, eval_split: str) -> tuple[_Source, _Source | None]:

@@ -127,7 +127,9 @@ def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
         ConfigurationError: no such file or study, or settings that cannot be used.
     """
     path = Path(file)
-    if (path / "study.yaml").is_file():
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    if (path / "study.yaml").is_file():  # the folder may have been moved
+        overrides = {"output_dir": str(path)} | overrides
         path = path / "study.yaml"
     if path.is_file():
         values = read_config_file(path)
@@ -140,7 +142,7 @@ def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
             f"with alhpo: {', '.join(shipped_studies())}."
             f"{suggestion(str(file), shipped_studies())}"
         )
-    values |= {name: value for name, value in overrides.items() if value is not None}
+    values |= overrides
     return parse(StudyConfig, values, "study setting")
 
 

@@ -1,0 +1,172 @@
+"""What the cells of a study cost: epochs and images, counted; time, from a short measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alhpo.config import RunConfig, TuneConfig
+from alhpo.datasets import ImageDataset
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.learner import ActiveLearner
+from alhpo.loading import DatasetSize, dataset_size
+from alhpo.strategies import get_strategy, strategy_needs
+from alhpo.studies.config import Cell, run_sizes
+from alhpo.validation import get_validation
+
+#: Steps of training that are measured.
+MEASURED_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is to be computed at most: a search may stop early, and a strategy may train, too.
+
+    Attributes:
+        epochs: of training, as records count them: an epoch of a search trains one model for
+            each of its validation splits.
+        trained: images through forward and backward passes.
+        predicted: images through forward passes only.
+    """
+
+    epochs: int = 0
+    trained: int = 0
+    predicted: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.epochs + other.epochs,
+            self.trained + other.trained,
+            self.predicted + other.predicted,
+        )
+
+    def seconds(self, speed: Speed) -> float:
+        """The time it takes at a speed."""
+        return self.trained / speed.trained + self.predicted / speed.predicted
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second.
+
+    Attributes:
+        trained: through forward and backward passes and the optimizer's step.
+        predicted: through forward passes only.
+    """
+
+    trained: float
+    predicted: float
+
+
+def cell_size(cell: Cell) -> DatasetSize:
+    """The size of a cell's data set.
+
+    Raises:
+        DataError: not found, or neither downloaded nor of a known size.
+    """
+    config = cell.config
+    return dataset_size(
+        config.dataset,
+        root=config.data_dir,
+        train_split=config.train_split,
+        eval_split=config.val_split,
+        image_size=config.image_size,
+        pool_size=config.pool_size,
+        eval_size=config.eval_size,
+    )
+
+
+def cell_cost(cell: Cell, data: DatasetSize) -> Cost:
+    """What a cell computes on a data set of this size."""
+    if isinstance(cell.config, RunConfig):
+        return _run_cost(cell.config, data)
+    return _tuning_cost(cell.config, data)
+
+
+def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
+    """What the speed of a cell depends on."""
+    config = cell.config
+    batch = Hyperparameters.create(config.hyperparameters).batch_size
+    model = (config.model, config.cifar_stem, config.input_size)
+    return (*model, config.device, config.precision, batch, data.shape, data.classes)
+
+
+def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
+    """Time a few steps of a cell's training, and a prediction, on random images.
+
+    It takes some seconds; torch's present number of threads counts.
+    """
+    config = cell.config
+    batch = Hyperparameters.create(config.hyperparameters).batch_size
+    n = MEASURED_STEPS * batch
+    images = torch.randint(
+        256, (n, *data.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels = torch.arange(n) % data.classes
+    classes = tuple(map(str, range(data.classes)))
+    dataset = ImageDataset("random", images, labels, images[:0], labels[:0], classes)
+    learner = ActiveLearner(
+        dataset,
+        config.model,
+        "random",
+        hyperparameters={"batch_size": batch},
+        cifar_stem=config.cifar_stem,
+        input_size=config.input_size,
+        device=config.device,
+        precision=config.precision,
+    )
+    learner.label_initial(n)
+    ends: list[float] = []
+    learner.fit(max_epochs=2, callback=lambda _: ends.append(time.perf_counter()))  # 1st warms up
+    learner.predict(np.arange(batch))
+    start = time.perf_counter()
+    learner.predict()
+    return Speed(n / (ends[1] - ends[0]), n / (time.perf_counter() - start))
+
+
+def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
+    total = Cost()
+    sizes = run_sizes(config)
+    needs = strategy_needs(get_strategy(config.strategy))
+    for cycle, n in enumerate(sizes):
+        if config.searches(cycle):
+            total += _search_cost(config, n, config.max_budget)
+        elif config.validate_fixed:
+            total += _search_cost(config, n, config.max_epochs)
+        total += _fit_cost(config, n, data)
+        if n < sizes[-1] and needs:
+            total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
+    if config.hpo == "final":
+        total += _search_cost(config, sizes[-1], config.max_budget)
+        total += _fit_cost(config, sizes[-1], data)
+    return total
+
+
+def _tuning_cost(config: TuneConfig, data: DatasetSize) -> Cost:
+    total = _search_cost(config, config.labels, config.max_budget)
+    total += _fit_cost(config, config.labels, data)
+    if config.measure_test:
+        models = len(_splits(config, config.labels))
+        trials = config.max_budget // config.max_epochs
+        total += Cost(predicted=trials * models * data.evaluation)
+    return total
+
+
+def _fit_cost(config: RunConfig | TuneConfig, n: int, data: DatasetSize) -> Cost:
+    return Cost(config.max_epochs, config.max_epochs * n, data.evaluation)
+
+
+def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int) -> Cost:
+    splits = _splits(config, n)
+    trained = sum(len(training) for training, _ in splits)
+    predicted = sum(len(held_out) for _, held_out in splits)
+    return Cost(epochs, epochs * trained, epochs * predicted)
+
+
+def _splits(config: RunConfig | TuneConfig, n: int) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    labels = np.zeros(n, dtype=np.int64)
+    return get_validation(config.validation).splits(labels, np.random.default_rng(0))

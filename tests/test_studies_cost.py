@@ -1,0 +1,98 @@
+"""What a study is said to cost is what its runs record and a hand count of its images."""
+
+import math
+
+import pytest
+
+from alhpo import run_experiment
+from alhpo.loading import DatasetSize, dataset_size, load_dataset
+from alhpo.studies import StudyConfig, expand
+from alhpo.studies.cost import Cost, Speed, cell_cost, cell_size, measure_speed, speed_key
+from alhpo.types import DataError
+
+DATA = DatasetSize(1000, 100, (8, 8, 1), 10)
+SMALL = {
+    **{"dataset": "digits", "model": "resnet10t", "strategy": "random", "max_epochs": 2},
+    **{"initial_size": 12, "acquisition_size": 10, "budget": 30, "pool_size": 60, "eval_size": 20},
+}
+
+
+def costs(settings, data=DATA, **study):
+    cells = expand(StudyConfig(name="s", settings=SMALL | settings, **study))
+    return [cell_cost(cell, data) for cell in cells]
+
+
+def test_fixed_hyperparameters_cost_their_fits_and_evaluations():
+    (cost,) = costs({"validate_fixed": False})
+    assert cost == Cost(epochs=3 * 2, trained=2 * (12 + 22 + 30), predicted=3 * 100)
+
+
+def test_validation_of_fixed_hyperparameters_is_a_training_more():
+    (cost,) = costs({"validation": "holdout:0.5"})
+    assert cost.epochs == 2 * 3 * 2
+    assert cost.trained == 2 * (12 + 22 + 30) + 2 * (6 + 11 + 15)
+    assert cost.predicted == 3 * 100 + 2 * (6 + 11 + 15)
+
+
+def test_a_strategy_that_looks_predicts_its_candidates_and_the_labelled():
+    (all_of_them,) = costs({"validate_fixed": False, "strategy": "badge"})
+    assert all_of_them.predicted == 300 + (1000 - 12 + 12) + (1000 - 22 + 22)
+    (subset,) = costs({"validate_fixed": False, "strategy": "badge", "query_subset": 50})
+    assert subset.predicted == 300 + 50 + 12 + 50 + 22
+
+
+def test_k_folds_train_k_models_in_an_epoch():
+    (cost,) = costs({"hpo": "final", "validate_fixed": False, "validation": "kfold:5"})
+    (without,) = costs({"validate_fixed": False})
+    assert cost.epochs - without.epochs == 100 + 2
+    assert cost.trained - without.trained == 100 * 4 * 30 + 2 * 30
+
+
+def test_a_tuning_costs_its_budget_and_a_retraining():
+    tune = {"labels": [22], "settings": {"max_budget": 7, "validation": "random:0.5x3"}}
+    _, cost = costs({}, tune=tune)
+    assert cost.epochs == 7 + 2
+    assert cost.trained == 7 * 3 * 11 + 2 * 22
+    assert cost.predicted == 7 * 3 * 11 + 100 + 3 * 3 * 100
+    tune["settings"]["measure_test"] = False
+    assert costs({}, tune=tune)[1].predicted == 7 * 3 * 11 + 100
+
+
+@pytest.mark.parametrize("hpo", ["fixed", "per-cycle", "every:2", "final"])
+def test_epochs_are_those_that_a_run_records(hpo, tmp_path):
+    settings = SMALL | {"hpo": hpo, "max_budget": 5, "max_epochs": 1, "optimizer": "random"}
+    study = StudyConfig(name="s", settings=settings, output_dir=str(tmp_path))
+    (cell,) = expand(study)
+    result = run_experiment(cell.config)
+    spent = sum(sum(record.epochs.values()) for record in result.records)
+    assert cell_cost(cell, cell_size(cell)).epochs == spent
+
+
+def test_costs_add_up_and_take_time():
+    total = Cost(1, 100, 30) + Cost(2, 200, 10)
+    assert total == Cost(3, 300, 40)
+    assert math.isclose(total.seconds(Speed(trained=10, predicted=20)), 32)
+
+
+@pytest.mark.parametrize("limits", [{}, {"pool_size": 50, "eval_size": 9, "image_size": 6}])
+def test_the_size_is_that_of_what_is_loaded(limits):
+    size, data = dataset_size("digits", **limits), load_dataset("digits", **limits)
+    assert (size.pool, size.evaluation) == (len(data), len(data.eval_images))
+    assert size.shape == tuple(data.images.shape[1:])
+    assert size.classes == data.num_classes
+
+
+def test_public_sets_have_a_size_before_they_are_downloaded(tmp_path):
+    size = dataset_size("torch/cifar100", root=tmp_path, pool_size=45_000)
+    assert (size.pool, size.evaluation, size.classes) == (45_000, 10_000, 100)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError):
+        dataset_size("torch/fashion_mnist", root=tmp_path)
+
+
+def test_speed_is_measured_and_cells_of_one_speed_share_it():
+    grid = {"seed": [0, 1], "hyperparameters": {"a": {"lr": 0.1}, "b": {"batch_size": 8}}}
+    cells = expand(StudyConfig(name="s", settings=SMALL, grid=grid))
+    assert len({speed_key(cell, DATA) for cell in cells}) == 2
+    speed = measure_speed(cells[0], DATA)
+    assert 0 < speed.trained < speed.predicted
