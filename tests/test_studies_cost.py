@@ -12,8 +12,15 @@ from alhpo.types import DataError
 
 DATA = DatasetSize(1000, 100, (8, 8, 1), 10)
 SMALL = {
-    **{"dataset": "digits", "model": "resnet10t", "strategy": "random", "max_epochs": 2},
-    **{"initial_size": 12, "acquisition_size": 10, "budget": 30, "pool_size": 60, "eval_size": 20},
+    "dataset": "digits",
+    "model": "resnet10t",
+    "strategy": "random",
+    "max_epochs": 2,
+    "initial_size": 12,
+    "acquisition_size": 10,
+    "budget": 30,
+    "pool_size": 60,
+    "eval_size": 20,
 }
 
 
