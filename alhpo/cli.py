@@ -1,4 +1,4 @@
-"""The commands: ``alhpo run`` and ``alhpo report``. Flags and YAML files share one schema."""
+"""The commands. Flags and YAML files share one schema."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from rich.console import Console
 
 from alhpo.config import RunConfig, read_config_file
 from alhpo.experiment import run_experiment
-from alhpo.progress import RichObserver, make_console
+from alhpo.progress import RichObserver, RichStudyObserver, duration, make_console
 from alhpo.report import write_report
 from alhpo.strategies import split_strategy_names
+from alhpo.studies.cell_runner import FAILURE, LOG, run_cell
+from alhpo.studies.config import StudyConfig, load_study
+from alhpo.studies.launch import LAUNCHERS
+from alhpo.studies.scheduler import StudyResult, begin_study, run_study
 from alhpo.types import AlhpoError, ConfigurationError
 
 #: Settings of which several values, separated by commas, make several runs.
@@ -94,6 +98,97 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 
 
 @main.command()
+@click.argument("file", metavar="STUDY")
+@click.option("--output", metavar="DIR", help="Folder of the study, instead of what it says.")
+@click.option(
+    "--launcher",
+    metavar="|".join(LAUNCHERS),
+    default="local",
+    show_default=True,
+    help="Where cells are run.",
+)
+@click.option("--workers", type=int, metavar="N", help="Cells at once; default: what there is.")
+@click.option("--threads", type=int, metavar="N", help="local: threads; default: cores / workers.")
+@click.option("--per-gpu", type=int, metavar="N", help="local: workers on each GPU; default: 1.")
+@click.option("--cpus-per-cell", type=float, metavar="N", help="ray: CPUs of a cell; default: 1.")
+@click.option("--gpus-per-cell", type=float, metavar="N", help="ray: GPUs, or a part of one.")
+@click.option("--address", help="ray: of the cluster; default: RAY_ADDRESS, or this machine.")
+@click.option("--retry", is_flag=True, help="Run failed cells again.")
+@click.option("--cell", type=int, metavar="INDEX", help="Run one cell here, and nothing else.")
+@click.pass_context
+def study(
+    context: click.Context,
+    file: str,
+    output: str | None,
+    launcher: str,
+    retry: bool,
+    cell: int | None,
+    **options: Any,
+) -> None:
+    """Run a grid of runs and tunings, or go on with it.
+
+    STUDY is a YAML file, the folder of a study that was begun, or the name of one that comes with
+    alhpo. Finished cells are skipped, and failed ones unless --retry; several commands on one
+    folder share the work. The exit status is 1 if a cell failed.
+    """
+    config = load_study(file, output_dir=output)
+    console = make_console()
+    options = {name: value for name, value in options.items() if value is not None}
+    if cell is not None:
+        context.exit(_run_one_cell(config, cell, console))
+    in_process = launcher == "in-process"
+    with (
+        RichStudyObserver(console, bar=not in_process) as observer,
+        RichObserver(console, bar=in_process) as cell_observer,
+    ):
+        result = run_study(
+            config,
+            launcher,
+            options=options,
+            retry=retry,
+            observer=observer,
+            cell_observer=cell_observer,
+        )
+    _show_result(result, console)
+    context.exit(0 if result.complete else 1)
+
+
+def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
+    """Run a cell in this process; the exit status."""
+    cells = begin_study(config)
+    if not 0 <= index < len(cells):
+        raise ConfigurationError(
+            f"--cell is {index}; study {config.name!r} has the cells 0 to {len(cells) - 1}."
+        )
+    cell = cells[index]
+    if cell.finished:
+        console.print(f"cell {index}, {cell.title}: finished before", soft_wrap=True)
+        return 0
+    with RichObserver(console) as observer:
+        outcome = run_cell(cell, observer)
+    line = f"cell {index}, {cell.title}: {outcome.status} after {duration(outcome.seconds)}"
+    console.print(line, outcome.message, markup=False, soft_wrap=True)
+    return 0 if outcome.status == "finished" else 1
+
+
+def _show_result(result: StudyResult, console: Console) -> None:
+    """How many cells came to which end, the logs of those that failed, and what to do next."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    counts = {"finished": result.finished, "failed": result.failed, "blocked": result.blocked}
+    say(", ".join(f"{len(cells)} {name}" for name, cells in counts.items() if cells))
+    for cell, message in result.failed:
+        say(f"  failed: cell {cell.index}, {cell.title}: {message}")
+        say(f"    {cell.path / FAILURE}, {cell.path / LOG}")
+    for cell in result.blocked:
+        say(f"  blocked: cell {cell.index}, {cell.title}: its run, cell {cell.run}, failed")
+    if not result.complete:
+        say(f"Again, after a look at these: alhpo study {result.path} --retry")
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; default: FOLDER.")
 def report(folder: Path, output: Path | None) -> None:
@@ -142,14 +237,17 @@ def _assignment(text: str) -> tuple[str, Any]:
 def run_main() -> None:
     """Entry point: errors of alhpo become one line and exit status 2."""
     try:
-        main(standalone_mode=True)
+        sys.exit(main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except AlhpoError as error:
         click.echo(f"alhpo: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that cannot be written
         click.echo(f"alhpo: {error}. What was recorded so far is safe.", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         click.echo("alhpo: interrupted; the same command goes on from here.", err=True)
         sys.exit(130)
 

@@ -1,0 +1,124 @@
+"""One cell of a study: run to its end, its output in a log, a failure on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from alhpo.config import RunConfig
+from alhpo.experiment import run_experiment
+from alhpo.files import exclusive, write_text
+from alhpo.pool_tuning import tune_pool
+from alhpo.progress import Several, log_observer
+from alhpo.steps import Observer, Silent
+from alhpo.studies.config import Cell
+from alhpo.types import AlhpoError, RunLockedError
+
+#: Names of the files beside those of the run or tuning itself.
+LOG, FAILURE = "cell.log", "failed.txt"
+
+Status = Literal["finished", "failed", "elsewhere", "blocked", "lost"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt at a cell.
+
+    Attributes:
+        cell: its index.
+        status: "finished"; "failed" with an error, which is in ``failed.txt``; "elsewhere" where
+            another process has it in work; "blocked" for a tuning whose run has too few labels
+            yet; or "lost" with the process that had it in work.
+        message: one line on what went wrong; empty for a finished cell.
+        seconds: wall-clock seconds of the attempt.
+    """
+
+    cell: int
+    status: Status
+    message: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """The reverse of ``to_json``."""
+        return cls(**json.loads(text))
+
+
+def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
+    """Run a cell, or go on with it; no error of it leaves this function.
+
+    What it shows is appended to ``cell.log``. An error goes to ``failed.txt``, which the next
+    attempt removes.
+
+    Args:
+        cell: the cell.
+        observer: is told of the progress too.
+    """
+    start = time.perf_counter()
+
+    def outcome(status: Status, message: str = "") -> Outcome:
+        return Outcome(cell.index, status, message, time.perf_counter() - start)
+
+    missing = _missing_labels(cell)
+    if missing:
+        return outcome("blocked", missing)
+    try:
+        with exclusive(cell.path):  # asked before anything is loaded, and left for the work
+            pass
+        with suppress(FileNotFoundError):
+            (cell.path / FAILURE).unlink()
+        with log_observer(cell.path / LOG, f"cell {cell.index}: {cell.title}") as log:
+            _work(cell, Several(log, observer or Silent()))
+    except RunLockedError:
+        return outcome("elsewhere", f"another process has {cell.path} in work")
+    except Exception as error:
+        record_failure(cell, traceback.format_exc())
+        return outcome("failed", _line(error))
+    return outcome("finished")
+
+
+def record_failure(cell: Cell, text: str) -> None:
+    """Write ``failed.txt``, as far as the disk lets us: what failed may be the disk."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with suppress(OSError):
+        write_text(cell.path / FAILURE, f"{when} cell {cell.index}: {cell.title}\n{text}\n")
+
+
+def _work(cell: Cell, observer: Observer) -> None:
+    if isinstance(cell.config, RunConfig):
+        run_experiment(cell.config, observer=observer)
+    else:
+        tune_pool(cell.config, observer=observer)
+
+
+def _missing_labels(cell: Cell) -> str:
+    """What a tuning waits for; empty where nothing is in its way."""
+    if isinstance(cell.config, RunConfig) or cell.run is None:
+        return ""
+    queried = Path(cell.config.pool).expanduser() / "queried_indices.json"
+    try:
+        cycles = json.loads(queried.read_text(encoding="utf-8")).values()
+        labels = sum(len(indices) for indices in cycles)
+    except FileNotFoundError:
+        labels = 0
+    if labels >= cell.config.labels:
+        return ""
+    return (
+        f"Cell {cell.index} tunes at {cell.config.labels} labels, but the run of cell {cell.run} "
+        f"has {labels} yet. Run cell {cell.run} first."
+    )
+
+
+def _line(error: Exception) -> str:
+    """An error in one line: the text of those made for people, others with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,32 @@
+"""Cells one after the other in this process."""
+
+from __future__ import annotations
+
+from alhpo.schema import Settings
+from alhpo.steps import Observer
+from alhpo.studies.cell_runner import Outcome, run_cell
+from alhpo.studies.config import Cell
+
+
+class InProcessOptions(Settings):
+    """It has no options: threads are those of this process."""
+
+
+class InProcessLauncher:
+    """For debugging: a debugger sees the cell, and its progress is shown where it runs."""
+
+    capacity = 1
+
+    def __init__(self, options: InProcessOptions, observer: Observer | None = None) -> None:
+        self._observer = observer
+        self._cell: Cell | None = None
+
+    def submit(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        cell, self._cell = self._cell, None
+        return [] if cell is None else [run_cell(cell, self._observer)]
+
+    def close(self) -> None:
+        self._cell = None

@@ -1,0 +1,51 @@
+"""The cores and GPUs that this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+
+#: What sets the number of threads of the libraries that compute.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def physical_cores() -> int:
+    """Physical cores within this process's affinity and its container's quota; at least 1."""
+    logical = psutil.cpu_count() or 1
+    per_core = max(1, logical // (psutil.cpu_count(logical=False) or logical))
+    # cpu_affinity is not there on macOS, where processes cannot be bound to cores
+    affinity = getattr(psutil.Process(), "cpu_affinity", lambda: range(logical))()
+    return max(1, min(len(affinity) // per_core, _quota(logical)))
+
+
+def _quota(logical: int) -> int:
+    """Cores' worth of time that the control group grants."""
+    try:
+        granted, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return int(granted) // int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return logical
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use.
+
+    Counting them initialises no CUDA context here: PyTorch asks the driver's management library.
+    """
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def thread_settings(threads: int) -> dict[str, str]:
+    """The environment of a process that computes with so many threads."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))

@@ -1,0 +1,174 @@
+"""Cells as tasks of Ray, on one machine or on a cluster whose nodes share the study's folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from alhpo.schema import Settings
+from alhpo.studies.cell_runner import Outcome
+from alhpo.studies.config import Cell
+from alhpo.studies.launch.machine import physical_cores, thread_settings
+from alhpo.studies.launch.remote import pack, run_packed
+from alhpo.types import ConfigurationError
+
+#: Bytes of a local cluster's object store: only outcomes pass through it.
+OBJECT_STORE = 128 * 2**20
+
+
+class RayOptions(Settings):
+    """Options of the Ray launcher."""
+
+    address: str | None = Field(
+        None, description="Of the cluster; by default RAY_ADDRESS, else a cluster of this machine."
+    )
+    cpus_per_cell: float = Field(1, gt=0, description="CPUs of a cell, and its threads.")
+    gpus_per_cell: float | None = Field(
+        None, ge=0, description="GPUs of a cell; by default one where the cluster has any."
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Cells at once; by default as many as the cluster has room for."
+    )
+
+
+class RayLauncher:
+    """One task for each cell; its process lives on a node of Ray's choice.
+
+    A cluster that was started here is stopped by ``close``; one that was joined stays.
+    """
+
+    def __init__(self, options: RayOptions, *, gpus: bool = True) -> None:
+        """
+        Args:
+            options: see there.
+            gpus: whether cells may use GPUs.
+
+        Raises:
+            ConfigurationError: Ray is not installed, there is no cluster at the address, or none
+                of its nodes has room for a cell.
+        """
+        self._ray = ray = _import_ray()
+        self._joined = ray.is_initialized()
+        if not self._joined:
+            _connect(ray, options.address or os.environ.get("RAY_ADDRESS"))
+        try:
+            self._need = {"CPU": options.cpus_per_cell, "GPU": options.gpus_per_cell}
+            if options.gpus_per_cell is None:
+                some = gpus and ray.cluster_resources().get("GPU", 0) >= 1
+                self._need["GPU"] = 1.0 if some else 0.0
+            self._workers = options.workers
+            if not self._workers and not self._room():
+                raise ConfigurationError(
+                    f"No node of the Ray cluster has room for a cell: it needs {self._need}, and "
+                    f"the nodes have {self._nodes()}. Lower cpus_per_cell or gpus_per_cell, or "
+                    "give workers if the cluster grows on demand."
+                )
+            self._task = ray.remote(_task).options(
+                num_cpus=self._need["CPU"],
+                num_gpus=self._need["GPU"],
+                max_retries=0,  # the scheduler submits lost cells again, for all launchers
+                runtime_env={"env_vars": thread_settings(max(1, int(options.cpus_per_cell)))},
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._cells: dict[Any, Cell] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Follows a cluster that grows or shrinks."""
+        return self._workers or max(1, self._room())
+
+    def submit(self, cell: Cell) -> None:
+        self._cells[self._task.remote(pack(cell), str(Path.cwd()))] = cell
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        if not self._cells:
+            return []
+        done, _ = self._ray.wait(list(self._cells), timeout=timeout)
+        return [self._outcome(task) for task in done]
+
+    def close(self) -> None:
+        for task in getattr(self, "_cells", ()):
+            with suppress(Exception):  # it may be gone, and so may be the cluster
+                self._ray.cancel(task, force=True)
+        if not self._joined:
+            self._ray.shutdown()
+
+    def _outcome(self, task: Any) -> Outcome:
+        cell = self._cells.pop(task)
+        errors = self._ray.exceptions
+        try:
+            return Outcome.from_json(self._ray.get(task))
+        except errors.RayTaskError as error:  # before the cell began: no such folder, no alhpo
+            return Outcome(cell.index, "failed", f"its Ray task failed: {error}")
+        except errors.RayError as error:
+            return Outcome(cell.index, "lost", f"its Ray task was lost: {type(error).__name__}")
+
+    def _nodes(self) -> list[dict[str, float]]:
+        nodes = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+        return [{name: node.get(name, 0.0) for name in self._need} for node in nodes]
+
+    def _room(self) -> int:
+        """Cells that the nodes hold at once."""
+        needs = {name: amount for name, amount in self._need.items() if amount}
+        return sum(
+            int(min(node[name] / amount for name, amount in needs.items()))
+            for node in self._nodes()
+        )
+
+
+def _task(cell: str, folder: str) -> str:
+    """What runs on a node: relative paths mean there what they mean to the driver."""
+    os.chdir(folder)
+    return run_packed(cell)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Launcher 'ray' needs Ray ({error}). Install it: pip install \"alhpo[ray]\", or use "
+            "launcher local."
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    own: dict[str, Any] = {}
+    if address in (None, "local"):
+        own = {"num_cpus": physical_cores(), "object_store_memory": OBJECT_STORE}
+        own["include_dashboard"] = False
+    try:
+        with _no_usage_statistics():
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **own,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"No Ray cluster at {address or 'local'}: {error}") from error
+
+
+@contextmanager
+def _no_usage_statistics() -> Iterator[None]:
+    """A cluster started within does not report home."""
+    name = "RAY_USAGE_STATS_ENABLED"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,270 @@
+"""A study from its first cell to its last: what can be run is run, whatever becomes of the rest.
+
+The state is what is on disk. A study that was killed is continued by the same call, and several
+calls on one folder, on one machine or on many, share the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+
+from alhpo.config import read_config_file
+from alhpo.files import write_text
+from alhpo.steps import Observer
+from alhpo.studies.cell_runner import FAILURE, LOG, Outcome, record_failure
+from alhpo.studies.config import Cell, StudyConfig, expand
+from alhpo.studies.launch import Launcher, make_launcher
+from alhpo.types import ConfigurationError
+
+#: How often a cell is submitted again after its process died.
+RESUBMISSIONS = 3
+#: Seconds until a cell that another process had in work is tried again.
+PAUSE = 5.0
+
+Settled = Literal["finished", "failed", "blocked"]
+
+
+class StudyObserver(Protocol):
+    """Is told what a study does, for progress displays."""
+
+    def begun(self, path: Path, total: int, done: int, at_once: int) -> None:
+        """``done`` of ``total`` cells need no work; ``at_once`` run at the same time."""
+
+    def settled(
+        self, title: str, status: str, message: str, seconds: float, done: int, left: float | None
+    ) -> None:
+        """A cell is finished, failed or blocked after ``seconds``: ``done`` are. The rest will
+        take about ``left`` seconds, where that can be told."""
+
+    def noted(self, title: str, message: str) -> None:
+        """Something else happened to a cell: its process died and it is submitted again."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What came of a study.
+
+    Attributes:
+        path: its folder.
+        finished: cells run to their end, now or before.
+        failed: cells that ended with an error, now or before, and what it was in one line.
+        blocked: tunings whose run failed.
+    """
+
+    path: Path
+    finished: tuple[Cell, ...]
+    failed: tuple[tuple[Cell, str], ...]
+    blocked: tuple[Cell, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is finished."""
+        return not self.failed and not self.blocked
+
+
+def begin_study(study: StudyConfig) -> list[Cell]:
+    """Write ``study.yaml``, from which the study's folder is read, and return the cells.
+
+    A study may grow or change from one call to the next: cells are named by what they are, so
+    that those it keeps keep their results.
+
+    Raises:
+        ConfigurationError: a setting that cannot be used, or the folder of another study.
+    """
+    cells = expand(study)
+    file = study.path / "study.yaml"
+    settings = study.model_dump(exclude={"output_dir"})
+    before = read_config_file(file) if file.exists() else None
+    if before is not None and before.get("name") != study.name:
+        raise ConfigurationError(
+            f"{study.path} is the folder of the study {before.get('name')!r}, and this one is "
+            f"{study.name!r}. Choose another output_dir."
+        )
+    if before != settings:
+        write_text(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return cells
+
+
+def run_study(
+    study: StudyConfig,
+    launcher: str | Launcher = "local",
+    *,
+    options: Mapping[str, Any] | None = None,
+    retry: bool = False,
+    observer: StudyObserver | None = None,
+    cell_observer: Observer | None = None,
+    pause: float = PAUSE,
+) -> StudyResult:
+    """Run a study, or go on with it.
+
+    Finished cells are skipped, failed ones too unless ``retry``; a failure of one stops no other.
+    Tunings begin when their run is finished. Cells that another process has in work are tried
+    again until they are settled.
+
+    Args:
+        study: the study.
+        launcher: the name of one, or one; it is closed at the end in both cases.
+        options: options of a launcher given by name.
+        retry: run failed cells again.
+        observer: is told of cells.
+        cell_observer: is told of what happens within them, where they run in this process.
+        pause: seconds between attempts at a cell that is in work elsewhere.
+
+    Raises:
+        ConfigurationError: before any cell is run; see ``begin_study`` and ``make_launcher``.
+    """
+    cells = begin_study(study)
+    if isinstance(launcher, str):
+        launcher = make_launcher(launcher, cells, options, cell_observer)
+    try:
+        scheduler = _Scheduler(cells, launcher, retry, observer or SilentStudy(), pause)
+        return scheduler.run(study.path)
+    finally:
+        launcher.close()
+
+
+class SilentStudy:
+    """The observer that shows nothing."""
+
+    def begun(self, path: Path, total: int, done: int, at_once: int) -> None:
+        """Nothing."""
+
+    def settled(
+        self, title: str, status: str, message: str, seconds: float, done: int, left: float | None
+    ) -> None:
+        """Nothing."""
+
+    def noted(self, title: str, message: str) -> None:
+        """Nothing."""
+
+
+class _Scheduler:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        launcher: Launcher,
+        retry: bool,
+        observer: StudyObserver,
+        pause: float,
+    ) -> None:
+        self._cells = cells
+        self._launcher = launcher
+        self._observer = observer
+        self._pause = pause
+        self._status: dict[int, Settled] = {}
+        self._messages: dict[int, str] = {}
+        self._again = {cell.index for cell in cells if retry and (cell.path / FAILURE).exists()}
+        self._waiting = list(cells)
+        self._not_before: dict[int, float] = {}
+        self._running: dict[int, Cell] = {}
+        self._lost: Counter[int] = Counter()
+        self._seconds: dict[str, list[float]] = {"run": [], "tune": []}
+        self._begun = False
+
+    def run(self, path: Path) -> StudyResult:
+        self._look()
+        done = len(self._status)
+        self._observer.begun(path, len(self._cells), done, self._launcher.capacity)
+        self._begun = True
+        while self._waiting or self._running:
+            self._look()
+            self._submit()
+            self._collect()
+        return StudyResult(
+            path,
+            tuple(cell for cell in self._cells if self._status[cell.index] == "finished"),
+            tuple(
+                (cell, self._messages[cell.index])
+                for cell in self._cells
+                if self._status[cell.index] == "failed"
+            ),
+            tuple(cell for cell in self._cells if self._status[cell.index] == "blocked"),
+        )
+
+    def _look(self) -> None:
+        """Settle the waiting cells of which the disk, or their run, says what became of them."""
+        for cell in list(self._waiting):
+            if cell.finished:
+                self._settle(cell, "finished")
+            elif cell.index not in self._again and (cell.path / FAILURE).exists():
+                self._settle(cell, "failed", f"see {cell.path / LOG}")
+            elif cell.run is not None and self._status.get(cell.run) in ("failed", "blocked"):
+                self._settle(cell, "blocked", f"its run, cell {cell.run}, failed")
+
+    def _submit(self) -> None:
+        free = self._launcher.capacity - len(self._running)
+        for cell in sorted(self._waiting, key=lambda cell: (cell.kind == "run", cell.index)):
+            if free < 1:
+                return
+            if self._ready(cell):
+                self._waiting.remove(cell)
+                self._again.discard(cell.index)
+                self._running[cell.index] = cell
+                self._launcher.submit(cell)
+                free -= 1
+
+    def _ready(self, cell: Cell) -> bool:
+        if cell.run is not None and self._status.get(cell.run) != "finished":
+            return False
+        return self._not_before.get(cell.index, 0.0) <= time.monotonic()
+
+    def _collect(self) -> None:
+        """Wait until a cell ends or, where there are such, until another may be tried again."""
+        pauses = [
+            pause
+            for cell in self._waiting
+            if (pause := self._not_before.get(cell.index, 0.0) - time.monotonic()) > 0
+        ]
+        shortest = min(pauses, default=None)
+        if self._running:
+            for outcome in self._launcher.wait(shortest):
+                self._take(outcome)
+        elif shortest is not None:
+            time.sleep(shortest)
+
+    def _take(self, outcome: Outcome) -> None:
+        cell = self._running.pop(outcome.cell)
+        if outcome.status == "finished":
+            self._seconds[cell.kind].append(outcome.seconds)
+            self._settle(cell, "finished", seconds=outcome.seconds)
+        elif outcome.status == "elsewhere":
+            self._not_before[cell.index] = time.monotonic() + self._pause
+            self._waiting.append(cell)
+        elif outcome.status == "lost" and self._lost[cell.index] < RESUBMISSIONS:
+            self._lost[cell.index] += 1
+            self._observer.noted(cell.title, f"{outcome.message}; the cell goes on in another")
+            self._waiting.append(cell)
+        else:
+            message = outcome.message
+            if outcome.status == "lost":
+                message = f"{message}, for the {RESUBMISSIONS + 1}th time"
+            if not (cell.path / FAILURE).exists():
+                record_failure(cell, message)
+            self._settle(cell, "failed", message, outcome.seconds)
+
+    def _settle(self, cell: Cell, status: Settled, message: str = "", seconds: float = 0.0) -> None:
+        self._status[cell.index] = status
+        self._messages[cell.index] = message
+        if cell in self._waiting:
+            self._waiting.remove(cell)
+        if self._begun:
+            done = len(self._status)
+            self._observer.settled(cell.title, status, message, seconds, done, self._left())
+
+    def _left(self) -> float | None:
+        """Seconds for what is not settled, from the mean of what was run."""
+        known = [value for values in self._seconds.values() for value in values]
+        if not known:
+            return None
+        rest = 0.0
+        for cell in (*self._waiting, *self._running.values()):
+            like = self._seconds[cell.kind] or known
+            rest += sum(like) / len(like)
+        return rest / self._launcher.capacity
