@@ -23,13 +23,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import ConfigSpace as CS
 import torch
@@ -39,50 +37,28 @@ from PIL import Image, PngImagePlugin
 from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
-from alhpo.hyperparameters import Hyperparameters, active_configuration
+from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
-from alhpo.loading import load_dataset
 from alhpo.provenance import check_dataset, session
 from alhpo.seeding import derive_seed
-from alhpo.strategies import get_strategy
-from alhpo.tuning import Tuner, recorded_results
-from alhpo.types import (
-    ConfigurationError,
-    CycleRecord,
-    DataError,
-    DivergedError,
-    Evaluation,
-    RunResult,
+from alhpo.steps import (
+    Observer,
+    Silent,
+    Stopwatch,
+    constants,
+    fitted,
+    load_data,
+    need_evaluation_split,
+    results_within,
+    searched,
+    validation_of,
+    within,
 )
+from alhpo.strategies import get_strategy
+from alhpo.types import ConfigurationError, CycleRecord, Evaluation, RunResult
 
 #: Images of a query that are kept as a picture, and the white columns between them.
 PICTURED, GAP = 16, 2
-
-
-class Observer(Protocol):
-    """Is told what a run does, for progress displays."""
-
-    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
-        """The run begins or goes on; ``records`` of its ``cycles`` are done."""
-
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
-
-    def recorded(self, record: CycleRecord) -> None:
-        """A cycle is complete."""
-
-
-class Silent:
-    """The observer that shows nothing."""
-
-    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
-        """Nothing."""
-
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        """Nothing."""
-
-    def recorded(self, record: CycleRecord) -> None:
-        """Nothing."""
 
 
 def run_experiment(
@@ -136,7 +112,7 @@ class _Run:
         self.records = [CycleRecord.from_dict(entry) for entry in self._journal.read()]
         steps = math.ceil((config.budget - config.initial_size) / config.acquisition_size)
         self._cycles = steps + 1
-        self._seconds: dict[str, float] = {}
+        self._watch = Stopwatch()
 
     def complete(self) -> RunResult:
         if (self.path / "run.json").exists():
@@ -155,26 +131,13 @@ class _Run:
 
     def _begin(self) -> ActiveLearner:
         config = self.config
-        dataset = self._dataset or load_dataset(
-            config.dataset,
-            root=config.data_dir,
-            train_split=config.train_split,
-            eval_split=config.val_split,
-            download=config.download,
-            image_size=config.image_size,
-            pool_size=config.pool_size,
-            eval_size=config.eval_size,
-        )
+        dataset = self._dataset or load_data(config)
         if config.budget > len(dataset):
             raise ConfigurationError(
                 f"budget is {config.budget} labels, but the pool of {dataset.name!r} has "
                 f"{len(dataset)} images. Lower the budget."
             )
-        if not len(dataset.eval_images):
-            raise DataError(
-                f"Data set {dataset.name!r} has no evaluation split, which a run's records need. "
-                "Give eval_images, or use ActiveLearner."
-            )
+        need_evaluation_split(dataset)
         check_dataset(self.path / "dataset.json", dataset)
         learner = ActiveLearner(
             dataset,
@@ -220,14 +183,14 @@ class _Run:
 
     def _cycle(self, learner: ActiveLearner) -> None:
         config, cycle = self.config, len(self.records)
-        self._seconds = {}
+        self._watch = Stopwatch()
         tuned = config.searches(cycle)
         search = self._search(learner, cycle) if tuned else self._untuned(learner, cycle)
         test, diverged = self._fit(learner, search.configuration, cycle)
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
         if remaining > 0:
-            with self._timed("query"):
+            with self._watch.timed("query"):
                 queried = self._query(learner, min(config.acquisition_size, remaining), diverged)
         self._record(learner, "cycle", cycle, search, tuned, test, diverged, queried)
         if queried:
@@ -248,7 +211,7 @@ class _Run:
     def _final(self, learner: ActiveLearner) -> None:
         """The search after the last cycle, and the model retrained with what it found."""
         cycle = self.records[-1].cycle
-        self._seconds = {}
+        self._watch = Stopwatch()
         search = self._search(learner, cycle)
         test, diverged = self._fit(learner, search.configuration, cycle)
         self._record(learner, "final", cycle, search, True, test, diverged, ())
@@ -291,48 +254,29 @@ class _Run:
 
         ``measured`` is the experiment of what was measured on the same labels before.
         """
-        config = self.config
-        space = None if only is None else _constants(only)
-        objective = learner.objective(space=space)
-        optimizer = config.optimizer if only is None else "random"
-        count = config.num_configurations if only is None else 1
-        done = 0
+        objective = learner.objective(space=None if only is None else constants(only))
 
-        def progress(row: dict[str, Any]) -> None:
-            nonlocal done
-            done += 1
+        def progress(done: int, row: dict[str, Any]) -> None:
             note = f"validation {row['metric']:.3f}"
             self._observer.progressed(cycle, "search", done, budget, note)
 
         start = {} if only else self._start(objective.configuration_space, measured)
-        with self._timed("hpo"):
-            tuner = Tuner(
-                objective_function=objective,
-                configuration_space=objective.configuration_space,
-                max_epochs=config.max_epochs,
-                max_budget=budget,
-                output_path=self.path / "hpo" / f"cycle_{cycle:03d}",
-                optimizer=optimizer,
-                num_configurations=count,
-                min_gain=None if only else config.min_gain,
-                **start,
-                seed=derive_seed(config.seed, "hpo", cycle) % 2**31,
-                storage_path=self._storage(cycle),
-                progress=False,
+        with self._watch.timed("hpo"):
+            tuner, best = searched(
+                objective,
+                self.config,
+                self.path / "hpo" / f"cycle_{cycle:03d}",
+                budget=budget,
+                seed=derive_seed(self.config.seed, "hpo", cycle),
+                storage=self._storage(cycle),
                 callback=progress,
+                alone=only is not None,
+                **start,
             )
-            best = tuner.run()
         hp = only or objective.hyperparameters(best["configuration"])
-        validation = None
-        if not best["diverged"]:
-            validation = {
-                "accuracy": float(best["accuracy"]),
-                "nll": float(best["nll"]),
-                "epoch": int(best["epoch"]),
-            }
         return _Search(
             hp.model_dump(),
-            validation,
+            validation_of(best),
             tuner.epochs_spent,
             float(best["metric"]),
             tuner.experiment_path,
@@ -340,17 +284,19 @@ class _Run:
 
     def _start(self, space: CS.ConfigurationSpace, measured: Path | None) -> dict[str, Any]:
         """What a search starts from: the fixed hyperparameters, or the searches before it."""
-        observed = [] if measured is None else _results(space, [measured])
-        searched = [record.cycle for record in self.records if record.tuned]
+        observed = [] if measured is None else results_within(space, [measured])
+        cycles = [record.cycle for record in self.records if record.tuned]
         earlier = [
-            _results(space, sorted((self.path / "hpo" / f"cycle_{cycle:03d}").glob("experiment_*")))
-            for cycle in searched
+            results_within(
+                space, sorted((self.path / "hpo" / f"cycle_{cycle:03d}").glob("experiment_*"))
+            )
+            for cycle in cycles
         ]
         if self.config.transfer and any(earlier):
             return {"warm_start": earlier, "observed": observed}
         fixed = Hyperparameters.create(self.config.hyperparameters).model_dump()
         known = [row["configuration"] for row in observed]
-        initial = [one for one in _within(space, fixed) if one not in known]
+        initial = [one for one in within(space, fixed) if one not in known]
         return {"initial_configurations": initial, "observed": observed}
 
     def _fit(
@@ -363,12 +309,8 @@ class _Run:
             note = f"on {learner.n_labeled} labels"
             self._observer.progressed(cycle, "fit", epoch, total, note)
 
-        with self._timed("fit"):
-            try:
-                test = learner.fit(configuration, checkpoint_path=folder, callback=progress)
-                return test, False
-            except DivergedError:
-                return Evaluation.uniform(learner.dataset.num_classes), True
+        with self._watch.timed("fit"):
+            return fitted(learner, configuration, folder, progress)
 
     def _storage(self, cycle: int) -> Path | None:
         if self.config.storage_dir is None:
@@ -412,7 +354,7 @@ class _Run:
             epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
             queried=queried,
             diverged=diverged,
-            seconds={part: round(value, 3) for part, value in self._seconds.items()},
+            seconds=self._watch.seconds,
         )
         self._journal.append(record.to_dict())
         self.records.append(record)
@@ -423,14 +365,6 @@ class _Run:
         for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
             shutil.rmtree(checkpoint)
         self._observer.recorded(record)
-
-    @contextmanager
-    def _timed(self, part: str) -> Any:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
 
 def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
@@ -450,27 +384,3 @@ def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> 
     picture = Image.fromarray((strip.squeeze(2) if strip.shape[2] == 1 else strip).numpy())
     with atomic_path(file) as temporary:
         picture.save(temporary, format="PNG", pnginfo=texts)
-
-
-def _constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
-    """The space whose only configuration is ``hp``."""
-    values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
-    return CS.ConfigurationSpace(values)
-
-
-def _within(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The configuration of the space with these values, if it has one."""
-    try:
-        return [active_configuration(space, values)]
-    except ConfigurationError:
-        return []
-
-
-def _results(space: CS.ConfigurationSpace, experiments: list[Path]) -> list[dict[str, Any]]:
-    """What experiments observed of configurations of the space."""
-    return [
-        row | {"configuration": configuration}
-        for experiment in experiments
-        for row in recorded_results(experiment)
-        for configuration in _within(space, row["configuration"])
-    ]

@@ -163,7 +163,7 @@ def test_final_search(few_digits, tmp_path):
 def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
     config = settings(tmp_path, hpo="fixed")
     first = run_experiment(config, dataset=few_digits)
-    monkeypatch.setattr("alhpo.experiment.load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("alhpo.experiment.load_data", lambda *a, **k: pytest.fail("loaded"))
     again = run_experiment(config)
     assert again.resumed
     assert comparable(again.records) == comparable(first.records)

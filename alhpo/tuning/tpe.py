@@ -18,6 +18,7 @@ from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparamet
 from alhpo.protocols import Configurations
 from alhpo.tuning.conditions import is_active, parents_first
 from alhpo.tuning.containment import Containment
+from alhpo.tuning.history import EarlierSearch
 from alhpo.tuning.spaces import is_constant, plain_value, rank
 from alhpo.types import ConfigurationError
 
@@ -44,15 +45,17 @@ class TPE:
     other than uniform and the weights of choices are not known to it: it sees the bounds alone.
     Conditional hyperparameters are asked for only where they are active. A configuration that
     diverged or failed is a failed trial to Optuna, as is one that a clause forbids or that was
-    trained before; it is asked again then. Initial configurations are Optuna's first trials, in
-    their order. The search ends after ``num_configurations``, when the space holds no more, or
-    when the budget is spent.
+    trained before; it is asked again then. What was trained to the end on the very same task
+    elsewhere, then the initial configurations, are Optuna's first trials, in their order; earlier
+    searches on other tasks are not known to it. The search ends after ``num_configurations``, when
+    the space holds no more, or when the budget is spent.
 
     Args:
         configurations: the space, and where the configurations are added.
         max_epochs: the epoch every configuration is trained to.
         num_configurations: after how many configurations the search ends.
         seed: of the sampler; taken modulo 2**32.
+        history: earlier searches.
 
     Raises:
         ConfigurationError: optuna is not installed, or the space has a hyperparameter without
@@ -60,7 +63,12 @@ class TPE:
     """
 
     def __init__(
-        self, configurations: Configurations, max_epochs: int, num_configurations: int, seed: int
+        self,
+        configurations: Configurations,
+        max_epochs: int,
+        num_configurations: int,
+        seed: int,
+        history: Sequence[EarlierSearch] = (),
     ) -> None:
         require_optuna("tpe")
         self._configurations = configurations
@@ -86,7 +94,13 @@ class TPE:
                 self._study = optuna.create_study(direction="maximize", sampler=sampler)
             finally:
                 optuna.logging.set_verbosity(verbosity)
-            for number in range(min(num_configurations, len(configurations))):
+            initial = range(min(num_configurations, len(configurations)))
+            for configuration, epoch, metric in (
+                row for s in history if not s.age for row in s.rows
+            ):
+                if epoch == max_epochs:
+                    self._learn(configuration, metric)
+            for number in initial:
                 self._enqueue(number)
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
@@ -120,6 +134,15 @@ class TPE:
             self._enqueue(number)
             return self._asked()
         return None
+
+    def _learn(self, configuration: Mapping[str, Any], metric: float) -> None:
+        """Tell Optuna of a configuration that was trained to the end elsewhere."""
+        known = self._configurations.add(configuration)
+        self._enqueue(known)
+        if self._asked() is not None:
+            self._study.tell(self._trial, metric)
+            self._suggested.add(known)
+            self._trial = None
 
     def _enqueue(self, number: int) -> None:
         """Have Optuna propose this configuration next."""
@@ -210,7 +233,11 @@ def tpe(
     max_epochs: int,
     num_configurations: int,
     seed: int,
+    history: Sequence[EarlierSearch] = (),
     **_: Any,
 ) -> TPE:
     """The factory registered as ``"tpe"``."""
-    return TPE(configurations, max_epochs, num_configurations, seed)
+    return TPE(configurations, max_epochs, num_configurations, seed, history)
+
+
+tpe.uses_history = True  # type: ignore[attr-defined]

@@ -113,6 +113,29 @@ def test_it_is_optunas_search(seed):
     assert rounded(ours) == rounded(optuna_alone(40, seed))
 
 
+def test_it_learns_from_trials_on_the_same_task_as_from_its_own(tmp_path):
+    first = {"lr": 0.3, "opt": "adam", "layers": 9, "size": 16, "epochs": 7}
+
+    def objective(values, epoch, previous_epoch, checkpoint_path):
+        return [{"epoch": epoch, "metric": epoch * quality(values)}]
+
+    def tried(n, **start):
+        tuner = Tuner(
+            *(objective, search_space(), 2, 2 * n, tmp_path, "tpe"), seed=1, progress=False, **start
+        )
+        tuner.run()
+        return [row["configuration"] for row in tuner.results if row["epoch"] == 2]
+
+    own = tried(30, initial_configurations=[first])
+    rows = [{"configuration": first, "epoch": e, "metric": e * quality(first)} for e in (1, 2)]
+    assert own[0] == first
+    assert tried(29, observed=rows) == own[1:]
+    assert tried(29, observed=rows[:1]) != own[1:]  # it was not trained to the end
+    assert tried(29, warm_start=[rows])[0] == first  # another task: tried anew
+    lied = [row | {"metric": 1.0} for row in rows]
+    assert tried(29, observed=lied) != own[1:]
+
+
 def test_what_diverged_is_a_failed_trial_to_optuna():
     lost, calls = {3, 12, 20}, []
 
