@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +33,12 @@ SPENT = ["epochs_hpo", "epochs_fit", "images", "seconds"]
 RECORD = ["n_labeled", "configuration", *SCORES, "validation", "diverged", *SPENT]
 CURVES = [*PLACE, "kind", "cycle", *RECORD]
 TUNINGS = [*PLACE, "tuning", "validation_scheme", *RECORD]
+UNWEIGHTED = ["accuracy_unweighted", "nll_unweighted"]
+MEASURED = ["accuracy", "nll", *UNWEIGHTED, "test_accuracy", "test_nll"]
 TRIALS = [
     *PLACE,
     *["tuning", "validation_scheme", "n_labeled", "metric_name"],
-    *["configuration_id", "configuration", "epoch", "selected", "metric", "accuracy", "nll"],
-    *["accuracy_unweighted", "nll_unweighted", "test_accuracy", "test_nll"],
+    *["configuration_id", "configuration", "epoch", "selected", "metric", *MEASURED],
 ]
 
 
@@ -117,11 +119,11 @@ class StudyResults:
         The columns are ``PLACE``, ``column`` ("AL" for cycles, "BO in the run" for the retraining
         that ``hpo="final"`` adds, else the tuning's name), ``n_labeled`` and the scores.
         """
-        kinds = self.curves["kind"].map({"cycle": ACTIVE, "final": WITHIN})
-        parts = [self.curves.assign(column=kinds), self.tuned.assign(column=self.tuned["tuning"])]
+        kinds = {"cycle": ACTIVE, "final": WITHIN}
         columns = [*PLACE, "column", "n_labeled", *SCORES, *SPENT]
-        filled = [part[columns] for part in parts if len(part)]
-        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+        rows = [row | {"column": kinds[row["kind"]]} for row in self.curves.to_dict("records")]
+        rows += [row | {"column": row["tuning"]} for row in self.tuned.to_dict("records")]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
     def run_of(self, index: int) -> RunConfig:
         """The settings of a run, or of the run whose pool a tuning is of."""
@@ -181,7 +183,7 @@ def load_study_results(folder: str | Path) -> StudyResults:
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Rows as a frame that has at least these columns, and those first."""
     others = dict.fromkeys(name for row in rows for name in row if name not in columns)
-    return pd.DataFrame(list(rows), columns=[*columns, *others])
+    return pd.DataFrame(list(rows), columns=pd.Index([*columns, *others]))
 
 
 def _places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -308,35 +310,38 @@ def _images_per_search_epoch(scheme: str, n: int) -> int:
 
 
 def _trials(path: Path, config: TuneConfig, record: CycleRecord | None) -> list[dict[str, Any]]:
-    """The configurations that a tuning's search trained to the end, in order."""
+    """The configurations that a tuning trained to the end, in order.
+
+    The pool's own hyperparameters, which it tries first, are an experiment of one suggestion.
+    """
+    files = path.glob("hpo/experiment_*/journal.jsonl")
+    searches = [SearchJournal(Journal(file)).read().suggestions for file in sorted(files)]
     rows = []
-    for file in sorted(path.glob("hpo/experiment_*/journal.jsonl")):
-        for suggestion in SearchJournal(Journal(file)).read().suggestions:
-            ids = suggestion.configuration_ids
-            known = dict(zip(ids, suggestion.configurations, strict=True))
-            for outcome in suggestion.outcomes:
-                if outcome.epoch == config.max_epochs:
-                    configuration, result = known[outcome.configuration_id], outcome.result
-                    measured = {name: _number(result.get(name)) for name in TRIALS[-6:]}
-                    rows.append(
-                        {
-                            "n_labeled": config.labels,
-                            "metric_name": config.metric,
-                            "configuration_id": outcome.configuration_id,
-                            "configuration": configuration,
-                            "epoch": outcome.epoch,
-                            "selected": record is not None and _same(configuration, record),
-                            "metric": _number(outcome.metric),
-                            **measured,
-                        }
-                    )
+    for suggestion in itertools.chain(*sorted(searches, key=len)):
+        ids = suggestion.configuration_ids
+        known = dict(zip(ids, suggestion.configurations, strict=True))
+        for outcome in suggestion.outcomes:
+            if outcome.epoch == config.max_epochs:
+                configuration = known[outcome.configuration_id]
+                rows.append(
+                    {
+                        "n_labeled": config.labels,
+                        "metric_name": config.metric,
+                        "configuration_id": outcome.configuration_id,
+                        "configuration": configuration,
+                        "epoch": outcome.epoch,
+                        "selected": record is not None and _same(configuration, record),
+                        "metric": _number(outcome.metric),
+                        **{name: _number(outcome.result.get(name)) for name in MEASURED},
+                    }
+                )
     return rows
 
 
 def _same(configuration: Mapping[str, Any], record: CycleRecord) -> bool:
-    """Whether a configuration of the space is the one in the record, which has all values."""
+    """Whether a configuration of a space, where switches are text, is the recorded one."""
     chosen = record.configuration
-    return all(chosen.get(name) == value for name, value in configuration.items())
+    return all(str(chosen.get(name)) == str(value) for name, value in configuration.items())
 
 
 def _number(value: Any) -> float:
