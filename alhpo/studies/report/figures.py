@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alhpo.figures import COLOURS, DASHES, MARKERS, MOST_MARKERS, bare, finish, plain, star
 from alhpo.studies.report.rendering import StudyTable
-from alhpo.studies.report.results import StudyResults
+from alhpo.studies.report.results import ACTIVE, StudyResults
 from alhpo.studies.report.statistics import kendall, summary
 
 WIDTH = 7.4  # inches
@@ -90,13 +90,13 @@ class _Part:
         tunings = set(self.tuned["tuning"]) if len(self.tuned) else set()
         self.tunings = [name for name in results.tunings if name in tunings]
         self._suffix = f", {dataset}, {model}" if named else ""
+        self._seeds = self.curves["repetition"].nunique() if len(self.curves) else 0
 
     def figures(self) -> Iterator[StudyFigure]:
-        repetitions = self.curves["seed"].nunique() if len(self.curves) else 0
         band = (
-            f"Means over {repetitions} seeds; bands are ± one standard deviation; hollow markers "
+            f"Means over {self._seeds} seeds; bands are ± one standard deviation; hollow markers "
             "are means over fewer seeds."
-            if repetitions > 1
+            if self._seeds > 1
             else "One seed."
         )
         if len(self.curves) and self.curves["accuracy"].notna().any():
@@ -192,7 +192,8 @@ class _Part:
         for axes, name in zip(grid, names, strict=True):
             rows = self.curves[self.curves[panel] == name]
             for other, style in styles.items():
-                _curve(axes, rows[rows[line] == other], "accuracy", 100.0, style, other)
+                part = rows[rows[line] == other]
+                _curve(axes, part, "accuracy", 100.0, style, other, self._seeds)
             axes.set_title(plain(name), fontsize=9.5, loc="left", weight="bold")
             finish(axes, np.unique(self.curves["n_labeled"]))
             axes.label_outer()
@@ -206,17 +207,17 @@ class _Part:
         rows, columns = len(self.settings), len(measures)
         figure = _canvas(WIDTH, 0.5 + 2.1 * rows)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="col")
-        for line, setting in zip(grid, self.settings, strict=True):
+        for row, (line, setting) in enumerate(zip(grid, self.settings, strict=True), start=1):
             here = self.curves[self.curves["setting"] == setting]
             for axes, (name, title) in zip(line, measures, strict=True):
                 for strategy, style in styles.items():
                     part = here[(here["strategy"] == strategy) & (here["kind"] == "cycle")]
-                    _curve(axes, part, name, 1.0, style, strategy)
+                    _curve(axes, part, name, 1.0, style, strategy, self._seeds)
                 finish(axes, np.unique(self.curves["n_labeled"]), title)
                 heading = ": ".join(filter(None, [setting, title]))
                 axes.set_title(plain(heading), fontsize=9.5, loc="left", weight="bold")
-                if axes is not line[0] or line is not grid[-1]:
-                    axes.set_xlabel("" if line is not grid[-1] else "labels")
+                if row < rows:
+                    axes.set_xlabel("")
         for axes in grid[0]:
             _within(axes, 0, None)
         self._legend(figure, styles)
@@ -258,10 +259,9 @@ class _Part:
             for (_, strategy), text in zip(slots, axes.get_yticklabels(), strict=True):
                 text.set_fontweight("bold" if strategy is None else "normal")
         grey: dict[str, Any] = {"color": "0.35", "linestyle": "none"}
-        handles = [Line2D([], [], **grey, marker="o", markerfacecolor="white", label="AL")]
+        handles = [Line2D([], [], **grey, marker="o", markerfacecolor="white", label=ACTIVE)]
         handles += [
-            Line2D([], [], **grey, marker=mark, label=plain(f"tuned, {name}" if name else "tuned"))
-            for name, mark in marks.items()
+            Line2D([], [], **grey, marker=mark, label=plain(name)) for name, mark in marks.items()
         ]
         legend(figure, handles)
         return figure
@@ -279,7 +279,7 @@ class _Part:
                 x, y = 100 * part["metric"], 100 * part["test_accuracy"]
                 look: dict[str, Any] = {"s": 16, "color": COLOURS[1 + i % 6], "linewidth": 0}
                 axes.scatter(x, y, **look, marker=MARKERS[i % len(MARKERS)], alpha=0.55)
-                ring: dict[str, Any] = {"s": 42, "facecolor": "none", "linewidth": 1}
+                ring: dict[str, Any] = {"s": 42, "facecolor": "none", "linewidth": 0.8}
                 x, y = 100 * chosen["metric"], 100 * chosen["test_accuracy"]
                 axes.scatter(x, y, **ring, edgecolor="black", zorder=4)
             if metric == "accuracy":
@@ -314,7 +314,7 @@ class _Part:
         parts: list[tuple[str, pd.DataFrame]] = [("active learning", runs)]
         if len(self.tuned):
             parts += [
-                (", ".join(filter(None, [f"tuning at {labels:,} labels", tuning])), rows)
+                (f"{tuning} at {labels:,} labels", rows)
                 for (labels, tuning), rows in self.tuned.groupby(["n_labeled", "tuning"])
             ]
         figure = _canvas(WIDTH, 1.1 + 0.19 * len(slots))
@@ -383,9 +383,15 @@ def _grid(n: int, *, share: bool = True, height: float = PANEL) -> tuple[Figure,
 
 
 def _curve(
-    axes: Axes, rows: pd.DataFrame, column: str, scale: float, style: dict[str, Any], name: str
+    axes: Axes,
+    rows: pd.DataFrame,
+    column: str,
+    scale: float,
+    style: dict[str, Any],
+    name: str,
+    seeds: int,
 ) -> None:
-    """Mean and band over seeds of a column, over labels."""
+    """Mean and band over seeds of a column, over labels; hollow where fewer than ``seeds``."""
     rows = rows.dropna(subset=[column])
     cycles = rows[rows["kind"] == "cycle"].groupby("n_labeled")[column]
     points = [(labels, summary(scale * values)) for labels, values in cycles]
@@ -397,7 +403,7 @@ def _curve(
         shown = np.linspace(0, len(x) - 1, min(len(x), MOST_MARKERS)).round().astype(int)
         axes.plot(x, mean, **style, markevery=shown.tolist(), label=plain(name))
         axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
-        fewer = [i for i in shown if counts[i] < counts.max()]
+        fewer = [i for i in shown if counts[i] < seeds]
         if fewer:
             hollow = style | {
                 "linestyle": "none",
@@ -449,11 +455,10 @@ def _dumbbell(
 def _heat_maps(tables: Iterable[StudyTable]) -> Iterator[StudyFigure]:
     """Tables of rank correlations as colours."""
     for table in tables:
-        if not table.key.startswith("rank") or not table.rows:
+        if not table.key.startswith("order-"):
             continue
         values = np.array([[one.value for one in row] for row in table.values], float)
-        if not np.isfinite(values).any():
-            continue
+        np.fill_diagonal(values, np.nan)
         rows, columns = values.shape
         figure = _canvas(min(WIDTH, 2.4 + 0.72 * columns), 1.3 + 0.42 * rows)
         axes = figure.subplots()
@@ -468,9 +473,12 @@ def _heat_maps(tables: Iterable[StudyTable]) -> Iterator[StudyFigure]:
             axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=colour)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        figure.colorbar(picture, ax=axes, label="Kendall's τ", shrink=0.9)
-        caption = "1: the same order of the strategies; −1: the reverse one."
-        yield finished(table.key, table.title, caption, figure)
+        figure.colorbar(picture, ax=axes, label="rank correlation", shrink=0.9)
+        caption = (
+            "Kendall's τ above the diagonal, Spearman's ρ below it: 1 is the same order of the "
+            "strategies by mean accuracy, −1 the reverse one."
+        )
+        yield finished(table.key.replace("order", "agreement", 1), table.title, caption, figure)
 
 
 def _within(axes: Axes, low: float | None, high: float | None) -> None:
