@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 import yaml
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from alhpo.config import RunConfig, read_config_file
 from alhpo.experiment import run_experiment
@@ -20,7 +23,8 @@ from alhpo.progress import RichObserver, RichStudyObserver, duration, make_conso
 from alhpo.report import write_report
 from alhpo.strategies import split_strategy_names
 from alhpo.studies.cell_runner import FAILURE, LOG, run_cell
-from alhpo.studies.config import StudyConfig, load_study
+from alhpo.studies.config import StudyConfig, expand, load_study
+from alhpo.studies.cost import Cost, estimate
 from alhpo.studies.launch import LAUNCHERS
 from alhpo.studies.scheduler import StudyResult, begin_study, run_study
 from alhpo.types import AlhpoError, ConfigurationError
@@ -115,6 +119,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 @click.option("--address", help="ray: of the cluster; default: RAY_ADDRESS, or this machine.")
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
 @click.option("--cell", type=int, metavar="INDEX", help="Run one cell here, and nothing else.")
+@click.option("--dry-run", is_flag=True, help="Show the cells and what they cost, and run nothing.")
 @click.pass_context
 def study(
     context: click.Context,
@@ -123,6 +128,7 @@ def study(
     launcher: str,
     retry: bool,
     cell: int | None,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Run a grid of runs and tunings, or go on with it.
@@ -134,6 +140,9 @@ def study(
     config = load_study(file, output_dir=output)
     console = make_console()
     options = {name: value for name, value in options.items() if value is not None}
+    if dry_run:
+        _show_cost(config, console)
+        context.exit(0)
     if cell is not None:
         context.exit(_run_one_cell(config, cell, console))
     in_process = launcher == "in-process"
@@ -151,6 +160,43 @@ def study(
         )
     _show_result(result, console)
     context.exit(0 if result.complete else 1)
+
+
+def _show_cost(config: StudyConfig, console: Console) -> None:
+    """All cells of a study with what they cost, and about how long the rest takes."""
+    estimates = estimate(expand(config))
+    table = Table(title=f"{config.name}: {len(estimates)} cells", title_justify="left")
+    table.add_column("cell", justify="right")
+    table.add_column("what")
+    for name in ("epochs", "images trained", "predicted", "time"):
+        table.add_column(name, justify="right")
+    for one in estimates:
+        cell, cost = one.cell, one.cost
+        what = f"tune {cell.title}" if cell.kind == "tune" else cell.title
+        counts = (f"{n:,}" for n in (cost.epochs, cost.trained, cost.predicted))
+        time = "finished" if cell.finished else duration(one.seconds)
+        table.add_row(str(cell.index), escape(what), *counts, time)
+    left = [one for one in estimates if not one.cell.finished]
+    total = sum((one.cost for one in left), Cost())
+    table.add_section()
+    counts = (f"{n:,}" for n in (total.epochs, total.trained, total.predicted))
+    time = duration(sum(one.seconds for one in left))
+    table.add_row("", f"{len(left)} cells to run", *counts, time)
+    console.print(table)
+    lines = [
+        "Epochs and images are what cells train at most; an epoch of a search counts once, "
+        "whatever the number of its validation splits.",
+        "Times are those of one cell after the other on this machine, with "
+        f"{torch.get_num_threads()} threads, without what searches and strategies compute "
+        "themselves. Measured, in images per second:",
+    ]
+    speeds = {one.speed: one.cell.config for one in estimates}
+    lines += [
+        f"  {run.model}, {run.precision} precision, {run.device} device: "
+        f"{speed.trained:,.0f} trained, {speed.predicted:,.0f} predicted"
+        for speed, run in speeds.items()
+    ]
+    console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:

@@ -3,10 +3,13 @@
 import math
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from alhpo import run_experiment
+from alhpo.cli import main
 from alhpo.loading import DatasetSize, dataset_size, load_dataset
-from alhpo.studies import StudyConfig, expand
+from alhpo.studies import StudyConfig, expand, load_study
 from alhpo.studies.cost import Cost, Speed, cell_cost, cell_size, measure_speed, speed_key
 from alhpo.types import DataError
 
@@ -103,3 +106,26 @@ def test_speed_is_measured_and_cells_of_one_speed_share_it():
     assert len({speed_key(cell, DATA) for cell in cells}) == 2
     speed = measure_speed(cells[0], DATA)
     assert 0 < speed.trained < speed.predicted
+
+
+def test_a_dry_run_shows_every_cell_and_runs_none(tmp_path):
+    values = {
+        "name": "s",
+        "settings": SMALL | {"validate_fixed": False, "dataset": "torch/cifar10"},
+        "grid": {"strategy": ["random", "badge"], "seed": [3, 4]},
+        "tune": {"labels": [30], "settings": {"max_budget": 4}},
+        "output_dir": str(tmp_path / "out"),
+    }
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump(values))
+    shown = CliRunner().invoke(main, ["study", str(file), "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    for title in ("random, seed 3", "badge, seed 4", "tune badge, seed 4, labels 30"):
+        assert title in shown.output
+    cells = expand(load_study(file))
+    total = sum((cell_cost(cell, cell_size(cell)) for cell in cells), Cost())
+    assert f"{total.epochs:,}" in shown.output
+    assert f"{total.trained:,}" in shown.output
+    assert f"{len(cells)} cells to run" in shown.output
+    assert "images per second" in shown.output
+    assert sorted(tmp_path.iterdir()) == [file]

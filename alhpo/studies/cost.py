@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alhpo.config import RunConfig, TuneConfig
+from alhpo.config import DataSettings, RunConfig, TuneConfig
 from alhpo.datasets import ImageDataset
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
@@ -60,6 +60,45 @@ class Speed:
 
     trained: float
     predicted: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cell costs, and about how long that takes on this machine.
+
+    Attributes:
+        cell: the cell.
+        cost: see there; of the whole cell, whatever of it is done.
+        speed: measured on this machine.
+        seconds: ``cost`` at ``speed``; what searches and strategies compute themselves is not in
+            it.
+    """
+
+    cell: Cell
+    cost: Cost
+    speed: Speed
+    seconds: float
+
+
+def estimate(cells: Sequence[Cell]) -> list[Estimate]:
+    """Cost and time of cells; each kind of training among them is measured for some seconds.
+
+    Raises:
+        DataError: a data set that is not there, and of no known size.
+    """
+    sizes: dict[tuple[object, ...], DatasetSize] = {}
+    speeds: dict[tuple[object, ...], Speed] = {}
+    estimates = []
+    for cell in cells:
+        data = tuple(getattr(cell.config, name) for name in DataSettings.model_fields)
+        if data not in sizes:
+            sizes[data] = cell_size(cell)
+        kind = speed_key(cell, sizes[data])
+        if kind not in speeds:
+            speeds[kind] = measure_speed(cell, sizes[data])
+        cost = cell_cost(cell, sizes[data])
+        estimates.append(Estimate(cell, cost, speeds[kind], cost.seconds(speeds[kind])))
+    return estimates
 
 
 def cell_size(cell: Cell) -> DatasetSize:
