@@ -117,7 +117,7 @@ def test_a_dry_run_shows_every_cell_and_runs_none(tmp_path):
         "output_dir": str(tmp_path / "out"),
     }
     file = tmp_path / "s.yaml"
-    file.write_text(yaml.safe_dump(values))
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
     shown = CliRunner().invoke(main, ["study", str(file), "--dry-run"])
     assert shown.exit_code == 0, shown.output
     for title in ("random, seed 3", "badge, seed 4", "tune badge, seed 4, labels 30"):
