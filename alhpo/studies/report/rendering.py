@@ -86,12 +86,12 @@ class StudyTable:
         is bold, the second italic, the worst has a ▼.
         """
         names = (", ".join(filter(None, levels)) for levels in self.columns)
-        head = [_markdown(name) for name in (self.corner, *names)]
+        head = [markdown_text(name) for name in (self.corner, *names)]
         lines = [head, ["---", *["---:"] * len(self.columns)]]
         for name, row in zip(self.rows, self.values, strict=True):
-            lines.append([_markdown(name), *(_markdown_value(value) for value in row)])
+            lines.append([markdown_text(name), *(_markdown_value(value) for value in row)])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts = [f"### {_markdown(self.title)}", table, _markdown(self.note)]
+        parts = [f"### {markdown_text(self.title)}", table, markdown_text(self.note)]
         return "\n\n".join(filter(None, parts))
 
     def to_latex(self) -> str:
@@ -104,9 +104,11 @@ class StudyTable:
         for level in range(len(self.columns[0]) if self.columns else 0):
             last = level == len(self.columns[0]) - 1
             spans = list(self._spans(level))
-            cells = [_latex(self.corner) if last else ""]
+            cells = [latex_text(self.corner) if last else ""]
             cells += [
-                _latex(name) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}"
+                latex_text(name)
+                if width == 1
+                else rf"\multicolumn{{{width}}}{{c}}{{{latex_text(name)}}}"
                 for name, width in spans
             ]
             lines.append(" & ".join(cells) + r" \\")
@@ -116,13 +118,13 @@ class StudyTable:
                 lines.append("".join(rf"\cmidrule(lr){{{a + 1}-{b}}}" for a, b in rules))
         lines.append(r"\midrule")
         for name, row in zip(self.rows, self.values, strict=True):
-            lines.append(" & ".join([_latex(name), *map(_latex_value, row)]) + r" \\")
+            lines.append(" & ".join([latex_text(name), *map(_latex_value, row)]) + r" \\")
         caption = " ".join(filter(None, [f"{self.title}.", self.note]))
         return "\n".join(
             [
                 r"\begin{table}",
                 r"\centering",
-                rf"\caption{{{_latex(caption)}}}",
+                rf"\caption{{{latex_text(caption)}}}",
                 rf"\label{{tab:{self.key}}}",
                 r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                 rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
@@ -194,14 +196,17 @@ class StudyTable:
 
 
 def _markdown_value(value: Value) -> str:
-    text = _markdown(value.text)
+    text = markdown_text(value.text)
     text = {"best": f"**{text}**", "second": f"*{text}*", "worst": f"{text} ▼"}.get(
         value.rank or "", text
     )
-    return text + _markdown(value.mark) + (f" ({_markdown(value.note)})" if value.note else "")
+    return (
+        text + markdown_text(value.mark) + (f" ({markdown_text(value.note)})" if value.note else "")
+    )
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text in which Markdown sees no markup, on one line."""
     return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", _line(text))
 
 
@@ -215,14 +220,14 @@ COLOURS: dict[Rank, str] = {
 
 
 def _latex_value(value: Value) -> str:
-    text = _latex(value.text)
+    text = latex_text(value.text)
     if value.rank == "best":
         text = rf"\textbf{{{text}}}"
     elif value.rank == "second":
         text = rf"\underline{{{text}}}"
     colour = rf"\cellcolor[HTML]{{{COLOURS[value.rank]}}}" if value.rank else ""
-    mark = rf"\textsuperscript{{{_latex(value.mark)}}}" if value.mark else ""
-    note = rf" {{\scriptsize({_latex(value.note)})}}" if value.note else ""
+    mark = rf"\textsuperscript{{{latex_text(value.mark)}}}" if value.mark else ""
+    note = rf" {{\scriptsize({latex_text(value.note)})}}" if value.note else ""
     return f"{colour}{text}{mark}{note}"
 
 
@@ -249,7 +254,8 @@ LATEX = {
 }
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Text in which LaTeX sees no commands, on one line."""
     return "".join(LATEX.get(character, character) for character in _line(text))
 
 
