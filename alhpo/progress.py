@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from alhpo.config import RunConfig
+from alhpo.config import RunConfig, TuneConfig
 from alhpo.steps import Observer
 from alhpo.types import CycleRecord
 
@@ -73,7 +73,9 @@ class Several:
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
+    def started(
+        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
+    ) -> None:
         for observer in self._observers:
             observer.started(config, path, records, cycles)
 
@@ -111,10 +113,17 @@ class RichObserver:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def started(self, config: RunConfig, path: Path, records: int, cycles: int) -> None:
+    def started(
+        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
+    ) -> None:
         self.shown = True
-        verb = f"continued after {records} of {cycles} cycles" if records else f"{cycles} cycles"
-        self._console.print(f"{path}: {verb}", soft_wrap=True)
+        if isinstance(config, TuneConfig):
+            what = f"{config.max_budget} epochs of search on {config.labels} labels"
+        else:
+            what = (
+                f"continued after {records} of {cycles} cycles" if records else f"{cycles} cycles"
+            )
+        self._console.print(f"{path}: {what}", soft_wrap=True)
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         key = (cycle, part)
@@ -133,7 +142,7 @@ class RichObserver:
         spent = f"{record.epochs['hpo']} + {record.epochs['fit']} epochs"
         seconds = sum(record.seconds.values())
         warning = "  [red]DIVERGED[/]" if record.diverged else ""
-        name = "final  " if record.kind == "final" else f"cycle {record.cycle:<2d}"
+        name = f"cycle {record.cycle:<2d}" if record.kind == "cycle" else f"{record.kind:7s}"
         self._console.print(
             f"{name} {record.n_labeled:5d} labels  test {record.test['accuracy']:.3f}  {judged}"
             f"{chosen}{' (tuned)' if record.tuned else ''}  {spent}  {seconds:.0f} s{warning}",

@@ -68,10 +68,9 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
     def outcome(status: Status, message: str = "") -> Outcome:
         return Outcome(cell.index, status, message, time.perf_counter() - start)
 
-    missing = _missing_labels(cell)
-    if missing:
-        return outcome("blocked", missing)
     try:
+        if missing := _missing_labels(cell):
+            return outcome("blocked", missing)
         with exclusive(cell.path):  # asked before anything is loaded, and left for the work
             pass
         with suppress(FileNotFoundError):
@@ -91,6 +90,15 @@ def record_failure(cell: Cell, text: str) -> None:
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with suppress(OSError):
         write_text(cell.path / FAILURE, f"{when} cell {cell.index}: {cell.title}\n{text}\n")
+
+
+def failure_line(cell: Cell) -> str:
+    """The last line of ``failed.txt``, which says what the error was."""
+    try:
+        text = (cell.path / FAILURE).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _work(cell: Cell, observer: Observer) -> None:

@@ -18,7 +18,7 @@ import yaml
 from alhpo.config import read_config_file
 from alhpo.files import write_text
 from alhpo.steps import Observer
-from alhpo.studies.cell_runner import FAILURE, LOG, Outcome, record_failure
+from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
 from alhpo.studies.launch import Launcher, make_launcher
 from alhpo.types import ConfigurationError
@@ -194,7 +194,7 @@ class _Scheduler:
             if cell.finished:
                 self._settle(cell, "finished")
             elif cell.index not in self._again and (cell.path / FAILURE).exists():
-                self._settle(cell, "failed", f"see {cell.path / LOG}")
+                self._settle(cell, "failed", f"before: {failure_line(cell)}")
             elif cell.run is not None and self._status.get(cell.run) in ("failed", "blocked"):
                 self._settle(cell, "blocked", f"its run, cell {cell.run}, failed")
 
@@ -235,6 +235,8 @@ class _Scheduler:
             self._seconds[cell.kind].append(outcome.seconds)
             self._settle(cell, "finished", seconds=outcome.seconds)
         elif outcome.status == "elsewhere":
+            if cell.index not in self._not_before:
+                self._observer.noted(cell.title, "in work in another process; tried again later")
             self._not_before[cell.index] = time.monotonic() + self._pause
             self._waiting.append(cell)
         elif outcome.status == "lost" and self._lost[cell.index] < RESUBMISSIONS:

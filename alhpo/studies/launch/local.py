@@ -53,7 +53,7 @@ class LocalLauncher:
         self.threads = options.threads or max(1, cores // self.capacity)
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, Cell] = {}
-        self._answers: SimpleQueue[tuple[_Worker, str | None]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[_Worker, Outcome | None]] = SimpleQueue()
 
     def submit(self, cell: Cell) -> None:
         worker = self._idle.pop() if self._idle else self._start()
@@ -68,7 +68,8 @@ class LocalLauncher:
         with suppress(Empty):
             while True:
                 answers.append(self._answers.get_nowait())
-        return [outcome for worker, line in answers if (outcome := self._settle(worker, line))]
+        settled = [self._settle(worker, outcome) for worker, outcome in answers]
+        return [outcome for outcome in settled if outcome]
 
     def close(self) -> None:
         workers = [*self._idle, *self._busy]
@@ -88,15 +89,14 @@ class LocalLauncher:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         return _Worker(environment, gpu, self._answers)
 
-    def _settle(self, worker: _Worker, line: str | None) -> Outcome | None:
-        """What a line from a worker, or its end, means for its cell."""
+    def _settle(self, worker: _Worker, outcome: Outcome | None) -> Outcome | None:
+        """What an answer of a worker, or its end, means for its cell."""
         cell = self._busy.pop(worker, None)
-        if line is None:
+        if outcome is None:
             if worker in self._idle:
                 self._idle.remove(worker)
             worker.join()
             return cell and Outcome(cell.index, "lost", f"its process {worker.end}")
-        outcome = Outcome.from_json(line)
         if outcome.status == "failed":  # memory not freed, a broken CUDA context: not for others
             worker.stop()
         else:
@@ -111,7 +111,7 @@ class _Worker:
         self,
         environment: dict[str, str],
         gpu: str | None,
-        answers: SimpleQueue[tuple[_Worker, str | None]],
+        answers: SimpleQueue[tuple[_Worker, Outcome | None]],
     ) -> None:
         self.gpu = gpu
         self._answers = answers
@@ -157,5 +157,6 @@ class _Worker:
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            self._answers.put((self, line))
+            with suppress(ValueError, TypeError):  # not an answer: printed by an import
+                self._answers.put((self, Outcome.from_json(line)))
         self._answers.put((self, None))

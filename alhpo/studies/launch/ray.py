@@ -54,6 +54,7 @@ class RayLauncher:
                 of its nodes has room for a cell.
         """
         self._ray = ray = _import_ray()
+        self._cells: dict[Any, Cell] = {}
         self._joined = ray.is_initialized()
         if not self._joined:
             _connect(ray, options.address or os.environ.get("RAY_ADDRESS"))
@@ -78,7 +79,6 @@ class RayLauncher:
         except BaseException:
             self.close()
             raise
-        self._cells: dict[Any, Cell] = {}
 
     @property
     def capacity(self) -> int:
@@ -95,7 +95,7 @@ class RayLauncher:
         return [self._outcome(task) for task in done]
 
     def close(self) -> None:
-        for task in getattr(self, "_cells", ()):
+        for task in self._cells:
             with suppress(Exception):  # it may be gone, and so may be the cluster
                 self._ray.cancel(task, force=True)
         if not self._joined:
@@ -107,7 +107,7 @@ class RayLauncher:
         try:
             return Outcome.from_json(self._ray.get(task))
         except errors.RayTaskError as error:  # before the cell began: no such folder, no alhpo
-            return Outcome(cell.index, "failed", f"its Ray task failed: {error}")
+            return Outcome(cell.index, "failed", f"its Ray task failed: {error.cause!r}")
         except errors.RayError as error:
             return Outcome(cell.index, "lost", f"its Ray task was lost: {type(error).__name__}")
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alhpo.config import RunConfig, TuneConfig
-from alhpo.studies.cell_runner import LOG, run_cell
+from alhpo.studies.cell_runner import LOG, Outcome, run_cell
 from alhpo.studies.config import Cell
+from alhpo.types import ConfigurationError
 
 
 def pack(cell: Cell) -> str:
@@ -36,7 +37,10 @@ def unpack(text: str) -> Cell:
 
 def run_packed(text: str) -> str:
     """Run a cell that came as text, all output of the process in its log; the outcome as text."""
-    cell = unpack(text)
+    try:
+        cell = unpack(text)
+    except ConfigurationError as error:  # such as a strategy that only the other process registered
+        return Outcome(json.loads(text)["index"], "failed", str(error)).to_json()
     with _output_to(cell.path / LOG):
         return run_cell(cell).to_json()
 
