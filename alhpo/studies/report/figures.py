@@ -45,6 +45,11 @@ class StudyFigure:
     figure: Figure
     png: bytes
 
+    @property
+    def width(self) -> int:
+        """Pixels of CSS that it is best shown at."""
+        return round(120 * self.figure.get_figwidth())
+
 
 def study_figures(results: StudyResults, tables: Sequence[StudyTable] = ()) -> list[StudyFigure]:
     """All figures that the results allow, in the order of the report.

@@ -1,0 +1,219 @@
+"""The report of a study as sections, and its forms in text: Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from alhpo.files import Journal
+from alhpo.studies.report.figures import StudyFigure
+from alhpo.studies.report.published import Comparison
+from alhpo.studies.report.rendering import StudyTable, latex_text, markdown_text
+from alhpo.studies.report.results import CellState, StudyResults
+
+#: Sections in order: key, title, and with what the keys of their tables and figures begin.
+SECTIONS = (
+    ("accuracy", "Accuracy", ("accuracy", "gap", "curves", "tuned")),
+    ("published", "Beside the published numbers", ()),
+    ("order", "Order of the strategies", ("order", "agreement")),
+    ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
+    ("validation", "Validation and test", ("validation", "regret")),
+    ("found", "Hyperparameters found", ("found",)),
+    ("cost", "Cost", ("cost",)),
+)
+STATES = ("finished", "failed", "unfinished", "missing")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: text, tables, remarks, figures, in this order."""
+
+    key: str
+    title: str
+    tables: tuple[StudyTable, ...] = ()
+    figures: tuple[StudyFigure, ...] = ()
+    text: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """All of a report but the pictures of what was picked.
+
+    Attributes:
+        title: the study's name.
+        description: what it is.
+        states: the cells by how far they are; states that no cell has are left out.
+        sections: those that hold anything.
+        made: what it was made with, by name.
+        settings: the text of the study's file.
+    """
+
+    title: str
+    description: str
+    states: Mapping[str, tuple[CellState, ...]]
+    sections: tuple[Section, ...]
+    made: Mapping[str, tuple[str, ...]]
+    settings: str
+
+    @property
+    def total(self) -> int:
+        """Number of cells."""
+        return sum(map(len, self.states.values()))
+
+    @property
+    def tables(self) -> list[StudyTable]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def figures(self) -> list[StudyFigure]:
+        return [figure for section in self.sections for figure in section.figures]
+
+
+def make_document(
+    results: StudyResults,
+    tables: Sequence[StudyTable],
+    figures: Sequence[StudyFigure],
+    comparison: Comparison | None = None,
+) -> Document:
+    """Put tables and figures where they belong."""
+    sections = []
+    for key, title, starts in SECTIONS:
+        section = Section(
+            key,
+            title,
+            tuple(table for table in tables if table.key.startswith(starts)),
+            tuple(figure for figure in figures if figure.key.startswith(starts)),
+        )
+        if key == "published" and comparison:
+            section = _published(comparison)
+        if section.tables or section.figures:
+            sections.append(section)
+    states = {state: tuple(one for one in results.cells if one.state == state) for state in STATES}
+    return Document(
+        title=results.study.name,
+        description=results.study.description,
+        states={state: cells for state, cells in states.items() if cells},
+        sections=tuple(sections),
+        made=_made(results),
+        settings=(results.path / "study.yaml").read_text(encoding="utf-8").strip(),
+    )
+
+
+def _published(comparison: Comparison) -> Section:
+    text = [f"Published: {comparison.source}"]
+    if comparison.differences:
+        text.append("What this study does differently:")
+    return Section(
+        "published",
+        "Beside the published numbers",
+        comparison.tables,
+        text=tuple(text),
+        remarks=comparison.differences,
+    )
+
+
+def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
+    """Versions, machines and times of all starts of all cells."""
+    starts = [
+        entry
+        for one in results.cells
+        for entry in Journal(one.cell.path / "sessions.jsonl").read()
+        if isinstance(entry, dict)
+    ]
+    if not starts:
+        return {}
+    versions: dict[str, list[str]] = {"Python": [str(start.get("python")) for start in starts]}
+    for start in starts:
+        for name, version in start.get("versions", {}).items():
+            if version:
+                versions.setdefault(name, []).append(version)
+    machines = dict.fromkeys(
+        f"{start.get('device')}, {start.get('precision')}, {start.get('threads')} threads"
+        for start in starts
+    )
+    times = sorted(str(start.get("started")) for start in starts)
+    return {
+        "versions": tuple(
+            f"{name} {' and '.join(sorted(set(numbers)))}" for name, numbers in versions.items()
+        ),
+        "machines": tuple(machines),
+        "starts": (f"{len(starts)} of cells, from {times[0]} to {times[-1]}",),
+    }
+
+
+def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
+    """The report in GitHub's Markdown.
+
+    Args:
+        document: the report.
+        pictures: the file of each figure by its key, relative to the report.
+    """
+    counts = (
+        f"{len(cells)} of {document.total} cells {state}"
+        for state, cells in document.states.items()
+    )
+    parts = [f"# {markdown_text(document.title)}", markdown_text(document.description)]
+    parts.append(f"{', '.join(counts)}.")
+    parts.append(_bullets(_unfinished(document)))
+    for section in document.sections:
+        parts += [f"## {section.title}", *section.text, _bullets(section.remarks)]
+        parts += [table.to_markdown() for table in section.tables]
+        for figure in section.figures:
+            title, caption = markdown_text(figure.title), markdown_text(figure.caption)
+            parts += [f"![{title}]({pictures[figure.key]})", f"**{title}.** {caption}"]
+    parts.append("## How it was made")
+    parts.append(_bullets(f"{name}: {'; '.join(lines)}" for name, lines in document.made.items()))
+    parts.append("The same again, or on from here: `alhpo study study.yaml`, with")
+    fence = "```"
+    while fence in document.settings:
+        fence += "`"
+    parts.append(f"{fence}yaml\n{document.settings}\n{fence}")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _unfinished(document: Document) -> Iterable[str]:
+    for state, cells in document.states.items():
+        if state == "failed":
+            for one in cells:
+                yield f"failed: cell {one.cell.index}, {one.cell.title}: {one.failure}"
+        elif state != "finished":
+            yield f"{state}: cells {', '.join(str(one.cell.index) for one in cells)}"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
+
+
+def to_latex(document: Document) -> str:
+    """All tables, as a document that compiles by itself."""
+    tables = "\n\n".join(table.to_latex() for table in document.tables)
+    return (
+        "\\documentclass{article}\n"
+        "\\usepackage[T1]{fontenc}\n"
+        "\\usepackage[utf8]{inputenc}\n"
+        "\\usepackage{booktabs,graphicx}\n"
+        "\\usepackage[table]{xcolor}\n"
+        f"\\title{{{latex_text(document.title)}}}\n"
+        "\\date{}\n"
+        "\\begin{document}\n"
+        "\\maketitle\n\n"
+        f"{latex_text(document.description)}\n\n{tables}\n\n"
+        "\\end{document}\n"
+    )
+
+
+def to_csv(document: Document) -> str:
+    """The values of all tables, one a line; see ``StudyTable.to_csv``."""
+    frames = [
+        pd.read_csv(io.StringIO(table.to_csv()), dtype=str, keep_default_na=False)
+        for table in document.tables
+    ]
+    whole = pd.concat(frames, ignore_index=True)
+    names = [name for name in whole.columns if name.startswith("column_")]
+    columns = ["table", "row", *sorted(names)]
+    columns += [name for name in whole.columns if name not in columns]
+    return whole[columns].to_csv(index=False, lineterminator="\n")
