@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -276,12 +277,11 @@ def _differences(results: StudyResults, which: str, datasets: Sequence[str]) -> 
 def _data_differences(cells: Sequence[Cell], theirs: RunConfig) -> list[str]:
     lines = []
     if others := {cell.config.dataset for cell in cells} - {theirs.dataset}:
-        names = (
-            name.rstrip("/").rpartition("/")[2] if name[0] in "/~." else name for name in others
-        )
+        files = [name for name in others if name[0] in "/~."]
+        names = [Path(name).name if name in files else name for name in others]
+        pixels = " Image files, above all JPEG, can hold other pixels than the original arrays."
         lines.append(
-            f"Data: {_list(names)}; published with {theirs.dataset}. Image files, above all JPEG, "
-            "can hold other pixels than the original arrays, and other splits."
+            f"Data: {_list(names)} here, {theirs.dataset} published.{pixels if files else ''}"
         )
     known = _sources()["data"]
     sizes: dict[str, list[Any]] = {"pool": [], "evaluation": [], "shape": []}

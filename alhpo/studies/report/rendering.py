@@ -79,6 +79,11 @@ class StudyTable:
                 f"rows of {[len(row) for row in self.values]} values."
             )
 
+    @property
+    def ranked(self) -> bool:
+        """Whether any of its values has a rank."""
+        return any(value.rank for row in self.values for value in row)
+
     def to_markdown(self) -> str:
         """A heading, a table of GitHub's kind, and the note.
 
@@ -119,7 +124,8 @@ class StudyTable:
         lines.append(r"\midrule")
         for name, row in zip(self.rows, self.values, strict=True):
             lines.append(" & ".join([latex_text(name), *map(_latex_value, row)]) + r" \\")
-        caption = " ".join(filter(None, [f"{self.title}.", self.note]))
+        legend = "Green, light green, yellow and red: best, second, third and worst of a column."
+        caption = [f"{self.title}.", self.note, legend if self.ranked else ""]
         return "\n".join(
             [
                 r"\begin{table}",

@@ -195,11 +195,11 @@ def _places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         run = cell if cell.run is None else cells[cell.run]
         config, names = run.config, run.coordinates
         assert isinstance(config, RunConfig)
-        data = Path(config.dataset)
+        data = Path(config.dataset)  # tables do not tell where a folder is
         seeds = [str(config.seed), *filter(None, [cell.coordinates.get("tune.seed")])]
         place = {
             "cell": cell.index,
-            "dataset": data.name if data.is_absolute() else config.dataset,
+            "dataset": data.name if data.expanduser().is_absolute() else config.dataset,
             "model": config.model,
             "strategy": config.strategy,
             "setting": _words(names, axes),
