@@ -125,7 +125,8 @@ class StudyTable:
         for name, row in zip(self.rows, self.values, strict=True):
             lines.append(" & ".join([latex_text(name), *map(_latex_value, row)]) + r" \\")
         legend = "Green, light green, yellow and red: best, second, third and worst of a column."
-        caption = [f"{self.title}.", self.note, legend if self.ranked else ""]
+        sentences = [f"{self.title}.", self.note, legend if self.ranked else ""]
+        caption = " ".join(filter(None, sentences))
         return "\n".join(
             [
                 r"\begin{table}",
