@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +63,54 @@ def test_settings_file_of_the_readme_is_legal():
     for hpo in settings["hpo"]:
         for seed in settings["seed"]:
             RunConfig.create(settings, {"hpo": hpo, "seed": seed})
+
+
+STUDY = """
+name: small
+settings:
+  {dataset: digits, model: resnet10t, strategy: random, pool_size: 60, eval_size: 20,
+   initial_size: 12, budget: 12, max_epochs: 1, validate_fixed: false}
+grid: {seed: [0, 1]}
+tune: {labels: [12], settings: {max_budget: 2}}
+"""
+
+
+def test_the_slurm_script_runs_a_cell_in_each_task(tmp_path):
+    """With bash for Slurm: an array over the runs, then one over their tunings."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not here")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, line in (("srun", '"$@"'), ("alhpo", f'{sys.executable} -m alhpo.cli "$@"')):
+        (programs / name).write_text(f"#!/bin/bash\nexec {line}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "study.yaml").write_text(STUDY)
+
+    def task(index):
+        environment = {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(EXAMPLES.parent),
+            "SLURM_CPUS_PER_TASK": "1",
+            "SLURM_ARRAY_TASK_ID": str(index),
+            "STUDY": "study.yaml",
+        }
+        script = ["bash", EXAMPLES / "study.slurm"]
+        return subprocess.run(
+            script, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    early = task(2)
+    assert early.returncode == 1
+    assert "Run cell 0 first" in early.stdout
+    for index in range(4):
+        done = task(index)
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = sorted(path.name for path in (tmp_path / "studies").rglob("*.json"))
+    assert (results.count("run.json"), results.count("tune.json")) == (2, 2)
+    assert task(4).returncode == 2
+
+
+def test_the_page_on_studies_shows_the_slurm_script():
+    page = EXAMPLES.parent / "docs" / "studies.md"
+    assert (EXAMPLES / "study.slurm").read_text() in page.read_text()

@@ -9,13 +9,16 @@ from alhpo.studies.config import (
     run_sizes,
     shipped_studies,
 )
+from alhpo.studies.scheduler import StudyResult, run_study
 
 __all__ = [
     "Cell",
     "StudyConfig",
+    "StudyResult",
     "TunePart",
     "expand",
     "load_study",
     "run_sizes",
+    "run_study",
     "shipped_studies",
 ]
