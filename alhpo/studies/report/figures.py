@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,7 +19,11 @@ from matplotlib.ticker import MaxNLocator
 from alhpo.figures import COLOURS, DASHES, MARKERS, MOST_MARKERS, bare, finish, plain, star
 from alhpo.studies.report.rendering import StudyTable
 from alhpo.studies.report.results import ACTIVE, StudyResults
-from alhpo.studies.report.statistics import kendall, summary
+from alhpo.studies.report.statistics import spearman, summary
+from alhpo.studies.report.tables import FEWEST_TRIALS
+
+#: A pandas frame; its stubs do not know that rows of a frame are one.
+Frame = Any
 
 WIDTH = 7.4  # inches
 PANEL = 2.55
@@ -76,7 +79,7 @@ class _Part:
     """The results on one data set with one model."""
 
     def __init__(self, results: StudyResults, dataset: str, model: str, *, named: bool) -> None:
-        def of(frame: pd.DataFrame) -> pd.DataFrame:
+        def of(frame: Frame) -> Frame:
             if not len(frame):
                 return frame
             return frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
@@ -151,8 +154,8 @@ class _Part:
                 "Validation and test of the configurations that were tuned over",
                 "Every configuration that a tuning trained to the end: what the search saw, and "
                 "the accuracy on the evaluation split, which no choice depends on. Ringed: the "
-                "configurations chosen. τ is Kendall's rank correlation within a search, its "
-                "mean over the searches.",
+                "configurations chosen. ρ is Spearman's rank correlation within a search, its "
+                "mean ± standard deviation over the searches; the line is equality.",
                 self._scatter(),
             )
         if len(self.curves) and self.curves["epochs_fit"].notna().any():
@@ -272,7 +275,7 @@ class _Part:
         return figure
 
     def _scatter(self) -> Figure:
-        trials = self.trials.dropna(subset=["metric", "test_accuracy"])
+        trials = self.trials.dropna(subset=["test_accuracy"])
         groups = ["validation_scheme", "metric_name"]
         panels = list(trials.groupby(groups, sort=False))
         budgets = sorted(trials["n_labeled"].unique())
@@ -288,17 +291,18 @@ class _Part:
                 x, y = 100 * chosen["metric"], 100 * chosen["test_accuracy"]
                 axes.scatter(x, y, **ring, edgecolor="black", zorder=4)
             if metric == "accuracy":
-                low = 100 * min(rows["metric"].min(), rows["test_accuracy"].min())
-                high = 100 * max(rows["metric"].max(), rows["test_accuracy"].max())
+                both = rows[["metric", "test_accuracy"]]
+                low, high = 100 * both.min().max(), 100 * both.max().min()
                 axes.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=1)
             within = [
-                kendall(search["metric"], search["test_accuracy"])
-                for _, search in rows.groupby(["cell"], sort=False)
+                spearman(search["metric"].fillna(-1), search["test_accuracy"])
+                for _, search in rows.groupby("cell", sort=False)
+                if len(search) >= FEWEST_TRIALS
             ]
-            tau = summary(within)
-            spread = f" ± {tau.std:.2f}" if np.isfinite(tau.std) else ""
-            agreement = f"τ = {tau.mean:.2f}{spread}" if tau.n else "no τ"
-            title = f"{scheme}: {agreement}, {len(rows)} configurations"
+            rho = summary(within)
+            spread = f" ± {rho.std:.2f}" if np.isfinite(rho.std) else ""
+            title = f"{scheme}, {len(rows)} configurations"
+            title = f"{title}: ρ = {rho.mean:.2f}{spread}" if rho.n else title
             axes.set_title(plain(title), fontsize=9, loc="left", weight="bold")
             axes.set_xlabel(f"validation {metric} (%)")
             axes.set_ylabel("test accuracy (%)")
@@ -316,7 +320,7 @@ class _Part:
         """Stacked bars: active learning, then the tuning at each number of labels."""
         runs = self.curves.groupby("cell", sort=False).last()
         slots = list(itertools.product(self.settings, self.strategies))
-        parts: list[tuple[str, pd.DataFrame]] = [("active learning", runs)]
+        parts: list[tuple[str, Frame]] = [("active learning", runs)]
         if len(self.tuned):
             parts += [
                 (f"{tuning} at {labels:,} labels", rows)
@@ -389,7 +393,7 @@ def _grid(n: int, *, share: bool = True, height: float = PANEL) -> tuple[Figure,
 
 def _curve(
     axes: Axes,
-    rows: pd.DataFrame,
+    rows: Frame,
     column: str,
     scale: float,
     style: dict[str, Any],
@@ -425,13 +429,13 @@ def _curve(
 def _dumbbell(
     axes: Axes,
     place: int,
-    before: pd.DataFrame,
-    after: pd.DataFrame,
+    before: Frame,
+    after: Frame,
     point: dict[str, str],
     colour: str,
     marks: dict[str, str],
 ) -> None:
-    def of(rows: pd.DataFrame) -> pd.Series:
+    def of(rows: Frame) -> Frame:
         for column, value in point.items():
             rows = rows[rows[column] == value]
         return 100 * rows["accuracy"].astype(float)
