@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import shutil
@@ -27,7 +28,7 @@ from alhpo.loss_prediction import add_loss_predictor, predicted_losses
 from alhpo.models import ModelSpec, build_model, classifier, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.pool import Pool, read_queried_indices
-from alhpo.protocols import Strategy, ValidationScheme
+from alhpo.protocols import SELECTION_NEEDS, Strategy, ValidationScheme, WeightingScheme
 from alhpo.seeding import derive_seed, numpy_generator, torch_generator
 from alhpo.stochastic import DropoutPasses, keep_masks
 from alhpo.strategies import (
@@ -49,11 +50,15 @@ from alhpo.types import (
     LabelError,
     PoolOutputs,
     Query,
+    Selection,
 )
 from alhpo.validation import get_validation
+from alhpo.weights import pixel_features
 
 #: Seconds between checkpoints of a final fit.
 CHECKPOINT_SECONDS = 30.0
+#: Unlabelled images, at most, that the labelled ones are compared with for validation weights.
+REFERENCE_SIZE = 5000
 Start = Literal["cold", "warm"]
 
 
@@ -206,7 +211,9 @@ class ActiveLearner:
         """Choose ``n`` random images for the initial labels, to be answered with ``tell``."""
         candidates = self._candidates(n)
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
-        return self._asked(Query(tuple(int(i) for i in chosen)), new_cycle=False)
+        probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
+        query = Query(tuple(int(i) for i in chosen), probabilities=probabilities)
+        return self._asked(query, new_cycle=False)
 
     def ask(self, n: int) -> Query:
         """Choose ``n`` unlabelled images with the strategy and the model fitted last.
@@ -234,7 +241,10 @@ class ActiveLearner:
         folder = None if self._path is None else self._path / "query" / f"cycle_{step - 1:03d}"
         outputs = self._outputs(candidates, folder, step)
         generator = numpy_generator(self.seed, "query", step)
-        query = self._asked(run_strategy(self.strategy, outputs, n, generator), new_cycle=True)
+        query = run_strategy(self.strategy, outputs, n, generator)
+        if len(candidates) < len(self.pool.available):  # images outside the subset had no chance
+            query = replace(query, probabilities=None)
+        query = self._asked(query, new_cycle=True)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return query
@@ -298,8 +308,8 @@ class ActiveLearner:
                 alone: to judge validation by it, never to choose by it.
 
         Raises:
-            ConfigurationError: too few labels for the scheme, no evaluation split to measure, or
-                an illegal argument.
+            ConfigurationError: too few labels for the scheme, no evaluation split to measure, no
+                probabilities for ``acquisition:SCHEME``, or an illegal argument.
         """
         enable_on_numpy2()
         if max_epochs is not None:
@@ -310,11 +320,16 @@ class ActiveLearner:
                 f"measure_test is on, but data set {self.dataset.name!r} has no evaluation split. "
                 "Give eval_images, or leave measure_test off."
             )
+        task = self._task("objective")
+        scheme = self.validation if validation is None else get_validation(validation)
+        weights, selection = self._weights(scheme, task)
         return Objective(
-            self._task("objective"),
+            task,
             space=self.space if space is None else space,
             fixed=self.fixed,
-            validation=self.validation if validation is None else get_validation(validation),
+            validation=scheme,
+            weights=weights,
+            selection=selection,
             metric=metric or self._metric,
             on_divergence=on_divergence,
             test=test,
@@ -441,6 +456,80 @@ class ActiveLearner:
         for cycle, indices in enumerate(read_queried_indices(Path(path))):
             self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
 
+    def _weights(self, scheme: ValidationScheme, task: Task) -> tuple[np.ndarray | None, str]:
+        """The weights of the labelled images by the scheme, and what they are derived from.
+
+        Nothing of it depends on models that were fitted, so that a resumed run has the same; nor
+        should it: a model tells the images it was trained on from others whatever their selection.
+        """
+        if not isinstance(scheme, WeightingScheme):
+            return None, ""
+        needs = frozenset(scheme.needs)
+        if illegal := needs - SELECTION_NEEDS:
+            raise ConfigurationError(
+                f"Validation scheme {scheme.name!r} needs {sorted(map(str, illegal))}. Legal: "
+                f"{', '.join(sorted(SELECTION_NEEDS))}."
+            )
+        selection, identity = Selection(len(self.dataset)), hashlib.sha256()
+        identity.update(str(selection.pool_size).encode())
+        if "probabilities" in needs:
+            draws, probabilities = self._draws(scheme.name)
+            selection = replace(selection, draws=draws, probabilities=probabilities)
+            identity.update(draws.tobytes() + probabilities.tobytes())
+        if "features" in needs:
+            others = np.setdiff1d(np.arange(len(self.dataset)), self.pool.labeled)
+            if len(others) > REFERENCE_SIZE:
+                generator = numpy_generator(task.seed, "reference")
+                others = np.sort(generator.choice(others, REFERENCE_SIZE, replace=False))
+            images = self.dataset.images[torch.from_numpy(others)]
+            identity.update(images.contiguous().numpy().tobytes())
+            labeled, unlabeled = self._selection_features(task.images, images)
+            selection = replace(selection, labeled_features=labeled, unlabeled_features=unlabeled)
+        weights = scheme.weights(selection, numpy_generator(task.seed, "weights", scheme.name))
+        weights = np.asarray(weights, dtype=np.float64)
+        if weights.shape != (self.n_labeled,):
+            raise ConfigurationError(
+                f"Validation scheme {scheme.name!r} gave weights of shape {weights.shape} for "
+                f"{self.n_labeled} labelled images; expected is one for each."
+            )
+        return weights, identity.hexdigest()[:16]
+
+    def _selection_features(
+        self, labeled: torch.Tensor, unlabeled: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features of a pretrained initial model, or of the pixels where there is none."""
+        if not self._spec.pretrained or not len(unlabeled):
+            return pixel_features(labeled, unlabeled)
+        model = self.compute.place(copy.deepcopy(self._initial))
+        found = []
+        for images in (labeled, unlabeled):
+            hidden = predict(model, self._images(images, None), self.compute)[1]
+            assert hidden is not None
+            found.append(hidden.float().cpu().numpy())
+        return found[0], found[1]
+
+    def _draws(self, scheme: str) -> tuple[np.ndarray, np.ndarray]:
+        """(L,) number and probability of the draw of each labelled image."""
+        known, labeled = self.pool.draws, self.pool.labeled.tolist()
+        advice = (
+            "The strategies that draw with known probabilities are random and albl with random "
+            "among its arms, without query_subset; after others, use weighted:SCHEME."
+        )
+        missing = [index for index in labeled if known.get(index) is None]
+        if missing:
+            raise ConfigurationError(
+                f"Validation by {scheme} needs the probability with which each labelled image was "
+                f"drawn; {len(missing)} of {len(labeled)} have none on record. {advice}"
+            )
+        if len(known) > len(labeled):
+            raise ConfigurationError(
+                f"Validation by {scheme} needs the labels of all images that were drawn; "
+                f"{len(known) - len(labeled)} are still waited for. Tell them first."
+            )
+        number = {index: draw for draw, index in enumerate(known, start=1)}
+        draws = np.array([number[index] for index in labeled], dtype=np.int64)
+        return draws, np.array([known[index] for index in labeled], dtype=np.float64)
+
     def _evaluation_images(self) -> DeviceImages | None:
         if self._eval_images is None and len(self.dataset.eval_images):
             self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
@@ -559,7 +648,13 @@ class ActiveLearner:
     def _asked(self, query: Query, *, new_cycle: bool) -> Query:
         cycle = self.cycle + 1 if new_cycle else self.cycle
         owner = strategy_name(self.strategy)
-        self.pool.ask(query.indices, cycle, state=query.state, strategy=owner)
+        self.pool.ask(
+            query.indices,
+            cycle,
+            state=query.state,
+            strategy=owner,
+            probabilities=query.probabilities,
+        )
         paths = self.dataset.paths
         return (
             query if paths is None else replace(query, paths=tuple(paths[i] for i in query.indices))

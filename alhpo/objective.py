@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ConfigSpace as CS
+import numpy as np
+import torch
 
 from alhpo.batches import DeviceImages
 from alhpo.checkpoints import FILE_NAME
@@ -19,8 +21,9 @@ from alhpo.protocols import ValidationScheme
 from alhpo.schema import unknown_name
 from alhpo.seeding import numpy_generator
 from alhpo.trainer import Task, Trainer
-from alhpo.training import evaluate
+from alhpo.training import evaluate, score_images
 from alhpo.types import CheckpointError, ConfigurationError, Evaluation
+from alhpo.weights import effective_size
 
 Metric = Literal["accuracy", "likelihood"]
 Divergence = Literal["worst", "nan"]
@@ -42,6 +45,9 @@ class Objective:
         metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. The mean over
             the splits is returned; both lie in [0, 1], higher is better.
         on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
+        weights: (L,) of the labelled images where the scheme weighs them: validation metrics are
+            means with these weights, divided by their sum over a validation part.
+        selection: identity of what the weights are derived from.
         test: images that fully trained models are measured on besides, for the record alone.
         live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
             checkpoint is written in any case before a result is returned.
@@ -67,6 +73,8 @@ class Objective:
         validation: ValidationScheme,
         metric: Metric = "accuracy",
         on_divergence: Divergence = "worst",
+        weights: np.ndarray | None = None,
+        selection: str = "",
         test: DeviceImages | None = None,
         live_bytes: int = 2**30,
     ) -> None:
@@ -91,6 +99,15 @@ class Objective:
         generator = numpy_generator(task.seed, "validation", self._scheme)
         splits = validation.splits(task.labels.numpy(), generator)
         self._training = [task.device_images(train) for train, _ in splits]
+        self._weights = None
+        self._sizes: list[float] = []
+        if weights is not None:
+            parts = [weights[held_out] for _, held_out in splits]
+            _check_weights(weights, parts, self._scheme)
+            self._sizes = [effective_size(part) for part in parts]
+            device = task.compute.device
+            self._weights = [torch.from_numpy(part).double().to(device) for part in parts]
+        self._selection = selection
         self._validation = [task.device_images(held_out) for _, held_out in splits]
         self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...]]] = OrderedDict()
         self._live_bytes = live_bytes
@@ -106,6 +123,8 @@ class Objective:
             "worst": repr(self._worst),
             "fixed": self._fixed,
         }
+        if self._weights is not None:
+            values["selection"] = self._selection
         if self._test is not None:  # rows without it keep the identity they always had
             values["test"] = self._test.digest
         return content_hash(values)
@@ -147,7 +166,10 @@ class Objective:
         Returns:
             One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
             the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
-            ``accuracy``, ``nll`` and ``train_loss`` are None. Where the objective measures the
+            ``accuracy``, ``nll`` and ``train_loss`` are None. With weights these metrics are
+            weighted, and the dict has ``accuracy_unweighted`` and ``nll_unweighted`` too, and
+            ``effective_size``, the mean over the splits of the number of equally weighted images
+            that would vary as much. Where the objective measures the
             test, the dict of the last epoch, ``max_epochs``, has ``test_accuracy`` and
             ``test_nll`` too, likewise.
 
@@ -177,29 +199,39 @@ class Objective:
     def _epoch(self, trainer: Trainer) -> dict[str, Any]:
         loss = trainer.advance()
         results: list[Evaluation] = []
+        unweighted: list[Evaluation] = []
         if not trainer.diverged:
-            results = [
-                evaluate(model, images, self._task.compute)
+            scores = [
+                score_images(model, images, self._task.compute)
                 for model, images in zip(trainer.models, self._validation, strict=True)
             ]
-            trainer.diverged = not all(math.isfinite(result.nll) for result in results)
+            unweighted = results = [score.mean() for score in scores]
+            if self._weights is not None:
+                pairs = zip(scores, self._weights, strict=True)
+                results = [score.mean(weights) for score, weights in pairs]
+            trainer.diverged = not all(math.isfinite(one.nll) for one in (*results, *unweighted))
         if trainer.diverged:
-            scores: dict[str, Any] = {"accuracy": None, "nll": None, "train_loss": None}
-            metric, per_split = self._worst, []
-        else:
-            accuracy = sum(result.accuracy for result in results) / len(results)
-            nll = sum(result.nll for result in results) / len(results)
-            scores = {"accuracy": accuracy, "nll": nll, "train_loss": loss}
-            metric = accuracy if self._metric == "accuracy" else math.exp(-nll)
-            per_split = [result.accuracy for result in results]
+            results, unweighted = [], []
+        accuracy, nll = _means(results)
+        metric = accuracy if self._metric == "accuracy" or nll is None else math.exp(-nll)
         return {
             "epoch": trainer.epoch,
-            "metric": metric,
-            **scores,
-            "split_accuracy": per_split,
+            "metric": self._worst if metric is None else metric,
+            "accuracy": accuracy,
+            "nll": nll,
+            "train_loss": None if trainer.diverged else loss,
+            "split_accuracy": [result.accuracy for result in results],
             "diverged": trainer.diverged,
+            **self._unweighted(unweighted),
             **self._tested(trainer),
         }
+
+    def _unweighted(self, results: list[Evaluation]) -> dict[str, float | None]:
+        if self._weights is None:
+            return {}
+        accuracy, nll = _means(results)
+        size = sum(self._sizes) / len(self._sizes)
+        return {"accuracy_unweighted": accuracy, "nll_unweighted": nll, "effective_size": size}
 
     def _tested(self, trainer: Trainer) -> dict[str, float | None]:
         """What the record of a fully trained trial says of the test; None where its training
@@ -210,12 +242,10 @@ class Objective:
         if not trainer.diverged:
             compute = self._task.compute
             results = [evaluate(model, self._test, compute) for model in trainer.models]
-        if not results or not all(math.isfinite(result.nll) for result in results):
-            return {"test_accuracy": None, "test_nll": None}
-        return {
-            "test_accuracy": sum(result.accuracy for result in results) / len(results),
-            "test_nll": sum(result.nll for result in results) / len(results),
-        }
+        if not all(math.isfinite(result.nll) for result in results):
+            results = []
+        accuracy, nll = _means(results)
+        return {"test_accuracy": accuracy, "test_nll": nll}
 
     def _trainer(self, hp: Hyperparameters, previous_epoch: int, folder: Path) -> Trainer:
         live = self._live.pop(str(folder.resolve()), None)
@@ -239,6 +269,27 @@ class Objective:
             budget -= self._live[path][0].nbytes
             if budget < 0:
                 del self._live[path]
+
+
+def _means(results: list[Evaluation]) -> tuple[float, float] | tuple[None, None]:
+    """Accuracy and NLL over the splits; None where there are no results."""
+    if not results:
+        return None, None
+    accuracy = sum(result.accuracy for result in results) / len(results)
+    return accuracy, sum(result.nll for result in results) / len(results)
+
+
+def _check_weights(weights: np.ndarray, parts: list[np.ndarray], scheme: str) -> None:
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ConfigurationError(
+            f"Validation by {scheme} gave weights that are negative or not finite: {weights}."
+        )
+    empty = [number for number, part in enumerate(parts) if not part.sum() > 0]
+    if empty:
+        raise ConfigurationError(
+            f"Validation by {scheme} gave all images of validation split {empty[0]} weight 0, so "
+            "that nothing judges a configuration. Hold out more, or use a scheme without weights."
+        )
 
 
 def _signature(folder: Path) -> tuple[int, ...]:

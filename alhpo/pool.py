@@ -38,6 +38,7 @@ class Pool:
         self._cycles: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._states: dict[str, Mapping[str, Any]] = {}
+        self._draws: dict[int, float | None] = {}
         for entry in journal.read() if journal else ():
             self._replay(entry)
 
@@ -65,6 +66,11 @@ class Pool:
         return np.flatnonzero(free)
 
     @property
+    def draws(self) -> dict[int, float | None]:
+        """Images in the order of asking, each with its probability at its draw or None."""
+        return dict(self._draws)
+
+    @property
     def cycle(self) -> int:
         """The latest cycle that was asked or told for; 0 before any acquisition."""
         return max((*self._cycles.values(), *self._pending.values()), default=0)
@@ -83,6 +89,7 @@ class Pool:
         *,
         state: Mapping[str, Any] | None = None,
         strategy: str = "",
+        probabilities: Sequence[float] | None = None,
     ) -> None:
         """Record that labels of these images are wanted.
 
@@ -91,6 +98,7 @@ class Pool:
             cycle: the cycle that the images count for.
             state: what the strategy wants to remember, JSON-able; None keeps what it left before.
             strategy: the name of the strategy whose state that is.
+            probabilities: of each index at its draw; None where it was not drawn with known ones.
 
         Raises:
             LabelError: an index out of range, twice, labelled or asked for already.
@@ -99,6 +107,8 @@ class Pool:
         entry["indices"] = self._indices(indices)
         if state is not None:
             entry |= {"strategy": strategy, "state": dict(state)}
+        if probabilities is not None:
+            entry["probabilities"] = list(probabilities)
         taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
         if taken:
             raise LabelError(f"Index {taken[0]} is labelled or was asked for already.")
@@ -187,6 +197,10 @@ class Pool:
             )
             cycle = int(entry["cycle"])
             known &= isinstance(entry.get("state", {}), dict)
+            drawn = entry.get("probabilities")
+            known &= drawn is None or (
+                len(drawn) == len(indices) and all(0 < p <= 1 for p in drawn)
+            )
         except (KeyError, TypeError, ValueError, AttributeError):
             known, fits, cycle = False, False, 0
         if not known or cycle < 0:
@@ -204,6 +218,9 @@ class Pool:
     def _apply(self, entry: dict[str, Any]) -> None:
         if entry["event"] == "ask":
             self._pending.update(dict.fromkeys(entry["indices"], entry["cycle"]))
+            unknown = [None] * len(entry["indices"])
+            drawn = entry.get("probabilities", unknown)
+            self._draws.update(zip(entry["indices"], drawn, strict=True))
             if "state" in entry:
                 self._states[entry.get("strategy", "")] = entry["state"]
             return

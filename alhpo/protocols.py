@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from alhpo.types import PoolOutputs, Query
+from alhpo.types import PoolOutputs, Query, Selection
 
 #: What a strategy may ask for in ``needs``.
 POOL_OUTPUTS = frozenset(
@@ -17,6 +17,10 @@ POOL_OUTPUTS = frozenset(
         "state",
     }
 )
+
+#: What a validation scheme may ask for in ``needs``: the features of the labelled and of other
+#: images, or the draws with their probabilities.
+SELECTION_NEEDS = frozenset({"features", "probabilities"})
 
 
 @runtime_checkable
@@ -40,7 +44,10 @@ class Strategy(Protocol):
 
 @runtime_checkable
 class ValidationScheme(Protocol):
-    """Splits the labelled images into training and validation parts."""
+    """Splits the labelled images into training and validation parts.
+
+    A scheme may also weigh the images that a configuration is judged on: see ``WeightingScheme``.
+    """
 
     @property
     def name(self) -> str:
@@ -54,6 +61,28 @@ class ValidationScheme(Protocol):
 
         Args:
             labels: (L,) class of each labelled image, in the order of labelling.
+            generator: the only source of randomness.
+        """
+        ...
+
+
+@runtime_checkable
+class WeightingScheme(ValidationScheme, Protocol):
+    """A validation scheme by which some labelled images count more than others.
+
+    Metrics are then weighted means, divided by the sum of the weights of a validation part.
+    """
+
+    @property
+    def needs(self) -> Collection[str]:
+        """What it looks at of the selection, out of ``SELECTION_NEEDS``; nothing else is there."""
+        ...
+
+    def weights(self, selection: Selection, generator: np.random.Generator) -> np.ndarray:
+        """(L,) weights, finite, not negative, in the order of labelling.
+
+        Args:
+            selection: which images were labelled out of which.
             generator: the only source of randomness.
         """
         ...

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 
 
@@ -147,15 +148,41 @@ class Query:
         paths: the files of the images, where the data set came from files.
         state: what the strategy wants to remember until its next query, as a JSON-able mapping;
             recorded with the query, so that a killed run goes on with it.
+        probabilities: of each pick at its draw, given those drawn before, where the strategy drew
+            one by one without replacement and could have drawn any candidate; recorded with the
+            query, for validation by ``acquisition:SCHEME``. None where it did not.
     """
 
     indices: tuple[int, ...]
     scores: tuple[float, ...] | None = None
     paths: tuple[str, ...] | None = None
     state: Mapping[str, Any] | None = None
+    probabilities: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which L images were labelled out of a pool of N: what weights of them are derived from.
+
+    Only what a validation scheme declares in ``needs`` is filled in.
+
+    Attributes:
+        pool_size: N.
+        labeled_features: (L, D) float32 features of the labelled images, in the order of labelling;
+            of a model that was not trained on them.
+        unlabeled_features: (U, D) the same of all other images of the pool or a random subset.
+        draws: (L,) int64, a permutation of 1 to L: the how-many-th draw each labelled image was.
+        probabilities: (L,) float64 probability of each at its draw, among what was not drawn yet.
+    """
+
+    pool_size: int
+    labeled_features: np.ndarray | None = None
+    unlabeled_features: np.ndarray | None = None
+    draws: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alhpo.protocols import Splits, ValidationScheme
-from alhpo.types import ConfigurationError
+from alhpo.types import ConfigurationError, Selection
+from alhpo.weights import density_ratio_weights, lure_weights
 
 
 def _class_blocks(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -142,13 +143,72 @@ class KFold:
         return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(self.k)]
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """The splits of another scheme, with weights that make the labelled images look like the pool.
+
+    The weights are those of ``weights.density_ratio_weights``.
+
+    Args:
+        scheme: the scheme that splits.
+    """
+
+    scheme: ValidationScheme
+    needs = frozenset({"features"})
+
+    @property
+    def name(self) -> str:
+        return f"weighted:{self.scheme.name}"
+
+    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
+        return self.scheme.splits(labels, generator)
+
+    def weights(self, selection: Selection, generator: np.random.Generator) -> np.ndarray:
+        assert selection.labeled_features is not None
+        assert selection.unlabeled_features is not None
+        return density_ratio_weights(
+            selection.labeled_features,
+            selection.unlabeled_features,
+            selection.pool_size,
+            generator,
+        )
+
+
+@dataclass(frozen=True)
+class AcquisitionWeighted:
+    """The splits of another scheme, with weights from the probabilities of the draws.
+
+    The weights are those of ``weights.lure_weights``. Only strategies that draw by chance have
+    probabilities: ``random`` and ``albl`` with ``random`` among its arms.
+
+    Args:
+        scheme: the scheme that splits.
+    """
+
+    scheme: ValidationScheme
+    needs = frozenset({"probabilities"})
+
+    @property
+    def name(self) -> str:
+        return f"acquisition:{self.scheme.name}"
+
+    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
+        return self.scheme.splits(labels, generator)
+
+    def weights(self, selection: Selection, generator: np.random.Generator) -> np.ndarray:
+        assert selection.draws is not None
+        assert selection.probabilities is not None
+        return lure_weights(selection.draws, selection.probabilities, selection.pool_size)
+
+
 def get_validation(scheme: str | ValidationScheme) -> ValidationScheme:
     """A scheme from its text form, or itself.
 
     Args:
         scheme: ``"random:F"`` (a random hold-out of the fraction F), ``"random:FxR"`` (R of them),
-            ``"holdout:F"``, ``"holdout:FxR"`` (the same, stratified by class), ``"kfold:K"``, or
-            an object that offers ``name`` and ``splits``.
+            ``"holdout:F"``, ``"holdout:FxR"`` (the same, stratified by class), ``"kfold:K"``;
+            ``"weighted:SCHEME"`` or ``"acquisition:SCHEME"``, which weigh the images of one of
+            these; or an object that offers ``name`` and ``splits``.
 
     Raises:
         ConfigurationError: text of another form.
@@ -164,7 +224,14 @@ def get_validation(scheme: str | ValidationScheme) -> ValidationScheme:
         return kind(fraction, int(match[3] or 1))
     if match := re.fullmatch(r"kfold:(\d+)", scheme):
         return KFold(int(match[1]))
+    prefix, _, rest = scheme.partition(":")
+    if prefix in _WEIGHTED and rest.partition(":")[0] not in _WEIGHTED:
+        return _WEIGHTED[prefix](get_validation(rest))
     raise ConfigurationError(
         f"Unknown validation scheme {scheme!r}. Legal: random:F, random:FxR, holdout:F, "
-        "holdout:FxR, kfold:K, such as random:0.1x3, holdout:0.2, kfold:5."
+        "holdout:FxR, kfold:K, such as random:0.1x3, holdout:0.2, kfold:5; and each of them with "
+        "weights, such as weighted:kfold:5 or acquisition:random:0.1x3."
     )
+
+
+_WEIGHTED = {"weighted": Weighted, "acquisition": AcquisitionWeighted}

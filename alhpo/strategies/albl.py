@@ -73,6 +73,9 @@ class ActiveLearningByLearning:
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         """Choose ``n`` candidates; scores are q(x) before the first draw.
 
+        The probabilities at the draws are told where every candidate could be drawn, which is the
+        case with ``random`` among the arms.
+
         Raises:
             ConfigurationError: ``pool.state`` is of other arms.
         """
@@ -96,6 +99,7 @@ class ActiveLearningByLearning:
                 "ratios": [*state["ratios"], *ratios.tolist()],
                 "states": states,
             },
+            probabilities=tuple((1 / weights).tolist()) if mixture.all() else None,
         )
 
     def _state(self, pool: PoolOutputs) -> Mapping[str, Any]:

@@ -243,6 +243,8 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
     try:
         indices = tuple(operator.index(i) for i in query.indices)
         scores = None if query.scores is None else tuple(float(s) for s in query.scores)
+        drawn = query.probabilities
+        probabilities = None if drawn is None else tuple(float(p) for p in drawn)
         paths, state = query.paths, query.state
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(
@@ -264,9 +266,16 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
         raise ConfigurationError(
             f"Strategy {name!r} returned {len(scores)} scores for {n} candidates."
         )
+    if probabilities is not None and (
+        len(probabilities) != n or not all(0 < p <= 1 for p in probabilities)
+    ):
+        raise ConfigurationError(
+            f"Strategy {name!r} returned the probabilities {probabilities} for {n} candidates; "
+            "expected is one in (0, 1] for each."
+        )
     if state is not None:
         state = _json_state(state, f"The state that strategy {name!r} returned")
-    return Query(indices, scores, paths, state)
+    return Query(indices, scores, paths, state, probabilities)
 
 
 def _some(indices: list[int]) -> str:

@@ -13,4 +13,5 @@ def random_sampling(pool: PoolOutputs, n: int, generator: np.random.Generator) -
     """The first ``n`` of a random permutation; looks at nothing but the indices, no scores."""
     chosen = generator.permutation(len(pool))[:n]
     indices = pool.indices.tolist()
-    return Query(tuple(indices[i] for i in chosen))
+    probabilities = tuple(1 / (len(pool) - draw) for draw in range(n))
+    return Query(tuple(indices[i] for i in chosen), probabilities=probabilities)
