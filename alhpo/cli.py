@@ -6,19 +6,22 @@ import itertools
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
+import pydantic
 import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alhpo.config import RunConfig, read_config_file
+from alhpo.config import RunConfig, TuneConfig, read_config_file
 from alhpo.experiment import run_experiment
+from alhpo.hyperparameters import load_space
+from alhpo.pool_tuning import TuneResult, pool_record, tune_config, tune_pool
 from alhpo.progress import RichObserver, RichStudyObserver, duration, make_console
 from alhpo.report import write_report
 from alhpo.strategies import split_strategy_names
@@ -26,6 +29,7 @@ from alhpo.studies.cell_runner import FAILURE, LOG, run_cell
 from alhpo.studies.config import StudyConfig, expand, load_study
 from alhpo.studies.cost import Cost, estimate
 from alhpo.studies.launch import LAUNCHERS
+from alhpo.studies.report import published_names, write_study_report
 from alhpo.studies.scheduler import StudyResult, begin_study, run_study
 from alhpo.types import AlhpoError, ConfigurationError
 
@@ -50,40 +54,52 @@ def main() -> None:
     """Deep active learning with hyperparameter optimisation in the loop."""
 
 
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One flag for every setting of a run."""
-    for name, field in reversed(RunConfig.model_fields.items()):
-        if name == "hyperparameters":
-            continue
-        text = field.description or ""
-        if name in SEVERAL:
-            text += " Several, separated by commas, make several runs."
-        flag = "--" + name.replace("_", "-")
-        if _is_flag(field.annotation):
-            flag += "/--no-" + name.replace("_", "-")
-            kind: dict[str, Any] = {"default": None}
-        else:
-            kind = {"metavar": _metavar(field.annotation)}
-        default = "" if field.default is None else f"  [default: {field.default}]"
-        command = click.option(flag, name, help=text + default, **kind)(command)
-    return command
+def setting_options(
+    schema: type[pydantic.BaseModel], several: Collection[str], without: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A file of settings, ``--hp``, and one flag for every setting of a schema.
+
+    Args:
+        schema: whose settings.
+        several: settings that take several values.
+        without: settings that have no flag.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(schema.model_fields.items()):
+            if name == "hyperparameters" or name in without:
+                continue
+            text = field.description or ""
+            if name in several:
+                text += " Several, separated by commas, make several runs."
+            flag = "--" + name.replace("_", "-")
+            if _is_flag(field.annotation):
+                flag += "/--no-" + name.replace("_", "-")
+                kind: dict[str, Any] = {"default": None}
+            else:
+                kind = {"metavar": _metavar(field.annotation)}
+            if not (field.default is None or field.is_required()):
+                text += f"  [default: {field.default}]"
+            command = click.option(flag, name, help=text, **kind)(command)
+        command = click.option(
+            "--hp",
+            "hyperparameters",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A fixed hyperparameter, such as --hp lr=0.01 --hp optimizer=adamw.",
+        )(command)
+        return click.option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="YAML file of settings; flags go over it.",
+        )(command)
+
+    return decorate
 
 
 @main.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file of settings; flags go over it.",
-)
-@click.option(
-    "--hp",
-    "hyperparameters",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A fixed hyperparameter, such as --hp lr=0.01 --hp optimizer=adamw.",
-)
-@run_options
+@setting_options(RunConfig, SEVERAL)
 def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any) -> None:
     """Run active learning, continue it, or show what was run before.
 
@@ -99,6 +115,70 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
         if result.resumed and not observer.shown:
             console.print(f"finished before: {result.path}", soft_wrap=True)
     show_report(Path(configs[0].output_dir).expanduser(), console=console)
+
+
+@main.command()
+@click.argument("pool")
+@click.option(
+    "--trials", type=int, metavar="N", help="max_budget as a number of full trainings instead."
+)
+@setting_options(TuneConfig, ("labels",), without=("pool",))
+def tune(
+    pool: str,
+    config_file: Path | None,
+    hyperparameters: tuple[str, ...],
+    trials: int | None,
+    **flags: Any,
+) -> None:
+    """Tune on the labelled pool that a run left, continue it, or show what was found before.
+
+    POOL is a run's folder, or a queried_indices.json as dal-toolbox writes it. For a run, its own
+    settings take the place of the defaults.
+    """
+    settings = read_config_file(config_file) if config_file else {}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    settings = _with_hyperparameters(settings, hyperparameters)
+    numbers = settings.pop("labels", None)
+    if numbers is None:
+        raise ConfigurationError("Say with --labels how many labels of the pool to use.")
+    configs = []
+    for labels in _listed(numbers):
+        config = tune_config(pool, **settings, labels=labels)
+        configs.append(config if trials is None else _of_trials(config, trials, settings))
+    console = make_console()
+    for number, config in enumerate(configs, start=1):
+        console.rule(f"[bold]tuning {number} of {len(configs)}[/]: {config.name}", align="left")
+        with RichObserver(console) as observer:
+            result = tune_pool(config, observer=observer)
+        if result.resumed and not observer.shown:
+            console.print(f"finished before: {result.path}", soft_wrap=True)
+        _show_tuning(config, result, console)
+
+
+def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:
+    """The settings with the budget of so many full trainings."""
+    if "max_budget" in settings:
+        raise ConfigurationError("--trials and max_budget say the same; give one of them.")
+    if trials < 2:
+        raise ConfigurationError(
+            f"--trials is {trials}; at least 2 are needed, the first of which are the pool's own "
+            "hyperparameters."
+        )
+    return TuneConfig.create(config.model_dump(), {"max_budget": trials * config.max_epochs})
+
+
+def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> None:
+    """What a tuning found, beside what the pool's run had."""
+    record, before = result.record, pool_record(config.pool, config.labels)
+    lines = []
+    if before is not None:
+        model = read_config_file(Path(config.pool).expanduser() / "config.yaml")["model"]
+        lines.append(f"test accuracy of the run  {before.test['accuracy']:.4f}  ({model})")
+    lines.append(f"test accuracy, tuned      {record.test['accuracy']:.4f}  ({config.model})")
+    found = {name: record.configuration[name] for name in load_space(config.space)}
+    values = (f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in found.items())
+    lines += [f"configuration found       {' '.join(values)}", str(result.path / "tune.json")]
+    console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
 
 
 @main.command()
@@ -158,6 +238,9 @@ def study(
             observer=observer,
             cell_observer=cell_observer,
         )
+    if result.finished:
+        compare = "published" if config.published else None
+        write_study_report(result.path, compare=compare).to_console(console)
     _show_result(result, console)
     context.exit(0 if result.complete else 1)
 
@@ -237,9 +320,21 @@ def _show_result(result: StudyResult, console: Console) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; default: FOLDER.")
-def report(folder: Path, output: Path | None) -> None:
-    """Learning curves and tables of all runs in FOLDER, from files only."""
-    show_report(folder, output)
+@click.option(
+    "--compare",
+    metavar=f"published|{'|'.join(published_names())}",
+    help="Put published tables beside those of a study; published: what its file names.",
+)
+def report(folder: Path, output: Path | None, compare: str | None) -> None:
+    """Tables and figures of all runs in FOLDER, or of the study in it, from files only."""
+    if (folder / "study.yaml").exists():
+        write_study_report(folder, output, compare=compare).to_console(make_console())
+    elif compare is not None:
+        raise ConfigurationError(
+            f"--compare is for studies, and {folder} is none: it has no study.yaml."
+        )
+    else:
+        show_report(folder, output)
 
 
 def show_report(
@@ -253,24 +348,34 @@ def _expand(
     file: dict[str, Any], flags: dict[str, Any], hyperparameters: tuple[str, ...]
 ) -> list[RunConfig]:
     """All runs that the settings stand for; every one is checked before the first begins."""
-    settings = file | flags
-    if hyperparameters:
-        fixed = settings.get("hyperparameters") or {}
-        settings["hyperparameters"] = dict(fixed) | dict(map(_assignment, hyperparameters))
+    settings = _with_hyperparameters(file | flags, hyperparameters)
     choices = []
     for name in SEVERAL:
         value = settings.get(name, RunConfig.model_fields[name].default)
         split = split_strategy_names if name == "strategy" else _split
-        values = split(value) if isinstance(value, str) else value
-        choices.append(values if isinstance(values, list) else [values])
+        choices.append(_listed(value, split))
     return [
         RunConfig.create(settings, dict(zip(SEVERAL, combination, strict=True)))
         for combination in itertools.product(*choices)
     ]
 
 
+def _with_hyperparameters(settings: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+    """The settings, with hyperparameters given as flags over theirs."""
+    if not assignments:
+        return settings
+    fixed = settings.get("hyperparameters") or {}
+    return settings | {"hyperparameters": dict(fixed) | dict(map(_assignment, assignments))}
+
+
 def _split(text: str) -> list[str]:
     return text.split(",")
+
+
+def _listed(value: Any, split: Callable[[str], list[str]] = _split) -> list[Any]:
+    """The values that a flag or a file gives for a setting."""
+    values = split(value) if isinstance(value, str) else value
+    return values if isinstance(values, list) else [values]
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -140,15 +140,44 @@ def tune_pool(
 
 
 @dataclass(frozen=True)
+class _Cycle:
+    """What was labelled in a cycle.
+
+    Attributes:
+        indices: of the images in the pool, in the order of labelling.
+        labels: the class of each.
+        drawn: those of the images that a strategy asked for, in the order of asking, each with its
+            probability at its draw or None.
+    """
+
+    indices: list[int]
+    labels: list[int]
+    drawn: Mapping[int, float | None] = field(default_factory=dict)
+
+    def first(self, n: int) -> _Cycle:
+        """The first ``n`` labels."""
+        kept = set(self.indices[:n])
+        drawn = {index: p for index, p in self.drawn.items() if index in kept}
+        return _Cycle(self.indices[:n], self.labels[:n], drawn)
+
+    def label(self, pool: Pool, number: int) -> None:
+        """Have them asked for and told in a pool, as cycle ``number``."""
+        probabilities = [p for p in self.drawn.values() if p is not None]
+        known = len(probabilities) == len(self.drawn)
+        pool.ask([*self.drawn], number, probabilities=probabilities if known else None)
+        pool.tell(self.indices, self.labels, number)
+
+
+@dataclass(frozen=True)
 class _Pool:
     """A labelled pool, cut off at a number of labels.
 
     Attributes:
-        cycles: indices and labels acquired in each cycle, in order.
+        cycles: what was labelled in each.
         own: the pool's own hyperparameters.
     """
 
-    cycles: Sequence[tuple[list[int], list[int]]]
+    cycles: Sequence[_Cycle]
     own: Hyperparameters
 
 
@@ -212,8 +241,8 @@ class _Tuning:
             device=config.device,
             precision=config.precision,
         )
-        for cycle, (indices, labels) in enumerate(self._pool.cycles):
-            learner.pool.tell(indices, labels, cycle)
+        for number, cycle in enumerate(self._pool.cycles):
+            cycle.label(learner.pool, number)
         write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         Journal(self.path / "sessions.jsonl").append(session(learner.compute))
         return learner
@@ -227,8 +256,8 @@ class _Tuning:
             "seed": derive_seed(config.seed, "tune", config.labels),
             "storage": self._storage(),
         }
-        own = learner.objective(space=constants(self._pool.own))
-        objective = learner.objective()
+        own = learner.objective(space=constants(self._pool.own), measure_test=config.measure_test)
+        objective = learner.objective(measure_test=config.measure_test)
         before = 0
 
         def progress(spent: int, row: dict[str, Any]) -> None:
@@ -302,8 +331,9 @@ def _read_pool(config: TuneConfig, dataset: ImageDataset) -> _Pool:
                 f"{source} holds the index {wrong[0]}, but the pool of {dataset.name!r} has "
                 f"{len(dataset)} images: it belongs to other data."
             )
-        cycles.append((indices, dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist()))
-    every = [index for indices, _ in cycles for index in indices]
+        labels = dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist()
+        cycles.append(_Cycle(indices, labels))
+    every = [index for cycle in cycles for index in cycle.indices]
     if len(set(every)) < len(every):
         raise LabelError(f"{source} holds {len(every) - len(set(every))} indices twice.")
     if len(every) < config.labels:
@@ -313,28 +343,43 @@ def _read_pool(config: TuneConfig, dataset: ImageDataset) -> _Pool:
 
 def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> _Pool:
     """The pool in the folder of a run, or of an ``ActiveLearner``."""
-    records = [
-        record
-        for record in map(CycleRecord.from_dict, Journal(folder / "cycles.jsonl").read())
-        if record.kind == "cycle"
-    ]
     if (folder / "dataset.json").exists():
         check_dataset(folder / "dataset.json", dataset)
     pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))
-    label = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
-    cycles = [(indices, [label[i] for i in indices]) for indices in pool.by_cycle().values()]
-    if (folder / "config.yaml").exists():
-        reached = [record.n_labeled for record in records]
+    classes = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
+    cycles = []
+    for indices in pool.by_cycle().values():
+        own = set(indices)
+        drawn = {index: p for index, p in pool.draws.items() if index in own}
+        cycles.append(_Cycle(indices, [classes[index] for index in indices], drawn))
+    records = _records(folder)
+    if records is None:
+        reached = list(accumulate(len(cycle.indices) for cycle in cycles))
     else:
-        reached = list(accumulate(len(indices) for indices, _ in cycles))
+        reached = list(records)
     if config.labels not in reached:
         raise ConfigurationError(
             f"labels is {config.labels}, but the cycles of {folder} that are complete have "
             f"{', '.join(map(str, reached)) or 'none'}. Choose one of these numbers, or let the "
             "run go on."
         )
-    own = _own(config, folder, records[reached.index(config.labels)] if records else None)
-    return _Pool(_first(cycles, config.labels), own)
+    return _Pool(
+        _first(cycles, config.labels), _own(config, folder, pool_record(folder, config.labels))
+    )
+
+
+def pool_record(pool: str | Path, labels: int) -> CycleRecord | None:
+    """What the run that left a pool recorded in the cycle with so many labels; None where there
+    is no such record, or no run."""
+    return (_records(Path(pool).expanduser()) or {}).get(labels)
+
+
+def _records(folder: Path) -> dict[int, CycleRecord] | None:
+    """The records of a run's cycles by number of labels; None for what is no run's folder."""
+    if not (folder / "config.yaml").exists():
+        return None
+    entries = map(CycleRecord.from_dict, Journal(folder / "cycles.jsonl").read())
+    return {entry.n_labeled: entry for entry in entries if entry.kind == "cycle"}
 
 
 def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:
@@ -346,15 +391,13 @@ def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperp
     return Hyperparameters.create(record.configuration, given)
 
 
-def _first(
-    cycles: Sequence[tuple[list[int], list[int]]], n: int
-) -> list[tuple[list[int], list[int]]]:
+def _first(cycles: Sequence[_Cycle], n: int) -> list[_Cycle]:
     """The first ``n`` labels, cycle by cycle."""
     kept = []
-    for indices, labels in cycles:
+    for cycle in cycles:
         if n > 0:
-            kept.append((indices[:n], labels[:n]))
-        n -= len(indices)
+            kept.append(cycle.first(n))
+        n -= len(cycle.indices)
     return kept
 
 
