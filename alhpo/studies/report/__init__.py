@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alhpo.files import atomic_path, write_text
+from alhpo.report import Table
 from alhpo.studies.report.document import Document, make_document, to_csv, to_latex, to_markdown
 from alhpo.studies.report.figures import study_figures
 from alhpo.studies.report.html import to_html
@@ -63,6 +65,33 @@ class StudyReport:
     def files(self) -> list[Path]:
         """All files, the texts first."""
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
+
+    def to_console(self, console: Any) -> None:
+        """Print the tables of accuracies on rich's console, and where the files are."""
+        compared = self.comparison.tables if self.comparison else ()
+        for table in self.tables:
+            if table.key.startswith("accuracy") or table in compared:
+                console.print(_plain_table(table).to_console())
+        for path in (self.markdown, self.csv, self.latex, self.html):
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain_table(table: StudyTable) -> Table:
+    """The table with one line of column names, for a terminal."""
+    names = (", ".join(filter(None, levels)) for levels in table.columns)
+    values = list(zip(table.rows, table.values, strict=True))
+    return Table(
+        title=table.title,
+        columns=(table.corner, *names),
+        rows=tuple((name, *(value.plain for value in row)) for name, row in values),
+        best=frozenset(
+            (i, j)
+            for i, (_, row) in enumerate(values)
+            for j, value in enumerate(row, start=1)
+            if value.rank == "best"
+        ),
+        note=table.note,
+    )
 
 
 def write_study_report(

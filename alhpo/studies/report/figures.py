@@ -28,6 +28,8 @@ Frame = Any
 WIDTH = 7.4  # inches
 PANEL = 2.55
 SMALL = 8.5  # points
+LONGEST = 40  # letters of a name
+MOST_UPRIGHT = 9  # letters of a name below a column of a heat map
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class _Part:
         }
 
     def _legend(self, figure: Figure, styles: dict[str, dict[str, Any]]) -> None:
-        handles = [Line2D([], [], label=plain(n or "all"), **s) for n, s in styles.items()]
+        handles = [Line2D([], [], label=_name(n or "all"), **s) for n, s in styles.items()]
         if len(handles) > 1:
             legend(figure, handles)
 
@@ -202,7 +204,7 @@ class _Part:
             for other, style in styles.items():
                 part = rows[rows[line] == other]
                 _curve(axes, part, "accuracy", 100.0, style, other, self._seeds)
-            axes.set_title(plain(name), fontsize=9.5, loc="left", weight="bold")
+            axes.set_title(_name(name), fontsize=9.5, loc="left", weight="bold")
             finish(axes, np.unique(self.curves["n_labeled"]))
             axes.label_outer()
         _within(grid[0], 0, 100)
@@ -223,7 +225,7 @@ class _Part:
                     _curve(axes, part, name, 1.0, style, strategy, self._seeds)
                 finish(axes, np.unique(self.curves["n_labeled"]), title)
                 heading = ": ".join(filter(None, [setting, title]))
-                axes.set_title(plain(heading), fontsize=9.5, loc="left", weight="bold")
+                axes.set_title(_name(heading), fontsize=9.5, loc="left", weight="bold")
                 if row < rows:
                     axes.set_xlabel("")
         for axes in grid[0]:
@@ -260,7 +262,7 @@ class _Part:
             axes.label_outer()
         for axes in grid[len(budgets) :]:
             axes.remove()
-        names = [plain(setting if strategy is None else strategy) for setting, strategy in slots]
+        names = [_name(setting if strategy is None else strategy) for setting, strategy in slots]
         grid[0].set_yticks(range(len(slots)), names)
         grid[0].set_ylim(len(slots) - 0.4, -0.6)
         for axes in grid[: len(budgets) : columns]:
@@ -269,7 +271,7 @@ class _Part:
         grey: dict[str, Any] = {"color": "0.35", "linestyle": "none"}
         handles = [Line2D([], [], **grey, marker="o", markerfacecolor="white", label=ACTIVE)]
         handles += [
-            Line2D([], [], **grey, marker=mark, label=plain(name)) for name, mark in marks.items()
+            Line2D([], [], **grey, marker=mark, label=_name(name)) for name, mark in marks.items()
         ]
         legend(figure, handles)
         return figure
@@ -345,11 +347,11 @@ class _Part:
             bare(axes)
             axes.grid(visible=False, axis="y")
         left.xaxis.set_major_formatter("{x:,.0f}")
-        names = [plain(", ".join(filter(None, slot))) for slot in slots]
+        names = [_name(", ".join(filter(None, slot))) for slot in slots]
         left.set_yticks(range(len(slots)), names)
         left.set_ylim(len(slots) - 0.4, -0.6)
         colours = itertools.cycle(("#7A7A7A", *COLOURS[1:]))
-        legend(figure, [Patch(color=c, label=plain(n)) for (n, _), c in zip(parts, colours)])  # noqa: B905
+        legend(figure, [Patch(color=c, label=_name(n)) for (n, _), c in zip(parts, colours)])  # noqa: B905
         return figure
 
 
@@ -410,7 +412,7 @@ def _curve(
         std = np.array([point.std for _, point in points])
         counts = np.array([point.n for _, point in points])
         shown = np.linspace(0, len(x) - 1, min(len(x), MOST_MARKERS)).round().astype(int)
-        axes.plot(x, mean, **style, markevery=shown.tolist(), label=plain(name))
+        axes.plot(x, mean, **style, markevery=shown.tolist(), label=_name(name))
         axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
         fewer = [i for i in shown if counts[i] < seeds]
         if fewer:
@@ -473,8 +475,10 @@ def _heat_maps(tables: Iterable[StudyTable]) -> Iterator[StudyFigure]:
         axes = figure.subplots()
         picture = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
         names = ["\n".join(filter(None, levels)) for levels in table.columns]
-        axes.set_xticks(range(columns), [plain(name) for name in names])
-        axes.set_yticks(range(rows), [plain(name) for name in table.rows])
+        axes.set_xticks(range(columns), [_name(name) for name in names])
+        if max(len(line) for name in names for line in name.split("\n")) > MOST_UPRIGHT:
+            axes.tick_params(axis="x", rotation=90)
+        axes.set_yticks(range(rows), [_name(name) for name in table.rows])
         axes.tick_params(length=0, labelsize=SMALL)
         for (i, j), value in np.ndenumerate(values):
             text = f"{value:.2f}" if np.isfinite(value) else "–"
@@ -488,6 +492,11 @@ def _heat_maps(tables: Iterable[StudyTable]) -> Iterator[StudyFigure]:
             "strategies by mean accuracy, −1 the reverse one."
         )
         yield finished(table.key.replace("order", "agreement", 1), table.title, caption, figure)
+
+
+def _name(text: str) -> str:
+    """A name as it fits beside an axis, in which matplotlib sees no formula."""
+    return plain(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
 
 
 def _within(axes: Axes, low: float | None, high: float | None) -> None:

@@ -1,0 +1,366 @@
+"""Reports of studies: their files hold what was found, show it, and need nothing else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from synthetic_study import STUDY, pictures, records, write_study
+
+from alhpo.cli import main
+from alhpo.files import Journal
+from alhpo.studies.report import write_study_report
+from alhpo.types import ConfigurationError, DataError
+
+FIGURES = {
+    "curves-by-strategy",
+    "curves-by-setting",
+    "tuned",
+    "calibration",
+    "validation-and-test",
+    "cost",
+    "agreement-digits-resnet18-300",
+    "agreement-digits-resnet18-500",
+}
+
+
+class Page(HTMLParser):
+    """The images, tables, links and visible text of a page; fails where tags do not match."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[dict] = []
+        self.tables: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.addresses += [values[name] for name in ("src", "href", "srcset") if name in values]
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "img":
+            self.images.append(values)
+        if tag == "table":
+            self.tables.append(values.get("id", ""))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+
+def picture(address: str) -> np.ndarray:
+    head, data = address.split(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(study, tmp_path_factory):
+    return write_study_report(study, tmp_path_factory.mktemp("report"))
+
+
+def changed(**values):
+    study = copy.deepcopy(STUDY)
+    return study | values
+
+
+def test_files_are_there_and_parse(report):
+    assert set(report.figures) == FIGURES
+    for file in report.files:
+        assert file.stat().st_size > 100
+        assert not re.search(r"\s", file.name)
+    for file in report.figures.values():
+        pixels = np.asarray(Image.open(file).convert("L"))
+        assert pixels.shape[1] > 500
+        assert pixels.std() > 10
+    frame = pd.read_csv(report.csv)
+    assert set(frame["table"]) == {table.key for table in report.tables}
+    accuracy = frame[frame["table"] == "accuracy-digits-resnet18-500"]
+    last = [r["test"]["accuracy"] for r in records(report.results.path) if r["n_labeled"] == 500]
+    means = accuracy[accuracy["column_2"] == "AL"]["value"]
+    assert means.mean() == pytest.approx(100 * np.mean(last))
+
+
+def test_markdown_shows_every_table_and_figure(report):
+    text = report.markdown.read_text()
+    for table in report.tables:
+        assert f"### {table.title}".replace("_", r"\_") in text
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert shown == [report.figures[figure.key].name for figure in report.document.figures]
+    assert "12 of 12" not in text
+    assert "24 of 24 cells finished" in text
+    assert "torch 2.5.0" in text and "hpo4dl" not in text.split("```")[0]
+
+
+def test_page_holds_everything_and_needs_nothing(report):
+    page = Page(report.html.read_text())
+    assert page.tags.isdisjoint({"script", "link", "iframe", "object", "embed"})
+    assert [key for key in page.tables if key] == [table.key for table in report.tables]
+    assert set(page.ids) >= FIGURES
+    assert len(page.ids) == len(set(page.ids))
+    for image in page.images:
+        assert image["alt"]
+        assert picture(image["src"]).size
+    outside = [a for a in page.addresses if not a.startswith(("data:image/png;base64,", "#"))]
+    assert outside == []
+    assert "url(" not in report.html.read_text() and "@import" not in report.html.read_text()
+    for anchor in (a[1:] for a in page.addresses if a.startswith("#")):
+        assert anchor in page.ids
+
+
+def test_gallery_shows_what_was_picked(study, report):
+    page = Page(report.html.read_text())
+    tiles = page.images[len(FIGURES) :]
+    assert len(tiles) == 4 * 16  # two strategies, two settings, one seed
+    dataset = pictures()
+    first = [r for r in report.results.cells if r.cell.config.seed == 0 and r.cell.kind == "run"]
+    queried = {
+        (c.cell.coordinates["hyperparameters"], c.cell.coordinates["strategy"]): Journal(
+            c.cell.path / "cycles.jsonl"
+        ).read()[0]["queried"][:16]
+        for c in first
+    }
+    order = [(hp, strategy) for hp in ("HP 1", "HP 2") for strategy in ("random", "badge")]
+    for tile, index in zip(tiles, (i for key in order for i in queried[key]), strict=True):
+        assert (picture(tile["src"]) == dataset.images[index].numpy()).all()
+        assert tile["alt"] == dataset.classes[int(dataset.labels[index])]
+
+
+def test_same_results_give_the_same_files(study, report, tmp_path):
+    again = write_study_report(study, tmp_path)
+    for file, other in zip(report.files, again.files, strict=True):
+        assert file.read_bytes() == other.read_bytes()
+
+
+def test_moved_study_is_reported_where_it_lies(study, report, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(study, moved)
+    other = write_study_report(moved)
+    assert other.html.parent == moved
+    for file, copy_ in zip(report.files, other.files, strict=True):
+        assert file.read_bytes() == copy_.read_bytes()
+
+
+def test_curves_are_means_over_seeds(report):
+    figures = {figure.key: figure.figure for figure in report.document.figures}
+    curves = report.results.curves
+    for key, panel, line in (
+        ("curves-by-strategy", "strategy", "setting"),
+        ("curves-by-setting", "setting", "strategy"),
+    ):
+        drawn = {
+            (axes.get_title(loc="left"), one.get_label()): one
+            for axes in figures[key].axes
+            for one in axes.get_lines()
+        }
+        for names, rows in curves.groupby([panel, line]):
+            means = 100 * rows.groupby("n_labeled")["accuracy"].mean()
+            assert drawn[names].get_xdata().tolist() == means.index.tolist()
+            assert drawn[names].get_ydata() == pytest.approx(means.to_numpy())
+
+
+def test_partial_study(tmp_path):
+    def skip(cell):
+        return cell.kind == "tune" or cell.coordinates == {
+            "strategy": "badge", "hyperparameters": "HP 2", "seed": "1",
+        }  # fmt: skip
+
+    write_study(tmp_path, skip=skip)
+    results = write_study_report(tmp_path).results
+    failed = next(one.cell for one in results.cells if one.state == "missing")
+    failed.path.mkdir(parents=True, exist_ok=True)
+    (failed.path / "failed.txt").write_text("Traceback\nValueError: <b>bad</b> & worse\n")
+    cut = results.cells[0].cell.path
+    (cut / "run.json").unlink()
+    lines = (cut / "cycles.jsonl").read_text().splitlines(keepends=True)
+    (cut / "cycles.jsonl").write_text("".join(lines[:2]))
+    (cut / "first_query.png").write_bytes(b"\x89PNG")
+    report = write_study_report(tmp_path)
+    assert {"tuned", "validation-and-test"}.isdisjoint(report.figures)
+    assert "curves-by-strategy" in report.figures
+    page = Page(report.html.read_text())
+    assert "ValueError: <b>bad</b> & worse" in page.text
+    assert "b" not in page.tags
+    assert "6 of 24 cells finished" in page.text
+    assert "1 of 24 cells failed" in page.text
+    assert "1 of 24 cells unfinished" in page.text
+    assert "16 of 24 cells missing" in page.text
+    assert "failed: cell" in report.markdown.read_text()
+
+
+def test_single_run_without_axes(tmp_path):
+    write_study(tmp_path, changed(grid={}, tune=None))
+    report = write_study_report(tmp_path)
+    assert set(report.figures) == {"curves-by-setting", "calibration", "cost"}
+    Page(report.html.read_text())
+
+
+def test_two_data_sets_have_figures_of_their_own(tmp_path):
+    grid = {"dataset": {"a b": "digits", "c/d": "torch/cifar10"}, "strategy": ["random", "badge"]}
+    write_study(tmp_path, changed(grid=grid))
+    report = write_study_report(tmp_path)
+    assert {"curves-by-setting-a-b-resnet18", "curves-by-setting-c-d-resnet18"} <= set(
+        report.figures
+    )
+    assert all(file.exists() for file in report.files)
+    page = Page(report.html.read_text())
+    assert "a b, resnet18" in page.text
+
+
+ODD = "<script>alert(1)</script> $x_1$ & 50% #{~}\\|`日本"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the pictures' font has no Japanese
+def test_odd_names_stay_text(tmp_path):
+    grid = {
+        "strategy": {ODD: "random", "badge": "badge"},
+        "hyperparameters": {ODD + "1": {"lr": 0.1}, "**b** [x](http://example.org)": {"lr": 0.01}},
+    }
+    names = tuple(f"<i>{i}</i> &amp; ü" for i in range(10))
+    study = changed(description=ODD, grid=grid)
+    write_study(tmp_path, study, dataset=pictures(names))
+    report = write_study_report(tmp_path)
+    page = Page(report.html.read_text())
+    assert page.tags.isdisjoint({"script", "i", "a b"})
+    assert page.text.count(ODD) > 5
+    assert "<i>3</i> &amp; ü" in page.text
+    assert "http://example.org" not in page.addresses
+    text = report.markdown.read_text().split("```")[0]
+    assert "<script>" not in re.sub(r"\\<script\\>", "", text)
+    check_latex(report.latex.read_text(), tmp_path)
+
+
+def test_latex(report, tmp_path):
+    check_latex(report.latex.read_text(), tmp_path)
+
+
+def check_latex(text, folder):
+    """Braces and environments match; where there is pdflatex, it compiles."""
+    bare = re.sub(r"\\[\\{}%]", "", text)
+    depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in bare])
+    assert depth.min() >= 0 and depth[-1] == 0
+    opened: list[str] = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if what == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    for line in text.splitlines():
+        assert not re.search(r"(?<!\\)[#$]", line)
+    if shutil.which("pdflatex") and text.isascii():
+        (folder / "report.tex").write_text(text)
+        command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "report.tex"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def test_nothing_to_report(tmp_path):
+    write_study(tmp_path, skip=lambda cell: True)
+    with pytest.raises(DataError, match="none of the 24 cells"):
+        write_study_report(tmp_path)
+    assert not list(tmp_path.glob("report.*"))
+    with pytest.raises(ConfigurationError, match="No study"):
+        write_study_report(tmp_path / "nowhere")
+
+
+def command(*arguments):
+    return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=True)
+
+
+def test_command_reports_a_study(study, tmp_path):
+    result = command(study, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    flat = result.output.replace("\n", "")
+    assert "test accuracy (%) with 500 labels" in " ".join(result.output.split())
+    for name in ("report.md", "report.csv", "report.tex", "report.html"):
+        assert str(tmp_path / name) in flat
+
+
+def test_command_compares_with_published_tables(study, tmp_path):
+    unnamed = command(study, "--output", tmp_path, "--compare", "published")
+    assert isinstance(unnamed.exception, ConfigurationError)
+    assert "cifar10" in str(unnamed.exception)
+    unknown = command(study, "--output", tmp_path, "--compare", "cifar11")
+    assert isinstance(unknown.exception, ConfigurationError)
+    assert "cifar10" in str(unknown.exception)
+    assert not list(tmp_path.iterdir())
+    named = write_study_report(study, tmp_path, compare="cifar10")
+    assert named.comparison is not None
+    page = Page(named.html.read_text())
+    assert {table.key for table in named.comparison.tables} <= set(page.tables)
+    assert all(line in page.text for line in named.comparison.differences)
+    assert "section-published" in page.ids
+    (tmp_path / "runs").mkdir()
+    refused = command(tmp_path / "runs", "--compare", "cifar10")
+    assert "no study.yaml" in str(refused.exception)
+
+
+def test_published_tables_that_the_study_names(tmp_path):
+    write_study(tmp_path, changed(published="cifar100"))
+    assert write_study_report(tmp_path, compare="published").comparison is not None
+    assert write_study_report(tmp_path).comparison is None
+
+
+def test_drawing_leaves_the_users_matplotlib_alone(study, tmp_path):
+    before = (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
+    write_study_report(study, tmp_path)
+    assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.parametrize("width", [500, 1400])  # a window of chromium has 500 pixels at least
+def test_page_fits_the_window_of_a_browser(report, tmp_path, width):
+    """Nothing is wider than the page, and every image has pixels."""
+    script = (
+        "<script>addEventListener('load', () => { document.title = JSON.stringify({"
+        "scroll: document.documentElement.scrollWidth, window: innerWidth, "
+        "empty: [...document.images].filter(i => !i.naturalWidth).length, "
+        "images: document.images.length}) })</script>"
+    )
+    page = tmp_path / "page.html"
+    page.write_text(report.html.read_text().replace("</body>", script + "</body>"))
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    arguments += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(["chromium", *arguments], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", dom.stdout)
+    assert title, dom.stderr
+    found = yaml.safe_load(title[1])
+    assert found["window"] == width
+    assert found["scroll"] <= width
+    assert found["images"] == len(FIGURES) + 64
+    assert found["empty"] == 0
