@@ -96,16 +96,13 @@ def compare_published(results: StudyResults, which: str) -> Comparison:
         for source in dict.fromkeys(row["source"] for row in rows):
             there = [row for row in rows if row["source"] == source]
             tables += _beside(part, source, there)
-    used = [source for source in _sources()["sources"] if any(r["source"] == source for r in rows)]
-    remarks = [line for name in used for line in _sources()["sources"][name]["remarks"]]
-    links = {_sources()["sources"][name]["url"] for name in used}
+    links = {about["url"] for about in _sources()["sources"].values()}
     return Comparison(
         source=f"{_sources()['citation']}; {', '.join(sorted(links))}",
         tables=tuple(tables),
         differences=(
             *_differences(results, which, [part.dataset for part in same or every]),
             *_sources()["remarks"],
-            *remarks,
         ),
     )
 
@@ -176,12 +173,12 @@ def _stage(
     deviations = [v.value for row in values for v in row[3::4] if math.isfinite(v.value)]
     near = sum(abs(value) <= 2 for value in deviations)
     count = f"{near} of {len(deviations)} lie within 2." if deviations else ""
-    title = _sources()["sources"][source]["title"]
+    about = _sources()["sources"][source]
     slug = "-".join([part.dataset.replace("/", "-"), part.model])
     names = ("here", "published", "difference", "in deviations")
     return StudyTable(
         key=f"published-{source}-{slug}-{stage}",
-        title=f"{part.title}: beside {title} at {stage:,} labels, test accuracy (%)",
+        title=f"{part.title}: beside {about['title']} at {stage:,} labels, test accuracy (%)",
         corner="strategy, setting",
         columns=tuple((kind, name) for kind in labels for name in names),
         rows=tuple(rows),
@@ -191,7 +188,7 @@ def _stage(
                 "Means ± standard deviations. Difference: here minus published, in percentage "
                 "points, and divided by √(s² here + s² published), about ±1 for two single "
                 "repetitions of one experiment; none without both deviations.",
-                *filter(None, [count, *other]),
+                *filter(None, [count, *other, *about["remarks"]]),
             ]
         ),
     )
@@ -260,7 +257,7 @@ def _differences(results: StudyResults, which: str, datasets: Sequence[str]) -> 
     published = published_tables(which)
     missing = set(published["strategy"]) - {run.strategy for run in runs}
     if missing:
-        lines.append(f"Strategies that were published but are not here: {_list(missing)}.")
+        lines.append(f"Strategies that were published but are not here: {_list(sorted(missing))}.")
     seeds = {run.seed for run in runs}
     lines += _differs("repetitions", [len(seeds)], _sources()["data"]["repetitions"])
     lines += _tuning_differences(runs, tunings, their_tuning)
@@ -276,7 +273,7 @@ def _differences(results: StudyResults, which: str, datasets: Sequence[str]) -> 
 
 def _data_differences(cells: Sequence[Cell], theirs: RunConfig) -> list[str]:
     lines = []
-    if others := {cell.config.dataset for cell in cells} - {theirs.dataset}:
+    if others := sorted({cell.config.dataset for cell in cells} - {theirs.dataset}):
         files = [name for name in others if name[0] in "/~."]
         names = [Path(name).name if name in files else name for name in others]
         pixels = " Image files, above all JPEG, can hold other pixels than the original arrays."

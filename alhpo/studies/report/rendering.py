@@ -96,8 +96,9 @@ class StudyTable:
         for name, row in zip(self.rows, self.values, strict=True):
             lines.append([markdown_text(name), *(_markdown_value(value) for value in row)])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts = [f"### {markdown_text(self.title)}", table, markdown_text(self.note)]
-        return "\n\n".join(filter(None, parts))
+        legend = " Bold: best of a column; italic: second; ▼: worst." if self.ranked else ""
+        note = f"{markdown_text(self.note)}{legend}".strip()
+        return "\n\n".join(filter(None, [f"### {markdown_text(self.title)}", table, note]))
 
     def to_latex(self) -> str:
         """A ``table`` environment, for a document with the packages booktabs, graphicx and xcolor
@@ -214,7 +215,8 @@ def _markdown_value(value: Value) -> str:
 
 def markdown_text(text: str) -> str:
     """Text in which Markdown sees no markup, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", _line(text))
+    escaped = re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(_line(text), quote=False))
+    return escaped.replace("~", "&#126;")
 
 
 #: Backgrounds of ranks in LaTeX, RGB in hexadecimal.
