@@ -9,7 +9,14 @@ from alhpo.protocols import ValidationScheme
 from alhpo.testing import check_validation_scheme
 from alhpo.testing.process_state import process_left_alone
 from alhpo.types import ConfigurationError
-from alhpo.validation import Holdout, KFold, RandomHoldout, get_validation
+from alhpo.validation import (
+    AcquisitionWeighted,
+    Holdout,
+    KFold,
+    RandomHoldout,
+    Weighted,
+    get_validation,
+)
 
 LABELS = st.integers(1, 6).flatmap(
     lambda classes: st.lists(st.integers(0, classes - 1), min_size=2, max_size=60)
@@ -125,6 +132,16 @@ def test_splits_depend_on_labels_and_generator_only(labels, scheme, seed):
         assert all(np.array_equal(a, b) for a, b in zip(split, again, strict=True))
 
 
+def test_weighted_schemes_split_as_those_they_weigh():
+    labels = np.arange(40) % 4
+    for scheme in ("random:0.3x2", "holdout:0.2", "kfold:4"):
+        plain = get_validation(scheme).splits(labels, rng(3))
+        for prefix in ("weighted", "acquisition"):
+            weighted = get_validation(f"{prefix}:{scheme}").splits(labels, rng(3))
+            for split, other in zip(plain, weighted, strict=True):
+                assert all(np.array_equal(a, b) for a, b in zip(split, other, strict=True))
+
+
 def test_repeats_and_seeds_differ():
     labels = np.arange(100) % 5
     first, second = (tuple(v) for _, v in Holdout(0.2, 2).splits(labels, rng(0)))
@@ -171,6 +188,8 @@ def test_too_few_labels(scheme, n):
         ("random:0.1", RandomHoldout(0.1)),
         ("random:0.1x3", RandomHoldout(0.1, 3)),
         ("kfold:10", KFold(10)),
+        ("weighted:random:0.1x3", Weighted(RandomHoldout(0.1, 3))),
+        ("acquisition:kfold:4", AcquisitionWeighted(KFold(4))),
     ],
 )
 def test_text_forms(text, scheme):
@@ -182,6 +201,8 @@ def test_text_forms(text, scheme):
         st.builds(Holdout, FRACTIONS, st.integers(1, 20)),
         st.builds(RandomHoldout, FRACTIONS, st.integers(1, 20)),
         st.builds(KFold, st.integers(2, 20)),
+        st.builds(Weighted, st.builds(KFold, st.integers(2, 20))),
+        st.builds(AcquisitionWeighted, st.builds(RandomHoldout, FRACTIONS)),
     )
 )
 def test_name_reads_back_as_the_scheme(scheme):
@@ -216,6 +237,12 @@ def test_name_reads_back_as_the_scheme(scheme):
         "kfold:2.5",
         "kfold:-3",
         "loo",
+        "weighted",
+        "weighted:",
+        "weighted:loo",
+        "weighted:weighted:kfold:5",
+        "acquisition:weighted:kfold:5",
+        "acquisition:holdout:2",
     ],
 )
 def test_text_that_is_refused(text):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from alhpo.protocols import Splits, ValidationScheme
+from alhpo.protocols import SELECTION_NEEDS, Splits, ValidationScheme, WeightingScheme
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.types import ConfigurationError
+from alhpo.types import ConfigurationError, Selection
 
 #: Labels by description. Schemes may refuse the scarce ones, with a ConfigurationError.
 _ORDINARY = {
@@ -34,6 +34,11 @@ def check_validation_scheme(scheme: ValidationScheme) -> None:
     state gives the same splits, whatever the global seeds are; labels and process stay as they
     were. With few labels, a ``ConfigurationError`` will do; with fewer than two it must come.
 
+    Of a scheme that weighs the images besides (``WeightingScheme``): it looks at nothing that it
+    does not name in ``needs``; there is one finite weight for each labelled image, none negative
+    and not all of them 0; the same generator state gives the same weights; the selection stays as
+    it was.
+
     Raises:
         AssertionError: with the rule that was broken and the labels it was broken on.
     """
@@ -60,6 +65,51 @@ def check_validation_scheme(scheme: ValidationScheme) -> None:
         require(len(splits) > 0, f"{where}: no split at all.")
         for number, split in enumerate(splits):
             _check_split(split, len(labels), f"{where}, split {number}")
+    if hasattr(scheme, "weights") or hasattr(scheme, "needs"):
+        _check_weights(scheme)
+
+
+def _check_weights(scheme: ValidationScheme) -> None:
+    where = f"Validation scheme {scheme.name!r}"
+    offers = isinstance(scheme, WeightingScheme)
+    require(offers, f"{where}: a scheme with weights offers needs and weights, both of them.")
+    assert isinstance(scheme, WeightingScheme)
+    needs = frozenset(scheme.needs)
+    legal = ", ".join(sorted(SELECTION_NEEDS))
+    require(needs <= SELECTION_NEEDS, f"{where}: needs {sorted(needs)}; legal: {legal}.")
+    for n, others in ((40, 60), (40, 1), (2, 60), (40, 0)):
+        case = f"{where} with {n} labelled of {n + others} images"
+        first, selection = _selection(n, others, needs), _selection(n, others, needs)
+        with process_left_alone(case):
+            weights = scheme.weights(first, np.random.default_rng(5))
+        for name, value in vars(selection).items():
+            same = np.array_equal(getattr(first, name), value)
+            require(same, f"{case}: changed the selection it was given ({name}).")
+        fits = isinstance(weights, np.ndarray) and weights.shape == (n,)
+        require(fits, f"{case}: weights must be an array of ({n},), not {weights!r}.")
+        usable = bool(np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0)
+        require(usable, f"{case}: weights are negative, not finite, or all 0: {weights}.")
+        for seed in (1, 2):
+            with global_seed(seed):
+                again = scheme.weights(selection, np.random.default_rng(5))
+            same = np.array_equal(weights, again)
+            require(same, f"{case}: the same generator state gave different weights.")
+
+
+def _selection(n: int, others: int, needs: frozenset[str]) -> Selection:
+    """``n`` labelled images out of ``n + others``, with what is needed and nothing else."""
+    generator = np.random.default_rng(7)
+    found: dict[str, np.ndarray] = {}
+    if "features" in needs:
+        values = generator.normal(size=(n + others, 6)).astype(np.float32)
+        found = {"labeled_features": values[:n] + 1, "unlabeled_features": values[n:]}
+    if "probabilities" in needs:
+        draws = generator.permutation(n) + 1
+        uniform = 1 / (n + others - draws + 1)
+        # where one image is left it is drawn with certainty
+        told = np.where(uniform < 1, uniform * generator.uniform(0.1, 1, n), 1)
+        found |= {"draws": draws, "probabilities": told}
+    return Selection(n + others, **found)
 
 
 def _splits(scheme: ValidationScheme, labels: np.ndarray, where: str) -> Splits:

@@ -8,7 +8,13 @@ from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
 
-@pytest.mark.parametrize("scheme", ["holdout:0.2", "holdout:0.1x3", "kfold:2", "kfold:5"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        *("holdout:0.2", "holdout:0.1x3", "random:0.1x3", "kfold:2", "kfold:5"),
+        *("weighted:random:0.2", "acquisition:kfold:3"),
+    ],
+)
 def test_schemes_of_the_package_conform(scheme):
     check_validation_scheme(get_validation(scheme))
 
@@ -116,8 +122,58 @@ class Nameless(Halves):
     name = ""
 
 
+class Weighs(Halves):
+    """A correct scheme with weights; the subclasses break one rule each."""
+
+    needs = ("features",)
+
+    def weights(self, selection, generator):
+        return generator.random(len(selection.labeled_features))
+
+
+class NeedsLabels(Weighs):
+    needs = ("labels",)
+
+
+class WithoutNeeds(Halves):
+    def weights(self, selection, generator):
+        return np.ones(40)
+
+
+class TooFewWeights(Weighs):
+    def weights(self, selection, generator):
+        return super().weights(selection, generator)[1:]
+
+
+class NegativeWeights(Weighs):
+    def weights(self, selection, generator):
+        return super().weights(selection, generator) - 0.5
+
+
+class NoWeight(Weighs):
+    def weights(self, selection, generator):
+        return 0 * super().weights(selection, generator)
+
+
+class InfiniteWeights(Weighs):
+    def weights(self, selection, generator):
+        return np.inf * super().weights(selection, generator)
+
+
+class OwnWeights(Weighs):
+    def weights(self, selection, generator):
+        return super().weights(selection, np.random.default_rng())
+
+
+class ChangesFeatures(Weighs):
+    def weights(self, selection, generator):
+        selection.labeled_features[0] = 0
+        return super().weights(selection, generator)
+
+
 def test_a_correct_scheme_passes():
     check_validation_scheme(Halves())
+    check_validation_scheme(Weighs())
 
 
 @pytest.mark.parametrize(
@@ -139,6 +195,14 @@ def test_a_correct_scheme_passes():
         (FailsWithFewLabels, "two labels: raised ZeroDivisionError"),
         (SplitsOneLabel, "one label: must be refused"),
         (Nameless, "name must be text"),
+        (NeedsLabels, "needs .'labels'.; legal: features, probabilities"),
+        (WithoutNeeds, "both of them"),
+        (TooFewWeights, r"array of \(40,\)"),
+        (NegativeWeights, "negative, not finite, or all 0"),
+        (NoWeight, "negative, not finite, or all 0"),
+        (InfiniteWeights, "negative, not finite, or all 0"),
+        (OwnWeights, "different weights"),
+        (ChangesFeatures, "changed the selection"),
     ],
 )
 def test_broken_schemes_are_caught(scheme, complaint):
