@@ -197,7 +197,8 @@ class CycleRecord:
         configuration: all hyperparameters of the final fit.
         tuned: whether a search ran in this cycle.
         validation: ``accuracy``, ``nll`` (means over the validation splits) and ``epoch`` of the
-            configuration at its best epoch, or None where it was not measured or diverged.
+            configuration at its best epoch (at its last for "tuned"), or None where it was not
+            measured or diverged.
         test: ``accuracy``, ``nll``, ``brier`` and ``ece`` of the final fit on the evaluation split
             (records of older versions lack the last two).
         epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
