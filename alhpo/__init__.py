@@ -8,7 +8,7 @@ from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
 from alhpo.objective import Objective
 from alhpo.pool_tuning import TuneResult, tune_pool
-from alhpo.protocols import Optimizer, Strategy, ValidationScheme
+from alhpo.protocols import Optimizer, Strategy, ValidationScheme, WeightingScheme
 from alhpo.stochastic import DropoutPasses, TensorPasses
 from alhpo.strategies import (
     register_strategy,
@@ -30,13 +30,15 @@ from alhpo.types import (
     Query,
     RunLockedError,
     RunResult,
+    Selection,
     TunerError,
 )
-from alhpo.validation import Holdout, KFold, RandomHoldout
+from alhpo.validation import AcquisitionWeighted, Holdout, KFold, RandomHoldout, Weighted
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AcquisitionWeighted",
     "ActiveLearner",
     "AlhpoError",
     "CheckpointError",
@@ -59,6 +61,7 @@ __all__ = [
     "RunConfig",
     "RunLockedError",
     "RunResult",
+    "Selection",
     "Strategy",
     "TensorPasses",
     "TuneConfig",
@@ -66,6 +69,8 @@ __all__ = [
     "Tuner",
     "TunerError",
     "ValidationScheme",
+    "Weighted",
+    "WeightingScheme",
     "hpo4dl_space",
     "load_dataset",
     "load_space",

@@ -91,7 +91,8 @@ class SearchSettings(Settings):
     validation: str = Field(
         "holdout:0.2",
         description="Which labels judge a configuration: random:F (a random share), holdout:F "
-        "(stratified by class), either with xR for R repeats, or kfold:K.",
+        "(stratified by class), either with xR for R repeats, or kfold:K; weighted: or "
+        "acquisition: before one of them weighs its images against selection bias.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
         "accuracy", description="What the search maximises on the validation images."
