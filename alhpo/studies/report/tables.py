@@ -352,11 +352,12 @@ def gap_table(part: Part, labels: int) -> StudyTable | None:
         )
         for kind in dict.fromkeys(kind for _, kind in columns)
     ]
+    means = [(name, same) for name, same in means if len(same) > 1]
     for name, same in means:
-        if len(same) > 1:
-            columns.append(name)
-            across = [statistics.summary([v.value for v in row]) for row in zip(*same, strict=True)]
-            cells.append([_value(one, 2, len(same), "+") for one in across])
+        columns.append(name)
+        across = [statistics.summary([v.value for v in row]) for row in zip(*same, strict=True)]
+        cells.append([_value(one, 2, len(same), "+") for one in across])
+    across_note = " All settings: mean ± standard deviation of the columns' means." if means else ""
     return StudyTable(
         key=_key("gap", part, labels),
         title=f"{part.title}: accuracy above random (percentage points) with {labels:,} labels",
@@ -365,8 +366,8 @@ def gap_table(part: Part, labels: int) -> StudyTable | None:
         rows=tuple(others),
         values=tuple(zip(*cells, strict=True)),
         note="Means ± standard deviations of the differences of repetitions with the same seed; p "
-        "of the paired t-test, corrected by Holm for the strategies of a column, * below 0.05. "
-        "“All settings”: mean ± standard deviation of the columns' means.",
+        "of the paired t-test, corrected by Holm for the strategies of a column, * below "
+        f"0.05.{across_note}",
     )
 
 
