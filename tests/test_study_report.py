@@ -301,11 +301,16 @@ def command(*arguments):
     return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=True)
 
 
-def test_command_reports_a_study(study, tmp_path):
+def test_command_reports_a_study(study, report, tmp_path):
     result = command(study, "--output", tmp_path)
     assert result.exit_code == 0, result.output
     flat = result.output.replace("\n", "")
     assert "test accuracy (%) with 500 labels" in " ".join(result.output.split())
+    words = " ".join(result.output.split())
+    (table,) = (t for t in report.tables if t.key == "accuracy-digits-resnet18-500")
+    for row in table.values:
+        for value in row:
+            assert value.plain in words
     for name in ("report.md", "report.csv", "report.tex", "report.html"):
         assert str(tmp_path / name) in flat
 

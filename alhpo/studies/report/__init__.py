@@ -67,30 +67,32 @@ class StudyReport:
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
 
     def to_console(self, console: Any) -> None:
-        """Print the tables of accuracies on rich's console, and where the files are."""
-        compared = self.comparison.tables if self.comparison else ()
+        """Print the accuracies on rich's console, and where the files are."""
         for table in self.tables:
-            if table.key.startswith("accuracy") or table in compared:
-                console.print(_plain_table(table).to_console())
+            if table.key.startswith("accuracy"):
+                console.print(_upright(table).to_console())
         for path in (self.markdown, self.csv, self.latex, self.html):
             console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _plain_table(table: StudyTable) -> Table:
-    """The table with one line of column names, for a terminal."""
-    names = (", ".join(filter(None, levels)) for levels in table.columns)
-    values = list(zip(table.rows, table.values, strict=True))
+def _upright(table: StudyTable) -> Table:
+    """The table for a terminal, which has more room downwards: its columns are lines."""
+    lines = list(zip(table.columns, zip(*table.values, strict=True), strict=True))
     return Table(
         title=table.title,
-        columns=(table.corner, *names),
-        rows=tuple((name, *(value.plain for value in row)) for name, row in values),
+        columns=("", *table.rows),
+        rows=tuple(
+            (", ".join(filter(None, names)), *(value.plain for value in values))
+            for names, values in lines
+        ),
         best=frozenset(
             (i, j)
-            for i, (_, row) in enumerate(values)
-            for j, value in enumerate(row, start=1)
+            for i, (_, values) in enumerate(lines)
+            for j, value in enumerate(values, start=1)
             if value.rank == "best"
         ),
-        note=table.note,
+        note="Means ± standard deviations (n − 1); bold: the best of a line, whatever the "
+        "deviations; * and †: see the report.",
     )
 
 

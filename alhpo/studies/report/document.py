@@ -29,7 +29,7 @@ STATES = ("finished", "failed", "unfinished", "missing")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: text, tables, remarks, figures, in this order."""
+    """A part of a report: text, remarks, tables, figures, in this order."""
 
     key: str
     title: str
