@@ -83,13 +83,14 @@ def kill_at_work(process: subprocess.Popen[str], folder: Path) -> list[psutil.Pr
         return sum(file.read_text().count("\n") for file in files)
 
     before = starts()
-    wait_until(lambda: starts() > before or process.poll() is not None)
-    time.sleep(random.uniform(0, 1))
-    assert process.poll() is None, process.communicate()
-    below = all_below(process.pid)
-    process.kill()
-    process.wait()
-    return below
+    try:
+        wait_until(lambda: starts() > before or process.poll() is not None)
+        time.sleep(random.uniform(0, 1))
+        assert process.poll() is None, process.communicate()
+        return all_below(process.pid)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def all_below(pid: int) -> list[psutil.Process]:
@@ -97,7 +98,7 @@ def all_below(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def wait_until(condition: Any, seconds: float = 120) -> None:
+def wait_until(condition: Any, seconds: float = 600) -> None:
     """Until the condition holds; the test fails if it never does."""
     end = time.monotonic() + seconds
     while not condition():

@@ -86,7 +86,7 @@ def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undistu
     assert any("raylet" in process for process in map(str, below))
     wait_until(lambda: gone(below), 60)
     process = begin_command(*arguments)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, output + errors
     assert "usage" not in output + errors
     assert records(study) == undisturbed
@@ -101,6 +101,6 @@ def test_a_cell_no_node_has_room_for_is_refused(tmp_path):
 
 
 def test_a_cluster_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigurationError, match="No Ray cluster at 127.0.0.1:1"):
+    with pytest.raises(ConfigurationError, match="No Ray cluster at 127"):
         run_study(study_in(tmp_path), "ray", options={"address": "127.0.0.1:1"})
     assert not ray.is_initialized()

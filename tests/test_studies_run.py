@@ -419,7 +419,7 @@ def test_a_driver_killed_at_any_moment_leaves_no_process_and_goes_on(
         assert len(below) == (2 if launcher == "local" else 0)
         wait_until(lambda below=below: gone(below), 30)
     process = begin_command(*arguments)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, output + errors
     assert not gone([psutil.Process()])  # the check can tell
     assert records(study) == undisturbed
@@ -431,7 +431,7 @@ def test_two_commands_at_once(tmp_path, undisturbed):
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--threads", 1)
     processes = [begin_command(*arguments, "--workers", 1) for _ in range(2)]
     for process in processes:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, output + errors
         assert "8 finished" in output
     assert records(study) == undisturbed
@@ -446,7 +446,7 @@ def test_ctrl_c_ends_the_workers_and_says_so(tmp_path):
     wait_until(lambda: list((tmp_path / "study/cells").glob("*/config.yaml")))
     below = all_below(process.pid)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; the same command goes on" in errors and "Traceback" not in errors
     assert below
