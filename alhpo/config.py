@@ -263,6 +263,12 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     def _usable(self) -> TuneConfig:
         self.check_search()
         Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
+        if self.max_budget <= self.max_epochs:
+            raise ConfigurationError(
+                f"max_budget is {self.max_budget} epochs, of which the pool's own hyperparameters "
+                f"take max_epochs={self.max_epochs}, so that nothing is left to search with. Raise "
+                "max_budget."
+            )
         return self
 
     @classmethod

@@ -304,16 +304,10 @@ def _read_pool(config: TuneConfig, dataset: ImageDataset) -> _Pool:
     """The pool at the wanted number of labels; refuses what cannot be tuned on.
 
     Raises:
-        ConfigurationError: no pool, not with this number of labels, or a budget without a search.
+        ConfigurationError: no pool, or not with this number of labels.
         DataError: a data set without evaluation images, or another one than the run's.
         LabelError: labels that are not of this data set.
     """
-    if config.max_budget <= config.max_epochs:
-        raise ConfigurationError(
-            f"max_budget is {config.max_budget} epochs, of which the pool's own hyperparameters "
-            f"take max_epochs={config.max_epochs}, so that nothing is left to search with. Raise "
-            "max_budget."
-        )
     need_evaluation_split(dataset)
     source = Path(config.pool).expanduser()
     _check_there(source)

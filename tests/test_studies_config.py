@@ -11,7 +11,7 @@ from alhpo.config import RunConfig, TuneConfig
 from alhpo.studies import StudyConfig, expand, load_study, shipped_studies
 from alhpo.types import ConfigurationError
 
-SETTINGS = {"dataset": "digits", "initial_size": 20, "acquisition_size": 10, "budget": 40}
+SETTINGS = {"initial_size": 20, "acquisition_size": 10, "budget": 40, "max_epochs": 3}
 
 
 def study(**values):
