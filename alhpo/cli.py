@@ -238,10 +238,12 @@ def study(
             observer=observer,
             cell_observer=cell_observer,
         )
-    if result.finished:
-        compare = "published" if config.published else None
-        write_study_report(result.path, compare=compare).to_console(console)
-    _show_result(result, console)
+    try:
+        if result.finished:
+            compare = "published" if config.published else None
+            write_study_report(result.path, compare=compare).to_console(console)
+    finally:
+        _show_result(result, console)
     context.exit(0 if result.complete else 1)
 
 
