@@ -303,8 +303,8 @@ class _Part:
             ]
             rho = summary(within)
             spread = f" ± {rho.std:.2f}" if np.isfinite(rho.std) else ""
-            title = f"{scheme}, {len(rows)} configurations"
-            title = f"{title}: ρ = {rho.mean:.2f}{spread}" if rho.n else title
+            agreement = f"ρ = {rho.mean:.2f}{spread}, " if rho.n else ""
+            title = f"{scheme}\n{agreement}{len(rows):,} configurations"
             axes.set_title(plain(title), fontsize=9, loc="left", weight="bold")
             axes.set_xlabel(f"validation {metric} (%)")
             axes.set_ylabel("test accuracy (%)")
@@ -326,7 +326,10 @@ class _Part:
         if len(self.tuned):
             parts += [
                 (f"{tuning} at {labels:,} labels", rows)
-                for (labels, tuning), rows in self.tuned.groupby(["n_labeled", "tuning"])
+                for (labels, tuning), rows in sorted(
+                    self.tuned.groupby(["n_labeled", "tuning"]),
+                    key=lambda part: (part[0][0], self.tunings.index(part[0][1])),
+                )
             ]
         figure = _canvas(WIDTH, 1.1 + 0.19 * len(slots))
         left, right = figure.subplots(1, 2, sharey=True)
