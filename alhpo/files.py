@@ -76,7 +76,10 @@ class Journal:
         Raises:
             DataError: a line other than the last is not JSON.
         """
-        return [json.loads(line) for line in self._complete_lines()]
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        return [self._parse(number, line) for number, line in enumerate(lines, start=1)]
 
     def append(self, entry: Any) -> None:
         """Add one entry and wait until it is on disk."""
@@ -88,19 +91,14 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def _complete_lines(self) -> list[bytes]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        for number, line in enumerate(lines, start=1):
-            try:
-                json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{self.path}, line {number} is not JSON ({error}); the file was changed from "
-                    "outside. Restore it from a copy, or remove it to start anew."
-                ) from error
-        return lines
+    def _parse(self, number: int, line: bytes) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}, line {number} is not JSON ({error}); the file was changed from "
+                "outside. Restore it from a copy, or remove it to start anew."
+            ) from error
 
     @staticmethod
     def _drop_partial_line(file: Any) -> None:
