@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,11 @@ def begin_command(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def kill_at_work(process: subprocess.Popen[str], folder: Path) -> list[psutil.Process]:
+def kill_at_work(process: subprocess.Popen[str], folder: Path) -> dict[psutil.Process, str]:
     """Kill a study's command some moment after it began with a cell.
 
     Returns:
-        the processes that it had started.
+        the processes that it had started, and their names.
     """
 
     def starts() -> int:
@@ -87,7 +88,7 @@ def kill_at_work(process: subprocess.Popen[str], folder: Path) -> list[psutil.Pr
         wait_until(lambda: starts() > before or process.poll() is not None)
         time.sleep(random.uniform(0, 1))
         assert process.poll() is None, process.communicate()
-        return all_below(process.pid)
+        return {below: below.name() for below in all_below(process.pid)}
     finally:
         process.kill()
         process.wait()
@@ -106,6 +107,6 @@ def wait_until(condition: Any, seconds: float = 600) -> None:
         time.sleep(0.05)
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def gone(processes: Iterable[psutil.Process]) -> bool:
     """Whether all of these have ended."""
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)

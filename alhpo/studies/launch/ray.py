@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from alhpo.studies.launch.machine import physical_cores, thread_settings
 from alhpo.studies.launch.remote import pack, run_packed
 from alhpo.types import ConfigurationError
 
+#: Seconds for a cluster to take a connection.
+PATIENCE = 10.0
 #: Bytes of a local cluster's object store: only outcomes pass through it.
 OBJECT_STORE = 128 * 2**20
 
@@ -144,6 +147,7 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     own: dict[str, Any] = {}
+    _check_listening(address)
     if address in (None, "local"):
         own = {"num_cpus": physical_cores(), "object_store_memory": OBJECT_STORE}
         own["include_dashboard"] = False
@@ -157,6 +161,17 @@ def _connect(ray: Any, address: str | None) -> None:
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"No Ray cluster at {address or 'local'}: {error}") from error
+
+
+def _check_listening(address: str | None) -> None:
+    """Refuse an address HOST:PORT where nothing listens; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise ConfigurationError(f"No Ray cluster at {address}: {error}") from None
 
 
 @contextmanager
