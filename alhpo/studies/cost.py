@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def _tuning_cost(config: TuneConfig, data: DatasetSize) -> Cost:
     total = _search_cost(config, config.labels, config.max_budget)
     total += _fit_cost(config, config.labels, data)
     if config.measure_test:
-        models = len(_splits(config, config.labels))
+        models, _, _ = split_sizes(config.validation, config.labels)
         trials = config.max_budget // config.max_epochs
         total += Cost(predicted=trials * models * data.evaluation)
     return total
@@ -200,12 +201,19 @@ def _fit_cost(config: RunConfig | TuneConfig, n: int, data: DatasetSize) -> Cost
 
 
 def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int) -> Cost:
-    splits = _splits(config, n)
-    trained = sum(len(training) for training, _ in splits)
-    predicted = sum(len(held_out) for _, held_out in splits)
+    _, trained, predicted = split_sizes(config.validation, n)
     return Cost(epochs, epochs * trained, epochs * predicted)
 
 
-def _splits(config: RunConfig | TuneConfig, n: int) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+@functools.lru_cache
+def split_sizes(scheme: str, n: int) -> tuple[int, int, int]:
+    """What a validation scheme makes of ``n`` labelled images.
+
+    Returns:
+        The number of splits, and the images in all training and in all validation parts.
+    """
     labels = np.zeros(n, dtype=np.int64)
-    return get_validation(config.validation).splits(labels, np.random.default_rng(0))
+    splits = get_validation(scheme).splits(labels, np.random.default_rng(0))
+    parts = [(len(training), len(held_out)) for training, held_out in splits]
+    trained, predicted = (sum(sizes) for sizes in zip(*parts, strict=True))
+    return len(parts), trained, predicted

@@ -17,9 +17,9 @@ import pandas as pd
 from alhpo.config import RunConfig, TuneConfig
 from alhpo.files import Journal
 from alhpo.studies.config import Cell, StudyConfig, expand, load_study
+from alhpo.studies.cost import split_sizes
 from alhpo.tuning.record import SearchJournal
 from alhpo.types import CycleRecord, DataError
-from alhpo.validation import get_validation
 
 State = Literal["finished", "unfinished", "failed", "missing"]
 
@@ -287,6 +287,7 @@ def _record(entry: Any, where: str) -> CycleRecord:
 def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> dict[str, Any]:
     hpo, fit = (int(record.epochs.get(part, 0)) for part in ("hpo", "fit"))
     n = record.n_labeled
+    _, searched, _ = split_sizes(config.validation, n) if hpo else (0, 0, 0)
     return {
         "kind": record.kind,
         "cycle": record.cycle,
@@ -297,16 +298,9 @@ def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> dict[str
         "diverged": record.diverged,
         "epochs_hpo": hpo,
         "epochs_fit": fit,
-        "images": fit * n + (hpo * _images_per_search_epoch(config.validation, n) if hpo else 0),
+        "images": fit * n + hpo * searched,
         "seconds": float(sum(record.seconds.values())),
     }
-
-
-@functools.lru_cache
-def _images_per_search_epoch(scheme: str, n: int) -> int:
-    """Images that the models of all splits train on in an epoch, of ``n`` labelled ones."""
-    splits = get_validation(scheme).splits(np.zeros(n, dtype=int), np.random.default_rng(0))
-    return sum(len(split[0]) for split in splits)
 
 
 def _trials(path: Path, config: TuneConfig, record: CycleRecord | None) -> list[dict[str, Any]]:
