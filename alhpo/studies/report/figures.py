@@ -157,14 +157,14 @@ class _Part:
                 "Every configuration that a tuning trained to the end: what the search saw, and "
                 "the accuracy on the evaluation split, which no choice depends on. Ringed: the "
                 "configurations chosen. ρ is Spearman's rank correlation within a search, its "
-                "mean ± standard deviation over the searches; the line is equality.",
+                "mean ± standard deviation over the searches. The grey line, if any, is equality.",
                 self._scatter(),
             )
         if len(self.curves) and self.curves["epochs_fit"].notna().any():
             yield self._figure(
                 "cost",
                 "What was spent",
-                "Training epochs and wall-clock hours of one repetition, mean over seeds.",
+                "Training epochs and wall-clock time of one repetition, mean over seeds.",
                 self._cost(),
             )
 
@@ -333,19 +333,21 @@ class _Part:
             ]
         figure = _canvas(WIDTH, 1.1 + 0.19 * len(slots))
         left, right = figure.subplots(1, 2, sharey=True)
-        for axes, quantity in ((left, "epochs"), (right, "hours")):
+        long = max(float(rows["seconds"].max()) for _, rows in parts) > 2 * 3600
+        unit, seconds = ("hours", 3600) if long else ("minutes", 60)
+        for axes, quantity in ((left, "training epochs"), (right, unit)):
             start = np.zeros(len(slots))
             for i, (_, rows) in enumerate(parts):
-                if quantity == "epochs":
+                if axes is left:
                     spent = rows["epochs_hpo"].fillna(0) + rows["epochs_fit"]
                 else:
-                    spent = rows["seconds"] / 3600
+                    spent = rows["seconds"] / seconds
                 means = spent.groupby([rows["setting"], rows["strategy"]]).mean()
                 width = np.array([np.nan_to_num(means.get(slot, 0.0)) for slot in slots], float)
                 colour = ("#7A7A7A", *COLOURS[1:])[i % len(COLOURS)]
                 axes.barh(range(len(slots)), width, 0.72, left=start, color=colour)
                 start += width
-            axes.set_xlabel("training epochs" if quantity == "epochs" else "hours")
+            axes.set_xlabel(quantity)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             bare(axes)
             axes.grid(visible=False, axis="y")
