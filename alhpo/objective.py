@@ -96,7 +96,8 @@ class Objective:
             largest = {"warmup_epochs": int(getattr(hyperparameter, "upper", 0))}
             layer = largest if hyperparameter.name == "warmup_epochs" else {}
             Hyperparameters.create(self._fixed, layer).check_epochs(self.max_epochs)
-        generator = numpy_generator(task.seed, "validation", self._scheme)
+        splitting: ValidationScheme = getattr(validation, "scheme", validation)
+        generator = numpy_generator(task.seed, "validation", splitting.name)  # weights keep splits
         splits = validation.splits(task.labels.numpy(), generator)
         self._training = [task.device_images(train) for train, _ in splits]
         self._weights = None

@@ -344,7 +344,8 @@ def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> _Po
     cycles = []
     for indices in pool.by_cycle().values():
         own = set(indices)
-        drawn = {index: p for index, p in pool.draws.items() if index in own}
+        complete = not len(pool.pending)  # else draws are missing between those that are here
+        drawn = {i: p if complete else None for i, p in pool.draws.items() if i in own}
         cycles.append(_Cycle(indices, [classes[index] for index in indices], drawn))
     records = _records(folder)
     if records is None:

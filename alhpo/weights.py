@@ -130,7 +130,8 @@ def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.n
     if len(unlabeled) < 2:
         return flat[0], flat[1]
     pca = PCA(components, svd_solver="full").fit(flat[1])
-    first, second = (pca.transform(part).astype(np.float32) for part in flat)
+    # whatever container scikit-learn is configured to give
+    first, second = (np.asarray(pca.transform(part), dtype=np.float32) for part in flat)
     return first, second
 
 

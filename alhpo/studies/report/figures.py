@@ -138,7 +138,7 @@ class _Part:
             )
         measures = [
             (name, title)
-            for name, title in (("ece", "ECE"), ("brier", "Brier score"))
+            for name, title in (("ece", "ECE (%)"), ("brier", "Brier score"))
             if len(self.curves) and self.curves[name].notna().any()
         ]
         if measures:
@@ -222,7 +222,10 @@ class _Part:
             for axes, (name, title) in zip(line, measures, strict=True):
                 for strategy, style in styles.items():
                     part = here[(here["strategy"] == strategy) & (here["kind"] == "cycle")]
-                    _curve(axes, part, name, 1.0, style, strategy, self._seeds)
+                    if name == "ece":  # diverged training counts as the uniform prediction
+                        part = part[~part["diverged"].astype(bool)]
+                    scale = 100.0 if name == "ece" else 1.0
+                    _curve(axes, part, name, scale, style, strategy, self._seeds)
                 finish(axes, np.unique(self.curves["n_labeled"]), title)
                 heading = ": ".join(filter(None, [setting, title]))
                 axes.set_title(_name(heading), fontsize=9.5, loc="left", weight="bold")
@@ -297,14 +300,14 @@ class _Part:
                 low, high = 100 * both.min().max(), 100 * both.max().min()
                 axes.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=1)
             within = [
-                spearman(search["metric"].fillna(-1), search["test_accuracy"])
+                spearman(search["metric"], search["test_accuracy"])
                 for _, search in rows.groupby("cell", sort=False)
                 if len(search) >= FEWEST_TRIALS
             ]
             rho = summary(within)
             spread = f" ± {rho.std:.2f}" if np.isfinite(rho.std) else ""
             agreement = f"ρ = {rho.mean:.2f}{spread}, " if rho.n else ""
-            title = f"{scheme}\n{agreement}{len(rows):,} configurations"
+            title = f"{scheme}\n{agreement}{len(rows):,} trials"
             axes.set_title(plain(title), fontsize=9, loc="left", weight="bold")
             axes.set_xlabel(f"validation {metric} (%)")
             axes.set_ylabel("test accuracy (%)")
@@ -452,12 +455,13 @@ def _dumbbell(
     drawn = [one.mean for _, one in [("o", start), *ends] if one.n]
     if drawn:
         axes.plot([min(drawn), max(drawn)], [place, place], color=colour, alpha=0.35, linewidth=2.5)
-    for mark, one, face in [("o", start, "white"), *((m, one, colour) for m, one in ends)]:
+    points = [("o", start, "white"), *((m, one, colour) for m, one in ends)]
+    for k, (mark, one, face) in enumerate(points):
         if one.n:
             error = one.std if np.isfinite(one.std) else 0.0
             axes.errorbar(
                 one.mean,
-                place,
+                place + 0.4 * (k / max(len(points) - 1, 1) - 0.5),  # none hides another
                 xerr=error,
                 color=colour,
                 marker=mark,
@@ -487,7 +491,7 @@ def _heat_maps(tables: Iterable[StudyTable]) -> Iterator[StudyFigure]:
         axes.tick_params(length=0, labelsize=SMALL)
         for (i, j), value in np.ndenumerate(values):
             text = f"{value:.2f}" if np.isfinite(value) else "–"
-            colour = "white" if np.isfinite(value) and abs(value) > 0.7 else "black"
+            colour = "white" if np.isfinite(value) and abs(value) > 0.5 else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=colour)
         for spine in axes.spines.values():
             spine.set_visible(False)

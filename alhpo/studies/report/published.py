@@ -143,7 +143,10 @@ def _stage(
             key=lambda n: abs(n - stage),
         )
         have = {row["n_labeled"] for row in part.outcomes if row["column"] == kind}
-        labels[kind] = _nearest(have, theirs), theirs
+        n = _nearest(have, theirs)
+        every = {row["labels"] for row in published if row["column"] == _column(kind)}
+        if _nearest(every, n) == theirs:  # else it belongs beside another stage
+            labels[kind] = n, theirs
     rows: list[str] = []
     values: list[tuple[Value, ...]] = []
     for strategy, setting, config in _fixed(part):

@@ -27,6 +27,9 @@ State = Literal["finished", "unfinished", "failed", "missing"]
 PLACE = ["cell", "dataset", "model", "strategy", "seed", "repetition", "setting"]
 #: The column names of what active learning and of what a search after it found.
 ACTIVE, TUNED, WITHIN = "AL", "BO", "BO in the run"
+OTHERWISE_TUNED = "HPO"
+#: Optimizers that model the objective.
+BAYESIAN = frozenset({"tpe", "dyhpo", "hpo4dl-dyhpo"})
 
 SCORES = ["accuracy", "nll", "brier", "ece"]
 SPENT = ["epochs_hpo", "epochs_fit", "images", "seconds"]
@@ -117,10 +120,11 @@ class StudyResults:
         """All test results in one frame, one row per record of a run or a tuning.
 
         The columns are ``PLACE``, ``column`` ("AL" for cycles, "BO in the run" for the retraining
-        that ``hpo="final"`` adds, else the tuning's name), ``n_labeled`` and the scores.
+        that ``hpo="final"`` adds, else the tuning's name), ``n_labeled``, ``diverged`` and the
+        scores.
         """
         kinds = {"cycle": ACTIVE, "final": WITHIN}
-        columns = [*PLACE, "column", "n_labeled", *SCORES, *SPENT]
+        columns = [*PLACE, "column", "n_labeled", "diverged", *SCORES, *SPENT]
         rows = [row | {"column": kinds[row["kind"]]} for row in self.curves.to_dict("records")]
         rows += [row | {"column": row["tuning"]} for row in self.tuned.to_dict("records")]
         return pd.DataFrame(rows, columns=pd.Index(columns))
@@ -223,9 +227,14 @@ def _tuning_names(tunings: Sequence[Cell]) -> dict[int, str]:
     ]
     axes = _heading(points, {"seed"})
     return {
-        cell.index: " ".join(filter(None, [TUNED, _words(point, axes)]))
+        cell.index: " ".join(filter(None, [_kind(cell), _words(point, axes)]))
         for cell, point in zip(tunings, points, strict=True)
     }
+
+
+def _kind(cell: Cell) -> str:
+    """The paper's name for a search where it is one by a model of the objective, else "HPO"."""
+    return TUNED if cell.config.optimizer in BAYESIAN else OTHERWISE_TUNED
 
 
 def _heading(points: Sequence[Mapping[str, str]], others: set[str]) -> list[str]:

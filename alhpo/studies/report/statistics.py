@@ -102,7 +102,7 @@ def selection_regret(judged: Sequence[float], test: Sequence[float]) -> float:
     judgement are never chosen, those without a test value are left out altogether; NaN where none
     is left.
     """
-    judgements, values = np.asarray(judged, float), np.asarray(test, float)
+    judgements, values = _without_rounding_noise(judged), np.asarray(test, float)
     measured = np.isfinite(values)
     judgements, values = judgements[measured], values[measured]
     if not np.isfinite(judgements).any():
@@ -126,12 +126,17 @@ def difference_in_deviations(
 def _correlation(
     of: Callable[[np.ndarray, np.ndarray], Any], a: Sequence[float], b: Sequence[float]
 ) -> float:
-    first, second = np.asarray(a, float), np.asarray(b, float)
+    first, second = _without_rounding_noise(a), _without_rounding_noise(b)
     both = np.isfinite(first) & np.isfinite(second)
     first, second = first[both], second[both]
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
     return float(of(first, second)[0])
+
+
+def _without_rounding_noise(values: Sequence[float]) -> np.ndarray:
+    """Means of the same numbers in another order are equal."""
+    return np.round(np.asarray(values, float), 12)
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:

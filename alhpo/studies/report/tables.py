@@ -144,18 +144,28 @@ class Part:
     def values(
         self, strategy: str, column: tuple[str, str], labels: int, score: str
     ) -> dict[str, float]:
-        """A score by repetition, where it was measured."""
-        rows = self._by_place.get((strategy, *column, labels), [])
-        return {r["repetition"]: r[score] for r in rows if math.isfinite(r[score])}
+        """A score by the run's seed, where it was measured; the mean of several tunings of one
+        run, which are no independent repetitions. Diverged training, which counts as the uniform
+        prediction, is not called calibrated."""
+        found: dict[str, list[float]] = {}
+        for row in self._by_place.get((strategy, *column, labels), []):
+            if math.isfinite(row[score]) and not (score == "ece" and row["diverged"]):
+                found.setdefault(str(row["seed"]), []).append(row[score])
+        return {seed: sum(several) / len(several) for seed, several in found.items()}
+
+    def diverged(self, labels: int) -> int:
+        """How many results at a number of labels are of diverged training."""
+        return sum(row["diverged"] for row in self.outcomes if row["n_labeled"] == labels)
 
     def repetitions(self, strategy: str, column: tuple[str, str], labels: int) -> int:
         """How many values the finished study has there."""
         place = (strategy, *column)
-        return sum(
-            (row["strategy"], row["setting"], row["column"]) == place
+        seeds = {
+            row["seed"]
             for row in self.expected
-            if _is_due(row, labels)
-        )
+            if (row["strategy"], row["setting"], row["column"]) == place and _is_due(row, labels)
+        }
+        return len(seeds)
 
 
 def _is_due(expected: Row, labels: int) -> bool:
@@ -201,8 +211,14 @@ def score_table(part: Part, labels: int, score: str) -> StudyTable | None:
         rows=tuple(part.strategies),
         values=tuple(zip(*cells, strict=True)),
         note=f"Means ± standard deviations (n − 1) over at most {most} repetitions; n where there "
-        f"are fewer than there will be. {_test_note(part, most)}",
+        f"are fewer than there will be. {_diverged_note(part, labels)}{_test_note(part, most)}",
     )
+
+
+def _diverged_note(part: Part, labels: int) -> str:
+    n = part.diverged(labels)
+    what = "results are" if n > 1 else "result is"
+    return f"{n} {what} of diverged training and counts as chance (no ECE). " if n else ""
 
 
 def _column(
@@ -446,8 +462,8 @@ def validation_table(part: Part) -> StudyTable | None:
         what="validation",
         title="rank correlation of validation and test accuracy",
         note="Spearman's ρ over the fully trained configurations of a search, mean ± standard "
-        f"deviation over the searches with {FEWEST_TRIALS} or more of them; diverged ones count "
-        "as worst.",
+        f"deviation over the searches with {FEWEST_TRIALS} or more of them; diverged ones have no "
+        "test value and are left out.",
     )
 
 
@@ -497,7 +513,7 @@ def _judged_table(
                     search[0]["n_labeled"],
                     search[0]["strategy"],
                     measure(
-                        _worst_last([sign * row[column] for row in search]),
+                        [sign * row[column] for row in search],
                         [row["test_accuracy"] for row in search],
                     ),
                 )
@@ -519,12 +535,6 @@ def _judged_table(
         values=tuple(values),
         note=note,
     )
-
-
-def _worst_last(judged: Sequence[float]) -> list[float]:
-    """Judgements where diverged training, which has none, is below all others."""
-    worst = min(filter(math.isfinite, judged), default=0.0) - 1
-    return [value if math.isfinite(value) else worst for value in judged]
 
 
 def found_table(part: Part, labels: int) -> StudyTable | None:
