@@ -142,8 +142,9 @@ def tune(
     if numbers is None:
         raise ConfigurationError("Say with --labels how many labels of the pool to use.")
     configs = []
+    budget = {} if trials is None else {"max_budget": sys.maxsize}  # until max_epochs is known
     for labels in _listed(numbers):
-        config = tune_config(pool, **settings, labels=labels)
+        config = tune_config(pool, **{**budget, **settings, "labels": labels})
         configs.append(config if trials is None else _of_trials(config, trials, settings))
     console = make_console()
     for number, config in enumerate(configs, start=1):

@@ -3,23 +3,25 @@ command-line flags."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 import yaml
 from pydantic import Field
 
 from alhpo.files import content_hash
-from alhpo.hyperparameters import Hyperparameters, load_space
+from alhpo.hyperparameters import SPACES, Hyperparameters, load_space
 from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
 from alhpo.strategies import check_dropout, get_strategy, strategy_names, strategy_needs
 from alhpo.tuning import get_optimizer_factory, optimizer_names
 from alhpo.tuning.arguments import says
+from alhpo.tuning.spaces import space_identity
 from alhpo.types import ConfigurationError
 from alhpo.validation import get_validation
 
@@ -116,6 +118,18 @@ class SearchSettings(Settings):
         load_space(value)
         return value
 
+    @classmethod
+    def create(cls, *layers: Mapping[str, Any]) -> Self:
+        """Settings from mappings, later ones over earlier ones, the defaults below all.
+
+        Raises:
+            ConfigurationError: unknown keys or illegal values, with the legal ones.
+        """
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values |= dict(layer)
+        return parse(cls, values, "setting")
+
     def check_search(self) -> None:
         """Refuse an optimizer that is not there, or one that cannot do what is asked of it.
 
@@ -205,18 +219,6 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             )
         return self
 
-    @classmethod
-    def create(cls, *layers: Mapping[str, Any]) -> RunConfig:
-        """Settings from mappings, later ones over earlier ones, the defaults below all.
-
-        Raises:
-            ConfigurationError: unknown keys or illegal values, with the legal ones.
-        """
-        values: dict[str, Any] = {}
-        for layer in layers:
-            values |= dict(layer)
-        return parse(cls, values, "setting")
-
     def searches(self, cycle: int) -> bool:
         """Whether hyperparameters are searched in this cycle (the final search apart)."""
         every = _interval(self.hpo)
@@ -225,7 +227,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     @property
     def name(self) -> str:
         """Name of the run's folder: what it is, and the hash of what defines it."""
-        values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
+        values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space)
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         if not self.dropout:  # runs without it keep the names they had before there was dropout
@@ -272,18 +274,6 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         return self
 
     @classmethod
-    def create(cls, *layers: Mapping[str, Any]) -> TuneConfig:
-        """Settings from mappings, later ones over earlier ones, the defaults below all.
-
-        Raises:
-            ConfigurationError: unknown keys or illegal values, with the legal ones.
-        """
-        values: dict[str, Any] = {}
-        for layer in layers:
-            values |= dict(layer)
-        return parse(cls, values, "setting")
-
-    @classmethod
     def of_run(cls, run: RunConfig, folder: str | Path, **settings: Any) -> TuneConfig:
         """The tuning of the pool that a run leaves in ``folder``: on its data, and with its
         settings wherever ``settings`` says nothing else."""
@@ -300,12 +290,23 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @property
     def name(self) -> str:
-        """Name of the result's folder: what it is, and the hash of what defines it. The pool
-        counts with the name of its folder or file only, so that a study can be moved."""
+        """Name of the result's folder: what it is, and the hash of what defines it. A run counts
+        with the name of its folder only, where the result lies in it, so that it can be moved."""
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
-        values["pool"] = Path(self.pool).name
+        values |= _space_content(self.space)
+        pool = Path(self.pool).expanduser()
+        values["pool"] = pool.name
+        if pool.is_file():
+            values["pool"] = hashlib.sha256(pool.read_bytes()).hexdigest()
+        elif self.output_dir is not None:  # not beside the pool, so that its name does not tell it
+            values["pool"] = str(pool.resolve())
         what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"
+
+
+def _space_content(space: str) -> dict[str, Any]:
+    """A space from a file defines a run by what it holds, not by where it lies."""
+    return {} if space in SPACES else {"space": space_identity(load_space(space))}
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

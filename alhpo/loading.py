@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 from torchvision.datasets import SVHN, ImageFolder
 
@@ -271,13 +273,16 @@ def _timm_source(name: str, root: Path, split: str, download: bool) -> _Source:
     from timm.data import create_dataset
 
     where = f"{name} ({split})"
+    # several processes of a study may come here at once: one downloads, the others wait
+    lock = FileLock(root / ".download.lock") if download else nullcontext()
     try:
-        if name == "torch/svhn":  # timm's factory leaves it out
-            part = "train" if split in TRAIN_FOLDERS else "test"
-            source: Any = SVHN(str(root), split=part, download=download)
-        else:
-            root.mkdir(parents=True, exist_ok=True)
-            source = create_dataset(name, root=str(root), split=split, download=download)
+        root.mkdir(parents=True, exist_ok=True)
+        with lock:
+            if name == "torch/svhn":  # timm's factory leaves it out
+                part = "train" if split in TRAIN_FOLDERS else "test"
+                source: Any = SVHN(str(root), split=part, download=download)
+            else:
+                source = create_dataset(name, root=str(root), split=split, download=download)
     except Exception as error:
         raise DataError(
             f"timm could not make data set {name!r}, split {split!r}, in {root}: {error!r}. "

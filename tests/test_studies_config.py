@@ -1,7 +1,9 @@
 """A study's file: its grid, its cells and their folders."""
 
+import json
 from pathlib import Path
 
+import ConfigSpace as CS
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -16,6 +18,14 @@ SETTINGS = {"initial_size": 20, "acquisition_size": 10, "budget": 40, "max_epoch
 
 def study(**values):
     return StudyConfig(**{"name": "s", "settings": SETTINGS, **values})
+
+
+def serialised(space):
+    if hasattr(space, "to_serialized_dict"):  # ConfigSpace >= 1
+        return json.dumps(space.to_serialized_dict())
+    from ConfigSpace.read_and_write import json as configspace_json
+
+    return configspace_json.write(space)
 
 
 def coordinates(cells):
@@ -72,6 +82,30 @@ def test_the_tuning_knows_the_hyperparameters_of_its_pool():
     assert tuning.config.seed == run.config.seed
 
 
+def test_a_space_counts_by_what_it_holds(tmp_path):
+    space = tmp_path / "space.json"
+
+    def name(upper, file=space):
+        file.write_text(serialised(CS.ConfigurationSpace({"lr": (1e-3, upper)})))
+        settings = SETTINGS | {"hpo": "per-cycle", "space": str(file)}
+        return expand(study(settings=settings))[0].path.name
+
+    first = name(0.1)
+    assert name(0.2) != first
+    assert name(0.1, tmp_path / "moved.json") == first
+
+
+def test_tunings_of_different_pools_have_folders_of_their_own(tmp_path):
+    paths = set()
+    for number in range(2):
+        pool = tmp_path / str(number) / "queried_indices.json"
+        pool.parent.mkdir()
+        pool.write_text(json.dumps({"cycle0": [number, 5]}))
+        config = TuneConfig(pool=str(pool), labels=2, output_dir=str(tmp_path / "out"))
+        paths.add(config.path)
+    assert len(paths) == 2
+
+
 def test_an_axis_of_another_name_has_groups_of_settings():
     mode = {"fixed": {"hpo": "fixed"}, "tuned": {"hpo": "per-cycle", "max_budget": 9}}
     fixed, tuned = expand(study(grid={"mode": mode}))
@@ -121,6 +155,13 @@ def test_every_point_is_one_cell_with_a_folder_of_its_own(seeds, strategies, lab
         ({"grid": {"strategy": ["random", "badg"]}}, "Cell strategy badg: .*Did you mean 'badge'"),
         ({"grid": {"hyperparameters": {"HP 1": {"lr": -1}}}}, "Cell hyperparameters HP 1: .*-1"),
         ({"settings": {"budgets": 3}}, "Did you mean 'budget'"),
+        ({"tune": {"labels": [20], "settings": {"pool": "x"}}}, "pool cannot be among"),
+        ({"tune": {"labels": [20], "settings": {"hyperparameters": 3}}}, "hyperparameters is 3"),
+        ({"grid": {"g": {"a": {"hyperparameters": [1]}}}}, r"hyperparameters is \[1\]"),
+        (
+            {"grid": {"optimizer": ["dyhpo", "random"]}, "tune": {"labels": [20]}},
+            r"differ in optimizer only .* tune: grid:",
+        ),
         ({"tune": {"labels": [25]}}, "25 labels: the cycles of the run have 20, 30, 40"),
         (
             {"tune": {"labels": [20], "settings": {"optimizer": "dyhop"}}},
@@ -155,6 +196,7 @@ def test_a_study_is_read_from_a_file_a_folder_and_by_name(tmp_path):
         ("name: a/b", "name"),
         ("settings: {}", "'name' is missing"),
         ("name: a\ngrids: {}", "Did you mean 'grid'"),
+        ("name: a\npublished: cifar1O", r"cifar1O.*'cifar10' or 'cifar100'"),
         ("- a", "holds a list"),
         ("name: [", "Cannot read"),
         ("name: a\ntune: {labels: []}", "labels"),

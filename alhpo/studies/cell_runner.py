@@ -7,13 +7,12 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from alhpo.config import RunConfig
 from alhpo.experiment import run_experiment
 from alhpo.files import exclusive, write_text
-from alhpo.pool_tuning import tune_pool
+from alhpo.pool_tuning import pool_record, tune_pool
 from alhpo.progress import Several, log_observer
 from alhpo.steps import Observer, Silent
 from alhpo.studies.config import Cell
@@ -112,17 +111,11 @@ def _missing_labels(cell: Cell) -> str:
     """What a tuning waits for; empty where nothing is in its way."""
     if isinstance(cell.config, RunConfig) or cell.run is None:
         return ""
-    queried = Path(cell.config.pool).expanduser() / "queried_indices.json"
-    try:
-        cycles = json.loads(queried.read_text(encoding="utf-8")).values()
-        labels = sum(len(indices) for indices in cycles)
-    except FileNotFoundError:
-        labels = 0
-    if labels >= cell.config.labels:
+    if pool_record(cell.config.pool, cell.config.labels) is not None:
         return ""
     return (
-        f"Cell {cell.index} tunes at {cell.config.labels} labels, but the run of cell {cell.run} "
-        f"has {labels} yet. Run cell {cell.run} first."
+        f"Cell {cell.index} tunes at {cell.config.labels} labels, and the run of cell {cell.run} "
+        f"has no record with so many yet. Run cell {cell.run} first."
     )
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.results import SEARCH_KEYS
 from alhpo.schema import Settings, parse, suggestion, unknown_name
 from alhpo.types import ConfigurationError
 
@@ -43,7 +44,7 @@ class StudyConfig(Settings):
 
     name: str = Field(description="Name of the study: letters, digits, '-', '_' and '.'.")
     description: str = Field("", description="What it is, for its report.")
-    published: str | None = Field(
+    published: Literal["cifar10", "cifar100"] | None = Field(
         None, description="The published tables to compare with: cifar10 or cifar100."
     )
     output_dir: str | None = Field(
@@ -162,7 +163,9 @@ def expand(study: StudyConfig) -> list[Cell]:
         with _in_cell(point):
             config = RunConfig.create(settings, {"output_dir": folder})
         cell = Cell(len(cells), config, point)
-        cells.setdefault(cell.path, cell)
+        first = cells.setdefault(cell.path, cell)
+        if study.tune:
+            _check_same_search(first.config, config)
     runs = list(cells.values())
     for run in runs if study.tune else ():
         assert study.tune and isinstance(run.config, RunConfig)
@@ -183,7 +186,10 @@ def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, An
         raise ConfigurationError(
             f"tune at {labels} labels: the cycles of the run have {', '.join(map(str, sizes))}."
         )
-    hyperparameters = run.hyperparameters | settings.get("hyperparameters", {})
+    own = {"pool", "labels", "output_dir"} & set(settings)
+    if own:
+        raise ConfigurationError(f"{', '.join(sorted(own))} cannot be among the settings of tune.")
+    hyperparameters = run.hyperparameters | _mapping(settings.get("hyperparameters"))
     return TuneConfig.of_run(
         run, folder, **{**settings, "labels": labels, "hyperparameters": hyperparameters}
     )
@@ -207,9 +213,28 @@ def _points(
         for name in axes:
             for key, value in chosen[name][1].items():
                 if key == "hyperparameters":
-                    value = {**(settings.get(key) or {}), **value}
+                    value = {**_mapping(settings.get(key)), **_mapping(value)}
                 settings[key] = value
         yield {name: chosen[name][0] for name in axes}, settings
+
+
+def _check_same_search(first: RunConfig | TuneConfig, other: RunConfig) -> None:
+    """Refuse points of a grid that are the same run but would be tuned differently."""
+    search = sorted(SEARCH_KEYS & set(TuneConfig.model_fields))
+    different = [name for name in search if getattr(first, name) != getattr(other, name)]
+    if different:
+        raise ConfigurationError(
+            f"Runs that differ in {', '.join(different)} only are the same run where nothing is "
+            "searched. For tunings that differ in it, write the axis under tune: grid:."
+        )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise ConfigurationError(
+            f"hyperparameters is {value!r}; expected a mapping such as {{lr: 0.01}}."
+        )
+    return value or {}
 
 
 def _choices(

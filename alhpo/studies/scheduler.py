@@ -241,6 +241,7 @@ class _Scheduler:
             self._waiting.append(cell)
         elif outcome.status == "lost" and self._lost[cell.index] < RESUBMISSIONS:
             self._lost[cell.index] += 1
+            self._again.add(cell.index)  # an earlier failure may still be on disk
             self._observer.noted(cell.title, f"{outcome.message}; the cell goes on in another")
             self._waiting.append(cell)
         else:

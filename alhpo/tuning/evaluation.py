@@ -27,6 +27,8 @@ Objective = Callable[[dict[str, Any], int, int, str], Any]
 
 
 NO_FAULT_OF_THE_TRIAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+#: How messages begin after which every further use of the GPU in this process fails.
+BROKEN_DEVICE = ("CUDA error", "cuDNN error", "NCCL error")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def evaluate(
     """Train one further epoch; ``clock`` gives seconds.
 
     An exception of the objective (``Exception``, so no interrupt) is an outcome like others, but
-    for a disk that is full or broken: that ends the search, to be continued later.
+    for a disk that is full or broken, and for a GPU on which nothing works in this process any
+    more: these end the search, to be continued later.
 
     Raises:
         OSError: the disk is full or broken.
+        RuntimeError: the GPU is.
         TunerError: what the objective returned breaks the contract.
     """
     start = clock()
@@ -81,6 +85,8 @@ def evaluate(
             raise
         return _failed(configuration_id, epoch, error, clock() - start)
     except Exception as error:
+        if str(error).startswith(BROKEN_DEVICE):
+            raise
         return _failed(configuration_id, epoch, error, clock() - start)
     seconds = clock() - start
     result, metric = _checked(returned, epoch)

@@ -163,6 +163,28 @@ def test_interrupted_between_checkpoint_and_journal(tmp_path, optimizer):
         _assert_same_end(search, undisturbed)
 
 
+class _OnBrokenGPU(ToyObjective):
+    """Fails as everything does on a GPU after an illegal access."""
+
+    def __call__(self, *arguments):
+        result = super().__call__(*arguments)
+        if len(self.calls) == 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return result
+
+
+def test_a_broken_gpu_ends_the_search_and_is_no_fault_of_a_trial(tmp_path):
+    undisturbed = _tuner(tmp_path / "undisturbed", "random", max_budget=6)
+    undisturbed.run()
+    search = _tuner(tmp_path / "out", "random", objective=_OnBrokenGPU(), max_budget=6)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        search.run()
+    assert search.epochs_spent == 2
+    again = _tuner(tmp_path / "out", "random", max_budget=6)  # in another process, on a user's side
+    again.run()
+    _assert_same_end(again, undisturbed)
+
+
 def test_checkpoints_elsewhere_are_found_again(tmp_path):
     settings = {"storage_path": tmp_path / "storage", "max_budget": 6}
     search = _tuner(tmp_path / "out", "random", objective=_Interrupting(3), **settings)
