@@ -193,7 +193,7 @@ def test_a_tuning_says_which_cell_to_run_first(tmp_path):
     cells = begin_study(study_in(tmp_path))
     outcome = run_cell(cells[2])
     assert outcome.status == "blocked"
-    assert "Run cell 0 first" in outcome.message and "has 0" in outcome.message
+    assert "Run cell 0 first" in outcome.message
     assert not cells[2].path.exists()
 
 
