@@ -100,7 +100,7 @@ class _Part:
         tunings = set(self.tuned["tuning"]) if len(self.tuned) else set()
         self.tunings = [name for name in results.tunings if name in tunings]
         self._suffix = f", {dataset}, {model}" if named else ""
-        self._seeds = self.curves["repetition"].nunique() if len(self.curves) else 0
+        self._seeds = self.curves["seed"].nunique() if len(self.curves) else 0
 
     def figures(self) -> Iterator[StudyFigure]:
         band = (

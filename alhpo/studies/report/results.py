@@ -24,7 +24,7 @@ from alhpo.types import CycleRecord, DataError
 State = Literal["finished", "unfinished", "failed", "missing"]
 
 #: What a row says of the cell it comes from.
-PLACE = ["cell", "dataset", "model", "strategy", "seed", "repetition", "setting"]
+PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
 #: The column names of what active learning and of what a search after it found.
 ACTIVE, TUNED, WITHIN = "AL", "BO", "BO in the run"
 OTHERWISE_TUNED = "HPO"
@@ -68,11 +68,10 @@ class StudyResults:
     """A study and everything its cells have recorded.
 
     All frames have the columns ``cell`` (index of the cell), ``dataset``, ``model``, ``strategy``
-    (the names on these axes, or the configured), ``seed`` (the run's), ``repetition`` (the seed,
-    and a tuning's own where there is an axis of it: what pairs of values have in common) and
-    ``setting`` (the names on all other axes of the grid, in words, which head the groups of
-    columns in tables; "" without such axes); and besides one column per axis of the grids, with
-    "run." or "tune." before its name.
+    (the names on these axes, or the configured), ``seed`` (the run's, what pairs of values have in
+    common) and ``setting`` (the names on all other axes of the grid, in words, which head the
+    groups of columns in tables; "" without such axes); and besides one column per axis of the
+    grids, with "run." or "tune." before its name.
 
     Attributes:
         study: its settings.
@@ -200,7 +199,6 @@ def _places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         config, names = run.config, run.coordinates
         assert isinstance(config, RunConfig)
         data = Path(config.dataset)  # tables do not tell where a folder is
-        seeds = [str(config.seed), *filter(None, [cell.coordinates.get("tune.seed")])]
         place = {
             "cell": cell.index,
             "dataset": data.name if data.expanduser().is_absolute() else config.dataset,
@@ -211,7 +209,7 @@ def _places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         place |= {name: names[name] for name in ("dataset", "model", "strategy") if name in names}
         place |= {f"run.{name}": value for name, value in names.items()}
         place |= {k: v for k, v in cell.coordinates.items() if k.startswith("tune.")}
-        places.append(place | {"seed": config.seed, "repetition": "/".join(seeds)})
+        places.append(place | {"seed": config.seed})
     return places
 
 
