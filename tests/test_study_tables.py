@@ -597,3 +597,9 @@ def test_what_differs_from_the_published_protocol_is_told(tmp_path):
     assert paper.rows == ("random, HP 1", "random, HP 2", "badge, HP 1", "badge, HP 2")
     assert "AL here has 20 labels, published 2,000." in paper.note
     assert len(compared.tables) == 2  # 4,000 labels are farther from 20 than 2,000
+
+
+def test_rounding_noise_makes_no_order():
+    assert 0.1 + 0.2 != 0.3
+    assert math.isnan(statistics.kendall([0.1 + 0.2, 0.3], [1, 2]))
+    assert statistics.selection_regret([0.3, 0.1 + 0.2], [0.5, 0.7]) == pytest.approx(0.2)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo import ActiveLearner, ConfigurationError, Query
+from alhpo import ActiveLearner, ConfigurationError, Query, load_dataset
 from alhpo.files import Journal
 from alhpo.pool import Pool
 from alhpo.strategies import run_strategy
@@ -427,3 +427,20 @@ def test_features_of_a_pretrained_model(few_digits, monkeypatch):
     learner._fitted = learner._initial
     expected = learner.predict(range(12)).features.numpy()
     np.testing.assert_allclose(np.concatenate([labeled, unlabeled]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_change_neither_the_splits_nor_the_training(tmp_path):
+    """The same models on the same images: what is compared is the estimators alone."""
+    learner = ActiveLearner(
+        load_dataset("digits", pool_size=200, eval_size=50),
+        "resnet10t",
+        hyperparameters={"batch_size": 16},
+        max_epochs=1,
+    )
+    learner.label_initial(60)
+    configuration = {"lr": 0.02, "weight_decay": 1e-3}
+    (plain,) = learner.objective(validation="random:0.3")(configuration, 1, 0, tmp_path / "a")
+    weighted = learner.objective(validation="weighted:random:0.3")
+    (row,) = weighted(configuration, 1, 0, tmp_path / "b")
+    assert row["accuracy_unweighted"] == plain["accuracy"]
+    assert row["nll_unweighted"] == plain["nll"] != row["nll"]
