@@ -251,7 +251,8 @@ def test_truncation(weights):
     assert found.mean() == pytest.approx(1)
     bound = math.sqrt(len(weights)) * weights.mean()
     kept = weights <= bound
-    np.testing.assert_allclose(found[kept] / found.max(), weights[kept] / min(weights.max(), bound))
+    relative = weights[kept] / min(weights.max(), bound)
+    np.testing.assert_allclose(found[kept] / found.max(), relative, atol=1e-300)  # denormals
     assert (found[~kept] == found.max()).all()
 
 
