@@ -219,6 +219,11 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             )
         return self
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of labels in each cycle."""
+        return [*range(self.initial_size, self.budget, self.acquisition_size), self.budget]
+
     def searches(self, cycle: int) -> bool:
         """Whether hyperparameters are searched in this cycle (the final search apart)."""
         every = _interval(self.hpo)

@@ -110,8 +110,7 @@ class _Run:
         self._observer = observer
         self._journal = Journal(path / "cycles.jsonl")
         self.records = [CycleRecord.from_dict(entry) for entry in self._journal.read()]
-        steps = math.ceil((config.budget - config.initial_size) / config.acquisition_size)
-        self._cycles = steps + 1
+        self._cycles = len(config.sizes)
         self._watch = Stopwatch()
 
     def complete(self) -> RunResult:

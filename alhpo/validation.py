@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,31 +27,46 @@ def _need(minimum: int, labels: np.ndarray, scheme: str) -> None:
         )
 
 
-def _check(fraction: float, repeats: int, scheme: str) -> None:
-    if not 0 < fraction < 1 or repeats < 1:
-        raise ConfigurationError(
-            f"Hold-out of {fraction} x {repeats}: the fraction must lie in (0, 1) and the number "
-            f"of repeats must be at least 1, as in '{scheme}:0.2' or '{scheme}:0.1x3'."
-        )
+@dataclass(frozen=True)
+class _HeldOut:
+    """What hold-outs have in common: how many images are held out, and how often."""
 
+    kind: ClassVar[str]
+    fraction: float = 0.2
+    repeats: int = 1
 
-def _numbers(fraction: float, repeats: int) -> str:
-    return f"{fraction:g}x{repeats}" if repeats > 1 else f"{fraction:g}"
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1 or self.repeats < 1:
+            raise ConfigurationError(
+                f"Hold-out of {self.fraction} x {self.repeats}: the fraction must lie in (0, 1) "
+                f"and the number of repeats must be at least 1, as in '{self.kind}:0.2' or "
+                f"'{self.kind}:0.1x3'."
+            )
 
+    @property
+    def name(self) -> str:
+        times = f"x{self.repeats}" if self.repeats > 1 else ""
+        return f"{self.kind}:{self.fraction:g}{times}"
 
-def _held_out(fraction: float, n: int) -> int:
-    """How many of ``n`` images are held out: at least one, and one is left."""
-    return min(max(round(fraction * n), 1), n - 1)
+    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
+        _need(2, labels, self.name)
+        n = len(labels)
+        n_validation = min(max(round(self.fraction * n), 1), n - 1)
+        result = []
+        for _ in range(self.repeats):
+            held_out = np.zeros(n, dtype=bool)
+            held_out[self._chosen(n_validation, labels, generator)] = True
+            result.append((np.flatnonzero(~held_out), np.flatnonzero(held_out)))
+        return result
 
-
-def _split(held_out: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    mask = np.zeros(n, dtype=bool)
-    mask[held_out] = True
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
+    def _chosen(
+        self, n_validation: int, labels: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Holdout:
+class Holdout(_HeldOut):
     """Class-stratified hold-out: hold out a share of each class, as evenly as it goes.
 
     Classes with few labels may be missing on either side; nothing depends on them being there.
@@ -63,56 +79,29 @@ class Holdout:
         ConfigurationError: a fraction or number out of range.
     """
 
-    fraction: float = 0.2
-    repeats: int = 1
+    kind = "holdout"
 
-    def __post_init__(self) -> None:
-        _check(self.fraction, self.repeats, "holdout")
-
-    @property
-    def name(self) -> str:
-        return f"holdout:{_numbers(self.fraction, self.repeats)}"
-
-    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
-        _need(2, labels, self.name)
-        n = len(labels)
-        n_validation = _held_out(self.fraction, n)
-        result = []
-        for _ in range(self.repeats):
-            blocks = _class_blocks(labels, generator)
-            steps = (np.arange(n_validation) + generator.random()) * n / n_validation
-            result.append(_split(blocks[steps.astype(int)], n))
-        return result
+    def _chosen(
+        self, n_validation: int, labels: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        blocks = _class_blocks(labels, generator)
+        steps = (np.arange(n_validation) + generator.random()) * len(labels) / n_validation
+        return blocks[steps.astype(int)]
 
 
 @dataclass(frozen=True)
-class RandomHoldout:
-    """Plain hold-out: hold out a uniformly random share of the labels, whatever their classes.
+class RandomHoldout(_HeldOut):
+    """Plain hold-out: a uniformly random share of the labels, whatever their classes.
 
-    Args:
-        fraction: share held out, in (0, 1); at least one image, and one is always left to train.
-        repeats: independent hold-outs, each with a model of its own.
-
-    Raises:
-        ConfigurationError: a fraction or number out of range.
+    Arguments and errors are those of ``Holdout``.
     """
 
-    fraction: float = 0.2
-    repeats: int = 1
+    kind = "random"
 
-    def __post_init__(self) -> None:
-        _check(self.fraction, self.repeats, "random")
-
-    @property
-    def name(self) -> str:
-        return f"random:{_numbers(self.fraction, self.repeats)}"
-
-    def splits(self, labels: np.ndarray, generator: np.random.Generator) -> Splits:
-        _need(2, labels, self.name)
-        n = len(labels)
-        n_validation = _held_out(self.fraction, n)
-        chosen = [generator.permutation(n)[:n_validation] for _ in range(self.repeats)]
-        return [_split(held_out, n) for held_out in chosen]
+    def _chosen(
+        self, n_validation: int, labels: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        return generator.permutation(len(labels))[:n_validation]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from alhpo import ImageDataset
 from alhpo.config import RunConfig, TuneConfig
 from alhpo.experiment import write_picture
 from alhpo.files import Journal, write_json
-from alhpo.studies import Cell, StudyConfig, expand, load_study, run_sizes
+from alhpo.studies import Cell, StudyConfig, expand, load_study
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import SearchJournal
 from alhpo.types import CycleRecord
@@ -99,7 +99,7 @@ def _write_run(
     cell: Cell, config: RunConfig, dataset: ImageDataset, generator: np.random.Generator
 ) -> None:
     cycles = Journal(cell.path / "cycles.jsonl")
-    sizes = run_sizes(config)
+    sizes = config.sizes
     bonus = sum(map(ord, config.strategy)) % 7 / 100
     level = 0.55 + 0.1 * abs(math.log10(config.hyperparameters.get("lr", 0.01)) + 1) + bonus
     queried = generator.permutation(60)[:20].tolist()

@@ -6,7 +6,6 @@ from alhpo.studies.config import (
     TunePart,
     expand,
     load_study,
-    run_sizes,
     shipped_studies,
 )
 from alhpo.studies.scheduler import StudyResult, run_study
@@ -18,7 +17,6 @@ __all__ = [
     "TunePart",
     "expand",
     "load_study",
-    "run_sizes",
     "run_study",
     "shipped_studies",
 ]

@@ -181,7 +181,7 @@ def expand(study: StudyConfig) -> list[Cell]:
 
 
 def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, Any]) -> TuneConfig:
-    sizes = run_sizes(run)
+    sizes = run.sizes
     if labels not in sizes:
         raise ConfigurationError(
             f"tune at {labels} labels: the cycles of the run have {', '.join(map(str, sizes))}."
@@ -193,12 +193,6 @@ def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, An
     return TuneConfig.of_run(
         run, folder, **{**settings, "labels": labels, "hyperparameters": hyperparameters}
     )
-
-
-def run_sizes(run: RunConfig) -> list[int]:
-    """The numbers of labels in the cycles of a run."""
-    steps = range(run.initial_size, run.budget, run.acquisition_size)
-    return [*steps, run.budget]
 
 
 def _points(

@@ -16,7 +16,7 @@ from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.loading import DatasetSize, dataset_size
 from alhpo.strategies import get_strategy, strategy_needs
-from alhpo.studies.config import Cell, run_sizes
+from alhpo.studies.config import Cell
 from alhpo.validation import get_validation
 
 #: Steps of training that are measured.
@@ -170,7 +170,7 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
 
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     total = Cost()
-    sizes = run_sizes(config)
+    sizes = config.sizes
     needs = strategy_needs(get_strategy(config.strategy))
     for cycle, n in enumerate(sizes):
         if config.searches(cycle):

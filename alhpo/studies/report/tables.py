@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alhpo.studies.config import run_sizes
 from alhpo.studies.report import statistics
 from alhpo.studies.report.rendering import StudyTable, Value
 from alhpo.studies.report.results import ACTIVE, WITHIN, StudyResults
@@ -130,7 +129,7 @@ class Part:
         if self.results.study.tune:
             wanted |= set(self.results.study.tune.labels)
         else:
-            wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in map(run_sizes, runs)}
+            wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in (run.sizes for run in runs)}
         there = {row["n_labeled"] for row in self.outcomes}
         return sorted(wanted & there) or sorted(there)[-1:]
 
