@@ -128,6 +128,42 @@ def test_points_that_stand_for_the_same_run_are_one_cell():
     assert len({cell.path for cell in cells}) == len(cells)
 
 
+def test_excluded_points_are_no_cells_and_have_no_tunings():
+    grid = {
+        "strategy": ["random", "badge"],
+        "hyperparameters": {"HP 1": {"lr": 0.1}, "HP 2": {"lr": 0.2}},
+        "seed": [0, 1],
+    }
+    exclude = [{"strategy": "badge", "hyperparameters": ["HP 2"], "seed": [0, 1]}, {"seed": 1}]
+    tune = {
+        "labels": [20, 30],
+        "grid": {"validation": ["kfold:2", "acquisition:kfold:2"]},
+        "exclude": [
+            {"strategy": "badge", "validation": "acquisition:kfold:2"},
+            {"labels": 30, "hyperparameters": "HP 2"},
+        ],
+    }
+    cells = expand(study(grid=grid, exclude=exclude, tune=tune))
+    runs = [cell for cell in cells if cell.kind == "run"]
+    assert [cell.title for cell in runs] == [
+        "random, HP 1, seed 0",
+        "random, HP 2, seed 0",
+        "badge, HP 1, seed 0",
+    ]
+    tunings = [(cell.run, cell.config.labels, cell.config.validation) for cell in cells[3:]]
+    assert tunings == [
+        (0, 20, "kfold:2"),
+        (0, 20, "acquisition:kfold:2"),
+        (0, 30, "kfold:2"),
+        (0, 30, "acquisition:kfold:2"),
+        (1, 20, "kfold:2"),
+        (1, 20, "acquisition:kfold:2"),
+        (2, 20, "kfold:2"),
+        (2, 30, "kfold:2"),
+    ]
+    assert [cell.index for cell in cells] == list(range(len(cells)))
+
+
 @given(
     seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
     strategies=st.lists(st.sampled_from(["random", "badge", "entropy"]), min_size=1, unique=True),
@@ -162,6 +198,11 @@ def test_every_point_is_one_cell_with_a_folder_of_its_own(seeds, strategies, lab
             {"grid": {"optimizer": ["dyhpo", "random"]}, "tune": {"labels": [20]}},
             r"differ in optimizer only .* tune: grid:",
         ),
+        ({"exclude": [{"seed": 0}]}, "axis in exclude 'seed'"),
+        ({"grid": {"seed": [0]}, "exclude": [{"seed": 1}]}, "value of seed in exclude '1'"),
+        ({"grid": {"seed": [0]}, "exclude": [{}]}, "names no axis"),
+        ({"grid": {"seed": [0]}, "exclude": [{"seed": 0}]}, "leaves no cell"),
+        ({"tune": {"labels": [20], "exclude": [{"labels": 30}]}}, "value of labels in .* '30'"),
         ({"tune": {"labels": [25]}}, "25 labels: the cycles of the run have 20, 30, 40"),
         (
             {"tune": {"labels": [20], "settings": {"optimizer": "dyhop"}}},

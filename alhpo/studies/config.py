@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from alhpo.schema import Settings, parse, suggestion, unknown_name
 from alhpo.types import ConfigurationError
 
 Axis = list[Any] | dict[str, Any]
+Exclusion = dict[str, Any]
 
 
 class TunePart(Settings):
@@ -32,6 +33,10 @@ class TunePart(Settings):
     grid: dict[str, Axis] = Field(
         default_factory=dict, description="As the study's grid, over settings of `alhpo tune`."
     )
+    exclude: list[Exclusion] = Field(
+        default_factory=list,
+        description="As the study's exclude, over the axes of both grids and labels.",
+    )
 
 
 class StudyConfig(Settings):
@@ -39,7 +44,9 @@ class StudyConfig(Settings):
 
     An axis of a grid is the name of a setting with a list of its values, or with a mapping from
     the names they have in tables to the values. An axis of any other name has mappings of
-    settings as its values. The values of ``hyperparameters`` go over those in ``settings``.
+    settings as its values. The values of ``hyperparameters`` go over those in ``settings``. An
+    exclusion maps axes to a value or a list of values, by their names in tables; points of the
+    grid that agree with one in all its axes are no cells.
     """
 
     name: str = Field(description="Name of the study: letters, digits, '-', '_' and '.'.")
@@ -54,6 +61,9 @@ class StudyConfig(Settings):
         default_factory=dict, description="Settings of `alhpo run` that all cells share."
     )
     grid: dict[str, Axis] = Field(default_factory=dict, description="What the cells differ in.")
+    exclude: list[Exclusion] = Field(
+        default_factory=list, description="Points of the grid to leave out."
+    )
     tune: TunePart | None = None
 
     @pydantic.field_validator("name")
@@ -155,29 +165,79 @@ def expand(study: StudyConfig) -> list[Cell]:
     cell, under the names of the first.
 
     Raises:
-        ConfigurationError: a setting of a cell that cannot be used; the message names the cell.
+        ConfigurationError: a setting of a cell that cannot be used; the message names the cell. Or
+            exclusions of what is not in the grid, or of all that is.
     """
     cells: dict[Path, Cell] = {}
     folder = str(study.path / "cells")
+    axes = _names(study.grid, RunConfig)
+    is_excluded = _exclusion(study.exclude, axes)
     for point, settings in _points(study.grid, study.settings, RunConfig):
+        if is_excluded(point):
+            continue
         with _in_cell(point):
             config = RunConfig.create(settings, {"output_dir": folder})
         cell = Cell(len(cells), config, point)
         first = cells.setdefault(cell.path, cell)
         if study.tune:
             _check_same_search(first.config, config)
-    runs = list(cells.values())
-    for run in runs if study.tune else ():
-        assert study.tune and isinstance(run.config, RunConfig)
-        for labels in study.tune.labels:
-            for point, settings in _points(study.tune.grid, study.tune.settings, TuneConfig):
+    if not cells:
+        raise ConfigurationError("exclude leaves no cell of the study.")
+    if study.tune:
+        _add_tunings(cells, study.tune, axes)
+    return list(cells.values())
+
+
+def _add_tunings(cells: dict[Path, Cell], tune: TunePart, axes: Mapping[str, list[str]]) -> None:
+    """Add the tunings of the pools that the runs among the cells leave."""
+    axes = {**axes, "labels": [str(n) for n in tune.labels], **_names(tune.grid, TuneConfig)}
+    is_excluded = _exclusion(tune.exclude, axes)
+    for run in list(cells.values()):
+        assert isinstance(run.config, RunConfig)
+        for labels in tune.labels:
+            for point, settings in _points(tune.grid, tune.settings, TuneConfig):
+                if is_excluded({**run.coordinates, "labels": str(labels), **point}):
+                    continue
                 names = {f"tune.{axis}": value for axis, value in point.items()}
                 names = {**run.coordinates, "labels": str(labels), **names}
                 with _in_cell(names):
                     config = _tuning(run.config, run.path, labels, settings)
                 cell = Cell(len(cells), config, names, run.index)
                 cells.setdefault(cell.path, cell)
-    return list(cells.values())
+
+
+def _names(
+    grid: Mapping[str, Axis], schema: type[RunConfig] | type[TuneConfig]
+) -> dict[str, list[str]]:
+    """The names of the values on every axis."""
+    return {
+        axis: [name for name, _ in _choices(axis, values, schema)] for axis, values in grid.items()
+    }
+
+
+def _exclusion(
+    exclude: Sequence[Exclusion], axes: Mapping[str, list[str]]
+) -> Callable[[Mapping[str, str]], bool]:
+    """Whether a point of the grid, given by names, agrees with one of these in all its axes."""
+    rules = [
+        {
+            axis: [_text(value) for value in (values if isinstance(values, list) else [values])]
+            for axis, values in rule.items()
+        }
+        for rule in exclude
+    ]
+    for rule in rules:
+        if not rule:
+            raise ConfigurationError("An entry of exclude names no axis; it would exclude all.")
+        for axis, names in rule.items():
+            if axis not in axes:
+                raise unknown_name("axis in exclude", axis, axes)
+            for name in names:
+                if name not in axes[axis]:
+                    raise unknown_name(f"value of {axis} in exclude", name, axes[axis])
+    return lambda point: any(
+        all(point[axis] in names for axis, names in rule.items()) for rule in rules
+    )
 
 
 def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, Any]) -> TuneConfig:
