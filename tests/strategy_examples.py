@@ -6,8 +6,11 @@ from alhpo.strategies import strategy_families, strategy_names
 
 FAMILIES = {
     "albl": "albl:entropy,random",
+    "power": "power:entropy@2",
     "probcover": "probcover:0.3",
     "skactiveml": "skactiveml:CoreSet",
+    "softmax": "softmax:variation-ratio",
+    "softrank": "softrank:ddu",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}

@@ -1,8 +1,9 @@
 """Query strategies: pure functions of pool outputs and a generator to a query.
 
-One file per strategy; a new one is a function under ``@register_strategy`` in a module that is
-imported here, or in another package under the entry point group ``alhpo.strategies``. A family of
-them, whose names carry arguments, goes through ``register_strategy_family``.
+One file per strategy; a new one is a function under ``@register_strategy``, or under
+``@register_score`` where it scores each candidate by itself, in a module that is imported here, or
+in another package under the entry point group ``alhpo.strategies``. A family of them, whose names
+carry arguments, goes through ``register_strategy_family``.
 """
 
 from alhpo.strategies import albl as albl
@@ -19,9 +20,11 @@ from alhpo.strategies import mc_dropout as mc_dropout
 from alhpo.strategies import probcover as probcover
 from alhpo.strategies import random_sampling as random_sampling
 from alhpo.strategies import scikit_activeml as scikit_activeml
+from alhpo.strategies import stochastic_batch as stochastic_batch
 from alhpo.strategies import typiclust as typiclust
 from alhpo.strategies import vaal as vaal
 from alhpo.strategies.checked import check_dropout, run_strategy
+from alhpo.strategies.ranking import Scores, register_score, score_names
 from alhpo.strategies.registry import (
     get_strategy,
     register_strategy,
@@ -34,11 +37,14 @@ from alhpo.strategies.registry import (
 )
 
 __all__ = [
+    "Scores",
     "check_dropout",
     "get_strategy",
+    "register_score",
     "register_strategy",
     "register_strategy_family",
     "run_strategy",
+    "score_names",
     "split_strategy_names",
     "strategy_families",
     "strategy_name",

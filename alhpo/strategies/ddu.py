@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
+from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64, row_blocks
-from alhpo.types import PoolOutputs, Query
+from alhpo.types import PoolOutputs
 
 
-@register_strategy("ddu", needs={"features", "labeled_features", "labels"})
-def ddu(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the lowest density q(z) = Σ_y q(z|y) q(y) of their features.
+@register_score("ddu", needs={"features", "labeled_features", "labels"}, signed=True)
+def ddu(pool: PoolOutputs) -> torch.Tensor:
+    """−log q(z) in nats, for the density q(z) = Σ_y q(z|y) q(y) of a candidate's features.
 
     q(z|y) is the Gaussian with the mean and the covariance (over n_y − 1) of the labelled features
     of class y, q(y) the class's share of the labels. A class without labels is not in the sum. One
@@ -33,9 +31,8 @@ def ddu(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     factorisation succeeds. With ε this small what counts is the distance to the nearest class's
     affine hull.
 
-    Deterministic; ties go to the lowest pool index. Scores are −log q(z) in nats, ``inf`` where
-    nothing is labelled. Time O(N·D·L), at most O(N·D²·C), and a singular value decomposition of
-    each class's features; memory: the labelled features in float64.
+    ``inf`` where nothing is labelled. Time O(N·D·L), at most O(N·D²·C), and a singular value
+    decomposition of each class's features; memory: the labelled features in float64.
     """
     assert pool.features is not None
     assert pool.labeled_features is not None
@@ -47,7 +44,7 @@ def ddu(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     for part in row_blocks(*pool.features.shape):
         z = as_float64(pool.features[part]).to(labeled.device) - centre
         surprise.append(-_log_density(z, mixture))
-    return highest(pool, n, torch.cat(surprise))
+    return torch.cat(surprise)
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from alhpo.strategies.confidence import logit_gaps
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
-from alhpo.types import PoolOutputs, Query
+from alhpo.strategies.ranking import Scores, register_score
+from alhpo.types import PoolOutputs
 
 
-@register_strategy("entropy", needs={"logits"})
-def entropy(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the largest entropy of the predicted class, H[p] = −Σ p log p.
+@register_score("entropy", needs={"logits"})
+def entropy(pool: PoolOutputs) -> Scores:
+    """The entropy of the predicted class in nats, H[p] = −Σ p log p, in [0, log C].
 
-    Deterministic; ranked by log H, which tells apart entropies too small for float64; ties go to
-    the lowest pool index. Scores are entropies in nats, in [0, log C].
+    Ranked by log H, which tells apart entropies too small for float64.
     """
     assert pool.logits is not None
     logs = torch.cat([_log_entropy(z) for z in logit_gaps(pool.logits)])
-    return highest(pool, n, logs, logs.exp())
+    return Scores(logs.exp(), order=logs, logs=logs)
 
 
 def _log_entropy(z: torch.Tensor) -> torch.Tensor:

@@ -6,22 +6,20 @@ Active Learning with a Neural Architecture Search, NeurIPS 2019, supplement 2.3)
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from torch.nn import functional as F
 
 from alhpo.strategies.confidence import logit_gaps
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
-from alhpo.types import PoolOutputs, Query
+from alhpo.strategies.ranking import Scores, register_score
+from alhpo.types import PoolOutputs
 
 
-@register_strategy("least-confidence", needs={"logits"}, aliases=("softmax-response",))
-def least_confidence(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the smallest probability of the predicted class, max p.
+@register_score("least-confidence", needs={"logits"}, aliases=("softmax-response",))
+def least_confidence(pool: PoolOutputs) -> Scores:
+    """1 − p in [0, 1 − 1/C] for the probability p = max p of the predicted class.
 
-    Deterministic; ranked by the log-odds log((1 − p)/p) of p = max p, which do not end where p
-    rounds to 1; ties go to the lowest pool index. Scores are 1 − max p, in [0, 1 − 1/C].
+    Ranked by the log-odds log((1 − p)/p), which do not end where p rounds to 1.
     """
     assert pool.logits is not None
     odds = torch.cat([z[:, 1:].logsumexp(dim=1) for z in logit_gaps(pool.logits)])
-    return highest(pool, n, odds, odds.sigmoid())
+    return Scores(odds.sigmoid(), order=odds, logs=F.logsigmoid(odds))

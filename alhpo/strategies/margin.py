@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from alhpo.strategies.confidence import logit_gaps
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
-from alhpo.types import PoolOutputs, Query
+from alhpo.strategies.ranking import Scores, register_score
+from alhpo.types import PoolOutputs
 
 
-@register_strategy("margin", needs={"logits"})
-def margin(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the smallest margin p₁ − p₂ between the two most probable classes.
+@register_score("margin", needs={"logits"})
+def margin(pool: PoolOutputs) -> Scores:
+    """1 − m in [0, 1] for the margin m = p₁ − p₂ between the two most probable classes.
 
-    Deterministic; ranked by the log-odds log((1 − m)/m) of the margin m = p₁ − p₂, which neither
-    end where m rounds to 1 nor round where it is 0; ties go to the lowest pool index. Scores are
-    1 − m, in [0, 1], so that the most wanted has the largest; with a single class they are 0.
+    Ranked by the log-odds log((1 − m)/m), which neither end where m rounds to 1 nor round where it
+    is 0. With a single class scores are 0.
     """
     assert pool.logits is not None
     odds = torch.cat([_log_odds(z) for z in logit_gaps(pool.logits)])
-    return highest(pool, n, odds, odds.sigmoid())
+    return Scores(odds.sigmoid(), order=odds, logs=F.logsigmoid(odds))
 
 
 def _log_odds(z: torch.Tensor) -> torch.Tensor:

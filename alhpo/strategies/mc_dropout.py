@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
+from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64
-from alhpo.types import PoolOutputs, Query
+from alhpo.types import PoolOutputs
 
 _BLOCK = 2**22  # logits asked for at a time: each time, passes prepare their weights anew
 _PIECE = 2**19  # float64 values worked on at a time: few operations, small enough to be cached
 
 
-@register_strategy("variation-ratio", needs={"passes"})
-def variation_ratio(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates on whose class the fewest passes agree: 1 − f/T, f votes for the mode.
+@register_score("variation-ratio", needs={"passes"})
+def variation_ratio(pool: PoolOutputs) -> torch.Tensor:
+    """How many passes vote for another class than most: 1 − f/T, f votes for the mode.
 
     Freeman 1965; for dropout: Gal, Islam, Ghahramani: Deep Bayesian Active Learning with Image
     Data (ICML 2017). A pass votes for its most probable class, the lowest of equals. This is not
-    1 − max p of the mean prediction. Deterministic; ties, of which there are many, go to the
-    lowest pool index. Scores are multiples of 1/T in [0, 1 − 1/min(C, T)].
+    1 − max p of the mean prediction. Multiples of 1/T in [0, 1 − 1/min(C, T)], with many ties.
     """
 
     def ratio(rows: slice, logits: torch.Tensor) -> torch.Tensor:
@@ -36,45 +33,32 @@ def variation_ratio(pool: PoolOutputs, n: int, generator: np.random.Generator) -
         counts.scatter_add_(1, votes, torch.ones_like(logits[:, 0]))
         return (votes.shape[1] - counts.amax(dim=1)) / votes.shape[1]
 
-    return highest(pool, n, _scores(pool, ratio))
+    return _scores(pool, ratio)
 
 
-@register_strategy("mean-std", needs={"passes"})
-def mean_std(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the largest standard deviation over passes, averaged over classes.
+@register_score("mean-std", needs={"passes"})
+def mean_std(pool: PoolOutputs) -> torch.Tensor:
+    """The standard deviation of a probability over passes, averaged over classes, in [0, 1/2].
 
     (1/C) Σ_c std_t p_t(c), over T passes without Bessel's correction; Kampffmeyer et al. 2016,
-    Kendall et al. 2015; as a query strategy: Gal, Islam, Ghahramani (ICML 2017). Deterministic;
-    ties go to the lowest pool index. Scores are in [0, 1/2].
+    Kendall et al. 2015; as a query strategy: Gal, Islam, Ghahramani (ICML 2017).
     """
 
     def deviation(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         p = logits.softmax(dim=1)
         return (p - _mean(p)).square_().mean(dim=2).sqrt_().mean(dim=1)
 
-    return highest(pool, n, _scores(pool, deviation))
+    return _scores(pool, deviation)
 
 
-@register_strategy("bald", needs={"passes"})
-def bald(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates whose label tells most about which pass is right: H[E p] − E H[p].
-
-    Houlsby et al.: Bayesian Active Learning for Classification and Preference Learning (2011),
-    eq. 2; for dropout: Gal, Islam, Ghahramani (ICML 2017). Deterministic; ties go to the lowest
-    pool index. Scores are the mutual information in nats, in [0, log min(C, T)].
-    """
-    return highest(pool, n, mutual_information(pool))
-
-
-@register_strategy("mc-dropout", needs={"logits", "passes"})
-def mc_dropout(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates with the largest variance of the predicted class's probability over passes.
+@register_score("mc-dropout", needs={"logits", "passes"})
+def mc_dropout(pool: PoolOutputs) -> torch.Tensor:
+    """The variance of the predicted class's probability over passes, in [0, 1/4].
 
     The MC-dropout query of active-iNAS (Geifman, El-Yaniv: Deep Active Learning with a Neural
     Architecture Search, NeurIPS 2019, supplement 2.3: dropout 0.5, 100 passes). The paper says
     "prediction uncertainty estimated by MC-dropout"; its published code takes this variance, of
     the class predicted without dropout (here the lowest of equals), without Bessel's correction.
-    Deterministic; ties go to the lowest pool index. Scores are in [0, 1/4].
     """
     predicted = pool.logits
     assert predicted is not None
@@ -86,7 +70,17 @@ def mc_dropout(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Que
         others = p.scatter_(1, own.expand(-1, 1, p.shape[2]), 0).sum(dim=1)
         return (others - _mean(others)).square_().mean(dim=1)
 
-    return highest(pool, n, _scores(pool, variance))
+    return _scores(pool, variance)
+
+
+@register_score("bald", needs={"passes"})
+def bald(pool: PoolOutputs) -> torch.Tensor:
+    """What the label would tell about which pass is right, in nats, in [0, log min(C, T)].
+
+    H[E p] − E H[p]: Houlsby et al.: Bayesian Active Learning for Classification and Preference
+    Learning (2011), eq. 2; for dropout: Gal, Islam, Ghahramani (ICML 2017).
+    """
+    return mutual_information(pool)
 
 
 def mutual_information(pool: PoolOutputs) -> torch.Tensor:

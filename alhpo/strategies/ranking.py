@@ -1,23 +1,147 @@
-"""From scores to a query."""
+"""Strategies that score each candidate by itself: scores by name, and from scores to a query."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import update_wrapper
+
+import numpy as np
 import torch
 
-from alhpo.types import PoolOutputs, Query
+from alhpo.schema import unknown_name
+from alhpo.strategies.registry import (
+    get_strategy,
+    register_strategy,
+    registered_strategies,
+    strategy_name,
+    strategy_names,
+)
+from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 
-def highest(
-    pool: PoolOutputs, n: int, keys: torch.Tensor, scores: torch.Tensor | None = None
-) -> Query:
-    """The ``n`` candidates with the largest keys, largest first, ties to the lowest pool index.
+@dataclass(frozen=True)
+class Scores:
+    """What a strategy thinks of each candidate; the most wanted has the largest.
+
+    Attributes:
+        values: (N,) the scores; not NaN.
+        order: (N,) what to rank by where values round together that are not equal; None for the
+            values.
+        logs: (N,) logarithms of the values where these underflow; None for what their logarithms
+            are.
+    """
+
+    values: torch.Tensor
+    order: torch.Tensor | None = None
+    logs: torch.Tensor | None = None
+
+    @property
+    def ranked_by(self) -> torch.Tensor:
+        """(N,) what to rank by."""
+        return self.values if self.order is None else self.order
+
+
+Score = Callable[[PoolOutputs], Scores | torch.Tensor]
+
+
+class ScoringStrategy:
+    """The candidates of the highest scores.
 
     Args:
-        pool: the candidates.
-        n: how many to choose.
-        keys: (N,) what to rank by; not NaN.
-        scores: (N,) what to report, where it is not the keys themselves.
+        score: (N,) scores of a pool's candidates; named and described like the strategy.
+        signed: whether scores may be negative.
     """
-    order = keys.sort(descending=True, stable=True).indices[:n]
-    chosen = (keys if scores is None else scores)[order].tolist()
+
+    needs: frozenset[str]
+
+    def __init__(self, score: Score, *, signed: bool) -> None:
+        update_wrapper(self, score)
+        self._score = score
+        self.signed = signed
+
+    def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
+        """Choose the ``n`` of the highest scores; draws nothing."""
+        return highest(pool, n, self.scores(pool))
+
+    def scores(self, pool: PoolOutputs) -> Scores:
+        """The scores of all candidates.
+
+        Raises:
+            ConfigurationError: the function returned something else than (N,) numbers, or NaN.
+        """
+        found = self._score(pool)
+        scores = found if isinstance(found, Scores) else Scores(found)
+        values = scores.values
+        if not isinstance(values, torch.Tensor) or values.shape != (len(pool),):
+            raise ConfigurationError(
+                f"The score {strategy_name(self)!r} must be a tensor of shape ({len(pool)},), not "
+                f"{values!r}."
+            )
+        if values.isnan().any():
+            raise ConfigurationError(f"The score {strategy_name(self)!r} is NaN for some images.")
+        return scores
+
+
+def register_score(
+    name: str,
+    *,
+    needs: Iterable[str] | None = None,
+    aliases: Iterable[str] = (),
+    signed: bool = False,
+) -> Callable[[Score], ScoringStrategy]:
+    """Decorator that makes a strategy of a function from a pool to a score of each candidate.
+
+    The strategy ``name`` takes the candidates of the highest scores, ties to the lowest pool index.
+    The families that draw by a score, such as ``"power:NAME"``, know it too.
+
+    Args:
+        name: what users write, such as ``"entropy"``.
+        needs: as for ``register_strategy``.
+        aliases: as for ``register_strategy``.
+        signed: whether scores may be negative, so that they have no powers.
+
+    Raises:
+        ConfigurationError: as ``register_strategy`` does.
+    """
+
+    def register(score: Score) -> ScoringStrategy:
+        strategy = ScoringStrategy(score, signed=signed)
+        return register_strategy(name, needs=needs, aliases=aliases)(strategy)
+
+    return register
+
+
+def scoring_strategy(name: str) -> ScoringStrategy:
+    """The strategy of this name, which scores each candidate by itself.
+
+    Raises:
+        ConfigurationError: an unknown name, or a strategy that was not made by ``register_score``.
+            The message lists those that were.
+    """
+    legal = score_names()
+    try:
+        strategy = get_strategy(name)
+    except ConfigurationError:
+        if name in strategy_names():  # an installed plug-in that cannot be imported
+            raise
+        raise unknown_name("score", name, legal) from None
+    if not isinstance(strategy, ScoringStrategy):
+        raise ConfigurationError(
+            f"The strategy {name!r} is no score of each candidate by itself. Legal: "
+            f"{', '.join(legal)}, or what you register with register_score."
+        )
+    return strategy
+
+
+def score_names() -> tuple[str, ...]:
+    """The names of what ``register_score`` made, sorted; plug-ins once they are imported."""
+    strategies = registered_strategies().items()
+    return tuple(sorted(name for name, one in strategies if isinstance(one, ScoringStrategy)))
+
+
+def highest(pool: PoolOutputs, n: int, scores: Scores) -> Query:
+    """The ``n`` candidates of the highest scores, highest first, ties to the lowest pool index."""
+    order = scores.ranked_by.sort(descending=True, stable=True).indices[:n]
+    chosen = scores.values[order].tolist()
     return Query(tuple(pool.indices[order.to(pool.indices.device)].tolist()), tuple(chosen))

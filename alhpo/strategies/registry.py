@@ -58,6 +58,8 @@ def register_strategy(
                     f"The name {key!r} belongs to the strategy {_origin(holder)}; choose another."
                 )
         strategy.needs = wanted  # pyright: ignore[reportAttributeAccessIssue]
+        if name in _strategies:
+            _members.clear()  # which may have been made of what is replaced
         _strategies[name] = strategy
         _aliases.update(dict.fromkeys(aliases, name))
         return strategy
@@ -74,7 +76,8 @@ def register_strategy_family(
         prefix: what comes before the colon.
         factory: makes the strategy from the text after it, and raises ``ConfigurationError`` where
             it cannot. It is called once for each name.
-        description: the form of that text, for messages, such as ``"A,B,..."``.
+        description: the form of that text, for messages, such as ``"A,B,..."``. With a comma in
+            it, commas in a list of names belong to that text (``split_strategy_names``).
 
     Raises:
         ConfigurationError: a prefix that is no text, or that another family has. A factory of the
@@ -128,6 +131,12 @@ def strategy_names() -> tuple[str, ...]:
     return (*sorted({*_strategies, *_plugins()}), *strategy_families())
 
 
+def registered_strategies() -> dict[str, Strategy]:
+    """The strategies that are there by their names: no families, and no plug-in before its
+    import."""
+    return dict(_strategies)
+
+
 def strategy_families() -> tuple[str, ...]:
     """The forms of names that families make, sorted, such as ``"albl:A,B,..."``."""
     return tuple(f"{prefix}:{_families[prefix].form}" for prefix in sorted(_families))
@@ -136,13 +145,13 @@ def strategy_families() -> tuple[str, ...]:
 def split_strategy_names(text: str) -> list[str]:
     """The names in a list that is separated by commas, or by semicolons.
 
-    The text after a family's prefix may hold commas itself: it goes on to the next semicolon or to
-    the end, as in ``"random,badge,albl:entropy,margin; entropy"``.
+    Where the text after a family's prefix may hold commas itself, it goes on to the next semicolon
+    or to the end, as in ``"random,badge,albl:entropy,margin; entropy"``.
     """
     names: list[str] = []
     for part in text.split(";"):
         first, *rest = part.split(",", maxsplit=1)
-        while rest and first.strip().partition(":")[0] not in _families:
+        while rest and not _takes_lists(first):
             names.append(first.strip())
             part = rest[0]
             first, *rest = part.split(",", maxsplit=1)
@@ -168,6 +177,11 @@ def strategy_name(strategy: str | Strategy) -> str:
         if registered is strategy:
             return name
     return _origin(strategy).rpartition(":")[2]
+
+
+def _takes_lists(name: str) -> bool:
+    prefix, colon, _ = name.strip().partition(":")
+    return bool(colon) and prefix in _families and "," in _families[prefix].form
 
 
 def _check_name(name: str) -> None:

@@ -6,19 +6,12 @@ networks and their training are in ``alhpo.adversarial``.
 
 from __future__ import annotations
 
-import numpy as np
-
-from alhpo.strategies.ranking import highest
-from alhpo.strategies.registry import register_strategy
-from alhpo.types import PoolOutputs, Query
+from alhpo.strategies.ranking import Scores, register_score
+from alhpo.types import PoolOutputs
 
 
-@register_strategy("vaal", needs={"labeled_scores"})
-def vaal(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The candidates that the discriminator takes for labelled ones least of all.
-
-    Deterministic; ties go to the lowest pool index. Scores are 1 less the discriminator's
-    probability of "labelled", in [0, 1], so that the most wanted has the largest.
-    """
+@register_score("vaal", needs={"labeled_scores"})
+def vaal(pool: PoolOutputs) -> Scores:
+    """1 less the probability of "labelled" by the discriminator, in [0, 1]."""
     assert pool.labeled_scores is not None
-    return highest(pool, n, -pool.labeled_scores, 1 - pool.labeled_scores)
+    return Scores(1 - pool.labeled_scores, order=-pool.labeled_scores)

@@ -3,21 +3,25 @@
 import sys
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
+import torch
 
 from alhpo.protocols import POOL_OUTPUTS
 from alhpo.strategies import (
     get_strategy,
+    register_score,
     register_strategy,
     register_strategy_family,
     registry,
+    run_strategy,
     split_strategy_names,
     strategy_families,
     strategy_name,
     strategy_names,
     strategy_needs,
 )
-from alhpo.types import ConfigurationError, Query
+from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 
 def lowest(pool, n, generator):
@@ -124,6 +128,19 @@ def test_taken_names_are_refused_unless_the_same_function_is_defined_again():
     assert not hasattr(lowest, "needs")
 
 
+def test_members_of_families_follow_a_strategy_that_is_registered_again():
+    def define(sign):
+        @register_score("mine", needs={"logits"})
+        def mine(pool):
+            return sign * pool.logits[:, 0]
+
+    pool = PoolOutputs(torch.arange(3), logits=torch.tensor([[1.0], [3.0], [2.0]]))
+    for sign, first in ((1, 1), (-1, 0)):
+        define(sign)
+        query = run_strategy("softmax:mine@1e9", pool, 1, np.random.default_rng(0))
+        assert query.indices == (first,)
+
+
 @pytest.mark.parametrize("name", ["", None])
 def test_names_are_text(name):
     with pytest.raises(ConfigurationError, match="text"):
@@ -176,10 +193,13 @@ def test_a_family_redefined_forgets_what_it_made_and_a_taken_prefix_is_refused()
         ("random,every:a,b,c", ["random", "every:a,b,c"]),
         ("every:a,b; random,badge;every:c", ["every:a,b", "random", "badge", "every:c"]),
         ("random,other:a,b", ["random", "other:a", "b"]),
+        ("single:3,random,single:4,every:a,b", ["single:3", "random", "single:4", "every:a,b"]),
+        ("every,random", ["every", "random"]),
     ],
 )
 def test_lists_of_names_leave_the_commas_of_a_family_to_it(text, names):
-    register_strategy_family("every", every, "K")
+    register_strategy_family("every", every, "K,...")
+    register_strategy_family("single", every, "K")
     assert split_strategy_names(text) == names
 
 
