@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +16,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from alhpo.adversarial import Discrimination, check_image_size
+from alhpo.adversarial import check_image_size
 from alhpo.batches import DeviceImages, InputFormat
-from alhpo.checkpoints import read_checkpoint
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
+from alhpo.fitting import fitted_model, saved_model
 from alhpo.hyperparameters import Hyperparameters, load_space
-from alhpo.loss_prediction import add_loss_predictor, predicted_losses
-from alhpo.models import ModelSpec, build_model, classifier, model_input
+from alhpo.loss_prediction import add_loss_predictor
+from alhpo.models import ModelSpec, build_model, model_input
 from alhpo.objective import Divergence, Metric, Objective
+from alhpo.outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.pool import Pool, read_queried_indices
-from alhpo.protocols import SELECTION_NEEDS, Strategy, ValidationScheme, WeightingScheme
-from alhpo.seeding import derive_seed, numpy_generator, torch_generator
-from alhpo.stochastic import DropoutPasses, keep_masks
+from alhpo.protocols import Strategy, ValidationScheme
+from alhpo.seeding import derive_seed, numpy_generator
+from alhpo.selection import validation_weights
 from alhpo.strategies import (
     check_dropout,
     get_strategy,
@@ -38,27 +37,21 @@ from alhpo.strategies import (
     strategy_name,
     strategy_needs,
 )
-from alhpo.trainer import Task, Trainer
+from alhpo.trainer import Task
 from alhpo.training import Compute, Precision, evaluate, predict
 from alhpo.tuning.upstream import enable_on_numpy2
 from alhpo.types import (
     AlhpoError,
-    CheckpointError,
     ConfigurationError,
     DivergedError,
     Evaluation,
     LabelError,
     PoolOutputs,
     Query,
-    Selection,
 )
 from alhpo.validation import get_validation
 from alhpo.weights import pixel_features
 
-#: Seconds between checkpoints of a final fit.
-CHECKPOINT_SECONDS = 30.0
-#: Unlabelled images, at most, that the labelled ones are compared with for validation weights.
-REFERENCE_SIZE = 5000
 Start = Literal["cold", "warm"]
 
 
@@ -142,9 +135,7 @@ class ActiveLearner:
         self.max_epochs = max_epochs
         self._metric: Metric = metric
         self._start = start
-        self._mc_passes = mc_passes
         self._query_subset = query_subset
-        self._vaal_epochs = vaal_epochs
         self._path = None if path is None else Path(path)
         self._spec = ModelSpec(
             model,
@@ -160,6 +151,9 @@ class ActiveLearner:
         size, settings = model_input(self._spec, self._initial)
         self.compute = Compute.resolve(device, precision, max(size or dataset.image_size))
         self._form = self._input_format(size, settings)
+        self._outputs = OutputSettings(
+            self._form, self.compute, dropout, mc_passes, vaal_epochs, seed
+        )
         if "predicted_losses" in strategy_needs(self.strategy):
             shape = (dataset.channels, *(size or dataset.image_size))
             add_loss_predictor(self._initial, shape, seed)
@@ -231,15 +225,26 @@ class ActiveLearner:
             LabelError: ``n`` is below 1 or exceeds what is left of the pool.
             AlhpoError: the strategy needs a model and none was fitted.
         """
+        check_dropout(self.strategy, self._outputs.dropout)
         candidates = self._candidates(n)
         step = self.cycle + 1
-        looks = bool(strategy_needs(self.strategy))
-        if looks and self._query_subset is not None and self._query_subset < len(candidates):
+        needs = strategy_needs(self.strategy)
+        if needs and self._query_subset is not None and self._query_subset < len(candidates):
             size = max(self._query_subset, n)
             generator = numpy_generator(self.seed, "query subset", step)
             candidates = np.sort(generator.choice(candidates, size, replace=False))
-        folder = None if self._path is None else self._path / "query" / f"cycle_{step - 1:03d}"
-        outputs = self._outputs(candidates, folder, step)
+        folder = None if self._path is None else self._path / "query" / f"cycle_{self.cycle:03d}"
+        outputs = pool_outputs(
+            needs,
+            candidates,
+            self.dataset,
+            self.pool,
+            self.model if needs & OF_MODEL else None,
+            self._outputs,
+            owner=strategy_name(self.strategy),
+            cycle=self.cycle,
+            folder=folder,
+        )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(self.strategy, outputs, n, generator)
         if len(candidates) < len(self.pool.available):  # images outside the subset had no chance
@@ -322,7 +327,9 @@ class ActiveLearner:
             )
         task = self._task("objective")
         scheme = self.validation if validation is None else get_validation(validation)
-        weights, selection = self._weights(scheme, task)
+        weights, selection = validation_weights(
+            scheme, self.dataset, self.pool, task.seed, self._selection_features
+        )
         return Objective(
             task,
             space=self.space if space is None else space,
@@ -365,36 +372,16 @@ class ActiveLearner:
             self.max_epochs = max_epochs
         hp = Hyperparameters.create(self.fixed, configuration or {})
         hp.check_epochs(self.max_epochs)
-        task = self._task("fit")
-        parts = [task.device_images(np.arange(len(task.labels)))]
-        trainer = Trainer(task, hp, parts, "none")
         folder = None if checkpoint_path is None else Path(checkpoint_path)
-        if folder is not None:
-            try:
-                trainer.load(folder)
-            except CheckpointError:
-                trainer = Trainer(task, hp, parts, "none")
-        saved, last = trainer.epoch, time.monotonic()
-        while trainer.epoch < self.max_epochs and not trainer.diverged:
-            trainer.advance()
-            if callback:
-                callback(trainer.epoch)
-            due = time.monotonic() - last > CHECKPOINT_SECONDS
-            if folder is not None and (due or trainer.epoch == self.max_epochs):
-                trainer.save(folder)
-                saved, last = trainer.epoch, time.monotonic()
-        if folder is not None and saved != trainer.epoch:
-            trainer.save(folder)
-        self._fitted = None
-        if not trainer.diverged:
-            self._fitted = trainer.models[0]
+        self._fitted, epochs = fitted_model(self._task("fit"), hp, folder, callback)
+        if self._fitted is not None:
             result = self.evaluate()
             if result.n == 0 or math.isfinite(result.nll):
                 return result
             self._fitted = None
         raise DivergedError(
-            f"Training diverged (non-finite outputs by epoch {trainer.epoch}) with {hp!r}. "
-            "Lower lr, or search lower rates."
+            f"Training diverged (non-finite outputs by epoch {epochs}) with {hp!r}. Lower lr, or "
+            "search lower rates."
         )
 
     def restore(self, checkpoint_path: str | os.PathLike[str]) -> None:
@@ -403,32 +390,15 @@ class ActiveLearner:
         Raises:
             CheckpointError: no checkpoint there, a damaged one, or another architecture's.
         """
-        tensors, description = read_checkpoint(Path(checkpoint_path))
-        spec = self._spec.identity()
-        theirs = {n: v for n, v in description.get("model", {}).items() if n != "weights"}
-        if theirs != spec:
-            raise CheckpointError(
-                f"The model in {checkpoint_path} was made for {theirs}, this learner's is {spec}."
-            )
-        if description["diverged"]:
-            raise CheckpointError(f"The training in {checkpoint_path} diverged; it has no model.")
-        model = copy.deepcopy(self._initial)
-        start = "0.model."
-        weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:  # one was trained with a head that predicts losses
-            raise CheckpointError(
-                f"The model in {checkpoint_path} was trained for another strategy: {error}"
-            ) from error
+        model = saved_model(Path(checkpoint_path), self._initial, self._spec.identity())
         self._fitted = self.compute.place(model)
 
     def evaluate(self) -> Evaluation:
         """How the fitted model does on the evaluation split."""
         images = self._evaluation_images()
-        return (
-            Evaluation.nothing() if images is None else evaluate(self.model, images, self.compute)
-        )
+        if images is None:
+            return Evaluation.nothing()
+        return evaluate(self.model, images, self.compute)
 
     def predict(self, indices: Sequence[int] | np.ndarray | None = None) -> PoolOutputs:
         """Logits and penultimate features of pool images under the fitted model.
@@ -437,7 +407,7 @@ class ActiveLearner:
             indices: pool indices; all of the pool where None.
         """
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
-        return self._predicted(chosen, features=True)
+        return predicted_outputs(self.model, self.dataset, chosen, self._outputs)
 
     def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
         """Take over a labelled pool in dal-toolbox's form, with the data set's own labels.
@@ -456,44 +426,6 @@ class ActiveLearner:
         for cycle, indices in enumerate(read_queried_indices(Path(path))):
             self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
 
-    def _weights(self, scheme: ValidationScheme, task: Task) -> tuple[np.ndarray | None, str]:
-        """The weights of the labelled images by the scheme, and what they are derived from.
-
-        Nothing of it depends on models that were fitted, so that a resumed run has the same; nor
-        should it: a model tells the images it was trained on from others whatever their selection.
-        """
-        if not isinstance(scheme, WeightingScheme):
-            return None, ""
-        needs = frozenset(scheme.needs)
-        if illegal := needs - SELECTION_NEEDS:
-            raise ConfigurationError(
-                f"Validation scheme {scheme.name!r} needs {sorted(map(str, illegal))}. Legal: "
-                f"{', '.join(sorted(SELECTION_NEEDS))}."
-            )
-        selection, identity = Selection(len(self.dataset)), hashlib.sha256()
-        identity.update(str(selection.pool_size).encode())
-        if "probabilities" in needs:
-            draws, probabilities = self._draws(scheme.name)
-            selection = replace(selection, draws=draws, probabilities=probabilities)
-            identity.update(draws.tobytes() + probabilities.tobytes())
-        if "features" in needs:
-            others = np.setdiff1d(np.arange(len(self.dataset)), self.pool.labeled)
-            if len(others) > REFERENCE_SIZE:
-                generator = numpy_generator(task.seed, "reference")
-                others = np.sort(generator.choice(others, REFERENCE_SIZE, replace=False))
-            images = self.dataset.images[torch.from_numpy(others)]
-            identity.update(images.contiguous().numpy().tobytes())
-            labeled, unlabeled = self._selection_features(task.images, images)
-            selection = replace(selection, labeled_features=labeled, unlabeled_features=unlabeled)
-        weights = scheme.weights(selection, numpy_generator(task.seed, "weights", scheme.name))
-        weights = np.asarray(weights, dtype=np.float64)
-        if weights.shape != (self.n_labeled,):
-            raise ConfigurationError(
-                f"Validation scheme {scheme.name!r} gave weights of shape {weights.shape} for "
-                f"{self.n_labeled} labelled images; expected is one for each."
-            )
-        return weights, identity.hexdigest()[:16]
-
     def _selection_features(
         self, labeled: torch.Tensor, unlabeled: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -507,28 +439,6 @@ class ActiveLearner:
             assert hidden is not None
             found.append(hidden.float().cpu().numpy())
         return found[0], found[1]
-
-    def _draws(self, scheme: str) -> tuple[np.ndarray, np.ndarray]:
-        """(L,) number and probability of the draw of each labelled image."""
-        known, labeled = self.pool.draws, self.pool.labeled.tolist()
-        advice = (
-            "The strategies that draw with known probabilities are random and albl with random "
-            "among its arms, without query_subset; after others, use weighted:SCHEME."
-        )
-        missing = [index for index in labeled if known.get(index) is None]
-        if missing:
-            raise ConfigurationError(
-                f"Validation by {scheme} needs the probability with which each labelled image was "
-                f"drawn; {len(missing)} of {len(labeled)} have none on record. {advice}"
-            )
-        if len(known) > len(labeled):
-            raise ConfigurationError(
-                f"Validation by {scheme} needs the labels of all images that were drawn; "
-                f"{len(known) - len(labeled)} are still waited for. Tell them first."
-            )
-        number = {index: draw for draw, index in enumerate(known, start=1)}
-        draws = np.array([number[index] for index in labeled], dtype=np.int64)
-        return draws, np.array([known[index] for index in labeled], dtype=np.float64)
 
     def _evaluation_images(self) -> DeviceImages | None:
         if self._eval_images is None and len(self.dataset.eval_images):
@@ -569,71 +479,6 @@ class ActiveLearner:
 
     def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
         return DeviceImages(images, labels, self._form, self.compute.device)
-
-    def _predicted(self, indices: np.ndarray, *, features: bool) -> PoolOutputs:
-        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        images = self._images(self.dataset.images[chosen], None)
-        with predicted_losses(self.model) as losses:
-            logits, hidden = predict(self.model, images, self.compute, features=features)
-        predicted = torch.cat(losses) if losses else None
-        return PoolOutputs(chosen, logits, hidden, predicted_losses=predicted)
-
-    def _outputs(self, candidates: np.ndarray, folder: Path | None, step: int) -> PoolOutputs:
-        """What the strategy needs of the candidates and of the labelled images, and nothing else.
-
-        Each of the two sets is run through the model once, at most.
-        """
-        needs = strategy_needs(self.strategy)
-        rows, labeled = torch.from_numpy(candidates), torch.from_numpy(self.pool.labeled)
-        outputs: dict[str, Any] = {
-            "labels": torch.from_numpy(self.pool.labels),
-            "labeled_indices": labeled,
-            "state": self.pool.state(strategy_name(self.strategy)),
-        }
-        if needs & {"logits", "features", "passes", "predicted_losses"}:
-            features = bool(needs & {"features", "passes"})
-            predicted = self._predicted(candidates, features=features)
-            outputs |= {
-                "logits": predicted.logits,
-                "features": predicted.features,
-                "predicted_losses": predicted.predicted_losses,
-            }
-            if "passes" in needs:
-                assert predicted.features is not None
-                outputs["passes"] = self._passes(predicted.features, step)
-        if needs & {"labeled_logits", "labeled_features"}:
-            features = "labeled_features" in needs
-            predicted = self._predicted(self.pool.labeled, features=features)
-            outputs["labeled_logits"] = predicted.logits
-            outputs["labeled_features"] = predicted.features
-        if "labeled_scores" in needs:
-            outputs["labeled_scores"] = self._labeled_scores(candidates, folder)
-        if "images" in needs:
-            outputs["images"] = self.dataset.images[rows]
-        if "labeled_images" in needs:
-            outputs["labeled_images"] = self.dataset.images[labeled]
-        return PoolOutputs(
-            rows, **{name: value for name, value in outputs.items() if name in needs}
-        )
-
-    def _passes(self, features: torch.Tensor, step: int) -> DropoutPasses:
-        check_dropout(self.strategy, self._spec.dropout)
-        generator = torch_generator(self.seed, "dropout passes", step)
-        keep = keep_masks(self._mc_passes, features.shape[1], self._spec.dropout, generator)
-        return DropoutPasses(features, classifier(self.model), keep, self._spec.dropout)
-
-    def _labeled_scores(self, candidates: np.ndarray, folder: Path | None) -> torch.Tensor:
-        """What a discriminator trained for this query says of the candidates."""
-        images = self.dataset.images
-        training = Discrimination(
-            labeled=images[torch.from_numpy(self.pool.labeled)],
-            unlabeled=images[torch.from_numpy(candidates)],
-            form=replace(self._form, size=None),
-            compute=self.compute,
-            epochs=self._vaal_epochs,
-            seed=derive_seed(self.seed, "labeled scores", self.cycle),
-        )
-        return training.scores(folder)
 
     def _candidates(self, n: int) -> np.ndarray:
         available = self.pool.available

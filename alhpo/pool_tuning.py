@@ -21,20 +21,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, exclusive, write_json, write_text
 from alhpo.hyperparameters import Hyperparameters
+from alhpo.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.learner import ActiveLearner
-from alhpo.pool import Pool, read_queried_indices
 from alhpo.provenance import check_dataset, session
 from alhpo.seeding import derive_seed
 from alhpo.steps import (
@@ -49,7 +47,7 @@ from alhpo.steps import (
     searched,
     validation_of,
 )
-from alhpo.types import ConfigurationError, CycleRecord, LabelError
+from alhpo.types import CycleRecord
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def tune_config(pool: str | Path, **settings: Any) -> TuneConfig:
     Raises:
         ConfigurationError: settings that cannot be used, or no pool there.
     """
-    _check_there(Path(pool).expanduser())
+    check_pool(Path(pool).expanduser())
     file = Path(pool).expanduser() / "config.yaml"
     if not file.exists():
         return TuneConfig.create(settings, {"pool": str(pool)})
@@ -130,7 +128,8 @@ def tune_pool(
     path, pool = config.path, None
     if not (path / "tune.json").exists():  # everything is checked before there is a folder
         dataset = dataset or load_data(config)
-        pool = _read_pool(config, dataset)
+        need_evaluation_split(dataset)
+        pool = read_pool(config, dataset)
     with exclusive(path):
         if pool is None or dataset is None or (path / "tune.json").exists():
             _drop_checkpoints(path)
@@ -139,51 +138,14 @@ def tune_pool(
         return _Tuning(config, path, pool, dataset, observer or Silent()).complete()
 
 
-@dataclass(frozen=True)
-class _Cycle:
-    """What was labelled in a cycle.
-
-    Attributes:
-        indices: of the images in the pool, in the order of labelling.
-        labels: the class of each.
-        drawn: those of the images that a strategy asked for, in the order of asking, each with its
-            probability at its draw or None.
-    """
-
-    indices: list[int]
-    labels: list[int]
-    drawn: Mapping[int, float | None] = field(default_factory=dict)
-
-    def first(self, n: int) -> _Cycle:
-        """The first ``n`` labels."""
-        kept = set(self.indices[:n])
-        drawn = {index: p for index, p in self.drawn.items() if index in kept}
-        return _Cycle(self.indices[:n], self.labels[:n], drawn)
-
-    def label(self, pool: Pool, number: int) -> None:
-        """Have them asked for and told in a pool, as cycle ``number``."""
-        probabilities = [p for p in self.drawn.values() if p is not None]
-        known = len(probabilities) == len(self.drawn)
-        pool.ask([*self.drawn], number, probabilities=probabilities if known else None)
-        pool.tell(self.indices, self.labels, number)
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """A labelled pool, cut off at a number of labels.
-
-    Attributes:
-        cycles: what was labelled in each.
-        own: the pool's own hyperparameters.
-    """
-
-    cycles: Sequence[_Cycle]
-    own: Hyperparameters
-
-
 class _Tuning:
     def __init__(
-        self, config: TuneConfig, path: Path, pool: _Pool, dataset: ImageDataset, observer: Observer
+        self,
+        config: TuneConfig,
+        path: Path,
+        pool: LabeledPool,
+        dataset: ImageDataset,
+        observer: Observer,
     ) -> None:
         self.config = config
         self.path = path
@@ -300,107 +262,7 @@ def _drop_checkpoints(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_pool(config: TuneConfig, dataset: ImageDataset) -> _Pool:
-    """The pool at the wanted number of labels; refuses what cannot be tuned on.
-
-    Raises:
-        ConfigurationError: no pool, or not with this number of labels.
-        DataError: a data set without evaluation images, or another one than the run's.
-        LabelError: labels that are not of this data set.
-    """
-    need_evaluation_split(dataset)
-    source = Path(config.pool).expanduser()
-    _check_there(source)
-    if source.is_dir():
-        return _read_folder(config, source, dataset)
-    if dataset.labels is None:
-        raise LabelError(
-            f"{source} holds indices only, and data set {dataset.name!r} has no labels for them."
-        )
-    cycles = []
-    for indices in read_queried_indices(source):
-        wrong = [index for index in indices if not 0 <= index < len(dataset)]
-        if wrong:
-            raise LabelError(
-                f"{source} holds the index {wrong[0]}, but the pool of {dataset.name!r} has "
-                f"{len(dataset)} images: it belongs to other data."
-            )
-        labels = dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist()
-        cycles.append(_Cycle(indices, labels))
-    every = [index for cycle in cycles for index in cycle.indices]
-    if len(set(every)) < len(every):
-        raise LabelError(f"{source} holds {len(every) - len(set(every))} indices twice.")
-    if len(every) < config.labels:
-        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {len(every)}.")
-    return _Pool(_first(cycles, config.labels), Hyperparameters.create(config.hyperparameters))
-
-
-def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> _Pool:
-    """The pool in the folder of a run, or of an ``ActiveLearner``."""
-    if (folder / "dataset.json").exists():
-        check_dataset(folder / "dataset.json", dataset)
-    pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))
-    classes = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
-    cycles = []
-    for indices in pool.by_cycle().values():
-        own = set(indices)
-        complete = not len(pool.pending)  # else draws are missing between those that are here
-        drawn = {i: p if complete else None for i, p in pool.draws.items() if i in own}
-        cycles.append(_Cycle(indices, [classes[index] for index in indices], drawn))
-    records = _records(folder)
-    if records is None:
-        reached = list(accumulate(len(cycle.indices) for cycle in cycles))
-    else:
-        reached = list(records)
-    if config.labels not in reached:
-        raise ConfigurationError(
-            f"labels is {config.labels}, but the cycles of {folder} that are complete have "
-            f"{', '.join(map(str, reached)) or 'none'}. Choose one of these numbers, or let the "
-            "run go on."
-        )
-    return _Pool(
-        _first(cycles, config.labels), _own(config, folder, pool_record(folder, config.labels))
-    )
-
-
 def pool_record(pool: str | Path, labels: int) -> CycleRecord | None:
     """What the run that left a pool recorded in the cycle with so many labels; None where there
     is no such record, or no run."""
-    return (_records(Path(pool).expanduser()) or {}).get(labels)
-
-
-def _records(folder: Path) -> dict[int, CycleRecord] | None:
-    """The records of a run's cycles by number of labels; None for what is no run's folder."""
-    if not (folder / "config.yaml").exists():
-        return None
-    entries = map(CycleRecord.from_dict, Journal(folder / "cycles.jsonl").read())
-    return {entry.n_labeled: entry for entry in entries if entry.kind == "cycle"}
-
-
-def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:
-    """The pool's own hyperparameters, with those that the settings have otherwise."""
-    if record is None:
-        return Hyperparameters.create(config.hyperparameters)
-    run = RunConfig.create(read_config_file(folder / "config.yaml")).hyperparameters
-    given = {n: v for n, v in config.hyperparameters.items() if n not in run or run[n] != v}
-    return Hyperparameters.create(record.configuration, given)
-
-
-def _first(cycles: Sequence[_Cycle], n: int) -> list[_Cycle]:
-    """The first ``n`` labels, cycle by cycle."""
-    kept = []
-    for cycle in cycles:
-        if n > 0:
-            kept.append(cycle.first(n))
-        n -= len(cycle.indices)
-    return kept
-
-
-def _check_there(source: Path) -> None:
-    """Refuse a pool that is neither a folder with labels nor a JSON file."""
-    if (source / "labels.jsonl").is_file() or (source.is_file() and source.suffix == ".json"):
-        return
-    raise ConfigurationError(
-        f"No labelled pool at {source}: give the folder of a run (it has a labels.jsonl), or a "
-        "queried_indices.json as dal-toolbox writes it."
-    )
+    return (records_by_labels(Path(pool).expanduser()) or {}).get(labels)

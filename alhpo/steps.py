@@ -41,19 +41,8 @@ class Observer(Protocol):
         """A cycle is complete."""
 
 
-class Silent:
+class Silent(Observer):
     """The observer that shows nothing."""
-
-    def started(
-        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
-    ) -> None:
-        """Nothing."""
-
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        """Nothing."""
-
-    def recorded(self, record: CycleRecord) -> None:
-        """Nothing."""
 
 
 class Stopwatch:

@@ -27,10 +27,10 @@ LAYERS = {
     ],
     3: ["training", "figures", "loading"],
     3.5: ["loss_prediction", "adversarial"],
-    4: ["trainer", "provenance"],
-    5: ["objective"],
+    4: ["trainer", "provenance", "outputs", "selection"],
+    5: ["objective", "fitting"],
     6: ["learner", "config", "report"],
-    6.5: ["steps"],
+    6.5: ["steps", "labeled_pool"],
     7: ["experiment", "pool_tuning", "testing"],  # testing: anything below experiment
     7.5: ["progress"],
     8: ["studies"],

@@ -203,7 +203,7 @@ class Killed(BaseException):
 def mortal(monkeypatch):
     """``mortal(n)`` dies at the n-th write from now on, before or after it is done."""
     left = {"events": 10**9, "after": False}
-    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
 
     def dying(function):
         def wrapper(*args, **kwargs):

@@ -279,7 +279,7 @@ def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatc
         with pytest.raises(AlhpoError, match="fit"):
             learner.ask(5)
         learner.fit()
-    monkeypatch.setattr("alhpo.learner.predict", counted)
+    monkeypatch.setattr("alhpo.outputs.predict", counted)
     learner.ask(5)
     filled = {name for name in POOL_OUTPUTS if getattr(spy.seen[0], name) is not None}
     assert filled == {needed} - {"state"}
@@ -296,7 +296,7 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
         looked_at.append(len(images))
         return predict(model, images, compute, **options)
 
-    monkeypatch.setattr("alhpo.learner.predict", counted)
+    monkeypatch.setattr("alhpo.outputs.predict", counted)
     learner = ActiveLearner(few_digits, strategy=spying(*UNTRAINED), dropout=0.5, **FAST)
     learner.label_initial(20)
     learner.fit()
@@ -418,7 +418,7 @@ def test_query_subset_limits_what_is_looked_at(few_digits):
 
 
 def test_fit_continues_an_interrupted_fit_exactly(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
 
     def learner():
         result = ActiveLearner(few_digits, model="resnet10t", max_epochs=6)

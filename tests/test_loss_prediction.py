@@ -221,7 +221,7 @@ def test_ten_epochs_at_once_equal_parts_in_other_processes(few_digits, tmp_path,
 
 
 def test_a_fit_is_continued_and_restored_with_its_head(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
     whole = learner_of(few_digits)
     whole.fit(CONFIGURATION)
 

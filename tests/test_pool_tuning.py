@@ -355,7 +355,7 @@ def test_killed_at_any_write_it_ends_with_the_same_record(
 
         return wrapper
 
-    monkeypatch.setattr("alhpo.learner.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(alhpo.files.Journal, "append", dying(alhpo.files.Journal.append))
     write = dying(alhpo.checkpoints.write_checkpoint)
     monkeypatch.setattr(alhpo.trainer, "write_checkpoint", write)

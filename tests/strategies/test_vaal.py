@@ -100,7 +100,7 @@ def test_the_query_subset_is_what_it_trains_on(few_digits, monkeypatch):
         seen.append((len(arguments["labeled"]), len(arguments["unlabeled"])))
         return task(**arguments)
 
-    monkeypatch.setattr("alhpo.learner.Discrimination", spy)
+    monkeypatch.setattr("alhpo.outputs.Discrimination", spy)
     learner = ActiveLearner(few_digits, "resnet10t", "vaal", vaal_epochs=1, query_subset=30)
     learner.label_initial(20)
     assert len(learner.query(5)) == 5

@@ -1,0 +1,89 @@
+"""The fit of one model on all labels: continued where it was interrupted, and read back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from alhpo.checkpoints import read_checkpoint
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.trainer import Task, Trainer
+from alhpo.types import CheckpointError
+
+#: Seconds between checkpoints.
+CHECKPOINT_SECONDS = 30.0
+
+
+def fitted_model(
+    task: Task,
+    hp: Hyperparameters,
+    folder: Path | None = None,
+    callback: Callable[[int], None] | None = None,
+) -> tuple[nn.Module | None, int]:
+    """Train a model on all images of the task.
+
+    Args:
+        task: what is trained on.
+        hp: the hyperparameters.
+        folder: of a checkpoint: this fit's is continued, another training's or a damaged one
+            replaced. None keeps nothing.
+        callback: called with the number of epochs trained so far, after every epoch.
+
+    Returns:
+        The model, None where training diverged; and the epochs trained.
+    """
+    parts = [task.device_images(np.arange(len(task.labels)))]
+    trainer = Trainer(task, hp, parts, "none")
+    if folder is not None:
+        try:
+            trainer.load(folder)
+        except CheckpointError:
+            trainer = Trainer(task, hp, parts, "none")
+    saved, last = trainer.epoch, time.monotonic()
+    while trainer.epoch < task.max_epochs and not trainer.diverged:
+        trainer.advance()
+        if callback:
+            callback(trainer.epoch)
+        if folder is not None and time.monotonic() - last > CHECKPOINT_SECONDS:
+            trainer.save(folder)
+            saved, last = trainer.epoch, time.monotonic()
+    if folder is not None and saved != trainer.epoch:
+        trainer.save(folder)
+    return None if trainer.diverged else trainer.models[0], trainer.epoch
+
+
+def saved_model(folder: Path, template: nn.Module, identity: Mapping[str, Any]) -> nn.Module:
+    """The model in the checkpoint of a fit or of a trial's first split, on the CPU.
+
+    Args:
+        folder: of the checkpoint.
+        template: a model of the same architecture; it is left as it is.
+        identity: of that architecture.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, or another architecture's.
+    """
+    tensors, description = read_checkpoint(folder)
+    theirs = {n: v for n, v in description.get("model", {}).items() if n != "weights"}
+    if theirs != identity:
+        raise CheckpointError(
+            f"The model in {folder} was made for {theirs}, this learner's is {identity}."
+        )
+    if description["diverged"]:
+        raise CheckpointError(f"The training in {folder} diverged; it has no model.")
+    model = copy.deepcopy(template)
+    start = "0.model."
+    weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # one was trained with a head that predicts losses
+        raise CheckpointError(
+            f"The model in {folder} was trained for another strategy: {error}"
+        ) from error
+    return model
