@@ -168,7 +168,8 @@ class AcquisitionWeighted:
     """The splits of another scheme, with weights from the probabilities of the draws.
 
     The weights are those of ``weights.lure_weights``. Only strategies that draw by chance have
-    probabilities: ``random`` and ``albl`` with ``random`` among its arms.
+    probabilities: ``random``, ``albl`` with ``random`` among its arms, and those that draw by a
+    score, such as ``softrank:entropy``.
 
     Args:
         scheme: the scheme that splits.
