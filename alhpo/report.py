@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as ConsoleTable
 
 from alhpo.figures import learning_curves
 from alhpo.files import write_text
@@ -24,48 +22,17 @@ from alhpo.results import (
     to_frame,
     varying_settings,
 )
+from alhpo.tables import Table, Value, markdown_text, measured, to_console, to_markdown
 
-__all__ = ["Report", "Table", "learning_curves", "load_runs", "summarise", "write_report"]
+__all__ = ["Report", "learning_curves", "load_runs", "summarise", "write_report"]
 
 MOST_LABEL_COLUMNS = 8
 CAPTION = (
     "Means ± standard deviations (n − 1) over seeds. A cell of fewer seeds than its group has "
-    "says so (n=…); one seed has no deviation. Bold: the best mean of a column, whatever the "
+    "says so (n=…); one seed has no deviation. The best mean of a column is bold whatever the "
     "deviations. AUC: area under the mean curve divided by its range of labels, its deviation "
     "over the seeds with the whole curve. Costs: totals of one run at its group's last record."
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text in rows and columns; ``best`` holds the (row, column) of the cells to stress."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]]
-    note: str = ""
-
-    def to_markdown(self) -> str:
-        cells = [
-            [f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(row)]
-            for i, row in enumerate(self.rows)
-        ]
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [
-            "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
-            for line in [self.columns, rule, *cells]
-        ]
-        return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
-
-    def to_console(self) -> ConsoleTable:
-        table = ConsoleTable(title=escape(self.title), caption=escape(self.note) or None)
-        for j, name in enumerate(self.columns):
-            table.add_column(escape(name), justify="right" if j else "left")
-        for i, row in enumerate(self.rows):
-            styles = ("bold" if (i, j) in self.best else "none" for j in range(len(row)))
-            table.add_row(*(f"[{s}]{escape(cell)}[/]" for s, cell in zip(styles, row, strict=True)))
-        return table
 
 
 @dataclass(frozen=True)
@@ -91,7 +58,7 @@ class Report:
     def to_console(self, console: Console) -> None:
         """Print the tables, the remarks, and where the files are."""
         for table in self.tables:
-            console.print(table.to_console())
+            console.print(to_console(table))
         for line in (*self.remarks, *map(str, (self.markdown, self.csv, self.figure))):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -130,9 +97,9 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Report
 
 def _markdown(report: Report, n_runs: int) -> str:
     parts = [f"# Report on {n_runs} runs", CAPTION, f"![Learning curves]({report.figure.name})"]
-    parts += [table.to_markdown() for table in report.tables]
+    parts += map(to_markdown, report.tables)
     if report.remarks:
-        parts += ["### Remarks", "\n".join(f"- {line}" for line in report.remarks)]
+        parts += ["### Remarks", "\n".join(f"- {markdown_text(line)}" for line in report.remarks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,27 +111,21 @@ def _accuracy_table(title: str, groups: Sequence[Group]) -> Table:
         counts = [counts[i] for i in spread]
     finals = sorted({group.final.n_labeled for group in groups if group.final})
     columns = [("cycle", n) for n in counts] + [("final", n) for n in finals]
-    cells: list[list[Point | None]] = []
-    for group in groups:
-        points = {(point.kind, point.n_labeled): point for point in (*group.curve, group.last)}
-        cells.append([points.get(column) for column in columns])
+    seeds = [group.seeds for group in groups]
+    points = [{(p.kind, p.n_labeled): p for p in (*group.curve, group.last)} for group in groups]
+    cells = [
+        _ranked([_accuracy(there.get(column), n) for there, n in zip(points, seeds, strict=True)])
+        for column in columns
+    ]
     varying = set(varying_settings([group.settings for group in groups]))
     varying -= {"strategy", "hpo", "optimizer"}
     return Table(
+        key="accuracy",
         title=title,
-        columns=(
-            "strategy, HPO \\ labels",
-            *(str(n) if kind == "cycle" else f"{n}, retrained" for kind, n in columns),
-        ),
-        rows=tuple(
-            (group.label, *(_accuracy_cell(point, group.seeds) for point in row))
-            for group, row in zip(groups, cells, strict=True)
-        ),
-        best=frozenset(
-            (i, j)
-            for j, column in enumerate(zip(*cells, strict=True), start=1)
-            for i in _highest(point.accuracy_mean if point else float("nan") for point in column)
-        ),
+        corner="strategy, HPO \\ labels",
+        columns=tuple((str(n) if kind == "cycle" else f"{n}, retrained",) for kind, n in columns),
+        rows=tuple(group.label for group in groups),
+        values=tuple(zip(*cells, strict=True)),
         note=f"Rows differ also in: {', '.join(sorted(varying))}." if varying else "",
     )
 
@@ -172,20 +133,24 @@ def _accuracy_table(title: str, groups: Sequence[Group]) -> Table:
 def _cost_table(title: str, groups: Sequence[Group]) -> Table:
     ranges = [f"{group.curve[0].n_labeled} to {group.curve[-1].n_labeled}" for group in groups]
     comparable = len(set(ranges)) == 1
+    areas = [measured(100 * group.auc, 100 * group.auc_std) for group in groups]
     rows = []
-    for group, labels in zip(groups, ranges, strict=True):
+    for group, area, labels in zip(
+        groups, _ranked(areas) if comparable else areas, ranges, strict=True
+    ):
         last = group.last
-        spent = (f"{x:,.0f}" for x in (last.epochs_hpo, last.epochs_fit, last.seconds))
-        nll = _mean_std(last.nll_mean, last.nll_std, 3)
+        spent = [Value(f"{x:,.0f}", x) for x in (last.epochs_hpo, last.epochs_fit, last.seconds)]
+        nll = measured(last.nll_mean, last.nll_std, digits=3)
         seeds = f"{group.seeds}" + f" ({group.unfinished} unfinished)" * bool(group.unfinished)
-        area = _mean_std(100 * group.auc, 100 * group.auc_std, 2)
-        rows.append((group.label, area, labels, nll, *spent, seeds))
+        rows.append((area, Value(labels), nll, *spent, Value(seeds)))
     names = ("AUC (%)", "over labels", "last NLL", "HPO epochs", "fit epochs", "seconds", "seeds")
     return Table(
+        key="cost",
         title=title,
-        columns=("strategy, HPO", *names),
-        rows=tuple(rows),
-        best=frozenset((i, 1) for i in _highest(group.auc for group in groups) if comparable),
+        corner="strategy, HPO",
+        columns=tuple((name,) for name in names),
+        rows=tuple(group.label for group in groups),
+        values=tuple(rows),
         note="" if comparable else "Areas over different ranges of labels do not compare.",
     )
 
@@ -203,22 +168,18 @@ def _remarks(runs: Sequence[Run]) -> Iterable[str]:
             yield f"{run.name} ({what}): unfinished at {reached} of {budget} labels."
 
 
-def _accuracy_cell(point: Point | None, seeds: int) -> str:
+def _accuracy(point: Point | None, seeds: int) -> Value:
     if point is None:
-        return "–"
-    text = _mean_std(100 * point.accuracy_mean, 100 * point.accuracy_std, 2)
-    return text if point.seeds == seeds else f"{text} (n={point.seeds})"
+        return Value()
+    percent = 100 * point.accuracy_mean, 100 * point.accuracy_std
+    return measured(*percent, point.seeds, expected=seeds)
 
 
-def _mean_std(mean: float, std: float, digits: int) -> str:
-    if not np.isfinite(mean):
-        return "–"
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
-
-
-def _highest(shares: Iterable[float]) -> list[int]:
-    """Indices of the largest share, to the two digits of a per cent that the tables print."""
-    percent = np.round([100 * share for share in shares], 2)
-    if np.isfinite(percent).sum() < 2:
-        return []
-    return [int(i) for i in np.flatnonzero(percent == np.nanmax(percent))]
+def _ranked(column: Sequence[Value]) -> list[Value]:
+    """The values of a column with the best marked, if there are several, as they are printed."""
+    printed = np.round([value.value for value in column], 2)
+    if np.isfinite(printed).sum() < 2:
+        return list(column)
+    best = printed == np.nanmax(printed)
+    pairs = zip(column, best, strict=True)
+    return [replace(value, rank="best" if first else None) for value, first in pairs]

@@ -20,6 +20,7 @@ from alhpo.figures import learning_curves
 from alhpo.files import Journal, canonical_json, write_text
 from alhpo.report import write_report
 from alhpo.results import load_runs, repeated_runs, summarise, to_frame
+from alhpo.tables import to_markdown
 from alhpo.types import CycleRecord, DataError
 
 CONFIG = {
@@ -146,7 +147,7 @@ def test_other_settings_are_never_averaged_but_named(tmp_path):
     }
     assert next(iter(groups)) == "random, fixed"
     text = write_report(tmp_path).markdown.read_text()
-    assert "Rows differ also in: hyperparameters.lr, max_epochs." in text
+    assert r"Rows differ also in: hyperparameters.lr, max\_epochs." in text
 
 
 def test_a_setting_only_some_runs_have_separates_them(tmp_path):
@@ -186,8 +187,8 @@ def test_final_is_a_column_and_a_star_beside_the_curve(tmp_path):
     assert group.final.epochs_hpo == 30
     assert group.auc == pytest.approx(0.3)
     report = write_report(tmp_path)
-    assert report.tables[0].columns[1:] == ("100", "200", "200, retrained")
-    assert report.tables[0].rows[0][-1] == "75.00 ± 7.07 (n=2)"
+    assert report.tables[0].joined_columns == ("100", "200", "200, retrained")
+    assert report.tables[0].values[0][-1].plain == "75.00 ± 7.07 (n=2)"
     assert list(report.summary["kind"]) == ["cycle", "cycle", "final"]
     figure = learning_curves([group], tmp_path / "curves.png")
     assert [line.get_marker() for line in figure.axes[0].lines].count("*") == 1
@@ -247,16 +248,17 @@ def test_bold_is_the_best_of_each_column_to_the_printed_digits(tmp_path):
     write_run(tmp_path / "a", (0.10001, 0.9), strategy="random", hpo="fixed")
     write_run(tmp_path / "b", (0.10002, 0.8), hpo="fixed")
     accuracy, cost = write_report(tmp_path).tables
-    assert accuracy.best == {(0, 1), (1, 1), (0, 2)}
-    assert cost.best == {(0, 1)}
-    assert "| random, fixed | **10.00** | **90.00** |" in accuracy.to_markdown()
+    ranks = [[value.rank for value in row] for row in accuracy.values]
+    assert ranks == [["best", "best"], ["best", None]]
+    assert [row[0].rank for row in cost.values] == ["best", None]
+    assert "| random, fixed | **10.00** | **90.00** |" in to_markdown(accuracy)
     write_run(tmp_path / "c", (0.99,), hpo="fixed", budget=100)
-    assert write_report(tmp_path).tables[1].best == set()
+    assert not write_report(tmp_path).tables[1].ranks
 
 
 def test_many_cycles_show_eight_columns_with_both_ends(tmp_path):
     write_run(tmp_path, np.linspace(0.1, 0.9, 40))
-    columns = write_report(tmp_path).tables[0].columns[1:]
+    columns = write_report(tmp_path).tables[0].joined_columns
     assert len(columns) == 8
     assert (columns[0], columns[-1]) == ("100", "4000")
 

@@ -7,6 +7,7 @@ import copy
 import io
 import re
 import shutil
+import string
 import subprocess
 from html.parser import HTMLParser
 
@@ -22,6 +23,7 @@ from synthetic_study import STUDY, pictures, records, write_study
 from alhpo.cli import main
 from alhpo.files import Journal
 from alhpo.studies.report import write_study_report
+from alhpo.tables import LATEX_PACKAGES
 from alhpo.types import ConfigurationError, DataError
 
 FIGURES = {
@@ -266,10 +268,17 @@ def test_odd_names_stay_text(tmp_path):
 
 def test_latex(report, tmp_path):
     check_latex(report.latex.read_text(), tmp_path)
+    labels = re.findall(r"\\label\{tab:(.*?)\}", report.latex.read_text())
+    assert labels == [table.key for table in report.tables]
+
+
+def test_latex_of_the_published_comparison(study, tmp_path):
+    report = write_study_report(study, tmp_path, compare="cifar10")
+    check_latex(report.latex.read_text(), tmp_path)
 
 
 def check_latex(text, folder):
-    """Braces and environments match; where there is pdflatex, it compiles."""
+    """Braces and environments match; where there is pdflatex, a paper can input the file."""
     bare = re.sub(r"\\[\\{}%]", "", text)
     depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in bare])
     assert depth.min() >= 0 and depth[-1] == 0
@@ -280,12 +289,22 @@ def check_latex(text, folder):
         else:
             assert opened.pop() == name
     assert not opened
-    for line in text.splitlines():
+    comments, tables = re.match(r"((?:%.*\n)*)(.*)", text, re.DOTALL).groups()
+    assert LATEX_PACKAGES in comments
+    for line in tables.splitlines():
         assert not re.search(r"(?<!\\)[#$]", line)
-    if shutil.which("pdflatex") and text.isascii():
-        (folder / "report.tex").write_text(text)
-        command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "report.tex"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    assert set(tables) <= set(string.printable) | set("ü日本")
+    if shutil.which("pdflatex"):
+        (folder / "report.tex").write_text(text.replace("日本", ""))
+        (folder / "paper.tex").write_text(
+            rf"\documentclass{{article}}{LATEX_PACKAGES}\begin{{document}}\input{{report}}"
+            r"\end{document}"
+        )
+        command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "paper.tex"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        log = (folder / "paper.log").read_text(errors="replace")
+        assert done.returncode == 0, log[-2000:]
+        assert "Overfull" not in log and "Float too large" not in log
 
 
 def test_nothing_to_report(tmp_path):

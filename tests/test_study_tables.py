@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ import ConfigSpace as CS
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from synthetic_study import STUDY, write_study
@@ -23,9 +24,10 @@ from alhpo.files import Journal, write_json
 from alhpo.studies import expand, load_study
 from alhpo.studies.report import statistics
 from alhpo.studies.report.published import compare_published, published_names, published_tables
-from alhpo.studies.report.rendering import StudyTable, Value
 from alhpo.studies.report.results import load_study_results
 from alhpo.studies.report.tables import study_tables
+from alhpo.tables import Table, Value, measured, to_csv, to_html, to_latex, to_markdown
+from alhpo.tables.latex import latex_text
 from alhpo.types import ConfigurationError, CycleRecord, DataError
 
 python_markdown = pytest.importorskip("markdown")  # comes with mkdocs
@@ -136,6 +138,7 @@ def test_statistics_of_hand_examples():
 numbers = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8))
 def test_paired_test_and_correlations_equal_scipys(pairs):
     a, b = np.array(pairs).T
@@ -160,6 +163,7 @@ def test_a_test_needs_pairs_and_differences_that_differ():
     assert math.isnan(statistics.paired_p([1.5, 2.5], [1.0, 2.0]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(numbers, st.just(math.nan)), max_size=8), st.booleans())
 def test_ranks_follow_the_printed_numbers(means, highest):
     ranks = statistics.ranks(means, 1, highest=highest)
@@ -210,28 +214,30 @@ names = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs
 names = names.map(lambda text: " ".join(text.split())).filter(bool)
 
 
+@settings(deadline=None)
 @given(names, names, names, names)
 def test_any_name_survives_html_csv_and_markdown(row, outer, inner, text):
-    one = StudyTable("key", outer, inner, ((outer, inner),), (row,), ((Value(text, 1.5),),), row)
+    one = Table("key", outer, inner, ((outer, inner),), (row,), ((Value(text, 1.5),),), row)
     parser = Cells()
-    parser.feed(one.to_html())
-    assert parser.rows == [[inner, outer], [inner], [row, text], [row]]
-    line = list(csv.DictReader(io.StringIO(one.to_csv())))
+    parser.feed(to_html(one))
+    assert parser.rows == [[inner, outer], [inner], [row, text]]
+    line = list(csv.DictReader(io.StringIO(to_csv([one]))))
     if text != "–":
         expected = {"row": row, "column_1": outer, "column_2": inner, "text": text, "value": "1.5"}
         assert expected.items() <= line[0].items()
     parser = Cells()
-    parser.feed(python_markdown.markdown(one.to_markdown(), extensions=["tables"]))
+    parser.feed(python_markdown.markdown(to_markdown(one), extensions=["tables"]))
     assert [[" ".join(c.split()) for c in r] for r in parser.rows] == [
         [inner, f"{outer}, {inner}"],
         [row, text],
     ]
 
 
+@settings(deadline=None)
 @given(names)
 def test_latex_leaves_no_active_character(text):
-    one = StudyTable("key", text, text, ((text,),), (text,), ((Value(text),),), text)
-    latex = one.to_latex()
+    one = Table("key", text, text, ((text,),), (text,), ((Value(text),),), text)
+    latex = to_latex(one)
     for command in ("\\&", "\\%", "\\#", "\\$", "\\_", "\\{", "\\}", "\\textbackslash{}"):
         latex = latex.replace(command, "")
     assert not set("#$") & set(latex)
@@ -241,23 +247,82 @@ def test_latex_leaves_no_active_character(text):
     assert not any(line.startswith("[") for line in body)
 
 
+def test_wide_tables_go_on_below_and_long_ones_in_another():
+    columns = tuple((f"HP {i}", kind) for i in range(6) for kind in ("AL", "BO"))
+    rows = tuple(f"strategy {i}" for i in range(60))
+    values = tuple(tuple(Value(f"{i}.{j} ± 1.00") for j in range(12)) for i in range(60))
+    latex = to_latex(Table("key", "title", "strategy", columns, rows, values, "Note."))
+    environments = latex.split("\n\n")
+    assert len(environments) > 1
+    assert [r"\label{tab:key}" in one for one in environments] == [True] + [False] * (
+        len(environments) - 1
+    )
+    assert all("(continued)" in one for one in environments[1:])
+    shown = []
+    for one in environments:
+        lines = one.splitlines()
+        assert len(lines) < 70
+        assert max(line.count("&") for line in lines) < 8  # of 12 columns
+        (spec,) = re.findall(r"\\begin\{tabular\}\{l(r+)\}", one)
+        cells = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
+        assert max(map(len, cells)) == 1 + len(spec)
+        assert one.count(r"\multicolumn{2}{c}") == 6  # none is torn
+        shown += [cell for line in cells if line[0].startswith("strategy ") for cell in line[1:]]
+    expected = [value.text.replace("±", r"\ensuremath{\pm}") for row in values for value in row]
+    assert sorted(shown) == sorted(expected)
+
+
+def test_latex_letters():
+    pieces = {
+        "a_b & 50% #1 {x}": r"a\_b \& 50\% \#1 \{x\}",
+        "β ± √²": r"\ensuremath{\beta} \ensuremath{\pm} \ensuremath{\surd}\ensuremath{^2}",
+        "albl:entropy,margin--x": "albl:entropy,margin-{}-x",
+        "e\u0301": "é",
+        "~^\\": r"\textasciitilde{}\textasciicircum{}\textbackslash{}",
+    }
+    for text, latex in pieces.items():
+        assert latex_text(text) == latex
+
+
+def test_a_table_upright_has_the_same_values():
+    one = Table("key", "t", "c", (("a", "b"), ("a", "c")), ("r",), ((Value("1"), Value("2")),))
+    upright = one.upright()
+    assert upright.columns == (("r",),) and upright.rows == ("a, b", "a, c")
+    assert [[value.text for value in row] for row in upright.values] == [["1"], ["2"]]
+    assert upright.upright().values == one.values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "note"),
+    [
+        ({"mean": 1.005, "std": 0.5, "n": 3, "expected": 3}, "1.00 ± 0.50", ""),
+        ({"mean": -2.5, "n": 2, "expected": 3, "digits": 1}, "−2.5", "n=2"),
+        ({"mean": 2.5, "sign": "+"}, "+2.50", ""),
+        ({"mean": math.nan, "std": 1.0, "n": 2}, "–", ""),
+    ],
+)
+def test_measured_values(arguments, text, note):
+    one = measured(**arguments)
+    assert (one.text, one.note) == (text, note)
+
+
 def test_ranks_and_marks_in_every_form():
     values = (
         (Value("70.00", 70, rank="best", mark="*"), Value("1.00", 1, rank="worst")),
         (Value("60.00", 60, rank="second", note="n=2"), Value()),
     )
     columns = (("HP 1", "AL"), ("HP 1", "BO"))
-    one = StudyTable("key", "title", "strategy", columns, ("a_b", "b"), values, "Note.")
-    text = one.to_markdown()
+    one = Table("key", "title", "strategy", columns, ("a_b", "b"), values, "Note.")
+    text = to_markdown(one)
     assert "| a\\_b | **70.00**\\* | 1.00 ▼ |" in text and "| b | *60.00* (n=2) | – |" in text
     assert "Note. Bold" in text
-    latex = one.to_latex()
+    latex = to_latex(one)
     assert r"\multicolumn{2}{c}{HP 1}" in latex and r"\cmidrule(lr){2-3}" in latex
     assert r"\textbf{70.00}\textsuperscript{*}" in latex and r"a\_b &" in latex
-    page = one.to_html()
+    page = to_html(one)
     assert '<td class="best">70.00<sup>*</sup></td><td class="worst">1.00</td>' in page
     assert 'colspan="2">HP 1</th>' in page and 'rowspan="2">strategy</th>' in page
-    rows = list(csv.DictReader(io.StringIO(one.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(to_csv([one]))))
     assert [(r["row"], r["column_2"], r["rank"]) for r in rows] == [
         ("a_b", "AL", "best"),
         ("a_b", "BO", "worst"),
@@ -267,7 +332,7 @@ def test_ranks_and_marks_in_every_form():
 
 def test_a_table_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="do not fit"):
-        StudyTable("key", "title", "", (("a",),), ("row",), ((Value(), Value()),))
+        Table("key", "title", "", (("a",),), ("row",), ((Value(), Value()),))
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -445,7 +510,7 @@ def test_one_strategy_one_seed_one_cycle(tmp_path):
     assert one.columns == (("", "AL"),) and one.values[0][0].text == "25.00"
     assert not any(one.key.startswith(("order", "gap", "validation", "found")) for one in tables)
     for each in tables:
-        text = each.to_markdown() + each.to_html() + each.to_latex()
+        text = to_markdown(each) + to_html(each) + to_latex(each)
         assert "nan" not in text.lower()
 
 

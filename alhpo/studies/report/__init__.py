@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alhpo.files import atomic_path, write_text
-from alhpo.report import Table
-from alhpo.studies.report.document import Document, make_document, to_csv, to_latex, to_markdown
+from alhpo.studies.report.document import Document, make_document, to_latex, to_markdown
 from alhpo.studies.report.figures import study_figures
 from alhpo.studies.report.html import to_html
 from alhpo.studies.report.published import Comparison, compare_published, published_names
-from alhpo.studies.report.rendering import StudyTable, Value
 from alhpo.studies.report.results import CellState, StudyResults, load_study_results
 from alhpo.studies.report.tables import study_tables
+from alhpo.tables import Table, to_console, to_csv
 from alhpo.types import ConfigurationError, DataError
 
 __all__ = [
@@ -22,14 +21,18 @@ __all__ = [
     "Comparison",
     "StudyReport",
     "StudyResults",
-    "StudyTable",
-    "Value",
     "compare_published",
     "load_study_results",
     "published_names",
     "study_tables",
     "write_study_report",
 ]
+
+#: Below a table on the terminal, which has more room downwards: its columns are lines.
+NOTE = (
+    "Means ± standard deviations (n − 1); bold: the best of a line, whatever the deviations; "
+    "* and †: see the report."
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class StudyReport:
     Attributes:
         markdown: everything but the pictures of what was picked first.
         csv: the values of all tables, one a line.
-        latex: all tables, as a document that compiles by itself.
+        latex: all tables, to be used in a paper.
         html: everything, in one file.
         figures: the PNG of each figure, by its key.
         results: what the study found so far.
@@ -57,7 +60,7 @@ class StudyReport:
     comparison: Comparison | None
 
     @property
-    def tables(self) -> list[StudyTable]:
+    def tables(self) -> list[Table]:
         """All tables, in order."""
         return self.document.tables
 
@@ -70,30 +73,9 @@ class StudyReport:
         """Print the accuracies on rich's console, and where the files are."""
         for table in self.tables:
             if table.key.startswith("accuracy"):
-                console.print(_upright(table).to_console())
+                console.print(to_console(replace(table.upright(), note=NOTE)))
         for path in (self.markdown, self.csv, self.latex, self.html):
             console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-
-
-def _upright(table: StudyTable) -> Table:
-    """The table for a terminal, which has more room downwards: its columns are lines."""
-    lines = list(zip(table.columns, zip(*table.values, strict=True), strict=True))
-    return Table(
-        title=table.title,
-        columns=("", *table.rows),
-        rows=tuple(
-            (", ".join(filter(None, names)), *(value.plain for value in values))
-            for names, values in lines
-        ),
-        best=frozenset(
-            (i, j)
-            for i, (_, values) in enumerate(lines)
-            for j, value in enumerate(values, start=1)
-            if value.rank == "best"
-        ),
-        note="Means ± standard deviations (n − 1); bold: the best of a line, whatever the "
-        "deviations; * and †: see the report.",
-    )
 
 
 def write_study_report(
@@ -141,7 +123,7 @@ def write_study_report(
         with atomic_path(report.figures[figure.key]) as temporary:
             temporary.write_bytes(figure.png)
     pictures = {key: path.name for key, path in report.figures.items()}
-    write_text(report.csv, to_csv(document))
+    write_text(report.csv, to_csv(document.tables))
     write_text(report.latex, to_latex(document))
     write_text(report.html, to_html(document, results))
     write_text(report.markdown, to_markdown(document, pictures))

@@ -1,18 +1,17 @@
-"""The report of a study as sections, and its forms in text: Markdown, LaTeX, CSV."""
+"""The report of a study as sections, and its forms in text: Markdown and LaTeX."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
 
 from alhpo.files import Journal
 from alhpo.studies.report.figures import StudyFigure
 from alhpo.studies.report.published import Comparison
-from alhpo.studies.report.rendering import StudyTable, latex_text, markdown_text
 from alhpo.studies.report.results import CellState, StudyResults
+from alhpo.tables import LATEX_PACKAGES, Table, markdown_text
+from alhpo.tables import to_latex as table_to_latex
+from alhpo.tables import to_markdown as table_to_markdown
 
 #: Sections in order: key, title, and with what the keys of their tables and figures begin.
 SECTIONS = (
@@ -33,7 +32,7 @@ class Section:
 
     key: str
     title: str
-    tables: tuple[StudyTable, ...] = ()
+    tables: tuple[Table, ...] = ()
     figures: tuple[StudyFigure, ...] = ()
     text: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -65,7 +64,7 @@ class Document:
         return sum(map(len, self.states.values()))
 
     @property
-    def tables(self) -> list[StudyTable]:
+    def tables(self) -> list[Table]:
         return [table for section in self.sections for table in section.tables]
 
     @property
@@ -75,7 +74,7 @@ class Document:
 
 def make_document(
     results: StudyResults,
-    tables: Sequence[StudyTable],
+    tables: Sequence[Table],
     figures: Sequence[StudyFigure],
     comparison: Comparison | None = None,
 ) -> Document:
@@ -161,7 +160,7 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
     parts.append(_bullets(_unfinished(document)))
     for section in document.sections:
         parts += [f"## {section.title}", *section.text, _bullets(section.remarks)]
-        parts += [table.to_markdown() for table in section.tables]
+        parts += map(table_to_markdown, section.tables)
         for figure in section.figures:
             title, caption = markdown_text(figure.title), markdown_text(figure.caption)
             parts += [f"![{title}]({pictures[figure.key]})", f"**{title}.** {caption}"]
@@ -189,31 +188,10 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def to_latex(document: Document) -> str:
-    """All tables, as a document that compiles by itself."""
-    tables = "\n\n".join(table.to_latex() for table in document.tables)
-    return (
-        "\\documentclass{article}\n"
-        "\\usepackage[T1]{fontenc}\n"
-        "\\usepackage[utf8]{inputenc}\n"
-        "\\usepackage{booktabs,graphicx}\n"
-        "\\usepackage[table]{xcolor}\n"
-        f"\\title{{{latex_text(document.title)}}}\n"
-        "\\date{}\n"
-        "\\begin{document}\n"
-        "\\maketitle\n\n"
-        f"{latex_text(document.description)}\n\n{tables}\n\n"
-        "\\end{document}\n"
-    )
-
-
-def to_csv(document: Document) -> str:
-    """The values of all tables, one a line; see ``StudyTable.to_csv``."""
-    frames = [
-        pd.read_csv(io.StringIO(table.to_csv()), dtype=str, keep_default_na=False)
-        for table in document.tables
+    """All tables, for a document that inputs the file or into which some of them are copied."""
+    lines = [
+        f"The tables of {document.title}: \\input this file, or copy what you need.",
+        f"The document needs {LATEX_PACKAGES}",
     ]
-    whole = pd.concat(frames, ignore_index=True)
-    names = [name for name in whole.columns if name.startswith("column_")]
-    columns = ["table", "row", *sorted(names)]
-    columns += [name for name in whole.columns if name not in columns]
-    return whole[columns].to_csv(index=False, lineterminator="\n")
+    comment = "\n".join("% " + " ".join(line.split()) for line in lines)
+    return "\n\n".join([comment, *map(table_to_latex, document.tables)]) + "\n"

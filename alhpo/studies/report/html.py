@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from alhpo.experiment import GAP
 from alhpo.studies.report.document import Document
 from alhpo.studies.report.results import StudyResults
+from alhpo.tables import to_html as table_to_html
 
 MOST_PIXELS = 96  # of a side of a picked image
 
@@ -50,6 +51,7 @@ def to_html(document: Document, results: StudyResults) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["inline"] = _inline
+    environment.filters["table"] = table_to_html
     source = resources.files("alhpo.studies.report") / "report.html.j2"
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(

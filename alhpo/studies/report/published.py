@@ -20,9 +20,9 @@ from alhpo.hyperparameters import Hyperparameters
 from alhpo.schema import unknown_name
 from alhpo.studies.config import Cell, expand, load_study
 from alhpo.studies.report import statistics
-from alhpo.studies.report.rendering import StudyTable, Value
+from alhpo.studies.report.part import Part, joined, parts
 from alhpo.studies.report.results import ACTIVE, StudyResults
-from alhpo.studies.report.tables import Part, parts
+from alhpo.tables import Table, Value, measured
 
 FOLDER = resources.files("alhpo.studies.report") / "published"
 
@@ -46,7 +46,7 @@ class Comparison:
     """
 
     source: str
-    tables: tuple[StudyTable, ...]
+    tables: tuple[Table, ...]
     differences: tuple[str, ...]
 
 
@@ -91,7 +91,7 @@ def compare_published(results: StudyResults, which: str) -> Comparison:
     rows: list[dict[str, Any]] = published_tables(which).to_dict("records")  # pyright: ignore[reportAssignmentType]
     every = parts(results)
     same = [part for part in every if _plain(part.dataset).endswith(which)]
-    tables: list[StudyTable] = []
+    tables: list[Table] = []
     for part in same or every:
         for source in dict.fromkeys(row["source"] for row in rows):
             there = [row for row in rows if row["source"] == source]
@@ -116,7 +116,7 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def _beside(part: Part, source: str, published: Sequence[Mapping[str, Any]]) -> list[StudyTable]:
+def _beside(part: Part, source: str, published: Sequence[Mapping[str, Any]]) -> list[Table]:
     """One table per number of labels that was published, unless another is nearer to what the
     study has."""
     active = {row["n_labeled"] for row in part.outcomes if row["column"] == ACTIVE}
@@ -134,7 +134,7 @@ def _beside(part: Part, source: str, published: Sequence[Mapping[str, Any]]) -> 
 
 def _stage(
     part: Part, source: str, published: Sequence[Mapping[str, Any]], stage: int
-) -> StudyTable | None:
+) -> Table | None:
     """The table at one published number of labels, of which AL may be one cycle later."""
     labels: dict[str, tuple[int, int]] = {}
     for kind in dict.fromkeys(row["column"] for row in part.outcomes):
@@ -164,7 +164,7 @@ def _stage(
             for kind, (n, _) in labels.items():
                 mine = part.values(strategy, (setting, kind), n, "accuracy")
                 row += _compared([100 * x for x in mine.values()], found.get(_column(kind)))
-            rows.append(", ".join(filter(None, [strategy, setting])))
+            rows.append(joined((strategy, setting)))
             values.append(tuple(row))
     if not rows:
         return None
@@ -179,7 +179,7 @@ def _stage(
     about = _sources()["sources"][source]
     slug = "-".join([part.dataset.replace("/", "-"), part.model])
     names = ("here", "published", "difference", "in deviations")
-    return StudyTable(
+    return Table(
         key=f"published-{source}-{slug}-{stage}",
         title=f"{part.title}: beside {about['title']} at {stage:,} labels, test accuracy (%)",
         corner="strategy, setting",
@@ -200,25 +200,17 @@ def _stage(
 def _compared(ours: Sequence[float], theirs: Mapping[str, Any] | None) -> list[Value]:
     """Here, published, difference, difference in deviations."""
     one = statistics.summary(ours)
-    here = _shown(one.mean, one.std, one.n)
+    here = measured(*one)
     if theirs is None:
         return [here, Value(), Value(), Value()]
     mean, std, n = float(theirs["mean"]), float(theirs["std"]), theirs["n"]
-    published = _shown(mean, std, 0 if math.isnan(n) else int(n))
     scaled = statistics.difference_in_deviations(one.mean, one.std, mean, std)
     return [
         here,
-        published,
-        _shown(one.mean - mean, math.nan, one.n, "+.2f"),
-        _shown(scaled, math.nan, one.n, "+.1f"),
+        measured(mean, std, 0 if math.isnan(n) else int(n)),
+        measured(one.mean - mean, n=one.n, sign="+"),
+        measured(scaled, n=one.n, digits=1, sign="+"),
     ]
-
-
-def _shown(mean: float, std: float, n: int, form: str = ".2f") -> Value:
-    if not math.isfinite(mean):
-        return Value()
-    spread = f" ± {std:.2f}" if math.isfinite(std) else ""
-    return Value(f"{mean:{form}}{spread}".replace("-", "−"), mean, std, n)
 
 
 def _column(kind: str) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from alhpo.studies.report.rendering import Rank
+from alhpo.tables import Rank
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Mean, standard deviation (n − 1 in the denominator; NaN for n < 2), and number of values."""
 
     mean: float
