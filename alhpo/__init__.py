@@ -11,6 +11,8 @@ from alhpo.pool_tuning import TuneResult, tune_pool
 from alhpo.protocols import Optimizer, Strategy, ValidationScheme, WeightingScheme
 from alhpo.stochastic import DropoutPasses, TensorPasses
 from alhpo.strategies import (
+    Scores,
+    register_score,
     register_strategy,
     register_strategy_family,
     run_strategy,
@@ -61,6 +63,7 @@ __all__ = [
     "RunConfig",
     "RunLockedError",
     "RunResult",
+    "Scores",
     "Selection",
     "Strategy",
     "TensorPasses",
@@ -77,6 +80,7 @@ __all__ = [
     "optimizer_names",
     "paper_space",
     "register_optimizer",
+    "register_score",
     "register_strategy",
     "register_strategy_family",
     "run_experiment",
