@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,11 @@ def write_checkpoint(
         shared = dense.untyped_storage().data_ptr() in seen
         content[name] = dense.clone() if shared else dense
         seen.add(dense.untyped_storage().data_ptr())
+    text = json.dumps(description)
+    metadata = {"alhpo": text, "crc32": _checksum(text, content)}
     with atomic_path(folder / FILE_NAME, durable=False) as temporary:
         try:
-            save_file(content, temporary, {"alhpo": json.dumps(description)})
+            save_file(content, temporary, metadata)
         except SafetensorError as error:  # what it makes of an OSError
             full = "os error 28" in str(error)
             raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
@@ -71,18 +74,36 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
         raise CheckpointError(f"There is no checkpoint at {path}: it is missing or was removed.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            description = json.loads((file.metadata() or {})["alhpo"])
+            metadata = file.metadata() or {}
+            description = json.loads(metadata["alhpo"])
             names = file.keys() if with_tensors else ()
             # clone: the file is memory-mapped, and will be replaced
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
-        raise CheckpointError(
-            f"The checkpoint {path} is truncated or damaged ({error}). Remove its folder to train "
-            "this trial from the start."
-        ) from error
+        raise _damaged(path, str(error)) from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} was not written by alhpo's training.") from error
+    if with_tensors:
+        found = _checksum(metadata["alhpo"], tensors)
+        if metadata.get("crc32", found) != found:  # files of earlier versions have none
+            raise _damaged(path, "its content does not fit its checksum")
     return tensors, description
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {path} is truncated or damaged ({reason}). Remove its folder to train "
+        "this trial from the start."
+    )
+
+
+def _checksum(description: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """CRC-32 of the description and of every tensor with its name."""
+    value = zlib.crc32(description.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def training_tensors(

@@ -31,6 +31,7 @@ class DataSettings(Settings):
 
     dataset: str = Field(
         "digits",
+        min_length=1,
         description="digits; a folder with class sub-folders (or train/val splits of them); or a "
         "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...",
     )
@@ -323,7 +324,8 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"Cannot read settings from {path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"Cannot read settings from {path}: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

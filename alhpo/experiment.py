@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ConfigSpace as CS
+import numpy as np
 import torch
 import yaml
 from PIL import Image, PngImagePlugin
@@ -40,6 +41,7 @@ from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.provenance import check_dataset, session
+from alhpo.results import read_records
 from alhpo.seeding import derive_seed
 from alhpo.steps import (
     Observer,
@@ -51,11 +53,20 @@ from alhpo.steps import (
     need_evaluation_split,
     results_within,
     searched,
+    storage_of,
     validation_of,
     within,
 )
 from alhpo.strategies import get_strategy
-from alhpo.types import ConfigurationError, CycleRecord, Evaluation, RunResult
+from alhpo.types import (
+    CheckpointError,
+    ConfigurationError,
+    CycleRecord,
+    DataError,
+    Evaluation,
+    LabelError,
+    RunResult,
+)
 
 #: Images of a query that are kept as a picture, and the white columns between them.
 PICTURED, GAP = 16, 2
@@ -79,7 +90,10 @@ def run_experiment(
 
     Raises:
         ConfigurationError: settings that cannot be used, before anything is run.
-        DataError: a data set that cannot be loaded, or is not the one the run began with.
+        DataError: a data set that cannot be loaded, or is not the one the run began with; or a
+            damaged record.
+        LabelError: the record of labels does not go with that of the cycles.
+        CheckpointError: with ``start="warm"``, the model to go on from is gone or damaged.
         RunLockedError: another process works in the run's folder.
     """
     if not isinstance(config, RunConfig):
@@ -109,12 +123,13 @@ class _Run:
         self._dataset = dataset
         self._observer = observer
         self._journal = Journal(path / "cycles.jsonl")
-        self.records = [CycleRecord.from_dict(entry) for entry in self._journal.read()]
+        self.records = read_records(path / "cycles.jsonl")
         self._cycles = len(config.sizes)
+        self._storage: Path | None = None
         self._watch = Stopwatch()
 
     def complete(self) -> RunResult:
-        if (self.path / "run.json").exists():
+        if self._ended():
             return RunResult(self.path, tuple(self.records), resumed=True)
         resumed = bool(self.records)
         learner = self._begin()
@@ -127,6 +142,22 @@ class _Run:
         learner.pool.export(self.path / "queried_indices.json")
         write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
         return RunResult(self.path, tuple(self.records), resumed)
+
+    def _ended(self) -> bool:
+        """Whether the run was finished before, and all its records are still there."""
+        try:
+            records = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["records"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # or its file is damaged, which is then written anew
+        if records != len(self.records):
+            raise DataError(
+                f"{self._journal.path} holds {len(self.records)} records, but the run was finished "
+                f"with {records}: it was cut short or changed. {self._advice()}"
+            )
+        return True
+
+    def _advice(self) -> str:
+        return f"Restore it from a copy, or remove {self.path} to run anew."
 
     def _begin(self) -> ActiveLearner:
         config = self.config
@@ -160,6 +191,8 @@ class _Run:
             precision=config.precision,
             path=self.path,
         )
+        self._check_labels(learner)
+        self._storage = storage_of(config)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
         Journal(self.path / "sessions.jsonl").append(session(learner.compute))
@@ -168,6 +201,27 @@ class _Run:
             self._take_up(learner)
         return learner
 
+    def _check_labels(self, learner: ActiveLearner) -> None:
+        """Refuse labels with which the records cannot go on, because a file was damaged."""
+        pool, truth = learner.pool, learner.dataset.labels
+        labeled, pending = set(pool.labeled.tolist()), set(pool.pending.tolist())
+        expected, found = self.config.initial_size, len(labeled)
+        if self.records:
+            last = self.records[-1]
+            expected = last.n_labeled + len(last.queried)
+            found = len(labeled | pending & set(last.queried))
+        elif not labeled:
+            return
+        queried = {index for record in self.records for index in record.queried}
+        true = truth is None or bool(np.array_equal(truth.numpy()[pool.labeled], pool.labels))
+        if found != expected or not queried <= labeled | pending or not true:
+            raise LabelError(
+                f"{self.path / 'labels.jsonl'} holds {found} labels, but by "
+                f"{self._journal.path.name} there are {expected}, or they are not those of the "
+                f"same images and classes: one of the files was cut short or changed. "
+                f"{self._advice()}"
+            )
+
     def _take_up(self, learner: ActiveLearner) -> None:
         """Bring the learner to where the records end."""
         last = self.records[-1]
@@ -175,7 +229,13 @@ class _Run:
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
         if self.config.start == "warm" and not last.diverged:
-            learner.restore(self._fit_folder(last.cycle))
+            try:
+                learner.restore(self._fit_folder(last.cycle))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"A fit with start=warm goes on from the one before, but: {error} Without it "
+                    f"this run cannot be continued. {self._advice()}"
+                ) from error
 
     def _finished(self) -> bool:
         return bool(self.records) and not self.records[-1].queried
@@ -267,7 +327,7 @@ class _Run:
                 self.path / "hpo" / f"cycle_{cycle:03d}",
                 budget=budget,
                 seed=derive_seed(self.config.seed, "hpo", cycle),
-                storage=self._storage(cycle),
+                storage=self._storage and self._storage / f"cycle_{cycle:03d}",
                 callback=progress,
                 alone=only is not None,
                 **start,
@@ -310,11 +370,6 @@ class _Run:
 
         with self._watch.timed("fit"):
             return fitted(learner, configuration, folder, progress)
-
-    def _storage(self, cycle: int) -> Path | None:
-        if self.config.storage_dir is None:
-            return None
-        return Path(self.config.storage_dir).expanduser() / self.config.name / f"cycle_{cycle:03d}"
 
     def _fit_folder(self, cycle: int) -> Path:
         return self.path / "fit" / f"cycle_{cycle:03d}"

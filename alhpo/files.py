@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alhpo.types import DataError, RunLockedError
+from alhpo.types import ConfigurationError, DataError, RunLockedError
 
 
 def canonical_json(value: Any) -> str:
@@ -97,7 +97,7 @@ class Journal:
         except ValueError as error:
             raise DataError(
                 f"{self.path}, line {number} is not JSON ({error}); the file was changed from "
-                "outside. Restore it from a copy, or remove it to start anew."
+                "outside. Restore it from a copy, or remove its folder to start anew."
             ) from error
 
     @staticmethod
@@ -119,15 +119,21 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     Raises:
         RunLockedError: another process (or another part of this one) holds the folder.
+        ConfigurationError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise RunLockedError(
             f"{folder} is in use by another process. Wait for it to end, or choose another folder."
         ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {folder} cannot be made or written ({error.strerror}). Choose another, or "
+            "see to it that it can be written."
+        ) from error
     try:
         yield
     finally:

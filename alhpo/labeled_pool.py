@@ -15,6 +15,7 @@ from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.pool import Pool, read_queried_indices
 from alhpo.provenance import check_dataset
+from alhpo.results import read_records
 from alhpo.types import ConfigurationError, CycleRecord, LabelError
 
 
@@ -76,21 +77,13 @@ def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
         raise LabelError(
             f"{source} holds indices only, and data set {dataset.name!r} has no labels for them."
         )
-    cycles = []
-    for indices in read_queried_indices(source):
-        wrong = [index for index in indices if not 0 <= index < len(dataset)]
-        if wrong:
-            raise LabelError(
-                f"{source} holds the index {wrong[0]}, but the pool of {dataset.name!r} has "
-                f"{len(dataset)} images: it belongs to other data."
-            )
-        labels = dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist()
-        cycles.append(LabeledCycle(indices, labels))
-    every = [index for cycle in cycles for index in cycle.indices]
-    if len(set(every)) < len(every):
-        raise LabelError(f"{source} holds {len(every) - len(set(every))} indices twice.")
-    if len(every) < config.labels:
-        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {len(every)}.")
+    cycles = [
+        LabeledCycle(indices, dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist())
+        for indices in read_queried_indices(source, len(dataset))
+    ]
+    n = sum(len(cycle.indices) for cycle in cycles)
+    if n < config.labels:
+        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {n}.")
     return LabeledPool(
         _first(cycles, config.labels), Hyperparameters.create(config.hyperparameters)
     )
@@ -119,6 +112,11 @@ def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> Lab
             f"{', '.join(map(str, reached)) or 'none'}. Choose one of these numbers, or let the "
             "run go on."
         )
+    if len(pool) < config.labels:
+        raise LabelError(
+            f"{folder / 'labels.jsonl'} holds {len(pool)} labels, but by the run's records there "
+            f"are {config.labels}: it was cut short or changed. Restore it from a copy."
+        )
     own_hp = _own(config, folder, (records or {}).get(config.labels))
     return LabeledPool(_first(cycles, config.labels), own_hp)
 
@@ -127,8 +125,8 @@ def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
     """The records of a run's cycles by number of labels; None for what is no run's folder."""
     if not (folder / "config.yaml").exists():
         return None
-    entries = map(CycleRecord.from_dict, Journal(folder / "cycles.jsonl").read())
-    return {entry.n_labeled: entry for entry in entries if entry.kind == "cycle"}
+    records = read_records(folder / "cycles.jsonl")
+    return {record.n_labeled: record for record in records if record.kind == "cycle"}
 
 
 def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:

@@ -416,14 +416,14 @@ class ActiveLearner:
             path: ``{"cycle0": [...], "cycle1": [...], ...}``; see ``Pool.export`` for the reverse.
 
         Raises:
-            LabelError: another form, indices outside the pool, labels here already, or a data set
-                without labels.
+            LabelError: another form, indices outside the pool or given twice, labels here already,
+                or a data set without labels; nothing is taken over then.
         """
         self._need_truth()
         if self.n_labeled:
             raise LabelError("The pool has labels already; import into a new learner.")
         assert self.dataset.labels is not None
-        for cycle, indices in enumerate(read_queried_indices(Path(path))):
+        for cycle, indices in enumerate(read_queried_indices(Path(path), len(self.dataset))):
             self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
 
     def _selection_features(

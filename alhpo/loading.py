@@ -228,7 +228,8 @@ def _folder_sources(name: str, train_split: str, eval_split: str) -> tuple[_Sour
     if not folder.is_dir():
         raise DataError(
             f"Data set {name!r} is neither 'digits', nor a folder, nor a name of timm's factory "
-            f"(which begin with {', '.join(TIMM_PREFIXES)}).{suggestion(name, ['digits'])}"
+            f"(which begin with {', '.join(TIMM_PREFIXES)}).{suggestion(name, ['digits'])} Where "
+            "a folder was moved, give its new path."
         )
     present = [child.name for child in folder.iterdir() if child.is_dir()]
 
@@ -248,12 +249,28 @@ def _folder_sources(name: str, train_split: str, eval_split: str) -> tuple[_Sour
     return _image_folder(train), _image_folder(held_out)
 
 
+class _ClassFolders(ImageFolder):
+    """Images by class; hidden folders, as notebooks and file managers leave them, are none."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        folders = (entry.name for entry in Path(directory).iterdir() if entry.is_dir())
+        classes = sorted(name for name in folders if not name.startswith("."))
+        if not classes:
+            raise DataError(
+                f"{directory} holds no class sub-folders with images; one for each class is "
+                "expected."
+            )
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
 def _image_folder(folder: Path) -> _Source:
     try:
-        source = ImageFolder(str(folder))
+        source = _ClassFolders(str(folder))
     except FileNotFoundError as error:
+        reason = str(error).splitlines()[0].replace("Found no valid file", "There is no image")
         raise DataError(
-            f"{folder} holds no class sub-folders with images: {str(error).splitlines()[0]}"
+            f"{folder} must hold one sub-folder of images per class. {reason}. Add images there, "
+            "or remove what is no class."
         ) from error
     files = [path for path, _ in source.samples]
 

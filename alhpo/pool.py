@@ -39,8 +39,9 @@ class Pool:
         self._pending: dict[int, int] = {}
         self._states: dict[str, Mapping[str, Any]] = {}
         self._draws: dict[int, float | None] = {}
-        for entry in journal.read() if journal else ():
-            self._replay(entry)
+        if journal:
+            for entry in journal.read():
+                self._replay(entry, journal.path)
 
     @property
     def labeled(self) -> np.ndarray:
@@ -185,7 +186,7 @@ class Pool:
             self._journal.append(entry)
         self._apply(entry)
 
-    def _replay(self, entry: Any) -> None:
+    def _replay(self, entry: Any, source: Path) -> None:
         """Apply a recorded entry, unless it is of another kind or another data set."""
         try:
             indices, labels = entry["indices"], entry.get("labels", [])
@@ -205,13 +206,13 @@ class Pool:
             known, fits, cycle = False, False, 0
         if not known or cycle < 0:
             raise LabelError(
-                f"The record of labels holds {entry!r}, which is not of what was asked and told. "
-                "It belongs to something else; choose another path."
+                f"{source} holds {entry!r}, which is not of what was asked and told. Restore the "
+                "file from a copy; or, where it belongs to something else, choose another path."
             )
         if not fits:
             raise LabelError(
-                f"The record of labels holds {entry!r}, but the data set has {self.size} images "
-                f"and {self.num_classes} classes: it belongs to another data set."
+                f"{source} holds {entry!r}, but the data set has {self.size} images and "
+                f"{self.num_classes} classes: it belongs to another data set."
             )
         self._apply(entry)
 
@@ -229,19 +230,37 @@ class Pool:
             self._cycles[index] = self._pending.pop(index, entry["cycle"])
 
 
-def read_queried_indices(path: str | Path) -> list[list[int]]:
+def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:
     """The indices of each cycle in dal-toolbox's ``queried_indices.json``, cycle 0 first.
 
+    Args:
+        path: the file.
+        size: number of images of the pool.
+
     Raises:
-        LabelError: another form.
+        LabelError: another form, an index that the pool does not have, or one that is there twice.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [[int(i) for i in content[f"cycle{n}"]] for n in range(len(content))]
-    except (ValueError, KeyError, TypeError) as error:
+        cycles = [
+            [_integer(index, "Index") for index in content[f"cycle{n}"]]
+            for n in range(len(content))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabelError(
             f'{path} is not of the form {{"cycle0": [...], "cycle1": [...]}}: {error!r}.'
         ) from error
+    seen: set[int] = set()
+    for index in (index for cycle in cycles for index in cycle):
+        if not 0 <= index < size:
+            raise LabelError(
+                f"{path} holds the index {index}, but the pool has the {size} images 0 to "
+                f"{size - 1}: it belongs to other data."
+            )
+        if index in seen:
+            raise LabelError(f"{path} holds the index {index} twice; each image is labelled once.")
+        seen.add(index)
+    return cycles
 
 
 def _values(values: Iterable[Any]) -> list[Any]:

@@ -45,9 +45,10 @@ from alhpo.steps import (
     need_evaluation_split,
     results_within,
     searched,
+    storage_of,
     validation_of,
 )
-from alhpo.types import CycleRecord
+from alhpo.types import CycleRecord, DataError
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def tune_pool(
     Raises:
         ConfigurationError: settings that cannot be used, such as a number of labels that the pool
             does not have, before anything is trained.
-        DataError: a data set that cannot be loaded, or is not the one the pool was labelled in.
+        DataError: a data set that cannot be loaded, or is not the one the pool was labelled in; or
+            a damaged file.
         LabelError: the pool's file does not fit the data set.
         RunLockedError: another process works in the folder.
         TunerError: no trial succeeded.
@@ -133,8 +135,7 @@ def tune_pool(
     with exclusive(path):
         if pool is None or dataset is None or (path / "tune.json").exists():
             _drop_checkpoints(path)
-            content = json.loads((path / "tune.json").read_text(encoding="utf-8"))
-            return TuneResult(path, CycleRecord.from_dict(content), resumed=True)
+            return TuneResult(path, _read_record(path / "tune.json"), resumed=True)
         return _Tuning(config, path, pool, dataset, observer or Silent()).complete()
 
 
@@ -216,7 +217,7 @@ class _Tuning:
             "settings": config,
             "folder": self.path / "hpo",
             "seed": derive_seed(config.seed, "tune", config.labels),
-            "storage": self._storage(),
+            "storage": storage_of(config),
         }
         own = learner.objective(space=constants(self._pool.own), measure_test=config.measure_test)
         objective = learner.objective(measure_test=config.measure_test)
@@ -242,10 +243,15 @@ class _Tuning:
         total, note = self.config.max_epochs, f"on {self.config.labels} labels"
         self._observer.progressed(self._cycle, "fit", epoch, total, note)
 
-    def _storage(self) -> Path | None:
-        if self.config.storage_dir is None:
-            return None
-        return Path(self.config.storage_dir).expanduser() / self.config.name
+
+def _read_record(file: Path) -> CycleRecord:
+    try:
+        return CycleRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{file} is no record of a tuning ({error!r}). Remove it: the same tuning then writes "
+            "it anew, from the search that is recorded."
+        ) from error
 
 
 def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:

@@ -58,11 +58,21 @@ def check_dataset(path: Path, dataset: ImageDataset) -> None:
     if not path.exists():
         write_json(path, mine)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != mine:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = {name: (before[name], value) for name, value in mine.items()}
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"The run in {path.parent} began with other data: pool and evaluation images then "
-            f"{before['images']} and {before['eval_images']}, now {mine['images']} and "
-            f"{mine['eval_images']}, or other pixels or labels. Restore the data, or choose "
-            "another output_dir."
+            f"{path} does not say what data the run began with ({error!r}). Restore it from a "
+            "copy; or remove it, where the data is surely the same."
+        ) from error
+    changed = [
+        "pixels or labels" if name == "sha256" else f"{name} {then}, now {now}"
+        for name, (then, now) in other.items()
+        if then != now
+    ]
+    if changed:
+        raise DataError(
+            f"The run in {path.parent} began with other data: other {', '.join(changed)}. Restore "
+            "the data, or choose another output_dir."
         )

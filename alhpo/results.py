@@ -138,6 +138,10 @@ def load_runs(folder: str | Path) -> list[Run]:
         DataError: no run with a complete record, or a run that cannot be read.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no folder {folder}. Give a run's folder, or one that holds runs."
+        )
     paths = sorted(path.parent for path in folder.rglob("cycles.jsonl"))
     runs = [_read_run(path, folder) for path in paths if (path / "config.yaml").exists()]
     if not any(run.records for run in runs):
@@ -207,26 +211,33 @@ def _read_run(path: Path, root: Path) -> Run:
             f"{config_path} lacks {', '.join(missing)}; a run's configuration is a mapping that "
             f"has {', '.join(REQUIRED_KEYS)}."
         )
-    journal = Journal(path / "cycles.jsonl")
     return Run(
         name=root.resolve().name if path == root else path.relative_to(root).as_posix(),
         finished=(path / "run.json").exists(),
         seed=config["seed"],
         settings=_flat({k: v for k, v in config.items() if k not in REPETITION_KEYS}),
-        records=tuple(
-            _read_record(entry, journal.path, line)
-            for line, entry in enumerate(journal.read(), start=1)
-        ),
+        records=tuple(read_records(path / "cycles.jsonl")),
     )
 
 
-def _read_record(entry: Any, path: Path, line: int) -> CycleRecord:
-    try:
-        record = CycleRecord(**entry)
-        _measurements(record)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}, line {line} is no record of a cycle: {error!r}") from error
-    return record
+def read_records(path: Path) -> list[CycleRecord]:
+    """The complete records in a run's ``cycles.jsonl``, oldest first; none where there is no file.
+
+    Raises:
+        DataError: a line that is no record.
+    """
+    records = []
+    for line, entry in enumerate(Journal(path).read(), start=1):
+        try:
+            record = CycleRecord.from_dict(entry)
+            _measurements(record)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}, line {line} is no record of a cycle: {error!r}. Restore the file from a "
+                "copy, or remove its folder to run anew."
+            ) from error
+        records.append(record)
+    return records
 
 
 def _measurements(record: CycleRecord) -> list[float]:

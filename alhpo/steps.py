@@ -97,6 +97,16 @@ def need_evaluation_split(dataset: ImageDataset) -> None:
         )
 
 
+def storage_of(config: RunConfig | TuneConfig) -> Path | None:
+    """Where the checkpoints of its searches are meanwhile, made where it is missing; None for the
+    folder of each search."""
+    if config.storage_dir is None:
+        return None
+    folder = Path(config.storage_dir).expanduser() / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def searched(
     objective: Objective,
     settings: SearchSettings,

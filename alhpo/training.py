@@ -57,7 +57,7 @@ class Compute:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             target = torch.device(name)
-            torch.empty(0, device=target)
+            torch.zeros(1, device=target).tolist()
         except (RuntimeError, AssertionError) as error:
             raise ConfigurationError(
                 f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}). "

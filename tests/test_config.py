@@ -277,8 +277,16 @@ def test_yaml_file_of_something_else(tmp_path, content):
 def test_yaml_file_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"Cannot read settings from .*run\.yaml"):
+    with pytest.raises(
+        ConfigurationError, match=r"Cannot read settings from .*run\.yaml"
+    ) as caught:
         read_config_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_data_set_is_not_the_working_directory():
+    with pytest.raises(ConfigurationError, match="'dataset'"):
+        create({"dataset": ""})
 
 
 def test_missing_file_and_folder(tmp_path):

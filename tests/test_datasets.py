@@ -262,9 +262,27 @@ def test_broken_image_is_named(tmp_path, kind, among):
 def test_empty_folders(tmp_path):
     with pytest.raises(DataError, match="no class sub-folders with images"):
         load_dataset(str(tmp_path))
-    (tmp_path / "cat").mkdir()
+    (tmp_path / ".hidden").mkdir()
     with pytest.raises(DataError, match="no class sub-folders with images"):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_class_without_images_is_named(split_folder, part):
+    (split_folder / part / "dodo").mkdir()
+    (split_folder / part / "dodo" / "notes.txt").write_text("extinct")
+    with pytest.raises(DataError, match=f"{part} must hold .* no image for .* dodo.*Add .*remove"):
+        load_dataset(str(split_folder))
+
+
+def test_hidden_folders_and_other_files_are_no_classes(folder):
+    before = load_dataset(str(folder))
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / "readme.md").write_text("pets")
+    (folder / "cat" / "notes.txt").write_text("soft")
+    after = load_dataset(str(folder))
+    assert after.classes == before.classes == ("cat", "dog")
+    assert torch.equal(after.images, before.images)
 
 
 @pytest.mark.parametrize("name", ["digit", "cifar10", "/no/such/folder", ""])

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +25,17 @@ import alhpo.checkpoints
 import alhpo.files
 import alhpo.trainer
 from alhpo import (
+    CheckpointError,
     ConfigurationError,
     DataError,
+    LabelError,
     RunConfig,
     RunLockedError,
     run_experiment,
 )
 from alhpo.cli import main
 from alhpo.files import exclusive
+from alhpo.results import load_runs
 
 TINY = {
     "model": "resnet10t",
@@ -321,6 +325,132 @@ def test_other_data_in_the_same_run_is_refused(few_digits, tmp_path, mortal):
     other = replace(few_digits, images=few_digits.images.flip(0))
     with pytest.raises(DataError, match="began with other data"):
         run_experiment(config, dataset=other)
+
+
+@pytest.fixture(scope="module")
+def finished(few_digits, tmp_path_factory):
+    """A finished run with a search in each of its cycles, of 12, 22 and 32 labels."""
+    folder = tmp_path_factory.mktemp("finished")
+    changes = {"hpo": "per-cycle", "budget": 32, "max_epochs": 2, "max_budget": 4}
+    return run_experiment(settings(folder, **changes), dataset=few_digits)
+
+
+@pytest.fixture
+def rerun(finished, few_digits, tmp_path):
+    """Continues a copy of the run with some files changed, as if killed after some records."""
+    config = RunConfig.create(
+        yaml.safe_load((finished.path / "config.yaml").read_text()), {"output_dir": str(tmp_path)}
+    )
+    folder = tmp_path / config.name
+    shutil.copytree(finished.path, folder)
+
+    def rerun(records=None, **changes):
+        if records is not None:
+            (folder / "run.json").unlink()
+            changes["cycles.jsonl"] = lambda old: b"".join(old.splitlines(keepends=True)[:records])
+        for name, change in changes.items():
+            for file in folder.glob(name):
+                file.write_bytes(change(file.read_bytes()))
+        return run_experiment(config, dataset=few_digits)
+
+    return rerun
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def lines(n: int):
+    return lambda content: b"".join(content.splitlines(keepends=True)[:n])
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_labels_that_were_lost_are_missed(rerun, tmp_path, records, kept):
+    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels, but .*Restore.*remove"):
+        rerun(records, **{"labels.jsonl": lines(kept)})
+    (journal,) = tmp_path.glob("*/labels.jsonl")
+    assert len(journal.read_text().splitlines()) == kept  # nothing was labelled anew
+
+
+def test_a_label_that_was_changed_is_missed(rerun):
+    def other(content):
+        entry = json.loads(content.splitlines()[1])
+        entry["labels"][0] = (entry["labels"][0] + 1) % 10
+        return content.replace(content.splitlines()[1], json.dumps(entry).encode())
+
+    with pytest.raises(LabelError, match="cut short or changed"):
+        rerun(1, **{"labels.jsonl": other})
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_records_that_were_lost_are_missed(rerun, kept):
+    with pytest.raises(DataError, match=rf"cycles\.jsonl holds {kept} records, but .* with 3"):
+        rerun(**{"cycles.jsonl": lines(kept)})
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_records_that_an_unfinished_run_lost_are_missed(rerun, kept):
+    with pytest.raises(LabelError, match=r"holds 32 labels, but by cycles\.jsonl there are"):
+        rerun(kept)
+
+
+@pytest.mark.parametrize("line", [b"[1]\n", b'{"a": 1}\n', b"3\n", b"null\n"])
+@pytest.mark.parametrize(
+    ("file", "error", "match"),
+    [
+        ("cycles.jsonl", DataError, "line 1 is no record of a cycle"),
+        ("labels.jsonl", LabelError, "not of what was asked and told"),
+        ("dataset.json", DataError, "does not say what data"),
+        ("hpo/cycle_002/*/journal.jsonl", DataError, "line 1 is not of a search"),
+    ],
+)
+def test_files_of_something_else_are_named(rerun, file, error, match, line):
+    with pytest.raises(error, match=rf"{Path(file).name}.*{match}.*[Rr]estore"):
+        rerun(*([] if file == "cycles.jsonl" else [2]), **{file: lambda _: line})
+
+
+@pytest.mark.parametrize("change", [half, lambda _: b"", lambda content: b"\0" * len(content)])
+@pytest.mark.parametrize(
+    "file", ["run.json", "config.yaml", "queried_indices.json", "fit/*/state.safetensors"]
+)
+def test_damaged_files_that_can_be_written_anew_are(rerun, finished, file, change):
+    again = rerun(*([] if file == "run.json" else [2]), **{file: change})
+    assert comparable(again.records) == comparable(finished.records)
+    for name in ("run.json", "queried_indices.json"):
+        assert (again.path / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+def test_a_flipped_bit_in_the_model_of_an_interrupted_fit_changes_no_record(rerun, finished):
+    def flipped(content):
+        return content[:-50_000] + bytes([content[-50_000] ^ 64]) + content[-49_999:]
+
+    again = rerun(2, **{"fit/*/state.safetensors": flipped})
+    assert comparable(again.records) == comparable(finished.records)
+
+
+def test_a_warm_start_without_its_model_is_refused(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="fixed", budget=22, start="warm", validate_fixed=False)
+    result = run_experiment(config, dataset=few_digits)
+    (result.path / "run.json").unlink()
+    (model,) = result.path.glob("fit/*/state.safetensors")
+    model.write_bytes(half(model.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"start=warm.*cannot be continued.*remove"):
+        run_experiment(config, dataset=few_digits)
+
+
+def test_a_storage_that_cannot_be_made_is_refused_before_anything_is_trained(few_digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        run_experiment(
+            settings(tmp_path, hpo="final", storage_dir=str(tmp_path / "file")), dataset=few_digits
+        )
+    assert not list(tmp_path.glob("*/fit"))
+
+
+def test_results_of_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
+        load_runs(tmp_path / "nowhere")
 
 
 def test_budget_over_the_pool_is_refused_before_anything_runs(few_digits, tmp_path):

@@ -24,7 +24,7 @@ from alhpo.files import (
     write_json,
     write_text,
 )
-from alhpo.types import DataError, RunLockedError
+from alhpo.types import ConfigurationError, DataError, RunLockedError
 
 VALUES = st.recursive(
     st.none()
@@ -230,4 +230,11 @@ def test_lock_is_released_after_an_exception(tmp_path):
     with pytest.raises(KeyError), exclusive(tmp_path):
         raise KeyError
     with exclusive(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    match = r"folder .*file.run cannot be made or written \(Not a directory\)\. Choose another"
+    with pytest.raises(ConfigurationError, match=match), exclusive(tmp_path / "file" / "run"):
         pass

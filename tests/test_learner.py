@@ -543,3 +543,15 @@ def test_predictions_cover_the_pool(few_digits):
 def test_arrays_are_checked():
     with pytest.raises(DataError, match="uint8"):
         ImageDataset.from_arrays(np.zeros((4, 8, 8)), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "content", [{"cycle0": [1, 2], "cycle1": [120]}, {"cycle0": [1, 2], "cycle1": [2]}]
+)
+def test_a_pool_that_cannot_be_imported_leaves_nothing(few_digits, tmp_path, content):
+    (tmp_path / "pool.json").write_text(json.dumps(content))
+    learner = ActiveLearner(few_digits, **FAST, path=tmp_path / "run")
+    with pytest.raises(LabelError, match=r"pool\.json holds the index"):
+        learner.import_queried_indices(tmp_path / "pool.json")
+    assert learner.n_labeled == 0
+    assert not (tmp_path / "run" / "labels.jsonl").exists()

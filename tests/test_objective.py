@@ -248,6 +248,23 @@ class TestRefusedCheckpoints:
         (folder / FILE_NAME).write_bytes(content[:size])
         self.refused(learner.objective(), folder, "truncated or damaged")
 
+    @pytest.mark.parametrize("place", [0.01, 0.3, 0.7, 0.999])
+    def test_a_flipped_bit(self, started, place):
+        learner, folder = started
+        content = bytearray((folder / FILE_NAME).read_bytes())
+        header = 8 + int.from_bytes(content[:8], "little")
+        content[header + int(place * (len(content) - header))] ^= 4
+        (folder / FILE_NAME).write_bytes(content)
+        self.refused(learner.objective(), folder, "damaged.*checksum")
+
+    def test_an_altered_description(self, started):
+        learner, folder = started
+        content = (folder / FILE_NAME).read_bytes()
+        altered = content.replace(b'\\"epoch\\": 2', b'\\"epoch\\": 3')
+        assert altered != content
+        (folder / FILE_NAME).write_bytes(altered)
+        self.refused(learner.objective(), folder, "damaged.*checksum", previous=3)
+
     def test_foreign(self, started):
         learner, folder = started
         save_file({"weight": torch.zeros(3)}, folder / FILE_NAME)

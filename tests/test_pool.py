@@ -263,7 +263,7 @@ def test_export_is_read_back(tmp_path):
     path = tmp_path / "new" / "queried_indices.json"
     pool.export(path)
     assert json.loads(path.read_text()) == {"cycle0": [7, 3, 11], "cycle1": [19, 1]}
-    assert read_queried_indices(path) == [[7, 3, 11], [19, 1]]
+    assert read_queried_indices(path, 100) == [[7, 3, 11], [19, 1]]
 
 
 def test_export_with_a_cycle_nobody_answered_yet_is_read_back(tmp_path):
@@ -273,21 +273,47 @@ def test_export_with_a_cycle_nobody_answered_yet_is_read_back(tmp_path):
     pool.ask([2], cycle=2)
     pool.tell([2], [1], cycle=2)
     pool.export(tmp_path / "queried_indices.json")
-    assert read_queried_indices(tmp_path / "queried_indices.json") == [[7], [], [2]]
+    assert read_queried_indices(tmp_path / "queried_indices.json", 100) == [[7], [], [2]]
 
 
 def test_more_than_ten_cycles_come_back_in_order(tmp_path):
     path = tmp_path / "queried_indices.json"
     content = {f"cycle{n}": [n, n + 50] for n in range(12)}
     path.write_text(json.dumps(dict(sorted(content.items()))))  # cycle10 before cycle2
-    assert read_queried_indices(path) == [[n, n + 50] for n in range(12)]
+    assert read_queried_indices(path, 100) == [[n, n + 50] for n in range(12)]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1, 2]", '{"cycle1": [1]}', '{"a": [1]}', '{"cycle0": 3}', '{"cycle0": ["x"]}']
+    "text",
+    [
+        *("", "[1, 2]", '{"cycle1": [1]}', '{"a": [1]}', '{"cycle0": 3}', '{"cycle0": ["x"]}'),
+        *('{"cycle0": [1.7]}', '{"cycle0": [true]}', '{"cycle0": [null]}', '{"cycle0": [1, 2'),
+    ],
 )
 def test_file_of_another_form_is_refused_with_its_name(tmp_path, text):
     path = tmp_path / "queried_indices.json"
     path.write_text(text)
     with pytest.raises(LabelError, match=r"queried_indices\.json is not of the form"):
-        read_queried_indices(path)
+        read_queried_indices(path, 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"cycle0": [1, 100]}, "index 100, but the pool has the 100 images 0 to 99"),
+        ({"cycle0": [-1]}, "index -1, but"),
+        ({"cycle0": [3, 4], "cycle1": [5, 3]}, "index 3 twice"),
+    ],
+)
+def test_indices_that_the_pool_cannot_have(tmp_path, content, match):
+    path = tmp_path / "queried_indices.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(LabelError, match=match):
+        read_queried_indices(path, 100)
+
+
+def test_a_record_of_something_else_is_named(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    journal.append([1])
+    with pytest.raises(LabelError, match=r"labels\.jsonl holds \[1\].*copy"):
+        Pool(10, 3, journal)

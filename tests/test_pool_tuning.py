@@ -293,7 +293,7 @@ def test_pools_that_are_none_or_of_other_data_are_refused(run, few_digits, tmp_p
     file = tmp_path / "pool.json"
     for content, match in [
         ({"cycle0": [1, 2, 120]}, "holds the index 120"),
-        ({"cycle0": [1, 2], "cycle1": [3, 2]}, "1 indices twice"),
+        ({"cycle0": [1, 2], "cycle1": [3, 2]}, "index 2 twice"),
         ({"zero": [1]}, "not of the form"),
     ]:
         file.write_text(json.dumps(content))
@@ -316,6 +316,28 @@ def test_a_number_of_labels_that_an_unfinished_run_has_no_record_of(run, few_dig
     assert comparable(tune(unfinished, tmp_path, few_digits)) == comparable(
         tune(run, tmp_path / "whole", few_digits)
     )
+
+
+@pytest.mark.parametrize("lines", [0, 2, 4])
+def test_labels_that_were_lost_are_missed(run, few_digits, tmp_path, lines):
+    damaged = tmp_path / "run"
+    shutil.copytree(run.path, damaged)
+    content = (damaged / "labels.jsonl").read_text().splitlines(keepends=True)
+    (damaged / "labels.jsonl").write_text("".join(content[:lines]))
+    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels, but .* there are 32"):
+        tune(damaged, tmp_path, few_digits, labels=32)
+    assert not list(tmp_path.glob("*labels-*"))
+
+
+def test_a_damaged_record_is_written_anew_as_the_message_says(run, few_digits, tmp_path):
+    first = tune(run, tmp_path, few_digits)
+    for content in ("", "{", "[1]", '{"kind": "tuned"}'):
+        (first.path / "tune.json").write_text(content)
+        with pytest.raises(DataError, match=r"tune\.json is no record.*Remove it"):
+            tune(run, tmp_path, few_digits)
+    (first.path / "tune.json").unlink()
+    again = tune(run, tmp_path, few_digits)
+    assert replace(again.record, seconds={}) == replace(first.record, seconds={})
 
 
 def test_finished_is_returned_at_once_and_two_at_a_time_are_refused(

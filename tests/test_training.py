@@ -529,7 +529,7 @@ def test_compute_for_this_machine():
     assert Compute.resolve().device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "cpu:x"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "cpu:x", "meta"])
 def test_device_that_is_not_there(device):
     with pytest.raises(ConfigurationError, match="Legal: auto, cpu"):
         Compute.resolve(device)

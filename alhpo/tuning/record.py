@@ -107,27 +107,35 @@ class SearchJournal:
             DataError: the file is damaged.
         """
         record = Record()
-        for entry in self._journal.read():
-            entry = _decode(entry)
-            kind = entry.pop("kind", None)
-            if record.suggestions and "previous_observe_time" in entry:
-                record.suggestions[-1].observe_time = entry["previous_observe_time"]
-            entry.pop("previous_observe_time", None)
-            if kind == "start":
-                record.start = entry
-            elif kind == "suggestion":
-                record.suggestions.append(RecordedSuggestion(**entry))
-            elif kind == "epoch" and record.suggestions:
-                keys = entry.pop("keys")
-                result = {key: entry["result"][key] for key in keys}
-                outcome = Outcome(**entry | {"result": result})
-                record.suggestions[-1].outcomes.append(outcome)
-            elif kind == "end":
-                record.ended = True
-                record.stop_reason = entry.get("reason")
-            else:
-                raise DataError(f"{self._journal.path}: unexpected entry of kind {kind!r}")
+        for line, entry in enumerate(self._journal.read(), start=1):
+            try:
+                self._apply(_decode(entry), record)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{self._journal.path}, line {line} is not of a search: {error!r}. Restore the "
+                    "file from a copy, or remove its folder to search anew."
+                ) from error
         return record
+
+    @staticmethod
+    def _apply(entry: Any, record: Record) -> None:
+        kind = entry.pop("kind", None)
+        if record.suggestions and "previous_observe_time" in entry:
+            record.suggestions[-1].observe_time = entry["previous_observe_time"]
+        entry.pop("previous_observe_time", None)
+        if kind == "start":
+            record.start = entry
+        elif kind == "suggestion":
+            record.suggestions.append(RecordedSuggestion(**entry))
+        elif kind == "epoch" and record.suggestions:
+            keys = entry.pop("keys")
+            result = {key: entry["result"][key] for key in keys}
+            record.suggestions[-1].outcomes.append(Outcome(**entry | {"result": result}))
+        elif kind == "end":
+            record.ended = True
+            record.stop_reason = entry.get("reason")
+        else:
+            raise ValueError(f"unexpected entry of kind {kind!r}")
 
     def _append(self, kind: str, entry: dict[str, Any]) -> None:
         self._journal.append(_encode({"kind": kind, **entry}))

@@ -89,8 +89,8 @@ class TrialFolders:
             if has_checkpoint and not self.path(number).exists():
                 raise TunerError(
                     f"the checkpoint {self.path(number)} of configuration {number}, "
-                    f"trained to epoch {epochs[number]}, is gone. Put it back, or start anew with "
-                    "resume=False."
+                    f"trained to epoch {epochs[number]}, is gone. Put it back, or search anew: "
+                    "with resume=False, or without the folder of the experiment."
                 )
 
     def has_best(self, configuration_id: int, epoch: int) -> bool:
