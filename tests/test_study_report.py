@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import itertools
 import re
 import shutil
 import string
@@ -52,6 +53,8 @@ class Page(HTMLParser):
         self.text = ""
         self._open: list[str] = []
         self.tags: set[str] = set()
+        self.headings: list[int] = []
+        self.unnamed: list[str] = []
         self.feed(text)
         self.close()
         assert not self._open
@@ -66,6 +69,12 @@ class Page(HTMLParser):
             self.images.append(values)
         if tag == "table":
             self.tables.append(values.get("id", ""))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "th" and "scope" not in values:
+            self.unnamed.append(tag)
+        if tag == "table" and "id" in values and not values.get("aria-label"):
+            self.unnamed.append(tag)
         if tag not in self.VOID:
             self._open.append(tag)
 
@@ -142,6 +151,14 @@ def test_page_holds_everything_and_needs_nothing(report):
     assert "url(" not in report.html.read_text() and "@import" not in report.html.read_text()
     for anchor in (a[1:] for a in page.addresses if a.startswith("#")):
         assert anchor in page.ids
+
+
+def test_page_can_be_read_aloud(report):
+    """Levels of headings are not skipped, header cells say what they head, tables have names."""
+    page = Page(report.html.read_text())
+    assert page.headings.count(1) == 1 and page.headings[0] == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(page.headings))
+    assert page.unnamed == []
 
 
 def test_gallery_shows_what_was_picked(study, report):
@@ -365,6 +382,32 @@ def test_drawing_leaves_the_users_matplotlib_alone(study, tmp_path):
     assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
 
 
+def chromium(page, folder, *arguments):
+    always = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    command = ["chromium", *always, *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_nothing_shines_in_the_dark(report, tmp_path):
+    """Drawings, which are on white, have the page's background where dark is preferred."""
+    share = []
+    for scheme in (0, 1):
+        file = tmp_path / f"{scheme}.png"
+        setting = f"--blink-settings=preferredColorScheme={scheme}"
+        chromium(report.html, tmp_path, "--window-size=1000,9000", setting, f"--screenshot={file}")
+        with Image.open(file) as picture_:
+            share.append(float((np.asarray(picture_.convert("L")) > 128).mean()))
+    dark, light = share
+    assert dark < 0.1 and light > 0.8
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 @pytest.mark.parametrize("width", [500, 1400])  # a window of chromium has 500 pixels at least
@@ -378,9 +421,7 @@ def test_page_fits_the_window_of_a_browser(report, tmp_path, width):
     )
     page = tmp_path / "page.html"
     page.write_text(report.html.read_text().replace("</body>", script + "</body>"))
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    arguments += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(["chromium", *arguments], capture_output=True, text=True, timeout=120)
+    dom = chromium(page, tmp_path, f"--window-size={width},900", "--dump-dom")
     title = re.search(r"<title>(.*?)</title>", dom.stdout)
     assert title, dom.stderr
     found = yaml.safe_load(title[1])

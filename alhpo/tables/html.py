@@ -11,10 +11,14 @@ def to_html(table: Table) -> str:
     """A ``table`` element of the class "study", without title and note.
 
     Ranks are classes ``best second third worst`` of its cells, marks are superscripts, notes
-    are of the class "note".
+    are of the class "note". The style ``--letters`` is the length of the longest name of a row.
     """
-    lines = [f'<table class="study" id="{escape(table.key)}" aria-label="{escape(table.title)}">']
-    lines.append("<thead>")
+    letters = max(map(len, (table.corner, *table.rows)))
+    lines = [
+        f'<table class="study" id="{escape(table.key)}" aria-label="{escape(table.title)}"'
+        f' style="--letters: {letters}">',
+        "<thead>",
+    ]
     depth = table.depth
     corner = f'<th scope="col" rowspan="{depth}">{escape(table.corner)}</th>'
     if not table.corner:

@@ -131,7 +131,8 @@ def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
             if version:
                 versions.setdefault(name, []).append(version)
     machines = dict.fromkeys(
-        f"{start.get('device')}, {start.get('precision')}, {start.get('threads')} threads"
+        f"{start.get('device')}, {start.get('precision')}, "
+        f"{start.get('threads')} thread{'s' * (start.get('threads') != 1)}"
         for start in starts
     )
     times = sorted(str(start.get("started")) for start in starts)

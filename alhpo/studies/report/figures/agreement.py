@@ -22,13 +22,14 @@ def agreement_figure(table: Table) -> StudyFigure:
     values = np.array([[one.value for one in row] for row in table.values], float)
     np.fill_diagonal(values, np.nan)
     rows, columns = values.shape
-    figure = canvas(min(WIDTH, 2.4 + 0.72 * columns), 1.3 + 0.42 * rows)
+    names = ["\n".join(short(name) for name in levels if name) for levels in table.columns]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    upright = longest <= MOST_UPRIGHT
+    below = 0 if upright else 0.075 * longest
+    figure = canvas(min(WIDTH, 2.4 + 0.72 * columns), 1.3 + 0.42 * rows + below)
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
-    names = ["\n".join(filter(None, levels)) for levels in table.columns]
-    axes.set_xticks(range(columns), [short(name) for name in names])
-    if max(len(line) for name in names for line in name.split("\n")) > MOST_UPRIGHT:
-        axes.tick_params(axis="x", rotation=90)
+    axes.set_xticks(range(columns), names, rotation=0 if upright else 90)
     axes.set_yticks(range(rows), [short(name) for name in table.rows])
     axes.tick_params(length=0, labelsize=SMALL)
     for (i, j), value in np.ndenumerate(values):

@@ -64,8 +64,16 @@ def score_table(part: Part, labels: int, score: str) -> Table | None:
         columns=tuple(columns),
         rows=tuple(part.strategies),
         values=tuple(zip(*cells, strict=True)),
-        note=f"Means ± standard deviations (n − 1) over at most {most} repetitions; n where there "
-        f"are fewer than there will be. {_diverged_note(part, labels)}{_test_note(part, most)}",
+        note=f"{_spread_note(most)}{_diverged_note(part, labels)}{_test_note(part, most)}".strip(),
+    )
+
+
+def _spread_note(most: int) -> str:
+    if most < 2:
+        return "One repetition: no deviations, and no test of differences. "
+    return (
+        f"Means ± standard deviations (n − 1) over at most {most} repetitions; n where there are "
+        "fewer than there will be. "
     )
 
 
@@ -114,10 +122,8 @@ def _pairs(a: Values, b: Values) -> tuple[list[float], list[float]]:
 
 
 def _test_note(part: Part, most: int) -> str:
-    if len(part.strategies) < 2:
+    if len(part.strategies) < 2 or most < 2:
         return ""
-    if most < 2:
-        return "One repetition: no test of differences."
     random = "* differs from random; " if part.baseline else ""
     return (
         f"Paired t-tests over repetitions, corrected by Holm for the strategies of a column, at "
