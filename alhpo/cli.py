@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import types
 import typing
@@ -388,8 +389,18 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name.strip(), yaml.safe_load(value) if value[:1] in "[{" else value.strip()
 
 
+class _Terminated(BaseException):
+    """SIGTERM came: a batch system asks for an end, and kills what has none some seconds later."""
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # whoever asks twice must not disturb the end
+    raise _Terminated
+
+
 def run_main() -> None:
-    """Entry point: errors of alhpo become one line and exit status 2."""
+    """Entry point: errors of alhpo become one line and exit status 2; SIGTERM ends like Ctrl-C."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(main(standalone_mode=False))
     except click.ClickException as error:
@@ -403,7 +414,10 @@ def run_main() -> None:
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("alhpo: interrupted; the same command goes on from here.", err=True)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except _Terminated:
+        click.echo("alhpo: terminated; the same command goes on from here.", err=True)
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -62,11 +62,14 @@ def records(study: StudyConfig) -> dict[str, Any]:
     return found
 
 
-def begin_command(*arguments: object) -> subprocess.Popen[str]:
+def begin_command(
+    *arguments: object, cwd: Path | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "alhpo.cli", *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -82,19 +85,21 @@ def kill_at_work(process: subprocess.Popen[str], folder: Path) -> dict[psutil.Pr
         the processes that it had started, and their names.
     """
 
-    def starts() -> int:
-        files = folder.glob("cells/**/sessions.jsonl")
-        return sum(file.read_text().count("\n") for file in files)
-
-    before = starts()
+    before = starts(folder)
     try:
-        wait_until(lambda: starts() > before or process.poll() is not None)
+        wait_until(lambda: starts(folder) > before or process.poll() is not None)
         time.sleep(random.uniform(0, 1))
         assert process.poll() is None, process.communicate()
         return {below: below.name() for below in all_below(process.pid)}
     finally:
         process.kill()
         process.wait()
+
+
+def starts(folder: Path) -> int:
+    """How often cells of the study were begun or gone on with."""
+    files = folder.glob("cells/**/sessions.jsonl")
+    return sum(file.read_text().count("\n") for file in files)
 
 
 def all_below(pid: int) -> list[psutil.Process]:

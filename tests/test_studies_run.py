@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -28,6 +27,7 @@ from study_examples import (
     gone,
     kill_at_work,
     records,
+    starts,
     study_in,
     wait_until,
 )
@@ -147,6 +147,23 @@ def test_a_cell_whose_process_dies_again_and_again_fails(tmp_path):
     assert message in (cell.path / FAILURE).read_text()
     assert [c.run for c in result.blocked] == [0]
     assert len([line for line in notes.lines if "another" in line[0]]) == RESUBMISSIONS
+
+
+def test_room_that_comes_later_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("alhpo.studies.scheduler.LOOK", 0.001)
+    launcher = Pretender(lambda cell, attempt: "finished", capacity=1)
+    waited = launcher.wait
+
+    def wait(timeout=None):
+        """No cell ends before a second one, for which there was no room at first, is begun."""
+        if len(launcher.submitted) > 1:
+            return waited()
+        assert timeout is not None
+        launcher.capacity = 2
+        return []
+
+    launcher.wait = wait
+    assert run_study(study_in(tmp_path), launcher).complete
 
 
 def test_failed_cells_are_skipped_until_retried(tmp_path):
@@ -438,16 +455,27 @@ def test_two_commands_at_once(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers_and_says_so(tmp_path):
-    settings = yaml.safe_load((study_in(tmp_path) and tmp_path / "tiny.yaml").read_text())
-    settings["settings"] = {**SETTINGS, "max_epochs": 200, "max_budget": 400}  # long enough
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    process = begin_command("study", tmp_path / "tiny.yaml", "--output", tmp_path / "study")
-    wait_until(lambda: list((tmp_path / "study/cells").glob("*/config.yaml")))
+@pytest.mark.parametrize(
+    ("launcher", "number", "word"),
+    [
+        ("local", signal.SIGINT, "interrupted"),
+        ("local", signal.SIGTERM, "terminated"),  # batch systems send it, then SIGKILL
+        ("in-process", signal.SIGTERM, "terminated"),
+    ],
+)
+def test_a_signal_ends_the_command_and_its_workers(tmp_path, launcher, number, word):
+    study = study_in(tmp_path, settings={**SETTINGS, "max_epochs": 200, "max_budget": 400})
+    arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", launcher)
+    process = begin_command(*arguments)
+    wait_until(lambda: starts(study.path))
     below = all_below(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "interrupted; the same command goes on" in errors and "Traceback" not in errors
-    assert below
+    assert process.returncode == 128 + number
+    assert f"{word}; the same command goes on" in errors and "Traceback" not in errors
+    assert bool(below) == (launcher == "local")
     wait_until(lambda: gone(below), 30)
+    for cell in expand(study):
+        assert not (cell.path / FAILURE).exists()
+        with exclusive(cell.path):  # no lock is left
+            pass

@@ -27,6 +27,8 @@ from alhpo.types import ConfigurationError
 RESUBMISSIONS = 3
 #: Seconds until a cell that another process had in work is tried again.
 PAUSE = 5.0
+#: Seconds until a launcher that had no room for all cells is asked again: a cluster may grow.
+LOOK = 15.0
 
 Settled = Literal["finished", "failed", "blocked"]
 
@@ -222,6 +224,8 @@ class _Scheduler:
             for cell in self._waiting
             if (pause := self._not_before.get(cell.index, 0.0) - time.monotonic()) > 0
         ]
+        if any(self._ready(cell) for cell in self._waiting):
+            pauses.append(LOOK)
         shortest = min(pauses, default=None)
         if self._running:
             for outcome in self._launcher.wait(shortest):

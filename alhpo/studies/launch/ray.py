@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,7 +90,8 @@ class RayLauncher:
         return self._workers or max(1, self._room())
 
     def submit(self, cell: Cell) -> None:
-        self._cells[self._task.remote(pack(cell), str(Path.cwd()))] = cell
+        cell.path.mkdir(parents=True, exist_ok=True)  # the task looks whether its node has it
+        self._cells[self._task.remote(pack(cell), str(Path.cwd()), str(cell.path))] = cell
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         if not self._cells:
@@ -127,9 +129,14 @@ class RayLauncher:
         )
 
 
-def _task(cell: str, folder: str) -> str:
+def _task(cell: str, folder: str, path: str) -> str:
     """What runs on a node: relative paths mean there what they mean to the driver."""
     os.chdir(folder)
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"node {socket.gethostname()} does not have the cell's folder {path}: a study on "
+            "several nodes must be on a file system that they share"
+        )
     return run_packed(cell)
 
 
@@ -152,7 +159,7 @@ def _connect(ray: Any, address: str | None) -> None:
         own = {"num_cpus": physical_cores(), "object_store_memory": OBJECT_STORE}
         own["include_dashboard"] = False
     try:
-        with _no_usage_statistics():
+        with _no_usage_statistics(), _same_signals():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -164,14 +171,40 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _check_listening(address: str | None) -> None:
-    """Refuse an address HOST:PORT where nothing listens; Ray itself would try for minutes."""
+    """Refuse an address HOST:PORT where no cluster listens; Ray itself would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_grpc(connection):
+                raise OSError("something else listens there")
     except OSError as error:
-        raise ConfigurationError(f"No Ray cluster at {address}: {error}") from None
+        raise ConfigurationError(
+            f"No Ray cluster at {address}: {error}. The address of a cluster is that of its head "
+            "node, with port 6379 unless it was started with another."
+        ) from None
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether a server answers as one of HTTP/2 does, on which gRPC is built: with its settings
+    (RFC 9113, sections 3.4 and 6.5)."""
+    settings = 4
+    connection.sendall(
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, settings, 0, 0, 0, 0, 0])
+    )
+    return connection.recv(9)[3:4] == bytes([settings])
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Keep what SIGTERM does: a node that starts in this process makes it end with status 1."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before and signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
