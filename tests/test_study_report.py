@@ -11,6 +11,7 @@ import shutil
 import string
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -27,6 +28,7 @@ from alhpo.studies.report import write_study_report
 from alhpo.tables import LATEX_PACKAGES
 from alhpo.types import ConfigurationError, DataError
 
+DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = {
     "curves-by-strategy",
     "curves-by-setting",
@@ -285,6 +287,7 @@ def test_odd_names_stay_text(tmp_path):
 
 def test_latex(report, tmp_path):
     check_latex(report.latex.read_text(), tmp_path)
+    assert LATEX_PACKAGES in (DOCS / "studies.md").read_text(encoding="utf-8")
     labels = re.findall(r"\\label\{tab:(.*?)\}", report.latex.read_text())
     assert labels == [table.key for table in report.tables]
 
