@@ -14,7 +14,6 @@ from typing import Any
 import click
 import pydantic
 import torch
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -140,7 +139,7 @@ def tune(
     settings |= {name: value for name, value in flags.items() if value is not None}
     settings = _with_hyperparameters(settings, hyperparameters)
     numbers = settings.pop("labels", None)
-    if numbers is None:
+    if numbers is None or numbers == []:
         raise ConfigurationError("Say with --labels how many labels of the pool to use.")
     configs = []
     budget = {} if trials is None else {"max_budget": sys.maxsize}  # until max_epochs is known
@@ -358,6 +357,8 @@ def _expand(
         value = settings.get(name, RunConfig.model_fields[name].default)
         split = split_strategy_names if name == "strategy" else _split
         choices.append(_listed(value, split))
+        if not choices[-1]:
+            raise ConfigurationError(f"Setting {name!r} is an empty list; give at least one value.")
     return [
         RunConfig.create(settings, dict(zip(SEVERAL, combination, strict=True)))
         for combination in itertools.product(*choices)
@@ -369,7 +370,11 @@ def _with_hyperparameters(settings: dict[str, Any], assignments: tuple[str, ...]
     if not assignments:
         return settings
     fixed = settings.get("hyperparameters") or {}
-    return settings | {"hyperparameters": dict(fixed) | dict(map(_assignment, assignments))}
+    if not isinstance(fixed, dict):
+        raise ConfigurationError(
+            f"Setting 'hyperparameters' is {fixed!r}; expected names and values, such as lr: 0.01."
+        )
+    return settings | {"hyperparameters": fixed | dict(map(_assignment, assignments))}
 
 
 def _split(text: str) -> list[str]:
@@ -386,7 +391,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigurationError(f"--hp {text!r}: expected NAME=VALUE, such as lr=0.01.")
-    return name.strip(), yaml.safe_load(value) if value[:1] in "[{" else value.strip()
+    return name.strip(), value.strip()
 
 
 class _Terminated(BaseException):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -527,6 +528,7 @@ def test_yaml_file_and_flags_share_one_schema(tmp_path):
         (["--max-epochs", "many"], "max_epochs"),
         (["--max-epochs", "0"], "greater than or equal to 1"),
         (["--hp", "lr"], "NAME=VALUE"),
+        (["--hp", "lr=[1"], "'lr' is '[1': Input should be a valid number"),
         (["--hp", "learning_rate=1"], "Legal: augmentation, batch_size"),
         (["--model", "resnet81"], "resnet"),
         (["--dataset", "digit"], "Did you mean 'digits'"),
@@ -553,6 +555,23 @@ def test_unknown_key_in_a_file_is_refused_with_the_legal_ones(tmp_path):
     assert "holds a list" in str(command("run", "--config", str(file)).exception)
     file.write_text("a: [")
     assert "Cannot read settings" in str(command("run", "--config", str(file)).exception)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "match"),
+    [
+        ("seed: []", (), "'seed' is an empty list"),
+        ("strategy: []", (), "'strategy' is an empty list"),
+        ("hyperparameters: [1]", ("--hp", "lr=1"), r"'hyperparameters' is \[1\]"),
+        ("hyperparameters: [1]", (), r"'hyperparameters' is \[1\]"),
+    ],
+)
+def test_lists_in_a_file_that_hold_nothing_or_stand_for_a_mapping(tmp_path, text, flags, match):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    result = command("run", "--config", str(file), "--output-dir", str(tmp_path), *flags)
+    assert isinstance(result.exception, ConfigurationError)
+    assert re.search(match, str(result.exception))
 
 
 def test_report_of_an_empty_folder_says_so(tmp_path):
