@@ -212,7 +212,10 @@ def test_no_results_is_an_error_that_says_where_and_what(tmp_path, case):
         folder.mkdir()
     elif case == "no records":
         write_run(folder / "a", ())
-    with pytest.raises(DataError, match=r"No results under .*runs: \d run folders"):
+    message = r"No results under .*runs: \d run folders"
+    if case == "missing":
+        message = r"There is no folder .*runs\."
+    with pytest.raises(DataError, match=message):
         write_report(folder)
     assert not (folder / "report.md").exists()
 

@@ -272,6 +272,14 @@ def test_wide_tables_go_on_below_and_long_ones_in_another():
     assert sorted(shown) == sorted(expected)
 
 
+def test_a_level_without_names_is_not_shown():
+    one = Table("key", "title", "strategy", (("", "AL"), ("", "BO")), ("r",), ((Value(),) * 2,))
+    parser = Cells()
+    parser.feed(to_html(one))
+    assert parser.rows == [["strategy", "AL", "BO"], ["r", "–", "–"]]
+    assert "strategy & AL & BO" in to_latex(one) and r"\cmidrule" not in to_latex(one)
+
+
 def test_latex_letters():
     pieces = {
         "a_b & 50% #1 {x}": r"a\_b \& 50\% \#1 \{x\}",

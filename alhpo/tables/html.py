@@ -19,15 +19,15 @@ def to_html(table: Table) -> str:
         f' style="--letters: {letters}">',
         "<thead>",
     ]
-    depth = table.depth
+    depth = len(table.levels)
     corner = f'<th scope="col" rowspan="{depth}">{escape(table.corner)}</th>'
     if not table.corner:
         corner = f'<td rowspan="{depth}"></td>'
-    for level in range(depth):
+    for level in table.levels:
         names = "".join(
             f'<th scope="{"col" if width == 1 else "colgroup"}" colspan="{width}">'
             f"{escape(name)}</th>"
-            for name, width in (table.spans(level) if table.columns else ())
+            for name, width in table.spans(level)
         )
         lines.append(f"<tr>{corner}{names}</tr>")
         corner = ""

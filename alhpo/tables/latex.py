@@ -42,7 +42,7 @@ def to_latex(table: Table) -> str:
     wide is shrunk. One that is too long for a page goes on in a second environment.
     """
     blocks = _blocks(table)
-    lines = max(1, MOST_LINES // len(blocks) - table.depth - 1)
+    lines = max(1, MOST_LINES // len(blocks) - len(table.levels) - 1)
     starts = range(0, max(len(table.rows), 1), lines)
     return "\n\n".join(_environment(table, slice(i, i + lines), blocks) for i in starts)
 
@@ -76,8 +76,8 @@ def _environment(table: Table, rows: slice, blocks: Sequence[slice]) -> str:
 
 def _lines(table: Table) -> Iterator[str]:
     """The names of the columns, a rule, and the rows."""
-    for level in range(table.depth if table.columns else 0):
-        last = level == table.depth - 1
+    for level in table.levels:
+        last = level == table.levels[-1]
         spans = list(table.spans(level))
         names = [
             rf"\multicolumn{{{width}}}{{{'r' if last else 'c'}}}{{{latex_text(name)}}}"

@@ -108,6 +108,11 @@ class Table:
         return len(self.columns[0]) if self.columns else 1
 
     @property
+    def levels(self) -> list[int]:
+        """Those at which any column has a name."""
+        return [i for i in range(self.depth) if any(names[i] for names in self.columns)]
+
+    @property
     def joined_columns(self) -> tuple[str, ...]:
         """The names of the columns with their levels in one line."""
         return tuple(", ".join(filter(None, names)) for names in self.columns)
