@@ -92,8 +92,8 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"The checkpoint {path} is truncated or damaged ({reason}). Remove its folder to train "
-        "this trial from the start."
+        f"The checkpoint {path} is truncated or damaged ({reason}). Put back a copy, or train from "
+        "epoch 0 again."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pydantic
 
@@ -14,9 +14,19 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
 class Settings(pydantic.BaseModel):
-    """Base of every validated group of settings: frozen, no unknown keys, no NaN."""
+    """Base of every validated group of settings: frozen, no unknown keys, no NaN, and no number
+    that was written as yes or no."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        expected = {annotation, *get_args(annotation)} & {int, float, bool}
+        if isinstance(value, bool) and expected and bool not in expected:
+            raise ValueError("Input should be a number, not true or false")
+        return value
 
 
 def suggestion(name: str, legal: Iterable[str]) -> str:

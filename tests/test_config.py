@@ -284,6 +284,16 @@ def test_yaml_file_that_cannot_be_read(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"budget": True}, {"seed": False}, {"image_size": True}, {"hyperparameters": {"lr": True}}],
+)
+def test_truth_is_no_number(settings):
+    with pytest.raises(ConfigurationError, match="should be a number, not true or false"):
+        create(settings)
+    assert create({"download": False, "cifar_stem": True}).cifar_stem
+
+
 def test_no_data_set_is_not_the_working_directory():
     with pytest.raises(ConfigurationError, match="'dataset'"):
         create({"dataset": ""})
