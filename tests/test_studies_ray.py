@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import tempfile
 import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
 from study_examples import (
     LARGER,
+    SETTINGS,
     all_below,
     begin_command,
     gone,
     kill_at_work,
     records,
+    starts,
     study_in,
     wait_until,
 )
 
 from alhpo import ConfigurationError
 from alhpo.studies import expand
-from alhpo.studies.cell_runner import LOG
+from alhpo.studies.cell_runner import FAILURE, LOG
 from alhpo.studies.scheduler import SilentStudy, run_study
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _no_other_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +106,144 @@ def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undistu
     wait_until(lambda: gone(below))  # Ray's agents take minutes to give up on their cluster
 
 
+def test_sigterm_ends_a_cluster_that_was_started(tmp_path):
+    study = study_in(tmp_path, settings={**SETTINGS, "max_epochs": 200, "max_budget": 400})
+    arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray")
+    process = begin_command(*arguments)
+    wait_until(lambda: starts(study.path))
+    below = all_below(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "terminated; the same command goes on" in errors and "Traceback" not in errors
+    assert below
+    wait_until(lambda: gone(below), 60)
+
+
+# ------------------------------------------------------------------------- a cluster that is joined
+
+SMALL = {"object_store_memory": 80 * 2**20}
+
+
+@contextmanager
+def running_cluster():
+    """A cluster with a head without CPUs, to which tests add nodes: processes of this machine."""
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **SMALL}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with running_cluster() as running:
+        running.add_node(num_cpus=1, **SMALL)
+        yield running
+    wait_until(lambda: not ray_processes(os.getpid()), 30)
+
+
+def raylet(node) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def at_work(node) -> list[psutil.Process]:
+    """Its processes that hold a cell."""
+
+    def holds(process):
+        with suppress(psutil.Error):
+            return any(Path(file.path).name == ".lock" for file in process.open_files())
+
+    return [p for p in raylet(node).children(recursive=True) if holds(p)]
+
+
+def test_a_node_that_is_killed_in_the_middle_of_a_cell(tmp_path, cluster, undisturbed):
+    second = cluster.add_node(num_cpus=1, **SMALL)
+    study = study_in(tmp_path, **LARGER)
+    process = begin_command(
+        *("study", "tiny.yaml", "--output", "study", "--launcher", "ray"),
+        *("--address", cluster.address),
+        cwd=tmp_path,  # relative paths mean the same to all
+    )
+    nodes = cluster.list_all_nodes()[1:]
+    try:
+        wait_until(lambda: all(map(at_work, nodes)) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        for one in [raylet(second), *raylet(second).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        output, errors = process.communicate(timeout=900)
+    finally:
+        process.kill()
+        cluster.remove_node(second, allow_graceful=False)
+    assert process.returncode == 0, output + errors
+    assert "2 at once" in output and "lost" in output and "8 finished" in output
+    assert records(study) == undisturbed
+    assert starts(study.path) == 9  # one cell was gone on with
+    assert all(raylet(node).is_running() for node in cluster.list_all_nodes())
+
+
+def test_a_driver_that_goes_leaves_the_cluster_and_no_cell(
+    tmp_path, cluster, undisturbed, monkeypatch
+):
+    study = study_in(tmp_path, **LARGER)
+    _, node = cluster.list_all_nodes()
+    process = begin_command(
+        *("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray"),
+        RAY_ADDRESS=cluster.address,
+    )
+    kill_at_work(process, study.path)
+    wait_until(lambda: not at_work(node), 60)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    assert run_study(study, "ray").complete
+    assert records(study) == undisturbed
+    assert not ray.is_initialized()
+    assert all(raylet(node).is_running() for node in cluster.list_all_nodes())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_folder_that_nodes_do_not_share_is_said(tmp_path, cluster):
+    """A path by way of a file descriptor is another one in another process."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    number = os.dup2(folder, 250)
+    try:
+        study = study_in(tmp_path, tune=None, output_dir=None)
+        study = study.model_copy(update={"output_dir": f"/proc/self/fd/{number}/study"})
+        result = run_study(study, "ray", options={"address": cluster.address})
+        assert len(result.failed) == 2
+        for cell, message in result.failed:
+            assert str(cell.path) in message and "a file system that they share" in message
+            assert message in (cell.path / FAILURE).read_text()
+    finally:
+        os.close(number)
+        os.close(folder)
+
+
+def test_a_cluster_that_goes_away_ends_the_command_which_goes_on_elsewhere(tmp_path, undisturbed):
+    study = study_in(tmp_path, **LARGER)
+    with running_cluster() as lost:
+        node = lost.add_node(num_cpus=1, **SMALL)
+        process = begin_command(
+            *("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray"),
+            *("--address", lost.address),
+            RAY_gcs_rpc_server_reconnect_timeout_s="5",  # a minute by default
+        )
+        wait_until(lambda: at_work(node) or process.poll() is not None)
+        for found in lost.head_node.all_processes.values():
+            for one in found:
+                one.process.kill()
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode != 0, output
+        assert "GCS" in errors
+    wait_until(lambda: not ray_processes(os.getpid()), 60)
+    assert run_study(study, "in-process").complete
+    assert records(study) == undisturbed
+
+
 def test_a_cell_no_node_has_room_for_is_refused(tmp_path):
     options = {"cpus_per_cell": 10_000, "address": "local"}
     with pytest.raises(ConfigurationError, match="No node of the Ray cluster has room"):
@@ -106,3 +256,22 @@ def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(ConfigurationError, match="No Ray cluster at 127"):
         run_study(study_in(tmp_path), "ray", options={"address": "127.0.0.1:1"})
     assert not ray.is_initialized()
+
+
+def test_an_address_where_something_else_listens(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConfigurationError, match="something else listens there"):
+            run_study(study_in(tmp_path), "ray", options={"address": address})
+        thread.join()
+    assert not ray.is_initialized()
+    assert not (tmp_path / "study" / "cells").exists()
