@@ -374,7 +374,7 @@ def test_command_compares_with_published_tables(study, tmp_path):
 
 
 def test_published_tables_that_the_study_names(tmp_path):
-    write_study(tmp_path, changed(published="cifar100"))
+    write_study(tmp_path, changed(published="cifar100", grid={"strategy": ["random"]}, tune=None))
     assert write_study_report(tmp_path, compare="published").comparison is not None
     assert write_study_report(tmp_path).comparison is None
 
