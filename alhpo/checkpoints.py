@@ -83,10 +83,8 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
         raise _damaged(path, str(error)) from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} was not written by alhpo's training.") from error
-    if with_tensors:
-        found = _checksum(metadata["alhpo"], tensors)
-        if metadata.get("crc32", found) != found:  # files of earlier versions have none
-            raise _damaged(path, "its content does not fit its checksum")
+    if with_tensors and metadata.get("crc32") != _checksum(metadata["alhpo"], tensors):
+        raise _damaged(path, "its content does not fit its checksum")
     return tensors, description
 
 
