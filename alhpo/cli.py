@@ -394,18 +394,18 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name.strip(), value.strip()
 
 
-class _Terminated(BaseException):
-    """SIGTERM came: a batch system asks for an end, and kills what has none some seconds later."""
-
-
-def _terminate(number: int, frame: types.FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # whoever asks twice must not disturb the end
-    raise _Terminated
-
-
 def run_main() -> None:
     """Entry point: errors of alhpo become one line and exit status 2; SIGTERM ends like Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminate)
+    cause = signal.SIGINT
+
+    def terminate(number: int, frame: types.FrameType | None) -> None:
+        """Batch systems ask for an end with SIGTERM, and kill what has none some seconds later."""
+        nonlocal cause
+        cause = signal.SIGTERM
+        signal.signal(number, signal.SIG_IGN)  # whoever asks twice must not disturb the end
+        raise KeyboardInterrupt  # Ray, waiting, passes on this one and swallows all others
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(main(standalone_mode=False))
     except click.ClickException as error:
@@ -418,11 +418,9 @@ def run_main() -> None:
         click.echo(f"alhpo: {error}. What was recorded so far is safe.", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("alhpo: interrupted; the same command goes on from here.", err=True)
-        sys.exit(128 + signal.SIGINT)
-    except _Terminated:
-        click.echo("alhpo: terminated; the same command goes on from here.", err=True)
-        sys.exit(128 + signal.SIGTERM)
+        word = "terminated" if cause == signal.SIGTERM else "interrupted"
+        click.echo(f"alhpo: {word}; the same command goes on from here.", err=True)
+        sys.exit(128 + cause)
 
 
 if __name__ == "__main__":
