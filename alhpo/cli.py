@@ -273,8 +273,8 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
         "Epochs and images are what cells train at most; an epoch of a search counts once, "
         "whatever the number of its validation splits.",
         "Times are those of one cell after the other on this machine, with "
-        f"{torch.get_num_threads()} threads, without what searches and strategies compute "
-        "themselves. Measured, in images per second:",
+        f"torch's number of threads ({torch.get_num_threads()}), without what searches and "
+        "strategies compute themselves. Measured, in images per second:",
     ]
     speeds = {one.speed: one.cell.config for one in estimates}
     lines += [

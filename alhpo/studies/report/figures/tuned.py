@@ -36,10 +36,11 @@ def tuned_figure(part: Part) -> StudyFigure | None:
         slots += [(setting, strategy) for strategy in strategies]
     columns = min(len(budgets), 2)
     rows = -(-len(budgets) // columns)
-    figure = canvas(WIDTH, rows * (0.9 + 0.19 * len(slots)) + 0.3)
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     here = set(part.tuned["tuning"])
     tunings = [name for name in part.results.tunings if name in here]
+    slot = 0.095 * (1 + len(tunings))  # inches, so that no marker hides another
+    figure = canvas(WIDTH, rows * (0.9 + slot * len(slots)) + 0.3)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     marks = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(tunings)}
     for axes, budget in zip(grid, budgets, strict=False):
         before = part.curves
@@ -97,12 +98,13 @@ def _dumbbell(
     if drawn:
         axes.plot([min(drawn), max(drawn)], [place, place], color=colour, alpha=0.35, linewidth=2.5)
     points = [("o", start, "white"), *((m, one, colour) for m, one in ends)]
+    spread = min(0.4 * (len(points) - 1), 0.8)
     for k, (mark, one, face) in enumerate(points):
         if one.n:
             error = one.std if np.isfinite(one.std) else 0.0
             axes.errorbar(
                 one.mean,
-                place + 0.4 * (k / max(len(points) - 1, 1) - 0.5),  # none hides another
+                place + spread * (k / (len(points) - 1) - 0.5),
                 xerr=error,
                 color=colour,
                 marker=mark,
