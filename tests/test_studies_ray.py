@@ -152,13 +152,14 @@ def raylet(node) -> psutil.Process:
 
 
 def at_work(node) -> list[psutil.Process]:
-    """Its processes that hold a cell."""
+    """Its processes that hold a cell and have begun with it."""
 
-    def holds(process):
+    def works(process):
         with suppress(psutil.Error):
-            return any(Path(file.path).name == ".lock" for file in process.open_files())
+            held = (Path(file.path) for file in process.open_files())
+            return any(p.name == ".lock" and (p.parent / "sessions.jsonl").exists() for p in held)
 
-    return [p for p in raylet(node).children(recursive=True) if holds(p)]
+    return [p for p in raylet(node).children(recursive=True) if works(p)]
 
 
 def test_a_node_that_is_killed_in_the_middle_of_a_cell(tmp_path, cluster, undisturbed):
