@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alhpo import ActiveLearner, ConfigurationError, Query, load_dataset
 from alhpo.files import Journal
 from alhpo.pool import Pool
+from alhpo.selection import validation_weights
 from alhpo.strategies import run_strategy
 from alhpo.testing.process_state import process_left_alone
 from alhpo.types import LabelError, PoolOutputs, Selection
@@ -175,7 +176,9 @@ def test_draws_of_a_learner_are_weighed_by_lure(few_digits, tmp_path):
     v = [1 + 100 / (120 - m) * (1 / ((121 - m) * q[m - 1]) - 1) for m in range(1, 21)]
     np.testing.assert_allclose(v[:12], 1)
     assert np.ptp(v[12:]) > 0.01  # albl did not draw uniformly
-    weights, _ = again._weights(get_validation(scheme), again._task("objective"))
+    weights, _ = validation_weights(
+        get_validation(scheme), few_digits, again.pool, 0, pixel_features
+    )
     np.testing.assert_allclose(weights, v)
 
 
