@@ -41,7 +41,7 @@ def write_checkpoint(
         content[name] = dense.clone() if shared else dense
         seen.add(dense.untyped_storage().data_ptr())
     text = json.dumps(description)
-    metadata = {"alhpo": text, "crc32": _checksum(text, content)}
+    metadata = {"alhpo": f"{_checksum(text, content)} {text}"}  # two would come in any order
     with atomic_path(folder / FILE_NAME, durable=False) as temporary:
         try:
             save_file(content, temporary, metadata)
@@ -74,16 +74,16 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
         raise CheckpointError(f"There is no checkpoint at {path}: it is missing or was removed.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            description = json.loads(metadata["alhpo"])
+            checksum, _, text = (file.metadata() or {})["alhpo"].partition(" ")
+            description = json.loads(text)
             names = file.keys() if with_tensors else ()
             # clone: the file is memory-mapped, and will be replaced
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} was not written by alhpo's training.") from error
-    if with_tensors and metadata.get("crc32") != _checksum(metadata["alhpo"], tensors):
+        raise CheckpointError(f"{path} was not written by this version's training.") from error
+    if with_tensors and checksum != _checksum(text, tensors):
         raise _damaged(path, "its content does not fit its checksum")
     return tensors, description
 

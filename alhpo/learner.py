@@ -424,7 +424,11 @@ class ActiveLearner:
             raise LabelError("The pool has labels already; import into a new learner.")
         assert self.dataset.labels is not None
         for cycle, indices in enumerate(read_queried_indices(Path(path), len(self.dataset))):
-            self.pool.tell(indices, self.dataset.labels[torch.tensor(indices)].tolist(), cycle)
+            self.pool.tell(
+                indices,
+                self.dataset.labels[torch.tensor(indices, dtype=torch.int64)].tolist(),
+                cycle,
+            )
 
     def _selection_features(
         self, labeled: torch.Tensor, unlabeled: torch.Tensor

@@ -238,7 +238,8 @@ def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:
         size: number of images of the pool.
 
     Raises:
-        LabelError: another form, an index that the pool does not have, or one that is there twice.
+        LabelError: no such file, another form, an index that the pool does not have, or one that is
+            there twice.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -246,7 +247,9 @@ def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:
             [_integer(index, "Index") for index in content[f"cycle{n}"]]
             for n in range(len(content))
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise LabelError(
             f'{path} is not of the form {{"cycle0": [...], "cycle1": [...]}}: {error!r}.'
         ) from error

@@ -14,8 +14,8 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
 class Settings(pydantic.BaseModel):
-    """Base of every validated group of settings: frozen, no unknown keys, no NaN, and no number
-    that was written as yes or no."""
+    """Base of every validated group of settings: frozen, no unknown keys, no NaN, and no true
+    or false for a number."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -86,7 +86,8 @@ def _draws(pool: Pool, scheme: str) -> tuple[np.ndarray, np.ndarray]:
             f"Validation by {scheme} needs the probability with which each labelled image was "
             f"drawn; {len(missing)} of {len(labeled)} have none on record. The strategies that "
             "draw with known probabilities are random, those that draw by a score, such as "
-            "softrank:entropy, and albl with random among its arms, without query_subset; after "
+            "softrank:entropy (unless an image could not be drawn: power at a score of 0, or a "
+            "large @BETA), and albl with random among its arms, without query_subset; after "
             "others, use weighted:SCHEME."
         )
     if len(known) > len(labeled):

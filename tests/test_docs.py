@@ -194,7 +194,7 @@ def test_every_fence_of_the_pages_is_a_block_that_the_tests_see() -> None:
 
 def test_every_flag_that_the_pages_name_exists() -> None:
     known = {"--no-deps"}  # of pip
-    known |= {"--parsable", "--array", "--dependency"}  # of sbatch
+    known |= {"--parsable", "--array", "--dependency", "--gres", "--time"}  # of sbatch
     for command in (main, *main.commands.values()):
         parameters = command.get_params(click.Context(command))
         known |= {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}

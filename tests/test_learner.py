@@ -503,6 +503,12 @@ def test_pool_exchange_with_dal_toolbox(few_digits, tmp_path):
     file.write_text('{"0": [1]}')
     with pytest.raises(LabelError, match="cycle0"):
         ActiveLearner(few_digits, **FAST).import_queried_indices(file)
+    with pytest.raises(LabelError, match="cannot be read"):
+        ActiveLearner(few_digits, **FAST).import_queried_indices(tmp_path / "none.json")
+    file.write_text('{"cycle0": [1, 2], "cycle1": [], "cycle2": [0]}')
+    other = ActiveLearner(few_digits, **FAST)
+    other.import_queried_indices(file)
+    assert other.pool.labeled.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,16 @@ def test_excluded_points_are_no_cells_and_have_no_tunings():
     assert [cell.index for cell in cells] == list(range(len(cells)))
 
 
+def test_a_tuning_is_excluded_where_all_points_of_its_run_are():
+    grid = {"hyperparameters": {"HP 1": {"lr": 0.1}, "same": {"lr": 0.1}}}
+    for name in ("HP 1", "same"):
+        tune = {"labels": [20], "exclude": [{"hyperparameters": name}]}
+        assert [cell.kind for cell in expand(study(grid=grid, tune=tune))] == ["run", "tune"]
+    with pytest.raises(ConfigurationError, match="leaves no tuning"):
+        tune = {"labels": [20], "exclude": [{"hyperparameters": ["HP 1", "same"]}]}
+        expand(study(grid=grid, tune=tune))
+
+
 @given(
     seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
     strategies=st.lists(st.sampled_from(["random", "badge", "entropy"]), min_size=1, unique=True),
@@ -201,6 +211,7 @@ def test_every_point_is_one_cell_with_a_folder_of_its_own(seeds, strategies, lab
         ({"exclude": [{"seed": 0}]}, "axis in exclude 'seed'"),
         ({"grid": {"seed": [0]}, "exclude": [{"seed": 1}]}, "value of seed in exclude '1'"),
         ({"grid": {"seed": [0]}, "exclude": [{}]}, "names no axis"),
+        ({"grid": {"seed": [0]}, "exclude": [{"seed": []}]}, "no value for 'seed'"),
         ({"grid": {"seed": [0]}, "exclude": [{"seed": 0}]}, "leaves no cell"),
         ({"tune": {"labels": [20], "exclude": [{"labels": 30}]}}, "value of labels in .* '30'"),
         ({"tune": {"labels": [25]}}, "25 labels: the cycles of the run have 20, 30, 40"),

@@ -247,6 +247,10 @@ def test_latex_leaves_no_active_character(text):
     assert not any(line.startswith("[") for line in body)
 
 
+def test_latex_of_a_table_without_rows():
+    assert "corner & a & b" in to_latex(Table("key", "title", "corner", (("a",), ("b",)), (), ()))
+
+
 def test_wide_tables_go_on_below_and_long_ones_in_another():
     columns = tuple((f"HP {i}", kind) for i in range(6) for kind in ("AL", "BO"))
     rows = tuple(f"strategy {i}" for i in range(60))

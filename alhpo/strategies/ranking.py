@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import update_wrapper
 
 import numpy as np
 import torch
@@ -56,13 +55,18 @@ class ScoringStrategy:
     needs: frozenset[str]
 
     def __init__(self, score: Score, *, signed: bool) -> None:
-        update_wrapper(self, score)
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(self, name, getattr(score, name, None))
         self._score = score
         self.signed = signed
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         """Choose the ``n`` of the highest scores; draws nothing."""
         return highest(pool, n, self.scores(pool))
+
+    def __reduce__(self) -> str:
+        """Pickled by name, as functions are."""
+        return self.__qualname__
 
     def scores(self, pool: PoolOutputs) -> Scores:
         """The scores of all candidates.
@@ -72,14 +76,17 @@ class ScoringStrategy:
         """
         found = self._score(pool)
         scores = found if isinstance(found, Scores) else Scores(found)
-        values = scores.values
-        if not isinstance(values, torch.Tensor) or values.shape != (len(pool),):
-            raise ConfigurationError(
-                f"The score {strategy_name(self)!r} must be a tensor of shape ({len(pool)},), not "
-                f"{values!r}."
-            )
-        if values.isnan().any():
-            raise ConfigurationError(f"The score {strategy_name(self)!r} is NaN for some images.")
+        told = [part for part in (scores.order, scores.logs) if part is not None]
+        for part in (scores.values, *told):
+            if not isinstance(part, torch.Tensor) or part.shape != (len(pool),):
+                raise ConfigurationError(
+                    f"The score {strategy_name(self)!r} must be a tensor of shape "
+                    f"({len(pool)},), not {part!r}."
+                )
+            if part.isnan().any():
+                raise ConfigurationError(
+                    f"The score {strategy_name(self)!r} is NaN for some images."
+                )
         return scores
 
 

@@ -172,6 +172,7 @@ def expand(study: StudyConfig) -> list[Cell]:
     folder = str(study.path / "cells")
     axes = _names(study.grid, RunConfig)
     is_excluded = _exclusion(study.exclude, axes)
+    points: dict[int, list[dict[str, str]]] = {}  # that each run stands for
     for point, settings in _points(study.grid, study.settings, RunConfig):
         if is_excluded(point):
             continue
@@ -179,24 +180,32 @@ def expand(study: StudyConfig) -> list[Cell]:
             config = RunConfig.create(settings, {"output_dir": folder})
         cell = Cell(len(cells), config, point)
         first = cells.setdefault(cell.path, cell)
+        points.setdefault(first.index, []).append(point)
         if study.tune:
             _check_same_search(first.config, config)
     if not cells:
         raise ConfigurationError("exclude leaves no cell of the study.")
     if study.tune:
-        _add_tunings(cells, study.tune, axes)
+        _add_tunings(cells, study.tune, axes, points)
     return list(cells.values())
 
 
-def _add_tunings(cells: dict[Path, Cell], tune: TunePart, axes: Mapping[str, list[str]]) -> None:
+def _add_tunings(
+    cells: dict[Path, Cell],
+    tune: TunePart,
+    axes: Mapping[str, list[str]],
+    points: Mapping[int, Sequence[Mapping[str, str]]],
+) -> None:
     """Add the tunings of the pools that the runs among the cells leave."""
     axes = {**axes, "labels": [str(n) for n in tune.labels], **_names(tune.grid, TuneConfig)}
     is_excluded = _exclusion(tune.exclude, axes)
-    for run in list(cells.values()):
+    runs = list(cells.values())
+    for run in runs:
         assert isinstance(run.config, RunConfig)
         for labels in tune.labels:
             for point, settings in _points(tune.grid, tune.settings, TuneConfig):
-                if is_excluded({**run.coordinates, "labels": str(labels), **point}):
+                stood_for = ({**p, "labels": str(labels), **point} for p in points[run.index])
+                if all(map(is_excluded, stood_for)):
                     continue
                 names = {f"tune.{axis}": value for axis, value in point.items()}
                 names = {**run.coordinates, "labels": str(labels), **names}
@@ -204,6 +213,8 @@ def _add_tunings(cells: dict[Path, Cell], tune: TunePart, axes: Mapping[str, lis
                     config = _tuning(run.config, run.path, labels, settings)
                 cell = Cell(len(cells), config, names, run.index)
                 cells.setdefault(cell.path, cell)
+    if len(cells) == len(runs):
+        raise ConfigurationError("exclude under tune leaves no tuning; leave out tune instead.")
 
 
 def _names(
@@ -232,6 +243,8 @@ def _exclusion(
         for axis, names in rule.items():
             if axis not in axes:
                 raise unknown_name("axis in exclude", axis, axes)
+            if not names:
+                raise ConfigurationError(f"An entry of exclude has no value for {axis!r}.")
             for name in names:
                 if name not in axes[axis]:
                     raise unknown_name(f"value of {axis} in exclude", name, axes[axis])

@@ -120,7 +120,8 @@ def run_study(
         pause: seconds between attempts at a cell that is in work elsewhere.
 
     Raises:
-        ConfigurationError: before any cell is run; see ``begin_study`` and ``make_launcher``.
+        ConfigurationError: before any cell is run; see ``begin_study`` and ``make_launcher``. Or a
+            node of a cluster does not have the study's folder.
     """
     cells = begin_study(study)
     if isinstance(launcher, str):

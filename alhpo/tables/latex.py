@@ -97,9 +97,8 @@ def _lines(table: Table) -> Iterator[str]:
 def _blocks(table: Table) -> list[slice]:
     """Columns that fit beside each other, in order."""
     room = max(MOST_LETTERS - max(map(len, (table.corner, *table.rows))), MOST_LETTERS / 2)
-    widths = [
-        GAP + max(len(one.plain) for one in column) for column in zip(*table.values, strict=True)
-    ]
+    columns = zip(*table.values, strict=True) if table.rows else ((),) * len(table.columns)
+    widths = [GAP + max((len(one.plain) for one in column), default=0) for column in columns]
     for level in range(table.depth):
         spans = itertools.chain.from_iterable([one] * one[1] for one in table.spans(level))
         named = (len(name) / width for name, width in spans)

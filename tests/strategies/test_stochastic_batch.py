@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from alhpo import run_experiment
 from alhpo.files import Journal
 from alhpo.strategies import (
+    Scores,
     check_dropout,
     get_strategy,
     register_score,
@@ -401,6 +404,9 @@ def test_members_conform(name):
         (torch.zeros(4, 1), r"shape \(4,\)"),
         ([0.0] * 4, r"shape \(4,\), not \[0"),
         (torch.tensor([0.0, 1.0, torch.nan, 2.0]), "NaN"),
+        (Scores(torch.zeros(4), order=torch.full((4,), torch.nan)), "NaN"),
+        (Scores(torch.zeros(4), order=torch.zeros(3)), r"shape \(4,\)"),
+        (Scores(torch.zeros(4), logs=torch.zeros(5)), r"shape \(4,\)"),
     ],
 )
 def test_scores_that_cannot_be_are_refused(returned, match):
@@ -408,6 +414,13 @@ def test_scores_that_cannot_be_are_refused(returned, match):
     for name in ("broken", "softrank:broken"):
         with pytest.raises(ConfigurationError, match=f"The score 'broken' .*{match}"):
             run_strategy(name, with_scores([1.0] * 4), 2, rng(0))
+
+
+def test_scores_are_functions_to_others():
+    entropy = get_strategy("entropy")
+    assert pickle.loads(pickle.dumps(entropy)) is entropy
+    assert list(inspect.signature(entropy).parameters) == ["pool", "n", "generator"]
+    assert "entropy" in (entropy.__doc__ or "")
 
 
 def test_negative_scores_that_are_not_said_to_be_have_no_powers():

@@ -90,7 +90,8 @@ class RayLauncher:
         return self._workers or max(1, self._room())
 
     def submit(self, cell: Cell) -> None:
-        cell.path.mkdir(parents=True, exist_ok=True)  # the task looks whether its node has it
+        with suppress(OSError):  # which the task reports
+            cell.path.mkdir(parents=True, exist_ok=True)
         self._cells[self._task.remote(pack(cell), str(Path.cwd()), str(cell.path))] = cell
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
@@ -111,7 +112,9 @@ class RayLauncher:
         errors = self._ray.exceptions
         try:
             return Outcome.from_json(self._ray.get(task))
-        except errors.RayTaskError as error:  # before the cell began: no such folder, no alhpo
+        except errors.RayTaskError as error:  # before the cell began
+            if isinstance(error.cause, NotADirectoryError):  # as all cells on that node would
+                raise ConfigurationError(str(error.cause)) from None
             return Outcome(cell.index, "failed", f"its Ray task failed: {error.cause!r}")
         except errors.RayError as error:
             return Outcome(cell.index, "lost", f"its Ray task was lost: {type(error).__name__}")
@@ -131,12 +134,12 @@ class RayLauncher:
 
 def _task(cell: str, folder: str, path: str) -> str:
     """What runs on a node: relative paths mean there what they mean to the driver."""
-    os.chdir(folder)
-    if not Path(path).is_dir():
-        raise FileNotFoundError(
-            f"node {socket.gethostname()} does not have the cell's folder {path}: a study on "
-            "several nodes must be on a file system that they share"
+    if not Path(folder, path).is_dir():
+        raise NotADirectoryError(
+            f"Node {socket.gethostname()} does not have the cell's folder {Path(folder, path)}, or "
+            "it cannot be made. A study on several nodes must be on a file system that they share."
         )
+    os.chdir(folder)
     return run_packed(cell)
 
 
@@ -203,7 +206,7 @@ def _same_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if before and signal.getsignal(signal.SIGTERM) is not before:
+        if before is not None and signal.getsignal(signal.SIGTERM) is not before:
             signal.signal(signal.SIGTERM, before)
 
 
