@@ -82,7 +82,9 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} was not written by this version's training.") from error
+        raise CheckpointError(
+            f"{path} was not written by alhpo's training of this version."
+        ) from error
     if with_tensors and checksum != _checksum(text, tensors):
         raise _damaged(path, "its content does not fit its checksum")
     return tensors, description

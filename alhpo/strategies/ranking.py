@@ -66,7 +66,7 @@ class ScoringStrategy:
 
     def __reduce__(self) -> str:
         """Pickled by name, as functions are."""
-        return self.__qualname__
+        return self.__qualname__  # pyright: ignore[reportAttributeAccessIssue]
 
     def scores(self, pool: PoolOutputs) -> Scores:
         """The scores of all candidates.
