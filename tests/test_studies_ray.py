@@ -48,8 +48,14 @@ def undisturbed(tmp_path_factory):
     return records(study)
 
 
-def ray_processes(pid: int) -> list[psutil.Process]:
-    return [p for p in all_below(pid) if "ray" in " ".join(p.cmdline()) and p.is_running()]
+def ray_processes() -> set[psutil.Process]:
+    """Ray's among the processes below this one; a cluster of other tests may be among them."""
+    found = set()
+    for process in all_below(os.getpid()):
+        with suppress(psutil.Error):
+            if "ray" in " ".join(process.cmdline()) and process.is_running():
+                found.add(process)
+    return found
 
 
 class Notes(SilentStudy):
@@ -62,7 +68,7 @@ class Notes(SilentStudy):
 
 def test_a_study_with_a_process_killed_in_the_middle_of_a_cell(tmp_path, undisturbed):
     study = study_in(tmp_path, **LARGER)
-    notes, killed = Notes(), []
+    notes, killed, others = Notes(), [], ray_processes()
     done = threading.Event()
 
     def kill():
@@ -88,7 +94,7 @@ def test_a_study_with_a_process_killed_in_the_middle_of_a_cell(tmp_path, undistu
         assert {json.loads(line)["threads"] for line in sessions} == {1}
         assert "test 0." in (cell.path / LOG).read_text()
     assert not ray.is_initialized()
-    wait_until(lambda: not ray_processes(os.getpid()), 30)
+    wait_until(lambda: ray_processes() <= others, 30)
 
 
 def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undisturbed):
@@ -136,7 +142,11 @@ def running_cluster():
         try:
             yield cluster
         finally:
+            started = processes_of(cluster)
             cluster.shutdown()
+            for process in started:  # agents outlive a raylet that was killed
+                with suppress(psutil.Error):
+                    process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +154,21 @@ def cluster():
     with running_cluster() as running:
         running.add_node(num_cpus=1, **SMALL)
         yield running
-    wait_until(lambda: not ray_processes(os.getpid()), 30)
 
 
 def raylet(node) -> psutil.Process:
     return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def processes_of(cluster) -> set[psutil.Process]:
+    """The services of its nodes, and their workers."""
+    found = set()
+    for node in cluster.list_all_nodes():
+        for service in (one for kind in node.all_processes.values() for one in kind):
+            with suppress(psutil.Error):
+                process = psutil.Process(service.process.pid)
+                found |= {process, *process.children(recursive=True)}
+    return found
 
 
 def at_work(node) -> list[psutil.Process]:
@@ -239,7 +259,6 @@ def test_a_cluster_that_goes_away_ends_the_command_which_goes_on_elsewhere(tmp_p
         output, errors = process.communicate(timeout=300)
         assert process.returncode != 0, output
         assert "GCS" in errors
-    wait_until(lambda: not ray_processes(os.getpid()), 60)
     assert run_study(study, "in-process").complete
     assert records(study) == undisturbed
 
