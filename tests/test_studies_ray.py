@@ -142,11 +142,10 @@ def running_cluster():
         try:
             yield cluster
         finally:
-            started = processes_of(cluster)
+            nodes = [processes_of(node) for node in cluster.list_all_nodes()]
             cluster.shutdown()
-            for process in started:  # agents outlive a raylet that was killed
-                with suppress(psutil.Error):
-                    process.kill()
+            for processes in nodes:
+                kill_all(processes)
 
 
 @pytest.fixture(scope="module")
@@ -160,15 +159,21 @@ def raylet(node) -> psutil.Process:
     return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
 
-def processes_of(cluster) -> set[psutil.Process]:
-    """The services of its nodes, and their workers."""
+def processes_of(node) -> set[psutil.Process]:
+    """Its services, and what they have started."""
     found = set()
-    for node in cluster.list_all_nodes():
-        for service in (one for kind in node.all_processes.values() for one in kind):
-            with suppress(psutil.Error):
-                process = psutil.Process(service.process.pid)
-                found |= {process, *process.children(recursive=True)}
+    for service in (one for kind in node.all_processes.values() for one in kind):
+        with suppress(psutil.Error):
+            process = psutil.Process(service.process.pid)
+            found |= {process, *process.children(recursive=True)}
     return found
+
+
+def kill_all(processes) -> None:
+    """All of them: agents outlive their raylet for a while."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def at_work(node) -> list[psutil.Process]:
@@ -253,9 +258,7 @@ def test_a_cluster_that_goes_away_ends_the_command_which_goes_on_elsewhere(tmp_p
             RAY_gcs_rpc_server_reconnect_timeout_s="5",  # a minute by default
         )
         wait_until(lambda: at_work(node) or process.poll() is not None)
-        for found in lost.head_node.all_processes.values():
-            for one in found:
-                one.process.kill()
+        kill_all(processes_of(lost.head_node))
         output, errors = process.communicate(timeout=300)
         assert process.returncode != 0, output
         assert "GCS" in errors
