@@ -1,0 +1,226 @@
+"""Runs, searches and studies of a fraction of a second that are killed, and what they recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm.models
+import torch
+from ConfigSpace import ConfigurationSpace
+from torch import nn
+
+import alhpo.experiment
+import alhpo.fitting
+import alhpo.hyperparameters
+import alhpo.pool_tuning
+from alhpo.config import RunConfig
+from alhpo.datasets import ImageDataset
+from alhpo.experiment import run_experiment
+from alhpo.studies.config import StudyConfig
+from alhpo.studies.scheduler import SilentStudy, StudyObserver, run_study
+from alhpo.tuning import Tuner
+
+# ------------------------------------------------------------------------- a network and its data
+
+
+class ToyNet(nn.Module):
+    """A network of some 60 parameters and a batch normalisation, with timm's interface."""
+
+    num_features = 4
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(in_chans, self.num_features, 3, stride=2)
+        self.body = nn.Sequential(convolution, nn.BatchNorm2d(self.num_features), nn.ReLU())
+        self.head = nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        features = x.mean((2, 3))
+        return features if pre_logits else self.head(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+
+@timm.models.register_model
+def toy_net(pretrained: bool = False, num_classes: int = 10, in_chans: int = 1, **_: Any) -> ToyNet:
+    """The name under which timm makes it."""
+    return ToyNet(num_classes, in_chans)
+
+
+def toy_data() -> ImageDataset:
+    """A pool of 30 and an evaluation split of 18 noisy images, with a bright bar for the class."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(48) % 3
+    images = torch.randint(0, 120, (48, 8, 8, 1), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 2 * label : 2 * label + 2] += 100
+    return ImageDataset("toy", images[:30], labels[:30], images[30:], labels[30:], ("a", "b", "c"))
+
+
+def _quick() -> None:
+    """Make the process that this is called in, which a test has for itself, fast and exact."""
+    torch.set_num_threads(1)
+    os.fsync = lambda _: None  # a kill leaves what was written; a power cut would not
+    alhpo.fitting.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
+    alhpo.hyperparameters.SAMPLED_COMBINATIONS = 2  # of the space, to see that they are legal
+
+
+# ------------------------------------------------------------------------------------ what is run
+
+RUN = {
+    "dataset": "toy",
+    "model": "toy_net",
+    "strategy": "albl:random,entropy",  # it has a state, which lives from query to query
+    "initial_size": 8,
+    "acquisition_size": 4,
+    "budget": 16,
+    "validation": "holdout:0.4",
+    "max_epochs": 2,
+    "max_budget": 5,
+    "optimizer": "dyhpo",  # it learns from the searches before
+    "num_configurations": 4,
+    "hyperparameters": {"batch_size": 4},
+    "validate_fixed": False,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+def run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
+    """A run in the folder; returns its records."""
+    _quick()
+    config = RunConfig.create(RUN, {"output_dir": str(folder)}, changes)
+    result = run_experiment(config, dataset=toy_data())
+    return [replace(record, seconds={}).to_dict() for record in result.records]
+
+
+class ToyObjective:
+    """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
+
+    Metrics rise, fall now and then, and depend on what is found on disk; with x above 0.8 they
+    are NaN from epoch 2 on.
+    """
+
+    identity = "toy"
+
+    def __init__(self, replaces_files: bool) -> None:
+        self.replaces_files = replaces_files
+
+    def __call__(
+        self, configuration: Mapping[str, Any], epoch: int, previous_epoch: int, checkpoint: str
+    ) -> dict[str, Any]:
+        folder, total = Path(checkpoint), 0.0
+        if previous_epoch:
+            one, two = (json.loads((folder / name).read_text()) for name in ("one", "two"))
+            assert one == two, "a torn checkpoint"
+            assert one["epoch"] == previous_epoch, "the checkpoint of another epoch"
+            total = one["total"]
+        else:
+            assert not folder.exists(), "leftovers of another search"
+        folder.mkdir(exist_ok=True)
+        metric = 1 - (configuration["x"] - 0.3) ** 2 - 1 / (epoch + 1) - 0.2 * (epoch % 3 == 0)
+        metric += 0.01 * total
+        for name in ("one", "two"):
+            self._write(folder / name, json.dumps({"epoch": epoch, "total": total + metric}))
+        diverged = configuration["x"] > 0.8 and epoch > 1
+        return {"epoch": epoch, "metric": math.nan if diverged else metric, "total": total}
+
+    def _write(self, path: Path, text: str) -> None:
+        if self.replaces_files:
+            path.with_suffix(".new").write_text(text)
+            path.with_suffix(".new").replace(path)
+        else:
+            path.write_text(text)
+
+
+def search(
+    folder: Path, optimizer: str, replaces_files: bool, elsewhere: bool = False
+) -> list[dict[str, Any]]:
+    """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
+    row and all rows."""
+    _quick()
+    tuner = Tuner(
+        ToyObjective(replaces_files),
+        ConfigurationSpace({"x": (0.0, 1.0)}),
+        max_epochs=3,
+        max_budget=9,
+        output_path=folder / "results",
+        optimizer=optimizer,
+        num_configurations=6,
+        seed=1,
+        storage_path=folder / "storage" if elsewhere else None,
+        progress=False,
+    )
+    best = tuner.run()
+    return [_without_times(row) for row in (best, *tuner.results)]
+
+
+def study(folder: Path, observer: StudyObserver | None = None) -> list[str]:
+    """A study of two runs and the tuning of their pools; returns the state of every cell."""
+    _quick()
+    alhpo.experiment.load_data = alhpo.pool_tuning.load_data = lambda _: toy_data()
+    config = StudyConfig(
+        name="toy",
+        output_dir=str(folder),
+        settings={**RUN, "budget": 12, "optimizer": "random", "max_budget": 3},
+        grid={"strategy": ["albl:random,entropy", "random"]},
+        tune={"labels": [12]},
+    )
+    result = run_study(config, "in-process", observer=observer or SilentStudy(), pause=0.01)
+    return [f"finished {cell.title}" for cell in result.finished] + [
+        f"{cell.title}: {message}" for cell, message in result.failed
+    ]
+
+
+# -------------------------------------------------------------------------- what of it is recorded
+
+#: Names, in any file, of what differs from one start of the same work to the next.
+INCIDENTAL = {
+    *("seconds", "time", "overhead_time", "total_time", "suggest_time"),
+    *("previous_observe_time", "storage"),
+}
+#: Files that tell of the starts.
+OF_STARTS = {"sessions.jsonl", "cell.log"}
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """All files of a folder by their path, but for times and hidden files (locks, and temporary
+    files of a process that was killed); checkpoints to the last bit."""
+    return {
+        path.relative_to(folder).as_posix(): _content(path)
+        for path in sorted(folder.rglob("*"))
+        if not path.name.startswith(".") and path.name not in OF_STARTS and path.is_file()
+    }
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".jsonl":
+        return [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return _without_times(json.loads(path.read_text()))
+    if path.suffix == ".csv":
+        return [_without_times(row) for row in csv.DictReader(io.StringIO(path.read_text()))]
+    return path.read_bytes()
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if k not in INCIDENTAL}
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"  # equal to itself
+    return value

@@ -1,0 +1,282 @@
+"""Everything that a kill can leave on disk, and processes that go on from there.
+
+A process that is killed leaves its files as they are at that moment, so that one run is enough to
+see all that a kill at any moment can leave. Python reports every change to a file or folder to
+audit hooks just before it makes it (``shutil``, ``tempfile`` and ``pathlib`` end in the same
+calls): ``states_of`` looks at the folder at each of these reports, and once more at the end. Moments
+with the same files are one state, for nothing but the files is left of a process. What is written
+without a report (bytes that go into an open file, what Rust code of safetensors writes) is seen as
+the difference of two neighbouring states. A kill in the middle of it leaves a part of these bytes:
+such torn states are added.
+
+``kill_in`` really kills a process in one of these states, so that the tests do not depend on this
+reasoning alone.
+
+All processes are forks of one that has imported everything and computed nothing, as starting
+Python and importing PyTorch hundreds of times would take hours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from alhpo.types import AlhpoError
+
+#: Changes that Python reports under these names; an "open" is one where it is for writing.
+CHANGES = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+#: The exit status of a process that killed itself.
+KILLED = 9
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["alhpo.studies", "optuna"])
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder with everything in it.
+
+    Attributes:
+        content: the bytes of every file by its path, None for a folder.
+        links: files that are another name (a hard link) of one listed before, and of which.
+        inodes: the number that the disk has for each file.
+    """
+
+    content: dict[str, bytes | None]
+    links: dict[str, str] = field(default_factory=dict)
+    inodes: dict[str, int] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, folder: Path) -> Tree:
+        """What is in the folder now."""
+        content: dict[str, bytes | None] = {}
+        links: dict[str, str] = {}
+        inodes: dict[str, int] = {}
+        first_names: dict[int, str] = {}
+        for parent, folders, files in os.walk(folder):
+            folders.sort()
+            for name in folders:
+                content[os.path.relpath(os.path.join(parent, name), folder)] = None
+            for name in sorted(files):
+                path = os.path.relpath(os.path.join(parent, name), folder)
+                content[path] = (folder / path).read_bytes()
+                inodes[path] = (folder / path).stat().st_ino
+                first = first_names.setdefault(inodes[path], path)
+                if first != path:
+                    links[path] = first
+        return cls(content, links, inodes)
+
+    def put(self, folder: Path) -> None:
+        """Make the folder this one, whatever it was."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, content in self.content.items():
+            if content is None:
+                (folder / name).mkdir()
+            elif name in self.links:
+                os.link(folder / self.links[name], folder / name)
+            else:
+                (folder / name).write_bytes(content)
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of its files."""
+        return [name for name, content in self.content.items() if content is not None]
+
+    def written(self, name: str, content: bytes) -> Tree:
+        """The same with other content in a file, under all names that it has."""
+        first = self.links.get(name, name)
+        names = [name, first, *(other for other, of in self.links.items() if of == first)]
+        return Tree(self.content | dict.fromkeys(names, content), self.links)
+
+    def without(self, name: str) -> Tree:
+        """The same without a file (under this name), or without a folder."""
+        gone = {one for one in self.content if one == name or one.startswith(f"{name}/")}
+        content = {one: value for one, value in self.content.items() if one not in gone}
+        heirs: dict[str, str] = {}
+        links = {}
+        for other, first in self.links.items():
+            if other not in gone and first in gone:
+                first = heirs.setdefault(first, other)
+            if other not in gone and first != other:
+                links[other] = first
+        return Tree(content, links)
+
+    def without_random_names(self) -> list[str]:
+        """The paths, with what is random in the names of temporary files left out."""
+        random_parts = r"(?<=\.)\w{8}(?=\.tmp)|(?<=/\.)[0-9a-f]{32}"
+        return sorted(re.sub(random_parts, "RANDOM", name) for name in self.content)
+
+
+def _half_written(before: Tree, after: Tree) -> Iterator[Tree]:
+    """What a kill leaves between two neighbouring states in the middle of a write."""
+    known = {before.inodes[name]: before.content[name] for name in before.files}
+    written = [  # and not only renamed or linked
+        name
+        for name in after.files
+        if name not in after.links and after.content[name] != known.get(after.inodes[name], b"")
+    ]
+    for name in written:  # two at a time only where one is a log that stays open
+        old, new = before.content.get(name) or b"", after.content[name] or b""
+        same = len(os.path.commonprefix([old, new]))  # of a file that is appended to: all of it
+        for length in sorted({same, (same + len(new)) // 2, len(new)}):
+            torn = before.written(name, new[:length])
+            if torn not in (before, after):
+                yield torn
+
+
+def _is_temporary(name: str) -> bool:
+    return name.endswith(".tmp")
+
+
+# ----------------------------------------------------------------------------------- processes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended in a process of its own.
+
+    Attributes:
+        value: what it returned.
+        error: its exception in one line, None where there was none; and the traceback.
+        expected: whether that is an error which alhpo raises on purpose.
+        exitcode: of the process.
+    """
+
+    value: Any = None
+    error: str | None = None
+    traceback: str = ""
+    expected: bool = False
+    exitcode: int | None = 0
+
+    def result(self) -> Any:
+        """What the job returned; the test fails where that is nothing."""
+        assert self.error is None and self.exitcode == 0, self.traceback or self
+        return self.value
+
+
+def in_process(job: Callable[..., Any], *arguments: Any) -> Ended:
+    """Run a job in a process of its own.
+
+    Args:
+        job: something that can be pickled, as what it takes and returns.
+    """
+    ours, theirs = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=_answer, args=(theirs, job, arguments))
+    process.start()
+    theirs.close()
+    try:
+        ended = ours.recv()
+    except EOFError:  # it was killed
+        ended = None
+    process.join()
+    return ended or Ended(exitcode=process.exitcode)
+
+
+def _answer(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        ended = Ended(job(*arguments))
+    except BaseException as error:
+        ended = Ended(
+            error=f"{type(error).__name__}: {error}",
+            traceback=traceback.format_exc(),
+            expected=isinstance(error, AlhpoError),
+        )
+    connection.send(ended)
+
+
+# --------------------------------------------------------------------------------------- kills
+
+
+def states_of(job: Callable[[], Any], folder: Path) -> list[Tree]:
+    """Every state in which a kill of the job can leave the folder, first to last.
+
+    States that differ in nothing but the content of a file named ``.….tmp`` are one: the name is
+    random, so that only the process which made it could read it. The state kept is a torn one.
+    """
+    seen = whole_states_of(job, folder)
+    states: list[Tree] = []
+    for before, after in zip([seen[0], *seen[:-1]], seen, strict=True):
+        for state in (*_half_written(before, after), after):
+            if not states or _essence(state) != _essence(states[-1]):
+                states.append(state)
+    return states
+
+
+def whole_states_of(job: Callable[[], Any], folder: Path) -> list[Tree]:
+    """The same without the torn states, and with every content of temporary files."""
+    return in_process(_watched, job, folder).result()
+
+
+def _essence(tree: Tree) -> Tree:
+    return Tree(tree.content | {n: b"" for n in tree.files if _is_temporary(n)}, tree.links)
+
+
+def _watched(job: Callable[[], Any], folder: Path) -> list[Tree]:
+    states: list[Tree] = []
+    with at_every_state(folder, states.append):
+        job()
+    return states
+
+
+def kill_in(job: Callable[[], Any], folder: Path, state: int) -> bool:
+    """Run a job in a process of its own and kill that when it has brought the folder into this
+    one of its ``whole_states_of``, counted from 0; returns whether it came to that."""
+    ended = in_process(_killed, job, folder, state)
+    assert ended.exitcode in (0, KILLED), ended
+    return ended.exitcode == KILLED
+
+
+def _killed(job: Callable[[], Any], folder: Path, state: int) -> None:
+    left = state
+
+    def kill(tree: Tree) -> None:
+        nonlocal left
+        if left == 0:
+            os._exit(KILLED)  # as SIGKILL does, without any cleaning up or flushing
+        left -= 1
+
+    with at_every_state(folder, kill):
+        job()
+
+
+@contextmanager
+def at_every_state(folder: Path, see: Callable[[Tree], None]) -> Iterator[None]:
+    """Have ``see`` called with each new state of a folder, before it is changed any further.
+
+    For once in a process: an audit hook stays until its end.
+    """
+    latest: Tree | None = None
+    looking = False
+
+    def look() -> None:
+        nonlocal latest, looking
+        looking = True
+        tree = Tree.of(folder)
+        if tree != latest:
+            latest = tree
+            see(tree)
+        looking = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event in CHANGES or (event == "open" and arguments[2] & WRITING)
+        if writes and not looking:
+            look()
+
+    sys.addaudithook(hook)
+    yield
+    look()
