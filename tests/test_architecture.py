@@ -25,7 +25,7 @@ LAYERS = {
         "tuning",
         "results",
     ],
-    3: ["training", "figures", "loading"],
+    3: ["training", "figures", "loading", "first_query"],
     3.5: ["loss_prediction", "adversarial"],
     4: ["trainer", "provenance", "outputs", "selection"],
     5: ["objective", "fitting"],
