@@ -11,7 +11,8 @@ A run's state is what is on disk, so that a killed run is continued by the same 
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
-    fit/cycle_000/        the model fitted last
+    fit/cycle_000/        the model of the cycle recorded last, and that of the cycle under way
+    fit/final/            the model of the final fit, which ``hpo="final"`` adds
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
     first_query.png       the first images that the first query picked
@@ -24,20 +25,19 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ConfigSpace as CS
 import numpy as np
-import torch
 import yaml
-from PIL import Image, PngImagePlugin
 
 from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
-from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
+from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.first_query import PICTURED, write_picture
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.provenance import check_dataset, session
@@ -67,9 +67,6 @@ from alhpo.types import (
     LabelError,
     RunResult,
 )
-
-#: Images of a query that are kept as a picture, and the white columns between them.
-PICTURED, GAP = 16, 2
 
 
 def run_experiment(
@@ -228,9 +225,13 @@ class _Run:
         self._picture_first_query(learner.dataset)
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
-        if self.config.start == "warm" and not last.diverged:
+        if self.config.start == "warm" and not last.diverged and self._fits_again():
             try:
-                learner.restore(self._fit_folder(last.cycle))
+                learner.restore(
+                    self._fit_folder(last.kind, last.cycle),
+                    configuration=last.configuration,
+                    n_labeled=last.n_labeled,
+                )
             except CheckpointError as error:
                 raise CheckpointError(
                     f"A fit with start=warm goes on from the one before, but: {error} Without it "
@@ -240,12 +241,17 @@ class _Run:
     def _finished(self) -> bool:
         return bool(self.records) and not self.records[-1].queried
 
+    def _fits_again(self) -> bool:
+        """Whether a cycle or the final fit is still to come after the last record."""
+        last = self.records[-1]
+        return bool(last.queried) or (self.config.hpo == "final" and last.kind == "cycle")
+
     def _cycle(self, learner: ActiveLearner) -> None:
         config, cycle = self.config, len(self.records)
         self._watch = Stopwatch()
         tuned = config.searches(cycle)
         search = self._search(learner, cycle) if tuned else self._untuned(learner, cycle)
-        test, diverged = self._fit(learner, search.configuration, cycle)
+        test, diverged = self._fit(learner, search.configuration, "cycle", cycle)
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
         if remaining > 0:
@@ -272,7 +278,7 @@ class _Run:
         cycle = self.records[-1].cycle
         self._watch = Stopwatch()
         search = self._search(learner, cycle)
-        test, diverged = self._fit(learner, search.configuration, cycle)
+        test, diverged = self._fit(learner, search.configuration, "final", cycle)
         self._record(learner, "final", cycle, search, True, test, diverged, ())
 
     def _search(self, learner: ActiveLearner, cycle: int) -> _Search:
@@ -359,9 +365,9 @@ class _Run:
         return {"initial_configurations": initial, "observed": observed}
 
     def _fit(
-        self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
+        self, learner: ActiveLearner, configuration: Mapping[str, Any], kind: str, cycle: int
     ) -> tuple[Evaluation, bool]:
-        folder = self._fit_folder(cycle)
+        folder = self._fit_folder(kind, cycle)
         total = self.config.max_epochs
 
         def progress(epoch: int) -> None:
@@ -371,8 +377,9 @@ class _Run:
         with self._watch.timed("fit"):
             return fitted(learner, configuration, folder, progress)
 
-    def _fit_folder(self, cycle: int) -> Path:
-        return self.path / "fit" / f"cycle_{cycle:03d}"
+    def _fit_folder(self, kind: str, cycle: int) -> Path:
+        """Each fit has its own, for with ``start="warm"`` it goes on from the model before it."""
+        return self.path / "fit" / ("final" if kind == "final" else f"cycle_{cycle:03d}")
 
     def _query(self, learner: ActiveLearner, n: int, diverged: bool) -> tuple[int, ...]:
         if len(learner.pool.pending):  # asked for before a kill
@@ -412,29 +419,17 @@ class _Run:
         )
         self._journal.append(record.to_dict())
         self.records.append(record)
-        for old in (self.path / "fit").glob("cycle_*"):
-            if old != self._fit_folder(record.cycle):
-                shutil.rmtree(old)
-        shutil.rmtree(self.path / "query", ignore_errors=True)
-        for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
-            shutil.rmtree(checkpoint)
+        self._clean_up()
         self._observer.recorded(record)
 
+    def _clean_up(self) -> None:
+        """Drop what nothing needs any more, as far as it goes: no run depends on it.
 
-def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
-    """Write images of the pool side by side, at their own size, as a PNG.
-
-    Its texts "indices" and "classes" are JSON lists: the images' places in the pool and the names
-    of their classes (empty without labels).
-    """
-    rows = torch.tensor(list(indices))
-    images = dataset.images[rows]
-    white = images.new_full((images.shape[1], GAP, images.shape[3]), 255)
-    strip = torch.cat([part for image in images for part in (white, image)][1:], dim=1)
-    labels = [] if dataset.labels is None else dataset.labels[rows].tolist()
-    texts = PngImagePlugin.PngInfo()
-    texts.add_itxt("indices", json.dumps(rows.tolist()))
-    texts.add_itxt("classes", json.dumps([dataset.classes[label] for label in labels]))
-    picture = Image.fromarray((strip.squeeze(2) if strip.shape[2] == 1 else strip).numpy())
-    with atomic_path(file) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=texts)
+        What cannot be removed now is tried again after the next record.
+        """
+        last = self.records[-1]
+        kept = self._fit_folder(last.kind, last.cycle)
+        old = [folder for folder in (self.path / "fit").glob("*") if folder != kept]
+        checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
+        for folder in (*old, self.path / "query", *checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)

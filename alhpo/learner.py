@@ -20,7 +20,7 @@ from alhpo.adversarial import check_image_size
 from alhpo.batches import DeviceImages, InputFormat
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
-from alhpo.fitting import fitted_model, saved_model
+from alhpo.fitting import ALL_LABELS, fitted_model, saved_model
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.loss_prediction import add_loss_predictor
 from alhpo.models import ModelSpec, build_model, model_input
@@ -384,13 +384,41 @@ class ActiveLearner:
             "search lower rates."
         )
 
-    def restore(self, checkpoint_path: str | os.PathLike[str]) -> None:
+    def restore(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+        n_labeled: int | None = None,
+    ) -> None:
         """Take the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.
 
+        Of a fit it must be the model after its last epoch. Of a trial it is the model of the first
+        validation split, after the epoch that the trial had reached.
+
+        Args:
+            checkpoint_path: the folder.
+            configuration: hyperparameters over the fixed ones; with it, the model must be one
+                that ``fit`` trained so, for the learner's ``max_epochs``.
+            n_labeled: with ``configuration``, how many labels it must be trained on, the first
+                ones; by default all that there are.
+
         Raises:
-            CheckpointError: no checkpoint there, a damaged one, or another architecture's.
+            CheckpointError: no checkpoint there, a damaged one, one of a fit that was interrupted,
+                or of another architecture or fit.
         """
-        model = saved_model(Path(checkpoint_path), self._initial, self._spec.identity())
+        expected: dict[str, Any] = {}
+        if configuration is not None:
+            task = self._task("fit", n_labeled)
+            hp = Hyperparameters.create(self.fixed, configuration)
+            expected = {
+                "validation_scheme": ALL_LABELS,
+                "configuration": task.resolved(hp).model_dump(),
+                "labeled_set": task.labeled_set,
+                "training": task.training,
+            }
+        identity = self._spec.identity()
+        model = saved_model(Path(checkpoint_path), self._initial, identity, expected)
         self._fitted = self.compute.place(model)
 
     def evaluate(self) -> Evaluation:
@@ -458,26 +486,27 @@ class ActiveLearner:
             mean, std = self.dataset.channel_statistics()
         return InputFormat(mean, std, size, self.compute.channels_last)
 
-    def _task(self, purpose: str) -> Task:
+    def _task(self, purpose: str, n_labeled: int | None = None) -> Task:
+        """Training on the first ``n_labeled`` labels, or on all."""
         if not self.n_labeled:
             raise ConfigurationError(
                 "Nothing is labelled yet: label_initial(n) or tell(...) first."
             )
         if self.max_epochs < 1:
             raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
-        indices = torch.from_numpy(self.pool.labeled)
+        indices = torch.from_numpy(self.pool.labeled[:n_labeled])
         template = self._initial
         if self._start == "warm" and self._fitted is not None:
             template = self._fitted
         return Task(
             images=self.dataset.images[indices],
-            labels=torch.from_numpy(self.pool.labels),
+            labels=torch.from_numpy(self.pool.labels[:n_labeled]),
             template=template,
             model=self._spec.identity(),
             form=self._form,
             compute=self.compute,
             max_epochs=self.max_epochs,
-            seed=derive_seed(self.seed, purpose, self.n_labeled),
+            seed=derive_seed(self.seed, purpose, len(indices)),
             augmentation=self.dataset.augmentation,
         )
 

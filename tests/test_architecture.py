@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 #: The layer of each module; a package stands for all modules in it.
 LAYERS = {
     0: ["types", "seeding"],
-    0.5: ["files", "schema"],  # they raise the errors of types
+    0.5: ["files", "registration", "schema"],  # they raise the errors of types
     1: ["protocols", "weights", "tables"],
     2: [
         "hyperparameters",
@@ -25,7 +25,7 @@ LAYERS = {
         "tuning",
         "results",
     ],
-    3: ["training", "figures", "loading"],
+    3: ["training", "figures", "loading", "first_query"],
     3.5: ["loss_prediction", "adversarial"],
     4: ["trainer", "provenance", "outputs", "selection"],
     5: ["objective", "fitting"],

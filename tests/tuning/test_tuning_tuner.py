@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from ConfigSpace import ConfigurationSpace
 from tuning_toys import ToyObjective, learning_curve, quick_dyhpo, read_rows, toy_space
 
 from alhpo.files import exclusive
-from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer
+from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer, registry
 from alhpo.types import ConfigurationError, RunLockedError, TunerError
 
 KEYS = {
@@ -368,7 +370,7 @@ def test_callback_sees_every_row(tmp_path):
     assert all(set(row) >= KEYS for row in rows)
 
 
-def test_an_optimizer_of_ones_own(tmp_path):
+def test_an_optimizer_of_ones_own(tmp_path, own_registry):
     class Halver:
         """Trains all for one epoch, then the best to the end."""
 
@@ -471,8 +473,46 @@ def test_arguments_are_checked_before_any_work(tmp_path, change, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+
+
 def test_registering_nonsense_is_refused():
     with pytest.raises(ConfigurationError):
         register_optimizer("", get_optimizer_factory("random"))
     with pytest.raises(ConfigurationError):
         register_optimizer("mine", 3)
+
+
+def test_a_taken_name_is_refused_unless_the_same_factory_is_defined_again(own_registry):
+    def define():
+        def factory(configurations, **_): ...
+
+        return factory
+
+    first, again = define(), define()
+    register_optimizer("mine", first)
+    register_optimizer("mine", first)
+    register_optimizer("mine", again)
+    assert get_optimizer_factory("mine") is again
+    for name in optimizer_names():
+        if name not in ("mine", "tpe") and not name.startswith("hpo4dl"):
+            register_optimizer(name, get_optimizer_factory(name))
+    for taken in ("mine", "dyhpo", "random"):
+        with pytest.raises(ConfigurationError, match=f"'{taken}' belongs to the optimizer"):
+            register_optimizer(taken, lambda configurations, **_: None)
+    quick = functools.partial(get_optimizer_factory("dyhpo"), step=3)
+    register_optimizer("quick", quick)
+    register_optimizer("quick", functools.partial(get_optimizer_factory("dyhpo"), step=3))
+    with pytest.raises(ConfigurationError, match=r"belongs to the optimizer a functools\.partial"):
+        register_optimizer("quick", functools.partial(get_optimizer_factory("dyhpo"), step=4))
+
+
+@pytest.mark.parametrize("value", ["nowhere:nothing", "math:pi"])
+def test_a_broken_plug_in_is_named(tmp_path, monkeypatch, value):
+    point = EntryPoint("plugged", value, "alhpo.optimizers")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert "plugged" in optimizer_names()
+    with pytest.raises(ConfigurationError, match=rf"'plugged' \({value}\)"):
+        tuner(ToyObjective(), tmp_path, "plugged")
