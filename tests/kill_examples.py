@@ -7,15 +7,15 @@ import io
 import json
 import math
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm.models
 import torch
+import toy_models  # noqa: F401 - a network that trains in milliseconds, registered with timm
 from ConfigSpace import ConfigurationSpace
-from torch import nn
 
 import alhpo.experiment
 import alhpo.fitting
@@ -25,41 +25,9 @@ from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
 from alhpo.experiment import run_experiment
 from alhpo.studies.config import StudyConfig
-from alhpo.studies.scheduler import SilentStudy, StudyObserver, run_study
+from alhpo.studies.scheduler import SilentStudy, run_study
 from alhpo.tuning import Tuner
-
-# ------------------------------------------------------------------------- a network and its data
-
-
-class ToyNet(nn.Module):
-    """A network of some 60 parameters and a batch normalisation, with timm's interface."""
-
-    num_features = 4
-
-    def __init__(self, num_classes: int, in_chans: int) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(in_chans, self.num_features, 3, stride=2)
-        self.body = nn.Sequential(convolution, nn.BatchNorm2d(self.num_features), nn.ReLU())
-        self.head = nn.Linear(self.num_features, num_classes)
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        features = x.mean((2, 3))
-        return features if pre_logits else self.head(features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-
-@timm.models.register_model
-def toy_net(pretrained: bool = False, num_classes: int = 10, in_chans: int = 1, **_: Any) -> ToyNet:
-    """The name under which timm makes it."""
-    return ToyNet(num_classes, in_chans)
+from alhpo.types import CheckpointError
 
 
 def toy_data() -> ImageDataset:
@@ -84,7 +52,7 @@ def _quick() -> None:
 
 RUN = {
     "dataset": "toy",
-    "model": "toy_net",
+    "model": "alhpo_toy",
     "strategy": "albl:random,entropy",  # it has a state, which lives from query to query
     "initial_size": 8,
     "acquisition_size": 4,
@@ -126,10 +94,7 @@ class ToyObjective:
     ) -> dict[str, Any]:
         folder, total = Path(checkpoint), 0.0
         if previous_epoch:
-            one, two = (json.loads((folder / name).read_text()) for name in ("one", "two"))
-            assert one == two, "a torn checkpoint"
-            assert one["epoch"] == previous_epoch, "the checkpoint of another epoch"
-            total = one["total"]
+            total = self._read(folder, previous_epoch)
         else:
             assert not folder.exists(), "leftovers of another search"
         folder.mkdir(exist_ok=True)
@@ -139,6 +104,15 @@ class ToyObjective:
             self._write(folder / name, json.dumps({"epoch": epoch, "total": total + metric}))
         diverged = configuration["x"] > 0.8 and epoch > 1
         return {"epoch": epoch, "metric": math.nan if diverged else metric, "total": total}
+
+    def _read(self, folder: Path, epoch: int) -> float:
+        try:
+            one, two = (json.loads((folder / name).read_text()) for name in ("one", "two"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} is damaged: {error}") from error
+        assert one == two, "a torn checkpoint"
+        assert one["epoch"] == epoch, "the checkpoint of another epoch"
+        return one["total"]
 
     def _write(self, path: Path, text: str) -> None:
         if self.replaces_files:
@@ -170,21 +144,39 @@ def search(
     return [_without_times(row) for row in (best, *tuner.results)]
 
 
-def study(folder: Path, observer: StudyObserver | None = None) -> list[str]:
-    """A study of two runs and the tuning of their pools; returns the state of every cell."""
+def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
+    """A study in the folder: of two runs; or with ``tune`` of one, and the tuning of its pool.
+
+    Args:
+        process: to be killed when a cell is found to be in work elsewhere.
+
+    Returns:
+        what became of each cell.
+    """
     _quick()
     alhpo.experiment.load_data = alhpo.pool_tuning.load_data = lambda _: toy_data()
     config = StudyConfig(
         name="toy",
         output_dir=str(folder),
         settings={**RUN, "budget": 12, "optimizer": "random", "max_budget": 3},
-        grid={"strategy": ["albl:random,entropy", "random"]},
-        tune={"labels": [12]},
+        grid={"strategy": ["albl:random,entropy"] if tune else ["albl:random,entropy", "random"]},
+        tune={"labels": [12]} if tune else None,
     )
-    result = run_study(config, "in-process", observer=observer or SilentStudy(), pause=0.01)
+    result = run_study(config, "in-process", observer=_Killer(process), pause=0.01)
     return [f"finished {cell.title}" for cell in result.finished] + [
         f"{cell.title}: {message}" for cell, message in result.failed
     ]
+
+
+class _Killer(SilentStudy):
+    """Kills a process when it hears that another one has a cell in work."""
+
+    def __init__(self, process: int | None) -> None:
+        self._process = process
+
+    def noted(self, title: str, message: str) -> None:
+        assert self._process is not None, message
+        os.kill(self._process, signal.SIGKILL)
 
 
 # -------------------------------------------------------------------------- what of it is recorded
@@ -209,18 +201,29 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    if path.suffix == ".jsonl":
-        return [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
-    if path.suffix == ".json":
-        return _without_times(json.loads(path.read_text()))
-    if path.suffix == ".csv":
-        return [_without_times(row) for row in csv.DictReader(io.StringIO(path.read_text()))]
-    return path.read_bytes()
+    read = {".jsonl": _lines, ".json": json.loads, ".csv": _rows}.get(path.suffix)
+    content = path.read_bytes()
+    if read is None:
+        return content
+    try:
+        return _without_times(read(content.decode()))
+    except ValueError:  # damaged
+        return content
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _rows(text: str) -> list[Any]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_times(v) for k, v in value.items() if k not in INCIDENTAL}
+    if isinstance(value, list):
+        return [_without_times(item) for item in value]
     if isinstance(value, float) and math.isnan(value):
         return "NaN"  # equal to itself
     return value

@@ -3,11 +3,11 @@
 A process that is killed leaves its files as they are at that moment, so that one run is enough to
 see all that a kill at any moment can leave. Python reports every change to a file or folder to
 audit hooks just before it makes it (``shutil``, ``tempfile`` and ``pathlib`` end in the same
-calls): ``states_of`` looks at the folder at each of these reports, and once more at the end. Moments
-with the same files are one state, for nothing but the files is left of a process. What is written
-without a report (bytes that go into an open file, what Rust code of safetensors writes) is seen as
-the difference of two neighbouring states. A kill in the middle of it leaves a part of these bytes:
-such torn states are added.
+calls): ``states_of`` looks at the folder at each of these reports, and once more at the end.
+Moments with the same files are one state, for nothing but the files is left of a process. What is
+written without a report (bytes that go into an open file, what Rust code of safetensors writes) is
+seen as the difference of two neighbouring states. A kill in the middle of it leaves a part of
+these bytes: such torn states are added.
 
 ``kill_in`` really kills a process in one of these states, so that the tests do not depend on this
 reasoning alone.
@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -69,10 +70,10 @@ class Tree:
         first_names: dict[int, str] = {}
         for parent, folders, files in os.walk(folder):
             folders.sort()
-            for name in folders:
-                content[os.path.relpath(os.path.join(parent, name), folder)] = None
-            for name in sorted(files):
-                path = os.path.relpath(os.path.join(parent, name), folder)
+            inside = os.path.relpath(parent, folder)
+            start = "" if inside == "." else f"{inside}/"
+            content |= {start + name: None for name in folders}
+            for path in sorted(start + name for name in files):
                 content[path] = (folder / path).read_bytes()
                 inodes[path] = (folder / path).stat().st_ino
                 first = first_names.setdefault(inodes[path], path)
@@ -132,11 +133,16 @@ def _half_written(before: Tree, after: Tree) -> Iterator[Tree]:
     ]
     for name in written:  # two at a time only where one is a log that stays open
         old, new = before.content.get(name) or b"", after.content[name] or b""
-        same = len(os.path.commonprefix([old, new]))  # of a file that is appended to: all of it
+        same = _common_length(old, new)  # of a file that is appended to: all of it
         for length in sorted({same, (same + len(new)) // 2, len(new)}):
             torn = before.written(name, new[:length])
             if torn not in (before, after):
                 yield torn
+
+
+def _common_length(one: bytes, other: bytes) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _is_temporary(name: str) -> bool:
@@ -212,9 +218,18 @@ def states_of(job: Callable[[], Any], folder: Path) -> list[Tree]:
     states: list[Tree] = []
     for before, after in zip([seen[0], *seen[:-1]], seen, strict=True):
         for state in (*_half_written(before, after), after):
-            if not states or _essence(state) != _essence(states[-1]):
+            if not states or changed(states[-1], state):
                 states.append(state)
     return states
+
+
+def changed(before: Tree, after: Tree) -> list[str]:
+    """The paths in which two states differ in more than the content of temporary files."""
+    one, other = _essence(before), _essence(after)
+    names = one.content.keys() | other.content.keys()
+    found = {n for n in names if one.content.get(n, 0) != other.content.get(n, 0)}
+    found |= {n for n in names if one.links.get(n) != other.links.get(n)}
+    return sorted(found)
 
 
 def whole_states_of(job: Callable[[], Any], folder: Path) -> list[Tree]:
@@ -251,6 +266,36 @@ def _killed(job: Callable[[], Any], folder: Path, state: int) -> None:
         left -= 1
 
     with at_every_state(folder, kill):
+        job()
+
+
+@contextmanager
+def stopped_in(job: Callable[[], Any], folder: Path, state: int) -> Iterator[int]:
+    """A process that does a job, stopped (as by Ctrl-Z) in one of the ``whole_states_of`` it, with
+    all locks it has then; it is killed in the end. Yields its process id."""
+    ours, theirs = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=_stopped, args=(theirs, job, folder, state))
+    process.start()
+    try:
+        assert ours.poll(60), "it never came to that state"
+        ours.recv()
+        yield process.pid
+    finally:
+        process.kill()
+        process.join()
+
+
+def _stopped(connection: Connection, job: Callable[[], Any], folder: Path, state: int) -> None:
+    left = state
+
+    def stop(tree: Tree) -> None:
+        nonlocal left
+        if left == 0:
+            connection.send(None)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        left -= 1
+
+    with at_every_state(folder, stop):
         job()
 
 

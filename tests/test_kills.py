@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 
 import pytest
 from kill_examples import recorded, run, search, study
-from killing import Tree, in_process, kill_in, states_of, whole_states_of
+from killing import Tree, changed, in_process, kill_in, states_of, stopped_in, whole_states_of
+
+Job = Callable[[], Any]
 
 MODES = {
     "fixed": {"hpo": "fixed"},
@@ -22,32 +22,97 @@ MODES = {
 }
 
 
-def assert_same_end(job: Callable[[], Any], folder: Path, state: Tree, expected: Any) -> None:
-    """Go on from a state in a new process, and compare what comes of it."""
-    state.put(folder)
-    ended = in_process(job)
-    assert (ended.result(), recorded(folder)) == expected, sorted(state.content)
+def result_of(job: Job, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """What the job returns, and what it leaves in the folder."""
+    return in_process(job).result(), recorded(folder)
 
 
-def check_every_kill(job: Callable[[], Any], folder: Path) -> int:
-    """Kill a job in every state and go on from each; returns the number of states."""
+def check_every_kill(job: Job, folder: Path) -> None:
+    """Kill a job at every moment, and go on each time."""
     folder.mkdir()
     states = states_of(job, folder)
-    expected = in_process(job).result(), recorded(folder)
-    for state in states:
-        assert_same_end(job, folder, state, expected)
-    return len(states)
+    expected = result_of(job, folder)
+    wrong = []
+    for number, state in enumerate(states):
+        state.put(folder)
+        if result_of(job, folder) != expected:
+            wrong.append((number, changed(states[max(0, number - 1)], state)))
+    assert not wrong, f"not exact in {len(wrong)} of {len(states)} states, after these changes"
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["fixed", *(pytest.param(m, marks=pytest.mark.slow) for m in [*MODES][1:])]
+)
 def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start):
-    job = partial(run, tmp_path / "killed", start=start, **MODES[mode])
-    print(check_every_kill(job, tmp_path / "killed"))
+    folder = tmp_path / "killed"
+    check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
 
 
 @pytest.mark.parametrize("replaces_files", [False, True])
-@pytest.mark.parametrize("optimizer", ["dyhpo", "hyperband", "asha", "random", "tpe"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["asha", *(pytest.param(o, marks=pytest.mark.slow) for o in ("dyhpo", "hyperband", "tpe"))],
+)
 def test_a_search_killed_anywhere_ends_with_the_same_rows(tmp_path, optimizer, replaces_files):
-    job = partial(search, tmp_path / "killed", optimizer, replaces_files)
-    print(check_every_kill(job, tmp_path / "killed"))
+    folder = tmp_path / "killed"
+    check_every_kill(partial(search, folder, optimizer, replaces_files), folder)
+
+
+@pytest.mark.slow
+def test_a_search_with_checkpoints_elsewhere_killed_anywhere_ends_with_the_same_rows(tmp_path):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(search, folder, "random", True, elsewhere=True), folder)
+
+
+@pytest.mark.slow
+def test_a_study_killed_anywhere_ends_with_the_same_records(tmp_path):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(study, folder, tune=True), folder)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_when_another_process_of_it_is_killed_anywhere(tmp_path):
+    """The other one comes to the cell while its process still holds it, and takes it over."""
+    folder = tmp_path / "shared"
+    job = partial(study, folder, tune=False)
+    folder.mkdir()
+    states = whole_states_of(job, folder)
+    expected = result_of(job, folder)
+    for number in range(len(states)):
+        if number and not changed(states[number - 1], states[number]):
+            continue
+        states[0].put(folder)
+        with stopped_in(job, folder, number) as process:
+            beside = partial(study, folder, tune=False, process=process)
+            assert result_of(beside, folder) == expected, number
+        assert result_of(job, folder) == expected, number
+
+
+@pytest.mark.parametrize(
+    ("work", "settings"),
+    [
+        (run, {"start": "warm", **MODES["fixed"]}),
+        pytest.param(run, {"start": "warm", **MODES["final"]}, marks=pytest.mark.slow),
+        pytest.param(
+            search, {"optimizer": "dyhpo", "replaces_files": True}, marks=pytest.mark.slow
+        ),
+        pytest.param(study, {"tune": True}, marks=pytest.mark.slow),
+    ],
+    ids=["fixed", "final", "search", "study"],
+)
+def test_killed_twice_it_ends_with_the_same_records(tmp_path, work, settings):
+    """Processes that are really killed, at random moments, and so are those that go on."""
+    folder = tmp_path / "killed"
+    job = partial(work, folder, **settings)
+    folder.mkdir()
+    states = whole_states_of(job, folder)
+    expected = result_of(job, folder)
+    dice = random.Random(0)
+    for first in dice.sample(range(len(states)), 10):
+        states[0].put(folder)
+        assert kill_in(job, folder, first)
+        left = Tree.of(folder)
+        assert left.without_random_names() == states[first].without_random_names()
+        kill_in(job, folder, dice.randrange(1, len(states) - first + 1))
+        assert result_of(job, folder) == expected, first
