@@ -59,9 +59,10 @@ RUN = {
     "budget": 16,
     "validation": "holdout:0.4",
     "max_epochs": 2,
-    "max_budget": 5,
+    "max_budget": 6,
     "optimizer": "dyhpo",  # it learns from the searches before
-    "num_configurations": 4,
+    "num_configurations": 2,  # so few that it goes on with one
+    "metric": "likelihood",
     "hyperparameters": {"batch_size": 4},
     "validate_fixed": False,
     "precision": "float32",
