@@ -207,28 +207,32 @@ class ActiveLearner:
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
         probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
         query = Query(tuple(int(i) for i in chosen), probabilities=probabilities)
-        return self._asked(query, new_cycle=False)
+        return self._asked(query, self.cycle)
 
-    def ask(self, n: int) -> Query:
+    def ask(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
         """Choose ``n`` unlabelled images with the strategy and the model fitted last.
 
         Images that were asked for before and not answered yet are not chosen again.
 
         Args:
             n: how many, at most as many as are neither labelled nor asked for.
+            strategy: for this query, instead of the learner's.
 
         Returns:
             Indices, scores and, where images came from files, their paths. Answer with ``tell``,
             in parts or late if need be.
 
         Raises:
-            LabelError: ``n`` is below 1 or exceeds what is left of the pool.
+            LabelError: ``n`` is no integer, below 1, or exceeds what is left of the pool.
             AlhpoError: the strategy needs a model and none was fitted.
+            DivergedError: what the strategy looks at is not finite, or what it trains diverged;
+                ``strategy="random"`` looks at nothing.
         """
-        check_dropout(self.strategy, self._outputs.dropout)
+        chooser = self.strategy if strategy is None else get_strategy(strategy)
+        check_dropout(chooser, self._outputs.dropout)
         candidates = self._candidates(n)
         step = self.cycle + 1
-        needs = strategy_needs(self.strategy)
+        needs = strategy_needs(chooser)
         if needs and self._query_subset is not None and self._query_subset < len(candidates):
             size = max(self._query_subset, n)
             generator = numpy_generator(self.seed, "query subset", step)
@@ -241,15 +245,15 @@ class ActiveLearner:
             self.pool,
             self.model if needs & OF_MODEL else None,
             self._outputs,
-            owner=strategy_name(self.strategy),
+            owner=strategy_name(chooser),
             cycle=self.cycle,
             folder=folder,
         )
         generator = numpy_generator(self.seed, "query", step)
-        query = run_strategy(self.strategy, outputs, n, generator)
+        query = run_strategy(chooser, outputs, n, generator)
         if len(candidates) < len(self.pool.available):  # images outside the subset had no chance
             query = replace(query, probabilities=None)
-        query = self._asked(query, new_cycle=True)
+        query = self._asked(query, self.cycle + 1, strategy_name(chooser))
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return query
@@ -381,7 +385,8 @@ class ActiveLearner:
             self._fitted = None
         raise DivergedError(
             f"Training diverged (non-finite outputs by epoch {epochs}) with {hp!r}. Lower lr, or "
-            "search lower rates."
+            "search lower rates.",
+            epochs,
         )
 
     def restore(
@@ -523,14 +528,12 @@ class ActiveLearner:
             )
         return available
 
-    def _asked(self, query: Query, *, new_cycle: bool) -> Query:
-        cycle = self.cycle + 1 if new_cycle else self.cycle
-        owner = strategy_name(self.strategy)
+    def _asked(self, query: Query, cycle: int, strategy: str = "") -> Query:
         self.pool.ask(
             query.indices,
             cycle,
             state=query.state,
-            strategy=owner,
+            strategy=strategy,
             probabilities=query.probabilities,
         )
         paths = self.dataset.paths

@@ -31,6 +31,7 @@ LAYERS = {
     5: ["objective", "fitting"],
     6: ["learner", "config", "report"],
     6.5: ["steps", "labeled_pool"],
+    6.7: ["cycle_search"],
     7: ["experiment", "pool_tuning", "testing"],  # testing: anything below experiment
     7.5: ["progress"],
     8: ["studies"],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_models import alhpo_toy
+from toy_models import TOY, alhpo_toy
 
 from alhpo.checkpoints import read_description, write_checkpoint
 from alhpo.config import RunConfig
@@ -15,21 +15,6 @@ from alhpo.experiment import run_experiment
 from alhpo.files import Journal
 from alhpo.learner import ActiveLearner
 from alhpo.types import CheckpointError
-
-TOY = {
-    "model": alhpo_toy.__name__,
-    "strategy": "entropy",
-    "initial_size": 12,
-    "acquisition_size": 8,
-    "budget": 28,
-    "max_epochs": 2,
-    "max_budget": 4,
-    "num_configurations": 4,
-    "optimizer": "random",
-    "hyperparameters": {"batch_size": 8},
-    "precision": "float32",
-    "device": "cpu",
-}
 
 
 def settings(folder, **changes) -> RunConfig:

@@ -36,3 +36,20 @@ class ToyNet(nn.Module):
 @register_model
 def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, **kwargs):
     return ToyNet(num_classes, in_chans)
+
+
+#: Settings of a run of three cycles that takes a second.
+TOY = {
+    "model": alhpo_toy.__name__,
+    "strategy": "entropy",
+    "initial_size": 12,
+    "acquisition_size": 8,
+    "budget": 28,
+    "max_epochs": 2,
+    "max_budget": 4,
+    "num_configurations": 4,
+    "optimizer": "random",
+    "hyperparameters": {"batch_size": 8},
+    "precision": "float32",
+    "device": "cpu",
+}

@@ -71,12 +71,10 @@ def check_optimizer(
         "device": None,
     }
 
-    def search(
-        case: str, curve: Curve, *, ask: bool = False, **changed: Any
-    ) -> Iterator[tuple[tuple[int, int], ...]]:
+    def search(case: str, curve: Curve, **changed: Any) -> Iterator[tuple[tuple[int, int], ...]]:
         used = settings | changed
         budget = max_budget if used["max_budget"] is None else used["max_budget"]
-        return _search(factory, make(), curve, used, case, budget, ask=ask)
+        return _search(factory, make(), curve, used, case, budget)
 
     first = list(search("ordinary curves", _curve))
     with global_seed(1):
@@ -89,7 +87,8 @@ def check_optimizer(
             f"The same seed and observations gave other suggestions: {_difference(first, again)}. "
             "Everything random must come from the seed; nothing may be shared between optimizers.",
         )
-    asked = list(search("ordinary curves, asked for the expected gain", _curve, ask=True))
+    case = "ordinary curves, asked for the expected gain"
+    asked = list(_search(factory, make(), _curve, settings, case, max_budget, ask=True))
     require(
         asked == first,
         f"Asking for expected_gain changed the suggestions: {_difference(first, asked)}. It must "
@@ -117,7 +116,7 @@ def _search(
     case: str,
     budget: int,
     *,
-    ask: bool,
+    ask: bool = False,
 ) -> Iterator[tuple[tuple[int, int], ...]]:
     """Run one search; yields the (number, epoch) pairs of each suggestion.
 
