@@ -117,6 +117,7 @@ class _Run:
             self._cycle(learner)
         if self.config.hpo == "final" and self.records[-1].kind == "cycle":
             self._final(learner)
+        self._clean_up()  # a kill after the last record may have been in its way
         learner.pool.export(self.path / "queried_indices.json")
         write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
         return RunResult(self.path, tuple(self.records), resumed)

@@ -105,6 +105,8 @@ class TrialFolders:
 
     def export_best(self, configuration_id: int, epoch: int, destination: Path) -> None:
         """Copy the best checkpoint to ``destination``, replacing what is there."""
+        for half_made in destination.parent.glob(f".{destination.name}.*"):
+            _delete(half_made)  # by a process that was killed
         temporary = destination.parent / f".{destination.name}.{uuid.uuid4().hex}"
         self._clone(self._best(configuration_id, epoch) / "checkpoint", temporary)
         _delete(destination)
