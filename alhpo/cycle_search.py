@@ -19,13 +19,14 @@ from alhpo.steps import (
     Observer,
     constants,
     epochs_in,
+    has_ended,
     results_within,
     searched,
     storage_of,
     validation_of,
     within,
 )
-from alhpo.types import CycleRecord
+from alhpo.types import CycleRecord, DataError
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,34 @@ class CycleSearch:
     ) -> dict[str, Any]:
         """What a search starts from: the fixed hyperparameters, or the searches before it."""
         observed = results_within(space, measured)
-        earlier = [
-            results_within(space, sorted(self._cycle_folder(record.cycle).glob("experiment_*")))
-            for record in records
-            if record.tuned
-        ]
-        if self._config.transfer and any(earlier):
+        tuned = [record for record in records if record.tuned and self._config.transfer]
+        earlier = [results_within(space, self._experiments(record)) for record in tuned]
+        if any(earlier):
             return {"warm_start": earlier, "observed": observed}
         fixed = Hyperparameters.create(self._config.hyperparameters).model_dump()
         known = [row["configuration"] for row in observed]
         initial = [one for one in within(space, fixed) if one not in known]
         return {"initial_configurations": initial, "observed": observed}
+
+    def _experiments(self, record: CycleRecord) -> list[Path]:
+        """The experiments of a cycle that is recorded.
+
+        Raises:
+            DataError: they have fewer epochs than are recorded, so that a search which learns from
+                them would not be the one that was begun.
+        """
+        folder = self._cycle_folder(record.cycle)
+        found = sorted(folder.glob("experiment_*"))
+        held, recorded = epochs_in(folder), record.epochs["hpo"]
+        if held < recorded:
+            cut = [path / "journal.jsonl" for path in found if not has_ended(path)]
+            raise DataError(
+                f"{(*cut, folder)[0]} was cut short or removed: the searches of cycle "
+                f"{record.cycle} trained {recorded} epochs, of which {held} are left, and later "
+                f"searches learn from them. Restore it from a copy, or remove "
+                f"{self._folder.parent} to run anew."
+            )
+        return found
 
     def _cycle_folder(self, cycle: int) -> Path:
         return self._folder / f"cycle_{cycle:03d}"

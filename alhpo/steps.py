@@ -184,6 +184,11 @@ def epochs_in(folder: Path) -> int:
     return sum(len(_record_of(path).outcomes) for path in folder.glob("experiment_*"))
 
 
+def has_ended(experiment: Path) -> bool:
+    """Whether a search came to its end; what is gone or cut short did not."""
+    return _record_of(experiment).ended
+
+
 def _record_of(experiment: Path) -> Record:
     return SearchJournal(Journal(experiment / "journal.jsonl")).read()
 
