@@ -59,7 +59,7 @@ RUN = {
     "budget": 16,
     "validation": "holdout:0.4",
     "max_epochs": 2,
-    "max_budget": 6,
+    "max_budget": 5,
     "optimizer": "dyhpo",  # it learns from the searches before
     "num_configurations": 2,  # so few that it goes on with one
     "metric": "likelihood",
@@ -81,7 +81,7 @@ def run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 
-    Metrics rise, fall now and then, and depend on what is found on disk; with x above 0.8 they
+    Metrics rise, fall now and then, and depend on what is found on disk; with x above 0.65 they
     are NaN from epoch 2 on.
     """
 
@@ -103,7 +103,7 @@ class ToyObjective:
         metric += 0.01 * total
         for name in ("one", "two"):
             self._write(folder / name, json.dumps({"epoch": epoch, "total": total + metric}))
-        diverged = configuration["x"] > 0.8 and epoch > 1
+        diverged = configuration["x"] > 0.65 and epoch > 1
         return {"epoch": epoch, "metric": math.nan if diverged else metric, "total": total}
 
     def _read(self, folder: Path, epoch: int) -> float:
@@ -133,11 +133,12 @@ def search(
         ToyObjective(replaces_files),
         ConfigurationSpace({"x": (0.0, 1.0)}),
         max_epochs=3,
-        max_budget=9,
+        max_budget=7,
         output_path=folder / "results",
         optimizer=optimizer,
-        num_configurations=6,
+        num_configurations=4,
         seed=1,
+        resume="quiet",
         storage_path=folder / "storage" if elsewhere else None,
         progress=False,
     )

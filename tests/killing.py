@@ -13,7 +13,9 @@ these bytes: such torn states are added.
 reasoning alone.
 
 All processes are forks of one that has imported everything and computed nothing, as starting
-Python and importing PyTorch hundreds of times would take hours.
+Python and importing PyTorch thousands of times would take hours. Even so a process takes longer to
+fork and to warm up than the toy work takes, so that ``continued`` gives each process several states
+to go on from, one after the other.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ CHANGES = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.trun
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 #: The exit status of a process that killed itself.
 KILLED = 9
+#: From how many states a process goes on.
+STATES_PER_PROCESS = 20
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["alhpo.studies", "optuna"])
@@ -154,13 +158,13 @@ def _is_temporary(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended in a process of its own.
+    """How a job ended.
 
     Attributes:
         value: what it returned.
         error: its exception in one line, None where there was none; and the traceback.
         expected: whether that is an error which alhpo raises on purpose.
-        exitcode: of the process.
+        exitcode: of its process.
     """
 
     value: Any = None
@@ -168,6 +172,16 @@ class Ended:
     traceback: str = ""
     expected: bool = False
     exitcode: int | None = 0
+
+    @classmethod
+    def of(cls, job: Callable[..., Any], *arguments: Any) -> Ended:
+        """Run a job here."""
+        try:
+            return cls(job(*arguments))
+        except Exception as error:
+            line = f"{type(error).__name__}: {error}"
+            expected = isinstance(error, AlhpoError)
+            return cls(error=line, traceback=traceback.format_exc(), expected=expected)
 
     def result(self) -> Any:
         """What the job returned; the test fails where that is nothing."""
@@ -194,15 +208,29 @@ def in_process(job: Callable[..., Any], *arguments: Any) -> Ended:
 
 
 def _answer(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    try:
-        ended = Ended(job(*arguments))
-    except BaseException as error:
-        ended = Ended(
-            error=f"{type(error).__name__}: {error}",
-            traceback=traceback.format_exc(),
-            expected=isinstance(error, AlhpoError),
-        )
-    connection.send(ended)
+    connection.send(Ended.of(job, *arguments))
+
+
+def continued(
+    job: Callable[[], Any], folder: Path, states: list[Tree], look: Callable[[Path], Any]
+) -> list[Ended]:
+    """Put a folder into each of these states and do the job there; with the result of each comes
+    what ``look`` then sees in the folder."""
+    ended: list[Ended] = []
+    for start in range(0, len(states), STATES_PER_PROCESS):
+        some = states[start : start + STATES_PER_PROCESS]
+        ended += in_process(_continued, job, folder, some, look).result()
+    return ended
+
+
+def _continued(
+    job: Callable[[], Any], folder: Path, states: list[Tree], look: Callable[[Path], Any]
+) -> list[Ended]:
+    ended = []
+    for state in states:
+        state.put(folder)
+        ended.append(Ended.of(lambda: (job(), look(folder))))
+    return ended
 
 
 # --------------------------------------------------------------------------------------- kills

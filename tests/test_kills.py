@@ -10,15 +10,25 @@ from typing import Any
 
 import pytest
 from kill_examples import recorded, run, search, study
-from killing import Tree, changed, in_process, kill_in, states_of, stopped_in, whole_states_of
+from killing import (
+    Tree,
+    changed,
+    continued,
+    in_process,
+    kill_in,
+    states_of,
+    stopped_in,
+    whole_states_of,
+)
 
 Job = Callable[[], Any]
 
 MODES = {
     "fixed": {"hpo": "fixed"},
     "per-cycle": {"hpo": "per-cycle", "budget": 12},
-    "every": {"hpo": "every:2"},
+    "every": {"hpo": "every:2", "measure_current": False, "max_budget": 3},
     "final": {"hpo": "final", "budget": 12},
+    "diverging": {"hpo": "fixed", "hyperparameters": {"batch_size": 4, "lr": 1e25}},
 }
 
 
@@ -33,11 +43,11 @@ def check_every_kill(job: Job, folder: Path) -> None:
     states = states_of(job, folder)
     expected = result_of(job, folder)
     wrong = []
-    for number, state in enumerate(states):
-        state.put(folder)
-        if result_of(job, folder) != expected:
-            wrong.append((number, changed(states[max(0, number - 1)], state)))
-    assert not wrong, f"not exact in {len(wrong)} of {len(states)} states, after these changes"
+    for number, ended in enumerate(continued(job, folder, states, recorded)):
+        if ended.value != expected:
+            after = changed(states[max(0, number - 1)], states[number])
+            wrong.append(f"{number}, after {after}: {ended.traceback or 'other records'}")
+    assert not wrong, f"{len(wrong)} of {len(states)} states\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])
@@ -49,10 +59,14 @@ def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start)
     check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
 
 
-@pytest.mark.parametrize("replaces_files", [False, True])
 @pytest.mark.parametrize(
-    "optimizer",
-    ["asha", *(pytest.param(o, marks=pytest.mark.slow) for o in ("dyhpo", "hyperband", "tpe"))],
+    ("optimizer", "replaces_files"),
+    [
+        ("asha", False),
+        ("dyhpo", True),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("dyhpo", "random", "tpe")),
+        pytest.param("hyperband", True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_search_killed_anywhere_ends_with_the_same_rows(tmp_path, optimizer, replaces_files):
     folder = tmp_path / "killed"
