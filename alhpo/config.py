@@ -1,11 +1,16 @@
 """The settings of a run and of the tuning of a labelled pool: one schema for Python, YAML files and
-command-line flags."""
+command-line flags.
+
+What a value must look like is checked first, and without torch; whether there is a model, space or
+strategy of that name is looked up when everything else is in order.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,15 +20,17 @@ from pydantic import Field
 
 from alhpo.files import content_hash
 from alhpo.hyperparameters import SPACES, Hyperparameters, load_space
-from alhpo.models import check_model_name
-from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
+from alhpo.identity import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
-from alhpo.strategies import check_dropout, get_strategy, strategy_names, strategy_needs
-from alhpo.tuning import get_optimizer_factory, optimizer_names
-from alhpo.tuning.arguments import says
-from alhpo.tuning.spaces import space_identity
 from alhpo.types import ConfigurationError
-from alhpo.validation import get_validation
+
+#: The strategies that come with alhpo, for the help that is shown without importing them.
+STRATEGIES = (
+    *("albl", "badge", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
+    *("least-confidence", "lpl", "margin", "mc-dropout", "mean-std", "probcover", "random"),
+    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "power:SCORE@BETA"),
+    *("probcover:RADIUS", "skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA"),
+)
 
 
 class DataSettings(Settings):
@@ -65,11 +72,13 @@ class ModelSettings(Settings):
         "such as bald look at.",
     )
 
-    @pydantic.field_validator("model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        check_model_name(value)
-        return value
+    @pydantic.model_validator(mode="after")
+    def _known_model(self) -> Self:
+        from alhpo.models import check_model_name
+
+        with _setting("model", self.model):
+            check_model_name(self.model)
+        return self
 
 
 class SearchSettings(Settings):
@@ -107,17 +116,15 @@ class SearchSettings(Settings):
     def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
         return Hyperparameters.create(value).model_dump(include=set(value))
 
-    @pydantic.field_validator("validation")
-    @classmethod
-    def _known_validation(cls, value: str) -> str:
-        get_validation(value)
-        return value
+    @pydantic.model_validator(mode="after")
+    def _known_validation_and_space(self) -> Self:
+        from alhpo.validation import get_validation
 
-    @pydantic.field_validator("space")
-    @classmethod
-    def _known_space(cls, value: str) -> str:
-        load_space(value)
-        return value
+        with _setting("validation", self.validation):
+            get_validation(self.validation)
+        with _setting("space", self.space):
+            load_space(self.space)
+        return self
 
     @classmethod
     def create(cls, *layers: Mapping[str, Any]) -> Self:
@@ -137,6 +144,9 @@ class SearchSettings(Settings):
         Raises:
             ConfigurationError: an unknown optimizer, or ``min_gain`` with one that does not tell.
         """
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import says
+
         factory = get_optimizer_factory(self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
@@ -160,7 +170,10 @@ class ComputeSettings(Settings):
 class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     """Everything that defines an active-learning run."""
 
-    strategy: str = Field("badge", description=f"Query strategy: {', '.join(strategy_names())}.")
+    strategy: str = Field(
+        "badge",
+        description=f"Query strategy: {', '.join(STRATEGIES)}; or one that was registered.",
+    )
     mc_passes: int = Field(
         100, ge=1, description="Passes with dropout, for strategies that look at them."
     )
@@ -209,6 +222,9 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
+        from alhpo.strategies import check_dropout
+        from alhpo.tuning import optimizer_names
+
         check_dropout(self.strategy, self.dropout)
         if self.hpo != "fixed" or self.optimizer not in optimizer_names():
             self.check_search()
@@ -233,6 +249,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     @property
     def name(self) -> str:
         """Name of the run's folder: what it is, and the hash of what defines it."""
+        from alhpo.strategies import get_strategy, strategy_needs
+
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space)
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
@@ -310,9 +328,22 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"
 
 
+@contextmanager
+def _setting(name: str, value: Any) -> Iterator[None]:
+    """Errors raised within name the setting and its value."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Setting {name!r} is {value!r}: {error}") from None
+
+
 def _space_content(space: str) -> dict[str, Any]:
     """A space from a file defines a run by what it holds, not by where it lies."""
-    return {} if space in SPACES else {"space": space_identity(load_space(space))}
+    if space in SPACES:
+        return {}
+    from alhpo.tuning.spaces import space_identity
+
+    return {"space": space_identity(load_space(space))}
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -6,15 +6,17 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import ConfigSpace as CS
 import pydantic
 import yaml
-from ConfigSpace.util import deactivate_inactive_hyperparameters
 
 from alhpo.schema import Settings, parse, unknown_name
 from alhpo.types import ConfigurationError
+
+if TYPE_CHECKING:
+    # at run time where a space is at hand: settings are read and refused without ConfigSpace
+    import ConfigSpace as CS
 
 #: Configurations of a space that are checked as a whole.
 SAMPLED_COMBINATIONS = 64
@@ -89,6 +91,8 @@ class Hyperparameters(Settings):
 
 def paper_space() -> CS.ConfigurationSpace:
     """Learning rate and weight decay, log-uniform in [1e-5, 0.1] (Huseljic et al. 2023)."""
+    import ConfigSpace as CS
+
     space = CS.ConfigurationSpace()
     for name in ("lr", "weight_decay"):
         _add(space, CS.Float(name, (1e-5, 1e-1), default=1e-3, log=True))
@@ -98,6 +102,8 @@ def paper_space() -> CS.ConfigurationSpace:
 def hpo4dl_space() -> CS.ConfigurationSpace:
     """The space of HPO4DL's timm example: lr and weight decay log-uniform in [1e-5, 1], the
     optimizer, and the momentum in [0.1, 0.99] only for sgd."""
+    import ConfigSpace as CS
+
     space = CS.ConfigurationSpace()
     for name in ("lr", "weight_decay"):
         _add(space, CS.Float(name, (1e-5, 1.0), default=1e-3, log=True))
@@ -125,6 +131,8 @@ def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpa
         ConfigurationError: an unknown name, an unreadable file, or a hyperparameter in the space
             that ``Hyperparameters`` does not have or whose bounds it does not allow.
     """
+    import ConfigSpace as CS
+
     if isinstance(space, CS.ConfigurationSpace):
         loaded = space
     elif str(space) in SPACES:
@@ -170,6 +178,8 @@ def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]
     Raises:
         ConfigurationError: the space does not hold it.
     """
+    from ConfigSpace.util import deactivate_inactive_hyperparameters
+
     known = {hp.name: values[hp.name] for hp in space.values() if hp.name in values}
     try:
         active = deactivate_inactive_hyperparameters(known, space)
@@ -200,6 +210,8 @@ def _add(space: CS.ConfigurationSpace, *hyperparameters: Any) -> None:
 
 
 def _read_space(path: Path) -> CS.ConfigurationSpace:
+    import ConfigSpace as CS
+
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

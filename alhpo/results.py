@@ -14,24 +14,9 @@ import pandas as pd
 import yaml
 
 from alhpo.files import Journal
+from alhpo.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.types import CycleRecord, DataError
 
-#: Settings that say where or how fast, not what: runs that differ in them only are the same.
-INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
-#: Runs that differ only in these are repetitions of each other.
-REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
-#: Settings without effect where nothing is searched.
-SEARCH_KEYS = frozenset(
-    {
-        "optimizer",
-        "max_budget",
-        "measure_current",
-        "min_gain",
-        "transfer",
-        "num_configurations",
-        "space",
-    }
-)
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 
 

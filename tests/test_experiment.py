@@ -25,18 +25,11 @@ from click.testing import CliRunner
 import alhpo.checkpoints
 import alhpo.files
 import alhpo.trainer
-from alhpo import (
-    CheckpointError,
-    ConfigurationError,
-    DataError,
-    LabelError,
-    RunConfig,
-    RunLockedError,
-    run_experiment,
-)
+from alhpo import RunConfig, run_experiment
 from alhpo.cli import main
 from alhpo.files import exclusive
 from alhpo.results import load_runs
+from alhpo.types import CheckpointError, ConfigurationError, DataError, LabelError, RunLockedError
 
 TINY = {
     "model": "resnet10t",

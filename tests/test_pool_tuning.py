@@ -16,19 +16,10 @@ from click.testing import CliRunner
 import alhpo.checkpoints
 import alhpo.files
 import alhpo.trainer
-from alhpo import (
-    ActiveLearner,
-    ConfigurationError,
-    DataError,
-    LabelError,
-    Objective,
-    RunLockedError,
-    TuneConfig,
-    run_experiment,
-    tune_pool,
-)
+from alhpo import ActiveLearner, Objective, TuneConfig, run_experiment, tune_pool
 from alhpo.cli import main
 from alhpo.files import exclusive
+from alhpo.types import ConfigurationError, DataError, LabelError, RunLockedError
 
 RUN = {
     "model": "resnet10t",
