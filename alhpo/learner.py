@@ -39,7 +39,6 @@ from alhpo.strategies import (
 )
 from alhpo.trainer import Task
 from alhpo.training import Compute, Precision, evaluate, predict
-from alhpo.tuning.upstream import enable_on_numpy2
 from alhpo.types import (
     AlhpoError,
     ConfigurationError,
@@ -316,7 +315,6 @@ class ActiveLearner:
             ConfigurationError: too few labels for the scheme, no evaluation split to measure, no
                 probabilities for ``acquisition:SCHEME``, or an illegal argument.
         """
-        enable_on_numpy2()
         if max_epochs is not None:
             self.max_epochs = max_epochs
         test = self._evaluation_images() if measure_test else None

@@ -15,8 +15,6 @@ from alhpo import RunConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytest.importorskip("hpo4dl", reason="the examples drive hpo4dl")
-
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -29,7 +27,10 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tuner", "optimizer"), [("hpo4dl", "hyperband"), ("alhpo", "dyhpo")])
+@pytest.mark.parametrize(
+    ("tuner", "optimizer"),
+    [pytest.param("hpo4dl", "hyperband", marks=pytest.mark.hpo4dl), ("alhpo", "dyhpo")],
+)
 def test_tuner_api(tmp_path, tuner, optimizer):
     done = run(
         tmp_path, "tuner_api.py", "--tuner", tuner, "--optimizer", optimizer, "--max-epochs", "3",
