@@ -58,6 +58,11 @@ class ModelSettings(Settings):
 
     model: str = Field("resnet18", description="Any timm model name.")
     pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    init: Literal["timm", "torch"] = Field(
+        "timm",
+        description="Random initial weights: timm's, made for the architecture, or PyTorch's "
+        "defaults for every layer (Huseljic et al. 2023).",
+    )
     cifar_stem: bool | None = Field(
         None, description="3x3 stride-1 stem, no max-pool; automatic below 64 pixels."
     )
@@ -254,8 +259,10 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space)
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
-        if not self.dropout:  # runs without it keep the names they had before there was dropout
+        if not self.dropout:  # runs keep the names they had before there were these settings
             del values["dropout"]
+        if self.init == "timm":
+            del values["init"]
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -318,6 +325,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         with the name of its folder only, where the result lies in it, so that it can be moved."""
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
         values |= _space_content(self.space)
+        if self.init == "timm":
+            del values["init"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():

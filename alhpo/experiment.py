@@ -5,6 +5,7 @@
 
 A run's state is what is on disk, so that a killed run is continued by the same call:
 
+    format.json           the format of the folder, and the version that began it
     config.yaml           the settings
     dataset.json          sizes, classes and hash of the data
     sessions.jsonl        versions, device and threads of every start
@@ -38,6 +39,7 @@ from PIL import Image, PngImagePlugin
 from alhpo.config import RunConfig
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
+from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.provenance import check_dataset, session
@@ -95,6 +97,7 @@ def run_experiment(
         LabelError: the record of labels does not go with that of the cycles.
         CheckpointError: with ``start="warm"``, the model to go on from is gone or damaged.
         RunLockedError: another process works in the run's folder.
+        FormatError: the run was begun by a version of alhpo that writes folders otherwise.
     """
     if not isinstance(config, RunConfig):
         config = RunConfig.create(config)
@@ -131,6 +134,7 @@ class _Run:
     def complete(self) -> RunResult:
         if self._ended():
             return RunResult(self.path, tuple(self.records), resumed=True)
+        claim_format(self.path)
         resumed = bool(self.records)
         learner = self._begin()
         total = self._cycles + (self.config.hpo == "final")
@@ -181,6 +185,7 @@ class _Run:
             max_epochs=config.max_epochs,
             start=config.start,
             pretrained=config.pretrained,
+            init=config.init,
             cifar_stem=config.cifar_stem,
             input_size=config.input_size,
             dropout=config.dropout,

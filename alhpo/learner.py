@@ -21,9 +21,10 @@ from alhpo.batches import DeviceImages, InputFormat
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.fitting import fitted_model, saved_model
+from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.loss_prediction import add_loss_predictor
-from alhpo.models import ModelSpec, build_model, model_input
+from alhpo.models import Init, ModelSpec, build_model, model_input
 from alhpo.objective import Divergence, Metric, Objective
 from alhpo.outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.pool import Pool, read_queried_indices
@@ -71,6 +72,7 @@ class ActiveLearner:
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
         pretrained: start from timm's pretrained weights.
+        init: whose random initial weights: "timm" or "torch" (PyTorch's defaults for every layer).
         cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
         input_size: pixels to which images are resized on the device; None keeps their size.
         dropout: probability with which each feature is dropped before the classifier (timm's
@@ -87,6 +89,7 @@ class ActiveLearner:
 
     Raises:
         ConfigurationError: an argument that cannot be used, before any work.
+        FormatError: the record in ``path`` is of another version of alhpo.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class ActiveLearner:
         max_epochs: int = 27,
         start: Start = "cold",
         pretrained: bool = False,
+        init: Init = "timm",
         cifar_stem: bool | None = None,
         input_size: int | None = None,
         dropout: float = 0.0,
@@ -145,6 +149,7 @@ class ActiveLearner:
             cifar_stem,
             input_size,
             dropout,
+            init,
         )
         self._initial = build_model(self._spec, seed)
         size, settings = model_input(self._spec, self._initial)
@@ -158,7 +163,10 @@ class ActiveLearner:
             add_loss_predictor(self._initial, shape, seed)
         if "labeled_scores" in strategy_needs(self.strategy):
             check_image_size(dataset.image_size)
-        journal = None if path is None else Journal(Path(path) / "labels.jsonl")
+        journal = None
+        if self._path is not None:
+            claim_format(self._path)
+            journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: nn.Module | None = None
         self._eval_images: DeviceImages | None = None

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import timm
 
+#: Whose random initial weights a model gets.
+Init = Literal["timm", "torch"]
 #: Below this many pixels on the longer side, images get the CIFAR stem unless told otherwise.
 SMALL_IMAGE = 64
 
@@ -39,6 +41,8 @@ class ModelSpec:
         input_size: pixels to which images are resized on the device; None keeps their size, or
             takes the model's where the architecture accepts no other (such as ViT).
         dropout: probability of dropping a feature before the classifier, timm's ``drop_rate``.
+        init: whose random initial weights: "timm", those its authors chose for the architecture, or
+            "torch", PyTorch's defaults for every layer, as in the code of Huseljic et al. (2023).
     """
 
     name: str
@@ -49,12 +53,16 @@ class ModelSpec:
     cifar_stem: bool | None = None
     input_size: int | None = None
     dropout: float = 0.0
+    init: Init = "timm"
 
     def identity(self) -> dict[str, Any]:
-        """The spec as a JSON-able mapping, which names dropout only where there is some."""
+        """The spec as a JSON-able mapping, which names dropout and ``init`` only where they are not
+        the defaults."""
         identity = asdict(self) | {"image_size": list(self.image_size)}
         if not self.dropout:
             del identity["dropout"]
+        if self.init == "timm":
+            del identity["init"]
         return identity
 
 
@@ -80,9 +88,15 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
     Raises:
         ConfigurationError: an unknown name, a stem the architecture does not have, a model
-            without timm's feature interface, or one that cannot have the dropout asked for.
+            without timm's feature interface, one that cannot have the dropout or the initial
+            weights asked for, or pretrained weights that do not exist or cannot be fetched.
     """
     check_model_name(spec.name)
+    if spec.pretrained and spec.init == "torch":
+        raise ConfigurationError(
+            "init is 'torch', but pretrained weights are no random initial weights. Leave out one "
+            "of them."
+        )
     if not 0 <= spec.dropout < 1:
         raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
     options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
@@ -99,8 +113,14 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
             if "drop_rate" not in str(error):
                 raise
             raise _no_dropout(spec, "it does not take timm's drop_rate") from error
+        except (OSError, RuntimeError, ImportError) as error:
+            if not spec.pretrained:
+                raise
+            raise _no_pretrained_weights(spec, error) from error
         if _wants_cifar_stem(spec, model):
             _set_cifar_stem(model, keep_weights=spec.pretrained)
+        if spec.init == "torch":
+            _reset_to_torch_defaults(spec, model)
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise ConfigurationError(
             f"timm model {spec.name!r} has no forward_features/forward_head, which the strategies "
@@ -171,6 +191,37 @@ def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:
     else:
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     model.conv1, model.maxpool = new, nn.Identity()
+
+
+def _reset_to_torch_defaults(spec: ModelSpec, model: nn.Module) -> None:
+    """Draw the weights of every layer as PyTorch does when it makes one: convolutions and linear
+    layers uniform in ±1/sqrt(fan-in), scales of normalisation 1."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    for module in model.modules():
+        reset = getattr(type(module), "reset_parameters", None)
+        if reset is not None and reset.__module__.startswith("torch."):
+            reset(module)
+    left = [name for name, value in model.named_parameters() if value.isnan().any()]
+    if left:
+        raise ConfigurationError(
+            f"init is 'torch', but PyTorch has no default for {len(left)} parameters of timm model "
+            f"{spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
+            "convolutional network such as 'resnet18'."
+        )
+
+
+def _no_pretrained_weights(spec: ModelSpec, error: Exception) -> ConfigurationError:
+    if "No pretrained weights exist" in str(error):
+        reason = "timm has none"
+        advice = "timm.list_models(pretrained=True) lists the models that have some."
+    else:
+        reason = f"{type(error).__name__}: {error}"
+        advice = "They come from the hub, so look at the network; or leave out pretrained."
+    return ConfigurationError(
+        f"The pretrained weights of timm model {spec.name!r} cannot be loaded ({reason}). {advice}"
+    )
 
 
 def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:

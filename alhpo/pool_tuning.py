@@ -30,6 +30,7 @@ import yaml
 from alhpo.config import RunConfig, TuneConfig, read_config_file
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.learner import ActiveLearner
@@ -121,6 +122,7 @@ def tune_pool(
         LabelError: the pool's file does not fit the data set.
         RunLockedError: another process works in the folder.
         TunerError: no trial succeeded.
+        FormatError: the tuning was begun by a version of alhpo that writes folders otherwise.
     """
     if not isinstance(config, TuneConfig):
         settings = dict(config)
@@ -186,6 +188,7 @@ class _Tuning:
 
     def _begin(self) -> ActiveLearner:
         config = self.config
+        claim_format(self.path)
         check_dataset(self.path / "dataset.json", self._dataset)
         learner = ActiveLearner(
             self._dataset,
@@ -198,6 +201,7 @@ class _Tuning:
             metric=config.metric,
             max_epochs=config.max_epochs,
             pretrained=config.pretrained,
+            init=config.init,
             cifar_stem=config.cifar_stem,
             input_size=config.input_size,
             dropout=config.dropout,

@@ -17,7 +17,7 @@ from alhpo.files import write_json
 from alhpo.training import Compute
 from alhpo.types import DataError
 
-PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn")
+PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "optuna", "ConfigSpace", "numpy", "scikit-learn")
 
 
 def session(compute: Compute) -> dict[str, Any]:

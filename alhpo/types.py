@@ -45,6 +45,10 @@ class RunLockedError(AlhpoError, RuntimeError):
     """Another process is at work in the same folder."""
 
 
+class FormatError(AlhpoError, RuntimeError):
+    """A folder that another version of alhpo wrote, in a form that this one does not continue."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a model does on labelled images.

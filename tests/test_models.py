@@ -1,6 +1,8 @@
 """timm models: named random weights, the stem for small images, penultimate features."""
 
 import pytest
+import scipy.stats
+import timm
 import torch
 from torch import nn
 
@@ -28,6 +30,73 @@ def spec(name="resnet18", size=8, **settings):
 
 
 # --- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "vgg11_bn"])
+def test_torch_init_draws_every_layer_by_pytorchs_rule(name):
+    """Uniform in ±1/sqrt(fan-in) for convolutions and linear layers, as ``kaiming_uniform_`` with
+    a = sqrt(5) and the rule for biases come out; normalisation starts as the identity."""
+    model = build_model(spec(name, 32, num_classes=10, in_chans=3, init="torch"), 0)
+    tested = 0
+    for layer_name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            for values in (layer.weight, layer.bias):
+                if values is None or values.numel() < 8:
+                    continue
+                drawn = values.detach().flatten().double().numpy()
+                assert abs(drawn).max() <= bound * (1 + 1e-6), layer_name
+                uniform = scipy.stats.uniform(-bound, 2 * bound)
+                assert scipy.stats.kstest(drawn, uniform.cdf).pvalue > 1e-4, layer_name
+                tested += 1
+        elif isinstance(layer, nn.BatchNorm2d):
+            for values, constant in (
+                *((layer.weight, 1), (layer.bias, 0)),
+                *((layer.running_mean, 0), (layer.running_var, 1)),
+            ):
+                assert (values == constant).all(), layer_name
+    assert tested > 10
+    tensors = {id(value) for value in model.parameters()}
+    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    seen = {id(v) for m in model.modules() if isinstance(m, known) for v in m.parameters(False)}
+    assert tensors == seen
+
+
+def test_init_is_part_of_what_a_model_is():
+    specs = [spec(), spec(init="torch")]
+    assert specs[0].identity() != specs[1].identity()
+    timms, torchs = (build_model(one, 0) for one in specs)
+    assert weights_hash(timms) != weights_hash(torchs)
+    assert weights_hash(build_model(specs[1], 0)) == weights_hash(torchs)
+    assert timms.layer1[0].bn2.weight.eq(0).all()  # unlike the paper's
+    assert torchs.layer1[0].bn2.weight.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "parameter"),
+    [("vit_tiny_patch16_224", 224, "pos_embed"), ("convnext_atto", 32, "gamma")],
+)
+def test_torch_init_is_refused_where_pytorch_has_no_default(name, size, parameter):
+    with pytest.raises(ConfigurationError, match=rf"{name}.*{parameter}.*init='timm'"):
+        build_model(spec(name, size, in_chans=3, init="torch"), 0)
+
+
+def test_pretrained_weights_have_no_init():
+    with pytest.raises(ConfigurationError, match="Leave out one"):
+        build_model(spec(pretrained=True, init="torch"), 0)
+
+
+def test_pretrained_weights_that_do_not_exist_are_told():
+    with_weights = {name.split(".")[0] for name in timm.list_models(pretrained=True)}
+    bare = next(name for name in timm.list_models("resnet*") if name not in with_weights)
+    with pytest.raises(ConfigurationError, match=rf"{bare!r} cannot be loaded \(timm has none"):
+        build_model(spec(bare, 64, in_chans=3, pretrained=True), 0)
+
+
+def test_without_a_network_pretrained_weights_say_that_they_come_from_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigurationError, match=r"'resnet18' cannot be loaded.*the hub.*network"):
+        build_model(spec(pretrained=True), 0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])

@@ -432,3 +432,52 @@ def test_page_fits_the_window_of_a_browser(report, tmp_path, width):
     assert found["scroll"] <= width
     assert found["images"] == len(FIGURES) + 64
     assert found["empty"] == 0
+
+
+# --- what tuning within the runs cost ------------------------------------------------------------
+
+
+def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
+    modes = ["fixed", "per-cycle", "every:2"]
+    study = {**STUDY, "grid": {"strategy": ["random", "badge"], "hpo": modes, "seed": [0, 1, 2]}}
+    del study["tune"]
+    write_study(tmp_path / "study", study)
+    text = write_study_report(tmp_path / "study").markdown.read_text()
+    cost = text.partition("## Cost")[2]
+    found = re.findall(
+        r"digits, resnet18, (\w+): ([\d.]+) ± ([\d.]+) % with 500 labels and a search (in .*?) "
+        r"\(dyhpo, 100 epochs each\), ([\d.]+) ± ([\d.]+) % .*? spent ([\d,]+) epochs on searching "
+        r"beside the 100 of its fits, ([\d.]+) times",
+        cost,
+    )
+    assert [(row[0], row[3]) for row in found] == [
+        *[("random", "in every cycle"), ("random", "in every 2 cycles")],
+        *[("badge", "in every cycle"), ("badge", "in every 2 cycles")],
+    ]
+    runs = {}
+    for config in (tmp_path / "study").glob("cells/*/config.yaml"):
+        settings = yaml.safe_load(config.read_text())
+        lines = Journal(config.parent / "cycles.jsonl").read()
+        runs.setdefault((settings["strategy"], settings["hpo"]), []).append(lines)
+    for strategy, tuned, tuned_std, mode, fixed, fixed_std, epochs, times in found:
+        hpo = "per-cycle" if mode == "in every cycle" else "every:2"
+        for name, mean, std in (("fixed", fixed, fixed_std), (hpo, tuned, tuned_std)):
+            last = [100 * lines[-1]["test"]["accuracy"] for lines in runs[strategy, name]]
+            assert (mean, std) == (f"{np.mean(last):.1f}", f"{np.std(last, ddof=1):.1f}")
+        spent = {
+            name: np.mean(
+                [sum(one["epochs"]["hpo"] for one in run) for run in runs[strategy, name]]
+            )
+            for name in ("fixed", hpo)
+        }
+        assert (spent["fixed"], f"{spent[hpo]:,.0f}") == (0, epochs)
+        seconds = {
+            name: sum(sum(one["seconds"].values()) for run in runs[strategy, name] for one in run)
+            for name in ("fixed", hpo)
+        }
+        assert times == f"{seconds[hpo] / seconds['fixed']:.1f}"
+
+
+def test_without_a_search_there_is_no_such_sentence(tmp_path):
+    write_study(tmp_path / "study")
+    assert "on searching" not in write_study_report(tmp_path / "study").markdown.read_text()

@@ -110,9 +110,18 @@ def optimizer_factory(value: Any, max_budget: int | None) -> OptimizerFactory:
 
 def says(factory: Any, trait: str) -> bool:
     """Whether an optimizer factory, or what a ``functools.partial`` of it wraps, has a trait."""
+    return bool(getattr(_innermost(factory), trait, False))
+
+
+def packages(factory: Any) -> tuple[str, ...]:
+    """The packages whose versions decide what an optimizer suggests."""
+    return tuple(getattr(_innermost(factory), "packages", ()))
+
+
+def _innermost(factory: Any) -> Any:
     while isinstance(factory, functools.partial):
         factory = factory.func
-    return bool(getattr(factory, trait, False))
+    return factory
 
 
 def gain(value: Any) -> float | None:

@@ -9,12 +9,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ConfigSpace import ConfigurationSpace
 
 from alhpo.files import Journal, content_hash, exclusive, write_json
+from alhpo.formats import claim_format
 from alhpo.protocols import OptimizerFactory
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
@@ -157,6 +159,8 @@ class Tuner:
             settings["history"] = content_hash(rows)
         if self._min_gain is not None:
             settings["min_gain"] = self._min_gain
+        if packages := arguments.packages(self._factory):
+            settings["versions"] = {name: version(name) for name in packages}
         return settings
 
     @property
@@ -191,9 +195,12 @@ class Tuner:
             TunerError: no epoch of any trial succeeded, the objective or the optimizer breaks its
                 contract, or a checkpoint is gone.
             RunLockedError: another process is at work on this experiment.
+            FormatError: it was begun by a version of alhpo that writes folders otherwise.
         """
         with exclusive(self._path):
             record = self._journal.read()
+            if not record.ended:
+                claim_format(self._path)
             if record.start is None:
                 record.start = self._start()
             folders = self._folders(record.start)

@@ -70,12 +70,14 @@ class StudyReport:
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
 
     def to_console(self, console: Any) -> None:
-        """Print the accuracies on rich's console, and where the files are."""
+        """Print the accuracies, what tuning cost, and where the files are on rich's console."""
         for table in self.tables:
             if table.key.startswith("accuracy"):
                 console.print(to_console(replace(table.upright(), note=NOTE)))
-        for path in (self.markdown, self.csv, self.latex, self.html):
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        cost = [text for one in self.document.sections if one.key == "cost" for text in one.text]
+        curves = [path for key, path in self.figures.items() if key.startswith("curves")]
+        for line in (*cost, *curves, self.markdown, self.csv, self.latex, self.html):
+            console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def write_study_report(

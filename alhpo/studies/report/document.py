@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alhpo.files import Journal
 from alhpo.studies.report.figures import StudyFigure
 from alhpo.studies.report.published import Comparison
 from alhpo.studies.report.results import CellState, StudyResults
+from alhpo.studies.report.sentences import tuning_sentences
 from alhpo.tables import LATEX_PACKAGES, Table, markdown_text
 from alhpo.tables import to_latex as table_to_latex
 from alhpo.tables import to_markdown as table_to_markdown
@@ -89,6 +90,8 @@ def make_document(
         )
         if key == "published" and comparison:
             section = _published(comparison)
+        elif key == "cost":
+            section = replace(section, text=tuple(tuning_sentences(results)))
         if section.tables or section.figures:
             sections.append(section)
     states = {state: tuple(one for one in results.cells if one.state == state) for state in STATES}
