@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from alhpo.digests import digest
 from alhpo.schema import unknown_name
 from alhpo.seeding import isolated_torch_rng
 from alhpo.types import ConfigurationError
@@ -139,12 +139,8 @@ def classifier(model: Any) -> nn.Module:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Identity of a model's parameters and buffers: a hash of their bytes."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Identity of a model's parameters and buffers: a hash of their names and values."""
+    return digest(*(part for item in model.state_dict().items() for part in item))
 
 
 def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 LAYERS = {
     0: ["types", "seeding"],
     0.5: ["files", "schema"],  # they raise the errors of types
+    0.6: ["digests"],
     1: ["protocols", "weights", "tables"],
     2: [
         "hyperparameters",
