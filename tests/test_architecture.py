@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 LAYERS = {
     0: ["types", "seeding"],
     0.5: ["files", "schema"],  # they raise the errors of types
-    0.6: ["digests"],
+    0.6: ["digests", "model_check"],
     1: ["protocols", "weights", "tables"],
     2: [
         "hyperparameters",
