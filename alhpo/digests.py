@@ -37,7 +37,7 @@ def digest(*parts: Any, length: int = 16) -> str:
         hashed.update(canonical_json(head).encode() + b"\n")
         if is_array:
             for block in _blocks(part):
-                hashed.update(block)
+                hashed.update(block.data)
     return hashed.hexdigest()[:length]
 
 

@@ -59,12 +59,14 @@ def check_model(
     if fault is None:
         return
     channels, height, width = shape
-    other = own_size is not None and own_size != (height, width)
-    if other and _fault(model, (channels, *own_size), num_classes) is None:
-        raise ConfigurationError(
-            f"timm model {name!r} cannot take images of {height} x {width} pixels: {fault}. Set "
-            f"input_size, such as to {max(own_size)}, the model's own, or choose another model."
-        )
+    if own_size is not None and own_size != (height, width):
+        own_height, own_width = own_size
+        if _fault(model, (channels, own_height, own_width), num_classes) is None:
+            raise ConfigurationError(
+                f"timm model {name!r} cannot take images of {height} x {width} pixels: {fault}. "
+                f"Set input_size, such as to {max(own_size)}, the model's own, or choose another "
+                "model."
+            )
     raise ConfigurationError(
         f"timm model {name!r} cannot be used as a classifier: {fault}. {ADVICE}"
     )

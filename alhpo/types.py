@@ -44,6 +44,12 @@ class RunLockedError(AlhpoError, RuntimeError):
     """Another process is at work in the same folder."""
 
 
+def error_line(error: Exception) -> str:
+    """An error in one line: the text of those made for people, others with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a model does on labelled images.
