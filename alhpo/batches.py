@@ -6,13 +6,13 @@ operation, whose result is already in channels-last order.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from alhpo.digests import digest
 from alhpo.seeding import Key, derive_seed, torch_generator
 
 #: Images x pixels that one forward pass without gradients works on.
@@ -67,11 +67,7 @@ class DeviceImages:
     @property
     def digest(self) -> str:
         """Identity of the images and labels: a hash of their shape and values, in order."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        for part in (self.images, self.labels):
-            if part is not None:
-                digest.update(part.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest(self.images, self.labels)
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """All images in order, unaugmented, as (B, C, H, W) float32 with their labels."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
 from alhpo.hyperparameters import load_space
-from alhpo.types import AlhpoError, ConfigurationError
+from alhpo.types import AlhpoError, ConfigurationError, error_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Settings of which several values, separated by commas, make several runs.
 SEVERAL = ("strategy", "hpo", "seed")
+
+Config = typing.TypeVar("Config", RunConfig, TuneConfig)
 
 
 def _is_flag(annotation: Any) -> bool:
@@ -108,7 +111,8 @@ def setting_options(
 def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any) -> None:
     """Run active learning, continue it, or show what was run before.
 
-    The same settings always mean the same run folder: a killed run goes on where it was.
+    The same settings always mean the same run folder: a killed run goes on where it was. A run
+    that fails stops none of the others; the exit status is then 1.
     """
     from alhpo.experiment import run_experiment
     from alhpo.progress import RichObserver, make_console
@@ -116,13 +120,19 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
     given = {name: value for name, value in flags.items() if value is not None}
     configs = _expand(read_config_file(config_file) if config_file else {}, given, hyperparameters)
     console = make_console()
-    for number, config in enumerate(configs, start=1):
-        console.rule(f"[bold]run {number} of {len(configs)}[/]: {config.name}", align="left")
+
+    def run_one(config: RunConfig) -> None:
         with RichObserver(console) as observer:
             result = run_experiment(config, observer=observer)
         if result.resumed and not observer.shown:
             console.print(f"finished before: {result.path}", soft_wrap=True)
-    show_report(Path(configs[0].output_dir).expanduser(), console=console)
+
+    failed = _each("run", configs, run_one, console)
+    try:
+        if len(failed) < len(configs):
+            show_report(Path(configs[0].output_dir).expanduser(), console=console)
+    finally:
+        _end("run", failed, console)
 
 
 @main.command()
@@ -141,7 +151,8 @@ def tune(
     """Tune on the labelled pool that a run left, continue it, or show what was found before.
 
     POOL is a run's folder, or a queried_indices.json as dal-toolbox writes it. For a run, its own
-    settings take the place of the defaults.
+    settings take the place of the defaults. A tuning that fails stops none of the others; the exit
+    status is then 1.
     """
     from alhpo.pool_tuning import tune_config, tune_pool
     from alhpo.progress import RichObserver, make_console
@@ -158,13 +169,50 @@ def tune(
         config = tune_config(pool, **{**budget, **settings, "labels": labels})
         configs.append(config if trials is None else _of_trials(config, trials, settings))
     console = make_console()
-    for number, config in enumerate(configs, start=1):
-        console.rule(f"[bold]tuning {number} of {len(configs)}[/]: {config.name}", align="left")
+
+    def tune_one(config: TuneConfig) -> None:
         with RichObserver(console) as observer:
             result = tune_pool(config, observer=observer)
         if result.resumed and not observer.shown:
             console.print(f"finished before: {result.path}", soft_wrap=True)
         _show_tuning(config, result, console)
+
+    _end("tuning", _each("tuning", configs, tune_one, console), console)
+
+
+def _each(
+    what: str, configs: Sequence[Config], work: Callable[[Config], None], console: Console
+) -> list[tuple[str, Exception]]:
+    """Do the work of each of several settings, whatever becomes of the others.
+
+    Returns:
+        The names of those that failed, with the error. The error of a single one is raised.
+    """
+    failed: list[tuple[str, Exception]] = []
+    for number, config in enumerate(configs, start=1):
+        console.rule(f"[bold]{what} {number} of {len(configs)}[/]: {config.name}", align="left")
+        try:
+            work(config)
+        except Exception as error:
+            if len(configs) == 1:
+                raise
+            if not isinstance(error, AlhpoError | OSError):  # one of ours, not of the user's
+                traceback.print_exc()
+            console.print(
+                f"failed: {error_line(error)}", markup=False, highlight=False, soft_wrap=True
+            )
+            failed.append((config.name, error))
+    return failed
+
+
+def _end(what: str, failed: Sequence[tuple[str, Exception]], console: Console) -> None:
+    """Name what failed, and end the command with exit status 1, if anything did."""
+    for name, error in failed:
+        line = f"failed: {what} {name}: {error_line(error)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        console.print("The same command goes on with these.", highlight=False)
+        click.get_current_context().exit(1)
 
 
 def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:

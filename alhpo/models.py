@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from alhpo.digests import digest
+from alhpo.model_check import NotOnMeta, check_model
 from alhpo.schema import unknown_name
 from alhpo.seeding import isolated_torch_rng
 from alhpo.types import ConfigurationError
@@ -88,8 +89,9 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
     Raises:
         ConfigurationError: an unknown name, a stem the architecture does not have, a model
-            without timm's feature interface, one that cannot have the dropout or the initial
-            weights asked for, or pretrained weights that do not exist or cannot be fetched.
+            without timm's feature interface or that cannot take such images (found out before
+            its weights are made, see ``model_check``), one that cannot have the dropout or the
+            initial weights asked for, or pretrained weights that do not exist or cannot be fetched.
     """
     check_model_name(spec.name)
     if spec.pretrained and spec.init == "torch":
@@ -99,33 +101,13 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         )
     if not 0 <= spec.dropout < 1:
         raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
-    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
-        try:
-            model = timm.create_model(
-                spec.name,
-                pretrained=spec.pretrained,
-                num_classes=spec.num_classes,
-                in_chans=spec.in_chans,
-                **options,
-            )
-        except TypeError as error:
-            if "drop_rate" not in str(error):
-                raise
-            raise _no_dropout(spec, "it does not take timm's drop_rate") from error
-        except (OSError, RuntimeError, ImportError) as error:
-            if not spec.pretrained:
-                raise
-            raise _no_pretrained_weights(spec, error) from error
-        if _wants_cifar_stem(spec, model):
-            _set_cifar_stem(model, keep_weights=spec.pretrained)
+        model = _create(spec)
+        if not checked:
+            _check(spec, model)
         if spec.init == "torch":
             _reset_to_torch_defaults(spec, model)
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise ConfigurationError(
-            f"timm model {spec.name!r} has no forward_features/forward_head, which the strategies "
-            "need for penultimate features. Choose an image classifier such as 'resnet18'."
-        )
     if spec.dropout:
         _check_dropout(spec, model)
     return model.train()
@@ -159,12 +141,60 @@ def classifier(model: Any) -> nn.Module:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Identity of a model's parameters and buffers: a hash of their bytes."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Identity of a model's parameters and buffers: a hash of their names and values."""
+    return digest(*(part for item in model.state_dict().items() for part in item))
+
+
+def _create(spec: ModelSpec) -> nn.Module:
+    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    try:
+        model = timm.create_model(
+            spec.name,
+            pretrained=spec.pretrained,
+            num_classes=spec.num_classes,
+            in_chans=spec.in_chans,
+            **options,
+        )
+    except TypeError as error:
+        if "drop_rate" not in str(error):
+            raise
+        raise _no_dropout(spec, "it does not take timm's drop_rate") from error
+    except (OSError, RuntimeError, ImportError) as error:
+        if not spec.pretrained:
+            raise
+        raise _no_pretrained_weights(spec, error) from error
+    if _wants_cifar_stem(spec, model):
+        _set_cifar_stem(model, keep_weights=spec.pretrained)
+    return model
+
+
+def _check_on_meta(spec: ModelSpec) -> bool:
+    """Check the model without its weights; False where that cannot be done."""
+    with isolated_torch_rng(torch.device("cpu"), 0, "check of model"):
+        try:
+            with torch.device("meta"):
+                model = _create(replace(spec, pretrained=False))
+            _check(spec, model)
+        except NotOnMeta:
+            return False
+        except ConfigurationError:
+            raise
+        except Exception as error:  # whatever an architecture raises
+            if "meta" in str(error).lower():  # such as .item() in a constructor
+                return False
+            raise ConfigurationError(
+                f"timm cannot make model {spec.name!r} for images with {spec.in_chans} channels "
+                f"and {spec.num_classes} classes: {error!r}. Choose another model, such as "
+                "'resnet18'."
+            ) from error
+    return True
+
+
+def _check(spec: ModelSpec, model: nn.Module) -> None:
+    size, settings = model_input(spec, model)
+    own = settings.get("input_size")
+    shape = (spec.in_chans, *(size or spec.image_size))
+    check_model(model, spec.name, shape, spec.num_classes, tuple(own[1:]) if own else None)
 
 
 def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:

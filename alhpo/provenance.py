@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from alhpo.datasets import ImageDataset
+from alhpo.digests import digest
 from alhpo.files import write_json
 from alhpo.training import Compute
 from alhpo.types import DataError
@@ -45,15 +45,12 @@ def check_dataset(path: Path, dataset: ImageDataset) -> None:
     Raises:
         DataError: the run began with other data.
     """
-    digest = sha256()
-    for part in (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels):
-        if part is not None:
-            digest.update(part.contiguous().numpy().tobytes())
+    parts = (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels)
     mine = {
         "images": list(dataset.images.shape),
         "eval_images": list(dataset.eval_images.shape),
         "classes": list(dataset.classes),
-        "sha256": digest.hexdigest(),
+        "sha256": digest(*parts, length=64),
     }
     if not path.exists():
         write_json(path, mine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from alhpo.checkpoints import (
     training_tensors,
     write_checkpoint,
 )
+from alhpo.digests import digest
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.loss_prediction import (
     LOSS_PREDICTION,
@@ -64,10 +64,7 @@ class Task:
     @cached_property
     def labeled_set(self) -> str:
         """Identity of the labelled images: a hash of their pixels and labels, in order."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest(self.images, self.labels)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

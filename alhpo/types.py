@@ -49,6 +49,12 @@ class FormatError(AlhpoError, RuntimeError):
     """A folder that another version of alhpo wrote, in a form that this one does not continue."""
 
 
+def error_line(error: Exception) -> str:
+    """An error in one line: the text of those made for people, others with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a model does on labelled images.

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 LAYERS = {
     0: ["types", "seeding", "identity"],
     0.5: ["files", "schema", "formats"],  # they raise the errors of types
+    0.6: ["digests", "model_check"],
     1: ["protocols", "weights", "tables"],
     2: [
         "hyperparameters",

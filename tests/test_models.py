@@ -219,9 +219,9 @@ def test_pretrained_stem_keeps_the_centre_of_its_filters(monkeypatch):
     create = alhpo.models.timm.create_model
 
     def without_download(name, *, pretrained, **settings):
-        assert pretrained
         model = create(name, pretrained=False, **settings)
-        made.append(model.conv1.weight.detach().clone())
+        if pretrained:
+            made.append(model.conv1.weight.detach().clone())
         return model
 
     monkeypatch.setattr(alhpo.models.timm, "create_model", without_download)
@@ -248,6 +248,181 @@ def test_model_without_the_feature_interface(monkeypatch):
     monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="no forward_features/forward_head"):
         build_model(spec(), 0)
+
+
+class Classifier(nn.Module):
+    """The interface of timm's classifiers; subclasses get one thing of it wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 5)
+
+    def forward_features(self, x):
+        return x.flatten(1)
+
+    def forward_head(self, x, pre_logits=False):
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        return self.head
+
+
+class NoFeatures(Classifier):
+    def forward_head(self, x):
+        return self.head(x)
+
+
+class NoClasses(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        raise NotImplementedError("An encoder does not classify.")
+
+
+class OtherClasses(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return x
+
+
+class Squeezes(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return x.squeeze() if pre_logits else self.head(x)
+
+
+class Maps(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return torch.stack([x, x], dim=2) if pre_logits else self.head(x)
+
+
+class Lists(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return [x] if pre_logits else self.head(x)
+
+
+class TwoInTraining(Classifier):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
+class LargeImages(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 16, 16)}
+
+    def forward_features(self, x):
+        if x.shape[2] < 16:
+            raise ValueError("The image is too small.")
+        return x[:, :1, :8, :8].flatten(1)
+
+
+def needs_values(method):
+    def wrapped(*args):
+        assert sum(value.item() for value in torch.linspace(0, 1, 3)) == 1.5
+        return method(*args)
+
+    return wrapped
+
+
+FAULTS = [
+    (NoFeatures, "has a forward_head without pre_logits"),
+    (NoClasses, "cannot be used as a classifier: .*An encoder does not classify. Choose"),
+    (OtherClasses, r"a tensor of shape \(\d, 64\) of \d images, where logits of shape \(\d, 5\)"),
+    (Squeezes, r"a tensor of shape \(64,\) of one image, where features of shape \(1, D\)"),
+    (Maps, "its features have 128 values, and its classifier takes 64"),
+    (Lists, r"makes a list of one image, where features of shape \(1, D\)"),
+    (TwoInTraining, "in training it makes a tuple of 2 images"),
+    (LargeImages, "cannot take images of 8 x 8 pixels: .*too small. Set input_size, such as to 16"),
+]
+
+
+@pytest.mark.parametrize(("model", "fault"), FAULTS)
+def test_unusable_models_are_refused_before_their_weights_are_made(monkeypatch, model, fault):
+    devices = []
+
+    def create(*_, **__):
+        made = model()
+        devices.append(made.head.weight.device.type)
+        return made
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", create)
+    with pytest.raises(ConfigurationError, match=f"timm model 'resnet18' .*{fault}"):
+        build_model(spec(), 0)
+    assert devices == ["meta"]
+
+
+@pytest.mark.parametrize(("model", "fault"), [case for case in FAULTS if case[0] != TwoInTraining])
+@pytest.mark.parametrize("where", ["__init__", "forward_features"])
+def test_models_that_need_values_are_checked_with_their_weights(monkeypatch, model, fault, where):
+    """timm 0.9 takes rates of stochastic depth from a tensor."""
+    kind = type("NeedsValues", (model,), {where: needs_values(getattr(model, where))})
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: kind())
+    with pytest.raises(ConfigurationError, match=f"timm model 'resnet18' .*{fault}"):
+        build_model(spec(), 0)
+
+
+def test_a_model_that_works_is_taken(monkeypatch):
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: Classifier())
+    model = build_model(spec(), 0)
+    assert model.training and model.head.weight.device.type == "cpu"
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: LargeImages())
+    build_model(spec(input_size=16), 0)
+    weights = [parameter.clone() for parameter in model.parameters()]
+    kind = type("NeedsValues", (Classifier,), {"__init__": needs_values(Classifier.__init__)})
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: kind())
+    model = build_model(spec(), 0)
+    assert model.training
+    assert all(map(torch.equal, model.parameters(), weights))
+
+
+def test_what_timm_cannot_make_is_refused(monkeypatch):
+    def create(name, *, pretrained, num_classes, in_chans):
+        raise AssertionError("only three channels")
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", create)
+    with pytest.raises(ConfigurationError, match=r"'resnet18' for images with 1 channels.*three"):
+        build_model(spec(), 0)
+
+
+def representatives():
+    """One of timm's names for each function and set of parts that architectures are made with."""
+    names = {}
+    for name in timm.list_models():
+        entry = timm.model_entrypoint(name)
+        key = (entry.__module__, *sorted(set(entry.__code__.co_names)))
+        names.setdefault(key, name)
+    return list(names.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(timm.__version__.startswith("0."), reason="cannot make models without weights")
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_every_architecture_of_timm_is_used_or_refused(in_chans):
+    """Without weights, so that the largest of them fit. All 1,032 names take a quarter of an hour,
+    and their answers are those of their representatives."""
+    used = refused = 0
+    for name in representatives():
+        one = spec(name, size=32, in_chans=in_chans)
+        try:
+            with torch.device("meta"):
+                model = build_model(one, 0)
+        except ConfigurationError as error:
+            refused += 1
+            assert repr(name) in str(error), name
+            continue
+        used += 1
+        size, _ = model_input(one, model)
+        with torch.device("meta"), torch.no_grad():
+            logits, features = forward_features(
+                model.eval(), torch.zeros(1, in_chans, *(size or (32, 32)))
+            )
+        assert logits.shape == (1, 5), name
+        assert features.ndim == 2, name
+        last = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if isinstance(last, nn.Linear):
+            assert features.shape == (1, last.in_features), name
+    assert used > 2 * refused > 0
 
 
 def test_identity_tells_specs_apart():
@@ -333,21 +508,8 @@ def test_dropout_out_of_range(dropout):
         build_model(spec(dropout=dropout), 0)
 
 
-class Ignores(nn.Module):
+class Ignores(Classifier):
     """A classifier that takes ``drop_rate`` and does nothing with it."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(2 * 64, 5)
-
-    def forward_features(self, x):
-        return torch.cat([x.flatten(1), x.flatten(1)], dim=1)
-
-    def forward_head(self, x, pre_logits=False):
-        return x if pre_logits else self.head(x)
-
-    def get_classifier(self):
-        return self.head
 
 
 class Scales(Ignores):
@@ -367,6 +529,9 @@ class Hidden(Ignores):
 
 
 class OtherWidth(Ignores):
+    def get_classifier(self):
+        return nn.Sequential(self.head)
+
     def forward_head(self, x, pre_logits=False):
         return x[:, :7] if pre_logits else self.head(x)
 

@@ -24,7 +24,7 @@ from synthetic_study import STUDY, pictures, records, write_study
 
 from alhpo.cli import main
 from alhpo.files import Journal
-from alhpo.studies.report import write_study_report
+from alhpo.studies.report import load_study_results, write_study_report
 from alhpo.tables import LATEX_PACKAGES
 from alhpo.types import ConfigurationError, DataError
 
@@ -241,6 +241,66 @@ def test_partial_study(tmp_path):
     assert "1 of 24 cells unfinished" in page.text
     assert "16 of 24 cells missing" in page.text
     assert "failed: cell" in report.markdown.read_text()
+
+
+def zero(path):
+    path.write_bytes(b"\0" * path.stat().st_size + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "damage", "reason"),
+    [
+        ("run", "cycles.jsonl", zero, "cycles.jsonl, line 1 is not JSON"),
+        ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
+        ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "no record"),
+        ("tune", "tune.json", zero, "tune.json is not JSON"),
+        ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is no record"),
+        ("tune", "hpo/experiment_000/journal.jsonl", zero, "journal.jsonl, line 1 is not JSON"),
+        (
+            "tune",
+            "hpo/experiment_000/journal.jsonl",
+            lambda path: path.write_text(path.read_text().replace("_ids", "_id", 1)),
+            "journal.jsonl, line 2 is not of a search",
+        ),
+    ],
+)
+def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, kind, file, damage, reason):
+    write_study(tmp_path)
+    before = load_study_results(tmp_path)
+    cell = next(one.cell for one in before.cells if one.cell.kind == kind)
+    damage(cell.path / file)
+    result = command(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"damaged: cell {cell.index}, {cell.title}: " in result.output
+    assert reason in result.output
+    report = write_study_report(tmp_path)
+    (damaged,) = (one for one in report.results.cells if one.state == "damaged")
+    assert damaged.cell.index == cell.index and reason in damaged.failure
+    for name in ("curves", "tuned", "trials"):
+        rows = getattr(before, name)
+        expected = rows[rows["cell"] != cell.index].reset_index(drop=True)
+        pd.testing.assert_frame_equal(getattr(report.results, name), expected)
+    assert "1 of 24 cells damaged" in report.markdown.read_text()
+    assert reason in Page(report.html.read_text()).text
+
+
+def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
+    write_study(tmp_path, skip=lambda cell: cell.index > 0)
+    zero(next(tmp_path.rglob("cycles.jsonl")))
+    with pytest.raises(DataError, match=r"has a complete record.*damaged: cell 0, .*is not JSON"):
+        write_study_report(tmp_path)
+
+
+def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
+    write_study(tmp_path)
+    expected = write_study_report(tmp_path, tmp_path / "whole").csv.read_bytes()
+    cell = load_study_results(tmp_path).cells[3].cell
+    zero(cell.path / "sessions.jsonl")
+    report = write_study_report(tmp_path)
+    assert report.csv.read_bytes() == expected
+    text = report.markdown.read_text()
+    assert "23 of cells, from" in text
+    assert "not known: those of cell 3: " in text
 
 
 def test_single_run_without_axes(tmp_path):
