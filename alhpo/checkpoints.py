@@ -125,7 +125,9 @@ def restore_training(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put the tensors of ``training_tensors`` back, in the memory layout of the parameters.
+    """Put the tensors of ``training_tensors`` back, as training itself would have them: the
+    parameters where they are, and the optimizer's tensors in their memory layout, and on the device
+    and of the type that a fresh optimizer gives them.
 
     Raises:
         CheckpointError: the tensors are not those of this model.
@@ -137,7 +139,7 @@ def restore_training(
     except RuntimeError as error:
         raise CheckpointError(f"The checkpoint holds another model's weights: {error}") from error
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.state.clear()
+    found: dict[int, dict[str, torch.Tensor]] = {}
     start = f"{prefix}optimizer."
     for key, value in tensors.items():
         if not key.startswith(start):
@@ -146,5 +148,8 @@ def restore_training(
         parameter = parameters[int(index)]
         # fused optimizers walk the memory linearly: same strides as the parameter
         like = torch.empty_like(parameter) if value.shape == parameter.shape else None
-        restored = value.clone() if like is None else like.copy_(value)
-        optimizer.state[parameter][name] = restored.detach()
+        restored = value.clone() if like is None or name == "step" else like.copy_(value)
+        found.setdefault(int(index), {})[name] = restored.detach()
+    # torch knows where the rest belongs: the step of Adam is on the device of its parameter where
+    # a fused or capturable step reads it there, and else on the CPU
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": found})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,7 +154,8 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
         fixed: the hyperparameters outside the space.
 
     Raises:
-        ConfigurationError: an unknown name, or a bound, choice or combination that is not legal.
+        ConfigurationError: an unknown name, a number without bounds, or a bound, choice or
+            combination that is not legal.
     """
     legal = Hyperparameters.model_fields
     if not len(list(space.values())):
@@ -162,6 +164,12 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
         name = hyperparameter.name
         if name not in legal:
             raise unknown_name("hyperparameter in the space", name, legal)
+        if not is_bounded(hyperparameter):
+            raise ConfigurationError(
+                f"Hyperparameter {name!r} in the space is a {type(hyperparameter).__name__} "
+                "without bounds, so that it could take values that cannot be trained. Give it "
+                "lower= and upper=."
+            )
         for value in _extremes(hyperparameter):
             partner = {"optimizer": "sgd"} if name == "nesterov" else {}
             Hyperparameters.create(partner, {name: value})
@@ -186,6 +194,14 @@ def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]
     except Exception as error:
         raise ConfigurationError(f"The space does not hold {known}: {error}") from error
     return {name: plain(value) for name, value in dict(active).items()}
+
+
+def is_bounded(hyperparameter: Any) -> bool:
+    """Whether a hyperparameter of ConfigSpace has finitely many values or finite bounds."""
+    if not hasattr(hyperparameter, "lower"):
+        return True
+    bounds = (hyperparameter.lower, hyperparameter.upper)
+    return all(bound is not None and math.isfinite(bound) for bound in bounds)
 
 
 def _extremes(hyperparameter: Any) -> list[Any]:

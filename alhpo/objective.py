@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from alhpo.schema import unknown_name
 from alhpo.seeding import numpy_generator
 from alhpo.trainer import Task, Trainer
 from alhpo.training import evaluate, score_images
+from alhpo.tuning.failures import is_out_of_memory
 from alhpo.types import CheckpointError, ConfigurationError, Evaluation
 from alhpo.weights import effective_size
 
@@ -50,7 +52,8 @@ class Objective:
         selection: identity of what the weights are derived from.
         test: images that fully trained models are measured on besides, for the record alone.
         live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
-            checkpoint is written in any case before a result is returned.
+            checkpoint is written in any case before a result is returned. Where memory is short
+            they are let go of, and the epochs trained once more from the checkpoint.
 
     Attributes:
         configuration_space: the space, for the tuner.
@@ -188,14 +191,33 @@ class Objective:
         folder = Path(checkpoint_path)
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"checkpoint_path {folder} is a file; a folder is needed.")
+        try:
+            return self._trained(hp, epoch, previous_epoch, folder)
+        except Exception as error:
+            if not (self._live and is_out_of_memory(error)):
+                raise
+        # here, where the exception no longer holds what was being trained
+        self.release_memory()
+        return self._trained(hp, epoch, previous_epoch, folder)
+
+    def release_memory(self) -> None:
+        """Let go of the models of recent trials; their checkpoints are on disk."""
+        self._live.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_live": OrderedDict()}
+
+    def _trained(
+        self, hp: Hyperparameters, epoch: int, previous_epoch: int, folder: Path
+    ) -> list[dict[str, Any]]:
         trainer = self._trainer(hp, previous_epoch, folder)
         rows = [self._epoch(trainer) for _ in range(previous_epoch, epoch)]
         trainer.save(folder)
         self._keep(folder, trainer)
         return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_live": OrderedDict()}
 
     def _epoch(self, trainer: Trainer) -> dict[str, Any]:
         loss = trainer.advance()

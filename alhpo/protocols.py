@@ -121,6 +121,11 @@ class Optimizer(Protocol):
     An optimizer is made by a factory registered with ``alhpo.tuning.register_optimizer``. It must
     be deterministic given its seed and what it observed: a killed search is continued by replaying
     the record. It sees metrics that are to be **maximised**, whatever the user's sign.
+
+    An optimizer whose factory has the attribute ``tells_gain = True`` also offers
+    ``expected_gain() -> float | None``: what one more epoch or configuration is expected to add to
+    the best metric, from 0, or None where it cannot tell. ``Tuner(min_gain=...)`` asks for it,
+    and not always: asking must change nothing.
     """
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:

@@ -155,6 +155,7 @@ def searched(
         **start,
         seed=seed % 2**31,
         storage_path=storage,
+        resume="quiet",
         progress=False,
         callback=trained,
     )

@@ -38,7 +38,11 @@ class DivergedError(AlhpoError, RuntimeError):
 
 
 class TunerError(AlhpoError, RuntimeError):
-    """A search that cannot go on, such as one in which no trial ever succeeded."""
+    """A search that cannot go on for now, such as one whose objective raised an exception."""
+
+
+class EarlierResultWarning(UserWarning):
+    """A search that was there already is gone on with, or its result returned."""
 
 
 class RunLockedError(AlhpoError, RuntimeError):

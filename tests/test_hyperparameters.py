@@ -1,6 +1,7 @@
 """Hyperparameters: legal values, messages; and the spaces they are searched in."""
 
 import json
+import math
 
 import ConfigSpace as CS
 import pydantic
@@ -236,6 +237,19 @@ def test_missing_file_and_unknown_name():
 def test_space_with_an_illegal_value_is_refused(hyperparameter, message):
     with pytest.raises(ConfigurationError, match=message):
         load_space(space_of(hyperparameter))
+
+
+@pytest.mark.parametrize("kind", ["NormalFloat", "NormalInteger"])
+@pytest.mark.parametrize("bounds", [{}, {"lower": -math.inf, "upper": math.inf}])
+def test_a_number_without_bounds_is_refused(kind, bounds):
+    make = getattr(CS.hyperparameters, f"{kind}Hyperparameter")
+    name = "lr" if kind == "NormalFloat" else "batch_size"
+    try:
+        space = space_of(make(name, mu=8, sigma=2, **bounds))
+    except Exception as error:  # ConfigSpace 1 refuses it itself, 0.7 the infinite bounds
+        pytest.skip(f"ConfigSpace {CS.__version__} cannot make it: {error!r}")
+    with pytest.raises(ConfigurationError, match=f"'{name}' in the space.*lower= and upper="):
+        check_space(space)
 
 
 def test_empty_space_is_refused():

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple, TypeVar
 
 from alhpo.protocols import POOL_OUTPUTS, Strategy
+from alhpo.registration import origin, refuse_taken
 from alhpo.schema import suggestion
 from alhpo.types import ConfigurationError
 
@@ -43,8 +44,8 @@ def register_strategy(
         aliases: further names for the same strategy, not listed by ``strategy_names``.
 
     Raises:
-        ConfigurationError: an illegal ``needs``, or a name that another strategy has. A function
-            of the same module and name replaces its former self, as when a notebook cell is run
+        ConfigurationError: an illegal ``needs``, or a name that another strategy has. A named
+            function of the same module replaces its former self, as when a notebook cell is run
             again.
     """
     wanted = DEFAULT_NEEDS if needs is None else _legal_needs(needs, name)
@@ -52,11 +53,7 @@ def register_strategy(
     def register(strategy: AnyStrategy) -> AnyStrategy:
         for key in (name, *aliases):
             _check_name(key)
-            holder = _strategies.get(_aliases.get(key, key))
-            if holder is not None and _origin(holder) != _origin(strategy):
-                raise ConfigurationError(
-                    f"The name {key!r} belongs to the strategy {_origin(holder)}; choose another."
-                )
+            refuse_taken("strategy", key, _strategies.get(_aliases.get(key, key)), strategy)
         strategy.needs = wanted  # pyright: ignore[reportAttributeAccessIssue]
         if name in _strategies:
             _members.clear()  # which may have been made of what is replaced
@@ -80,16 +77,12 @@ def register_strategy_family(
             it, commas in a list of names belong to that text (``split_strategy_names``).
 
     Raises:
-        ConfigurationError: a prefix that is no text, or that another family has. A factory of the
-            same module and name replaces its former self.
+        ConfigurationError: a prefix that is no text, or that another family has. A named factory
+            of the same module replaces its former self.
     """
     _check_name(prefix)
     holder = _families.get(prefix)
-    if holder is not None and _origin(holder.factory) != _origin(factory):
-        raise ConfigurationError(
-            f"The prefix {prefix!r} belongs to the family {_origin(holder.factory)}; choose "
-            "another."
-        )
+    refuse_taken("family of strategies", prefix, holder and holder.factory, factory)
     _families[prefix] = _Family(factory, description)
     for name in [name for name in _members if name.startswith(f"{prefix}:")]:
         del _members[name]
@@ -176,7 +169,7 @@ def strategy_name(strategy: str | Strategy) -> str:
     for name, registered in (*_strategies.items(), *_members.items()):
         if registered is strategy:
             return name
-    return _origin(strategy).rpartition(":")[2]
+    return origin(strategy).rpartition(":")[2]
 
 
 def _takes_lists(name: str) -> bool:
@@ -214,12 +207,6 @@ def _legal_needs(needs: Iterable[str], name: str) -> frozenset[str]:
             f"Legal: {legal}."
         )
     return wanted
-
-
-def _origin(strategy: object) -> str:
-    """Module and qualified name, ``"package.module:function"``."""
-    source = strategy if hasattr(strategy, "__qualname__") else type(strategy)
-    return f"{source.__module__}:{source.__qualname__}"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -40,6 +40,8 @@ def check_optimizer(
     - there is a first suggestion, and none any more once the optimizer has said it is done;
     - the same seed and observations give the same suggestions, whatever the global seeds are and
       while another search runs beside it: this is what makes a killed search resumable;
+    - asking for ``expected_gain``, where the optimizer has it, changes no suggestion, and gives a
+      number from 0 or None;
     - the state of the process stays as it was.
 
     A search ends when the optimizer says so or ``max_budget`` epochs are spent, be it in the midst
@@ -85,6 +87,13 @@ def check_optimizer(
             f"The same seed and observations gave other suggestions: {_difference(first, again)}. "
             "Everything random must come from the seed; nothing may be shared between optimizers.",
         )
+    case = "ordinary curves, asked for the expected gain"
+    asked = list(_search(factory, make(), _curve, settings, case, max_budget, ask=True))
+    require(
+        asked == first,
+        f"Asking for expected_gain changed the suggestions: {_difference(first, asked)}. It must "
+        "have no effect: a search that is continued asks for it less often.",
+    )
     list(search("constant curves", lambda i, epoch: 0.5))
     list(search("every third configuration diverging", _diverging(lambda i: i % 3 == 0)))
     list(search("the first configurations diverging", _diverging(lambda i: i < 4)))
@@ -106,8 +115,13 @@ def _search(
     settings: dict[str, Any],
     case: str,
     budget: int,
+    *,
+    ask: bool = False,
 ) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Run one search; yields the (number, epoch) pairs of each suggestion."""
+    """Run one search; yields the (number, epoch) pairs of each suggestion.
+
+    With ``ask``, the optimizer is asked for its expected gain before and after each of them.
+    """
     who = f"The optimizer, on {case},"
     reached: dict[int, int] = {}
     failed: set[int] = set()
@@ -118,7 +132,11 @@ def _search(
         optimizer = _call(who, factory, configurations, **settings)
     while spent < budget:
         with process_left_alone(who):
+            if ask:
+                _ask(who, optimizer)
             suggestion = _suggestion(_call(who, optimizer.suggest), who)
+            if ask:
+                _ask(who, optimizer)
         if not suggestion:
             require(spent > 0, f"{who} ended without a first suggestion.")
             again = _suggestion(_call(who, optimizer.suggest), who)
@@ -169,6 +187,18 @@ def _call(who: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     except Exception as error:
         name = getattr(function, "__name__", type(function).__name__)
         raise AssertionError(f"{who} raised {error!r} in {name}.") from error
+
+
+def _ask(who: str, optimizer: Any) -> None:
+    """Ask for the expected gain, where there is one to ask for."""
+    if not hasattr(optimizer, "expected_gain"):
+        return
+    gain = _call(who, optimizer.expected_gain)
+    require(
+        gain is None or gain >= 0,
+        f"{who} expects to gain {gain!r}; expected_gain is a number from 0, or None where it "
+        "cannot tell.",
+    )
 
 
 def _suggestion(suggested: Any, who: str) -> tuple[tuple[int, int], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import numbers
 import operator
@@ -15,10 +16,15 @@ from typing import Any, cast
 import torch
 from ConfigSpace import ConfigurationSpace
 
+from alhpo.files import canonical_json
 from alhpo.protocols import OptimizerFactory
 from alhpo.tuning.configurations import SampledConfigurations
+from alhpo.tuning.identity import identity_of
 from alhpo.tuning.registry import get_optimizer_factory
 from alhpo.types import ConfigurationError
+
+#: The keywords that every optimizer factory is called with.
+_FACTORY_ARGUMENTS = ("max_epochs", "max_budget", "num_configurations", "seed", "device")
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -39,6 +45,26 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def resume(value: Any) -> Any:
+    """``value``, which is True, False or "quiet"."""
+    if isinstance(value, bool) or (isinstance(value, str) and value == "quiet"):
+        return value
+    raise ConfigurationError(f"resume is {value!r}; expected True, False or 'quiet'")
+
+
+def identity(value: Any, objective: Any) -> Any:
+    """``value``, or where it is None what tells the objective from others, as JSON holds it."""
+    name = "the objective's identity" if value is None else "identity"
+    value = identity_of(objective) if value is None else value
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{name} is {value!r}; expected a value that JSON can hold ({error})"
+        ) from error
+    return value
+
+
 def function(name: str, value: Any) -> Any:
     """``value``, which can be called."""
     if not callable(value):
@@ -47,12 +73,18 @@ def function(name: str, value: Any) -> Any:
 
 
 def folder(name: str, value: Any) -> Path:
-    """``value`` as an absolute path that is no file."""
+    """``value`` as an absolute path of a folder that is there or can be made."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ConfigurationError(f"{name} is {value!r}; expected the path of a folder")
     path = Path(value).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ConfigurationError(f"{name} is {str(path)!r}, a file; expected a folder")
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ConfigurationError(
+            f"{name} is {str(path)!r}, but {str(there)!r} cannot be written; expected a folder "
+            "that can, or that can be made"
+        )
     return path
 
 
@@ -89,8 +121,10 @@ def torch_device(value: Any) -> str | None:
         ) from error
 
 
-def optimizer_factory(value: Any, max_budget: int | None) -> OptimizerFactory:
-    """The factory that ``value`` names or is."""
+def optimizer_factory(
+    value: Any, max_budget: int | None, space: ConfigurationSpace
+) -> OptimizerFactory:
+    """The factory that ``value`` names or is, which can search the space."""
     if isinstance(value, str):
         factory = get_optimizer_factory(value)
     elif callable(value):
@@ -105,23 +139,41 @@ def optimizer_factory(value: Any, max_budget: int | None) -> OptimizerFactory:
             f"max_budget is None; optimizer {value!r} does not end by itself and needs a number "
             "of epochs"
         )
+    _check_signature(factory)
+    check_space = _trait(factory, "check_space")
+    if check_space is not None:
+        check_space(space)
     return factory
+
+
+def _check_signature(factory: Any) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # one of C, that does not tell its arguments
+        return
+    try:
+        signature.bind(None, **dict.fromkeys(_FACTORY_ARGUMENTS))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"optimizer is {factory!r}, which cannot be called as an optimizer factory, with the "
+            f"configurations and the keywords {', '.join(_FACTORY_ARGUMENTS)}: {error}"
+        ) from error
 
 
 def says(factory: Any, trait: str) -> bool:
     """Whether an optimizer factory, or what a ``functools.partial`` of it wraps, has a trait."""
-    return bool(getattr(_innermost(factory), trait, False))
+    return bool(_trait(factory, trait))
 
 
 def packages(factory: Any) -> tuple[str, ...]:
     """The packages whose versions decide what an optimizer suggests."""
-    return tuple(getattr(_innermost(factory), "packages", ()))
+    return tuple(_trait(factory, "packages") or ())
 
 
-def _innermost(factory: Any) -> Any:
+def _trait(factory: Any, name: str) -> Any:
     while isinstance(factory, functools.partial):
         factory = factory.func
-    return factory
+    return getattr(factory, name, None)
 
 
 def gain(value: Any) -> float | None:

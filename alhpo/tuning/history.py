@@ -66,9 +66,12 @@ def earlier_searches(
             '[tuner.results] or ["path/to/experiment_..."].'
         )
     ordered = list(results)
-    found = [EarlierSearch(_rows(one), age) for age, one in enumerate(reversed(ordered), start=1)]
-    if same_task:
-        found.insert(0, EarlierSearch(_rows(same_task), 0))
+    found = [
+        EarlierSearch(_rows("warm_start", one), age)
+        for age, one in enumerate(reversed(ordered), start=1)
+    ]
+    if same_task is not None:
+        found.insert(0, EarlierSearch(_rows("observed", same_task), 0))
     return [one for one in found if one.rows]
 
 
@@ -108,16 +111,21 @@ def recorded_results(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(results: Results) -> tuple[tuple[dict[str, Any], int, float], ...]:
+def _rows(name: str, results: Results) -> tuple[tuple[dict[str, Any], int, float], ...]:
     if isinstance(results, str | os.PathLike):
         return _recorded(Path(results))
+    if isinstance(results, Mapping) or not isinstance(results, Iterable):
+        raise ConfigurationError(
+            f"{name} has {results!r} for a search; expected rows such as Tuner.results gives, or "
+            "the folder of an experiment"
+        )
     rows = []
     for row in results:
         try:
             entry = (dict(row["configuration"]), int(row["epoch"]), float(row["metric"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"a row of warm_start is {row!r}; expected a mapping with 'configuration', "
+                f"a row of {name} is {row!r}; expected a mapping with 'configuration', "
                 "'epoch' and 'metric', as in Tuner.results"
             ) from error
         rows.append((to_plain(entry[0]), *entry[1:]))

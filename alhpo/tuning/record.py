@@ -46,21 +46,36 @@ class Record:
         suggestions: all of them, oldest first.
         ended: whether the search came to its end.
         stop_reason: why it did.
+        stopped: whether a failure of the objective was the last that happened.
+        unusable: the trials whose training anew from epoch 0 was begun and not finished.
     """
 
     start: dict[str, Any] | None = None
     suggestions: list[RecordedSuggestion] = field(default_factory=list)
     ended: bool = False
     stop_reason: str | None = None
+    stopped: bool = False
+    unusable: set[int] = field(default_factory=set)
 
     @property
     def outcomes(self) -> list[Outcome]:
         """One per epoch trained, oldest first."""
         return [outcome for one in self.suggestions for outcome in one.outcomes]
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether the search is over, or stopped, and has nothing but failures to show."""
+        statuses = {outcome.status for outcome in self.outcomes}
+        return (self.ended or self.stopped) and "failed" in statuses and "ok" not in statuses
+
 
 class SearchJournal:
-    """Writes and reads the entries ``start``, ``suggestion``, ``epoch`` and ``end``."""
+    """Writes and reads the entries of a search.
+
+    ``start``, ``suggestion``, ``epoch`` and ``end`` are its course. ``retrain`` and ``retrained``
+    stand around the training from epoch 0 of a trial whose checkpoint is lost, ``stop`` tells of
+    the failure at which the search stopped, and ``restart`` makes all suggestions before it void.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -91,7 +106,7 @@ class SearchJournal:
         # Entries are written with sorted keys; the order of the objective's own is kept apart.
         entry = asdict(outcome)
         entry["keys"] = list(outcome.result)
-        for key in ("error", "traceback"):
+        for key in ("error", "traceback", "digest"):
             if entry[key] is None:
                 del entry[key]
         self._append("epoch", entry)
@@ -99,6 +114,19 @@ class SearchJournal:
     def end(self, reason: str, previous_observe_time: float | None) -> None:
         entry = {"reason": reason, "previous_observe_time": previous_observe_time}
         self._append("end", entry)
+
+    def retrain(self, configuration_id: int, reason: str) -> None:
+        self._append("retrain", {"configuration_id": configuration_id, "reason": reason})
+
+    def retrained(self, configuration_id: int) -> None:
+        self._append("retrained", {"configuration_id": configuration_id})
+
+    def stop(self, configuration_id: int, epoch: int, error: str, traceback: str) -> None:
+        entry = {"configuration_id": configuration_id, "epoch": epoch}
+        self._append("stop", entry | {"error": error, "traceback": traceback})
+
+    def restart(self) -> None:
+        self._append("restart", {})
 
     def read(self) -> Record:
         """All that was recorded.
@@ -123,8 +151,18 @@ class SearchJournal:
         if record.suggestions and "previous_observe_time" in entry:
             record.suggestions[-1].observe_time = entry["previous_observe_time"]
         entry.pop("previous_observe_time", None)
+        record.stopped = kind == "stop"
         if kind == "start":
             record.start = entry
+        elif kind == "restart":
+            record.suggestions, record.unusable = [], set()
+            record.ended, record.stop_reason = False, None
+        elif kind == "retrain":
+            record.unusable.add(entry["configuration_id"])
+        elif kind == "retrained":
+            record.unusable.discard(entry["configuration_id"])
+        elif kind == "stop":
+            pass
         elif kind == "suggestion":
             record.suggestions.append(RecordedSuggestion(**entry))
         elif kind == "epoch" and record.suggestions:

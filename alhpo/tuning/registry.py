@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from alhpo.protocols import OptimizerFactory
+from alhpo.registration import refuse_taken
 from alhpo.tuning import tpe, upstream
 from alhpo.tuning.asha import asha
 from alhpo.tuning.dyhpo import dyhpo
@@ -30,17 +32,20 @@ def register_optimizer(name: str, factory: OptimizerFactory) -> None:
     """Make an optimizer available as ``Tuner(optimizer=name)``.
 
     Args:
-        name: how users call it; a name that exists is replaced.
+        name: how users call it.
         factory: see ``alhpo.protocols.OptimizerFactory``. An attribute ``requires_budget = True``
             makes the Tuner refuse ``max_budget=None``.
 
     Raises:
-        ConfigurationError: the name is empty or no string, or the factory is not callable.
+        ConfigurationError: the name is empty or no string, or another optimizer has it, or the
+            factory is not callable. A named factory of the same module replaces its former self,
+            as when a notebook cell is run again.
     """
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"the name of an optimizer is a non-empty string, not {name!r}")
     if not callable(factory):
         raise ConfigurationError(f"the factory of optimizer {name!r} is not callable: {factory!r}")
+    refuse_taken("optimizer", name, _FACTORIES.get(name), factory)
     _FACTORIES[name] = factory
 
 
@@ -53,7 +58,8 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
     """The factory registered under a name, or offered as an entry point.
 
     Raises:
-        ConfigurationError: there is none of this name, or what it needs is not installed.
+        ConfigurationError: there is none of this name, what it needs is not installed, or an
+            installed plug-in cannot be imported or is no factory.
     """
     if name in _FACTORIES:
         factory = _FACTORIES[name]
@@ -63,8 +69,23 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
         return factory
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
-            return point.load()
+            return _load(point)
     raise ConfigurationError(f"unknown optimizer {name!r}; expected one of {optimizer_names()}")
+
+
+def _load(plugin: EntryPoint) -> OptimizerFactory:
+    try:
+        factory: Any = plugin.load()
+    except Exception as error:  # whatever a foreign module raises while it is imported
+        raise ConfigurationError(
+            f"The plug-in optimizer {plugin.name!r} ({plugin.value}) cannot be imported: {error!r}"
+        ) from error
+    if not callable(factory):
+        raise ConfigurationError(
+            f"The plug-in optimizer {plugin.name!r} ({plugin.value}) is {factory!r}; expected a "
+            "factory (alhpo.protocols.OptimizerFactory)"
+        )
+    return factory
 
 
 register_optimizer("dyhpo", dyhpo)

@@ -42,7 +42,7 @@ class Results:
             "overhead_time": overhead,
             "total_time": outcome.time + overhead,
         }
-        if outcome.metric is not None and self._is_best(metric):
+        if self.improved_by(outcome.metric):
             self.best = row
         row["best_metric"] = math.nan if self.best is None else self.best["metric"]
         self.rows.append(row)
@@ -58,7 +58,10 @@ class Results:
             for number, row in enumerate(self.rows):
                 writer.writerow([number, *(_cell(row.get(column)) for column in columns)])
 
-    def _is_best(self, metric: float) -> bool:
+    def improved_by(self, metric: float | None) -> bool:
+        """Whether the row of this metric would be the best; None is that of none."""
+        if metric is None:
+            return False
         if self.best is None:
             return True
         best = self.best["metric"]

@@ -6,13 +6,16 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alhpo.protocols import Configurations, Optimizer
-from alhpo.tuning.evaluation import Objective, Outcome, evaluate
+from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import RecordedSuggestion, SearchJournal
 from alhpo.tuning.results import Results
 from alhpo.tuning.spaces import to_plain
+from alhpo.tuning.training import NotReproducedError, TrialTraining
 from alhpo.tuning.trials import TrialFolders
 from alhpo.types import DataError, TunerError
 
@@ -26,7 +29,7 @@ class Search:
     """One run over the search, from its first suggestion or through a record.
 
     Args:
-        objective: the user's.
+        training: trains the epochs.
         optimizer: a fresh one; it is taken through the record from the start.
         configurations: what the optimizer chooses from.
         journal: where every step is written before the next begins.
@@ -43,7 +46,7 @@ class Search:
 
     def __init__(
         self,
-        objective: Objective,
+        training: TrialTraining,
         optimizer: Optimizer,
         configurations: Configurations,
         journal: SearchJournal,
@@ -58,7 +61,7 @@ class Search:
         on_row: Callable[[dict[str, Any]], None],
         on_suggestion: Callable[[int], None],
     ) -> None:
-        self._objective = objective
+        self._training = training
         self._optimizer = optimizer
         self._configurations = configurations
         self._journal = journal
@@ -101,6 +104,35 @@ class Search:
                 logger.warning("%s; the search ends here", reason)
                 return reason
         return f"max_budget, {self._budget:.0f} epochs, is spent"
+
+    def export_best(self, destination: Path) -> None:
+        """Copy the checkpoint of the best epoch to ``destination``, if the objective wrote one.
+
+        Where the copy that was kept is missing or damaged, the trial is trained again. If that
+        gives other metrics, there is no checkpoint, and a warning says so.
+
+        Raises:
+            TunerError: the objective raised an exception.
+        """
+        if self._results.best is None:
+            return
+        number, epoch = self._results.best["configuration_id"], self._results.best["epoch"]
+        known = self._outcomes[number][:epoch]
+        if not known[-1].checkpoint:
+            logger.info("the objective wrote no checkpoint at the best epoch")
+            return
+        digest = known[-1].digest
+        if digest is None or not self._folders.has_best(number, epoch, digest):
+            reason = "the copy of the best epoch's checkpoint is missing or damaged"
+            configuration = self._configuration(number)
+            try:
+                self._training.train_again(number, configuration, known, reason)
+            except NotReproducedError as error:
+                logger.warning("there is no best_trial: %s", error)
+                return
+            self._folders.keep_best(number, epoch, anew=True)
+            self._folders.forget(number)
+        self._folders.export_best(number, epoch, destination)
 
     def _suggested(self) -> RecordedSuggestion | str:
         """The next suggestion, or why there is none."""
@@ -191,9 +223,10 @@ class Search:
 
     def _train(self, number: int, epoch: int, overhead: float) -> Outcome:
         self._on_suggestion(number)
-        path = self._folders.begin(number, epoch)
         configuration = self._configuration(number)
-        outcome = evaluate(self._objective, number, configuration, epoch, path, self._clock)
+        outcome = self._training.train(number, configuration, self._outcomes[number])
+        if self._results.improved_by(outcome.metric):
+            outcome = replace(outcome, digest=self._folders.digest(number))
         self._journal.epoch(outcome)
         row = self._results.add(outcome, configuration, overhead)
         if self._results.best is row:

@@ -84,8 +84,7 @@ class TPE:
         self._configurations = configurations
         self._space: ConfigurationSpace = configurations.space
         self._names = parents_first(self._space)
-        for name in self._names:
-            _check(self._space[name])
+        check_space(self._space)
         self._max_epochs = max_epochs
         self._n = num_configurations
         self._suggested: set[int] = set()
@@ -182,6 +181,16 @@ class TPE:
             return None
 
 
+def check_space(space: ConfigurationSpace) -> None:
+    """Refuse a space that Optuna cannot search.
+
+    Raises:
+        ConfigurationError: a hyperparameter without bounds, or of an unknown type.
+    """
+    for name in space:
+        _check(space[name])
+
+
 def _check(hyperparameter: Any) -> None:
     if isinstance(hyperparameter, CategoricalHyperparameter | OrdinalHyperparameter):
         return
@@ -251,4 +260,6 @@ def tpe(
 
 
 tpe.uses_history = True  # type: ignore[attr-defined]
+#: The Tuner asks it before anything happens.
+tpe.check_space = check_space  # type: ignore[attr-defined]
 tpe.packages = ("optuna",)  # type: ignore[attr-defined]

@@ -6,10 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-
-from alhpo.types import TunerError
 
 
 class TrialFolders:
@@ -49,28 +48,38 @@ class TrialFolders:
         """``epoch`` is in the journal: the copy from before is not needed any more."""
         self._discard(self._before(configuration_id, epoch))
 
-    def keep_best(self, configuration_id: int, epoch: int) -> None:
-        """Keep a copy of the trial's checkpoint, which is at ``epoch``, instead of the last."""
+    def keep_best(self, configuration_id: int, epoch: int, *, anew: bool = False) -> None:
+        """Keep a copy of the trial's checkpoint, which is at ``epoch``, instead of the last; with
+        ``anew`` also instead of one of this epoch."""
         best = self._best(configuration_id, epoch)
-        if not best.exists():
+        if anew or not best.exists():
             self._snapshot(self.path(configuration_id), best)
         for other in self.root.glob("best_*"):
             if other != best:
                 self._discard(other)
 
+    def restore(self, configuration_id: int, epoch: int) -> None:
+        """Undo what the objective did to the checkpoint while it trained ``epoch`` in vain."""
+        before = self._before(configuration_id, epoch)
+        if before.exists():
+            self._restore(before, self.path(configuration_id))
+
+    def forget(self, configuration_id: int) -> None:
+        """The checkpoint of a trial is no good: delete it with its copies from before."""
+        for copy in self.root.glob(f"trial_{configuration_id}.before_*"):
+            self._discard(copy)
+        self._discard(self.path(configuration_id))
+
     def remove(self, configuration_id: int) -> None:
         """The trial is over: delete its checkpoint."""
         self._discard(self.path(configuration_id))
 
-    def recover(self, epochs: Mapping[int, int], open_trials: Mapping[int, bool]) -> None:
+    def recover(self, epochs: Mapping[int, int], unusable: Collection[int]) -> None:
         """Bring the folders to the state that the journal tells of; can be repeated.
 
         Args:
-            epochs: the last epoch in the journal, per trial.
-            open_trials: the trials that may go on, and whether they had written a checkpoint.
-
-        Raises:
-            TunerError: the checkpoint of a trial that may go on is gone.
+            epochs: the last epoch in the journal of the trials that may go on.
+            unusable: those of them whose checkpoint is no good.
         """
         names = [path.name for path in self.root.iterdir()] if self.root.exists() else []
         for name in names:
@@ -79,38 +88,27 @@ class TrialFolders:
                 self._discard(self.root / name)
             elif stem.startswith("trial_"):
                 number = int(stem.removeprefix("trial_"))
-                if number not in open_trials:
+                if number not in epochs or number in unusable:
                     self._discard(self.root / name)
                 elif before and int(before) == epochs[number] + 1:
                     self._restore(self.root / name, self.path(number))
                 elif before:
                     self._discard(self.root / name)
-        for number, has_checkpoint in open_trials.items():
-            if has_checkpoint and not self.path(number).exists():
-                raise TunerError(
-                    f"the checkpoint {self.path(number)} of configuration {number}, "
-                    f"trained to epoch {epochs[number]}, is gone. Put it back, or search anew: "
-                    "with resume=False, or without the folder of the experiment."
-                )
 
-    def has_best(self, configuration_id: int, epoch: int) -> bool:
-        """Whether the copy of this epoch exists."""
-        return self._best(configuration_id, epoch).exists()
+    def digest(self, configuration_id: int) -> str | None:
+        """Identity of the content of a trial's checkpoint; None where there is none."""
+        return _digest(self.path(configuration_id))
 
-    def export_best(self, configuration_id: int, epoch: int, destination: Path) -> bool:
-        """Copy the best checkpoint to ``destination``, replacing what is there.
+    def has_best(self, configuration_id: int, epoch: int, digest: str | None) -> bool:
+        """Whether the copy of this epoch is there, with this content."""
+        return _digest(self._best(configuration_id, epoch) / "checkpoint") == digest
 
-        Returns:
-            Whether the objective had written one.
-        """
-        best = self._best(configuration_id, epoch) / "checkpoint"
-        if not best.exists():
-            return False
+    def export_best(self, configuration_id: int, epoch: int, destination: Path) -> None:
+        """Copy the best checkpoint to ``destination``, replacing what is there."""
         temporary = destination.parent / f".{destination.name}.{uuid.uuid4().hex}"
-        self._clone(best, temporary)
+        self._clone(self._best(configuration_id, epoch) / "checkpoint", temporary)
         _delete(destination)
         temporary.rename(destination)
-        return True
 
     def close(self) -> None:
         """Delete everything."""
@@ -153,6 +151,20 @@ class TrialFolders:
             shutil.copytree(source, destination, copy_function=copy)
         else:
             copy(str(source), str(destination))
+
+
+def _digest(path: Path) -> str | None:
+    """CRC-32 of a file, or of all files in a folder with their names."""
+    if not path.exists():
+        return None
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    value = 0
+    for file in files:
+        value = zlib.crc32(f"{file.relative_to(path).as_posix()}\0".encode(), value)
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                value = zlib.crc32(block, value)
+    return f"{value:08x}"
 
 
 def _link(source: str, destination: str) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ConfigSpace import ConfigurationSpace
 
@@ -20,14 +19,24 @@ from alhpo.formats import claim_format
 from alhpo.protocols import OptimizerFactory
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
-from alhpo.tuning.evaluation import Objective, Outcome, identity_of
+from alhpo.tuning.evaluation import Objective
+from alhpo.tuning.failures import outside_cause
 from alhpo.tuning.history import Results as EarlierResults
 from alhpo.tuning.history import best_first, earlier_searches
+from alhpo.tuning.identity import identity_of
 from alhpo.tuning.progress import SearchProgress
 from alhpo.tuning.record import Record, SearchJournal
+from alhpo.tuning.recovery import (
+    experiment_folder,
+    recorded_rows,
+    recover,
+    tell_of_earlier,
+    why_nothing_succeeded,
+)
 from alhpo.tuning.results import Results
 from alhpo.tuning.search import Search
 from alhpo.tuning.spaces import space_identity, space_to_json, to_plain
+from alhpo.tuning.training import TrialTraining
 from alhpo.tuning.trials import TrialFolders
 from alhpo.types import ConfigurationError, TunerError
 
@@ -46,10 +55,12 @@ class Tuner:
         objective_function: ``f(configuration, epoch, previous_epoch, checkpoint_path)``, called
             for one epoch at a time, returns a dict with ``epoch``, ``metric`` and whatever else
             is to be recorded (or a list of one such dict). ``checkpoint_path`` is the trial's own
-            and does not exist before its first epoch. A metric that is not finite, or an
-            exception, ends the trial. Two attributes are looked at: ``identity`` (a JSON-able
-            value that tells it from other objectives; by default its source and plain values) and
-            ``replaces_files`` (True if it only ever replaces files by renaming, which makes
+            and does not exist before its first epoch. A metric that is not finite, or
+            ``alhpo.types.DivergedError``, ends the trial; any other exception stops the search (see
+            ``max_failures``). ``alhpo.types.CheckpointError`` says that the checkpoint cannot be
+            gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
+            ``identity`` (a JSON-able value that tells it from other objectives; see the argument)
+            and ``replaces_files`` (True if it only ever replaces files by renaming, which makes
             securing checkpoints cheap).
         configuration_space: what to search; neither it nor its generator is changed.
         max_epochs: the epoch at which a configuration is fully trained.
@@ -71,7 +82,16 @@ class Tuner:
             counts them among its own observations. They are no part of the results.
         min_gain: stop when the optimizer expects less improvement than this, in units of the
             metric; for optimizers that tell ("dyhpo").
-        resume: False starts anew, in a folder with a number of its own.
+        resume: True goes on with the same search, or returns its result, and says so with an
+            ``EarlierResultWarning``; "quiet" says nothing; False starts anew, in a folder with a
+            number of its own.
+        identity: of the objective, a JSON-able value. None takes the objective's attribute
+            ``identity`` or, where it has none, its module, name, source and plain values: what it
+            calls and the data it holds are not seen.
+        max_failures: how many trials may fail, by an exception of the objective, and are left out
+            from then on. The search stops at the next; when it is run again, it goes on with the
+            trial that failed. Out of memory, a full disk and a broken GPU are no trial's failure:
+            they stop the search in any case.
         progress: show a progress bar, if stderr is a terminal.
         clock: what measures the seconds in the results; for tests.
         callback: called with the row of every epoch trained (not of those found in the journal).
@@ -98,7 +118,9 @@ class Tuner:
         warm_start: Sequence[EarlierResults] = (),
         observed: EarlierResults | None = None,
         min_gain: float | None = None,
-        resume: bool = True,
+        resume: bool | Literal["quiet"] = True,
+        identity: Any = None,
+        max_failures: int = 0,
         progress: bool = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -110,7 +132,7 @@ class Tuner:
             None if max_budget is None else arguments.whole_number("max_budget", max_budget, 1)
         )
         output = arguments.folder("output_path", output_path)
-        self._factory = arguments.optimizer_factory(optimizer, self._max_budget)
+        self._factory = arguments.optimizer_factory(optimizer, self._max_budget, self._space)
         self._minimize = arguments.flag("minimize", minimize)
         self._n = arguments.whole_number("num_configurations", num_configurations, 1)
         self._seed = (
@@ -120,7 +142,8 @@ class Tuner:
         self._storage = (
             None if storage_path is None else arguments.folder("storage_path", storage_path)
         )
-        resume = arguments.flag("resume", resume)
+        self._quiet = arguments.resume(resume) == "quiet"
+        self._max_failures = arguments.whole_number("max_failures", max_failures, 0)
         self._progress = arguments.flag("progress", progress)
         self._clock: Callable[[], float] = arguments.function("clock", clock)
         self._callback = None if callback is None else arguments.function("callback", callback)
@@ -145,10 +168,10 @@ class Tuner:
             "seed": self._seed,
             "initial_configurations": to_plain(self._initial),
             **self._optional(),
-            "objective": identity_of(objective_function),
+            "objective": arguments.identity(identity, objective_function),
             "space": space_identity(self._space),
         }
-        self._path = _experiment_folder(output, content_hash(self._settings), resume=resume)
+        self._path = experiment_folder(output, content_hash(self._settings), resume=bool(resume))
         self._journal = SearchJournal(Journal(self._path / "journal.jsonl"))
 
     def _optional(self) -> dict[str, Any]:
@@ -176,7 +199,7 @@ class Tuner:
     @property
     def results(self) -> list[dict[str, Any]]:
         """The rows of all epochs trained in this experiment so far, oldest first."""
-        return self._recall(self._journal.read()).rows
+        return recorded_rows(self._journal.read(), minimize=self._minimize).rows
 
     @property
     def stop_reason(self) -> str | None:
@@ -192,28 +215,35 @@ class Tuner:
             objective returned.
 
         Raises:
-            TunerError: no epoch of any trial succeeded, the objective or the optimizer breaks its
-                contract, or a checkpoint is gone.
+            TunerError: the search cannot go on for now: the objective raised an exception, memory
+                or disk are full, or a trial that had to be trained again gave other metrics; or
+                there is nothing to return, for no trial succeeded; or the objective or the
+                optimizer breaks its contract.
             RunLockedError: another process is at work on this experiment.
             FormatError: it was begun by a version of alhpo that writes folders otherwise.
         """
-        with exclusive(self._path):
+        with exclusive(self._path), _full_disks_told():
             record = self._journal.read()
-            if not record.ended:
+            if record.in_vain or not record.ended:
                 claim_format(self._path)
+            if not self._quiet:
+                tell_of_earlier(record, self._path)
+            if record.in_vain:
+                self._journal.restart()
+                record = self._journal.read()
             if record.start is None:
                 record.start = self._start()
             folders = self._folders(record.start)
             if record.ended:
                 logger.info("%s is at its end; returning its result", self._path)
-                results = self._recall(record)
+                results = recorded_rows(record, minimize=self._minimize)
                 if not self._csv.exists():
                     results.write(self._csv)
                 folders.close()
             else:
                 results = self._search(record, folders)
             if results.best is None:
-                raise TunerError(_why_nothing_succeeded(self._journal.read()))
+                raise TunerError(why_nothing_succeeded(self._journal.read()))
             return dict(results.best)
 
     def _start(self) -> dict[str, Any]:
@@ -231,7 +261,7 @@ class Tuner:
 
     def _search(self, record: Record, folders: TrialFolders) -> Results:
         results = Results(minimize=self._minimize)
-        _recover(record, folders, self._recorded_best(record), self._max_epochs)
+        recover(record, folders, self._max_epochs, minimize=self._minimize)
         if record.outcomes:
             logger.info("%s goes on after %d epochs", self._path, len(record.outcomes))
         configurations = SampledConfigurations(self._space, self._seed, self._initial)
@@ -257,8 +287,16 @@ class Tuner:
                 if self._callback is not None:
                     self._callback(dict(row))
 
-            search = Search(
+            training = TrialTraining(
                 self._objective,
+                folders,
+                self._journal,
+                self._clock,
+                max_failures=self._max_failures,
+                failures=sum(outcome.status == "failed" for outcome in record.outcomes),
+            )
+            search = Search(
+                training,
                 optimizer,
                 configurations,
                 self._journal,
@@ -276,79 +314,26 @@ class Tuner:
                 reason = search.run(record.suggestions)
             finally:
                 results.write(self._csv)
-        if results.best is not None:
-            number, epoch = results.best["configuration_id"], results.best["epoch"]
-            if not folders.export_best(number, epoch, self._path / "best_trial"):
-                logger.info("the objective wrote no checkpoint at the best epoch")
+        search.export_best(self._path / "best_trial")
         self._journal.end(reason, search.observe_time)
         logger.info("%s ended: %s", self._path, reason)
         folders.close()
         return results
-
-    def _recall(self, record: Record) -> Results:
-        results = Results(minimize=self._minimize)
-        for suggestion in record.suggestions:
-            configurations = dict(
-                zip(suggestion.configuration_ids, suggestion.configurations, strict=True)
-            )
-            overhead = suggestion.overhead(len(suggestion.outcomes))
-            for outcome in suggestion.outcomes:
-                results.add(outcome, configurations[outcome.configuration_id], overhead)
-        return results
-
-    def _recorded_best(self, record: Record) -> Outcome | None:
-        ok = [outcome for outcome in record.outcomes if outcome.metric is not None]
-        sign = -1 if self._minimize else 1
-        return max(ok, key=lambda outcome: sign * (outcome.metric or 0.0), default=None)
 
     @property
     def _csv(self) -> Path:
         return self._path / "hpo4dl_results.csv"
 
 
-def _experiment_folder(output: Path, identity: str, *, resume: bool) -> Path:
-    """The latest folder of an experiment, or a new one beside those there are."""
-    base = output / f"experiment_{identity}"
-    numbered = (base if n == 1 else output / f"{base.name}-{n}" for n in itertools.count(1))
-    latest = base
-    for path in numbered:
-        if resume and not path.exists():
-            return latest
-        if not resume:
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(parents=True)
-                return path
-        latest = path
-    raise AssertionError("counting never ends")
-
-
-def _recover(record: Record, folders: TrialFolders, best: Outcome | None, max_epochs: int) -> None:
-    """Undo in the trials' folders whatever the journal does not tell of."""
-    last = {outcome.configuration_id: outcome for outcome in record.outcomes}
-    if best is not None and not folders.has_best(best.configuration_id, best.epoch):
-        if last[best.configuration_id] is best and folders.root.exists():
-            folders.keep_best(best.configuration_id, best.epoch)
-        elif best.checkpoint:
-            logger.warning(
-                "the checkpoint of the best epoch so far is gone from %s; best_trial may be "
-                "missing at the end",
-                folders.root,
-            )
-    folders.recover(
-        {number: outcome.epoch for number, outcome in last.items()},
-        {
-            number: outcome.checkpoint
-            for number, outcome in last.items()
-            if outcome.status == "ok" and outcome.epoch < max_epochs
-        },
-    )
-
-
-def _why_nothing_succeeded(record: Record) -> str:
-    outcomes = record.outcomes
-    if not outcomes:
-        return "the optimizer suggested nothing to train"
-    failed = next((outcome for outcome in outcomes if outcome.error), None)
-    if failed is None:
-        return f"no trial succeeded: all {len(outcomes)} epochs had a metric that is not finite"
-    return f"no trial succeeded; the first failure was {failed.error}\n{failed.traceback}"
+@contextlib.contextmanager
+def _full_disks_told() -> Iterator[None]:
+    """What the search itself could not write: say what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        advice = outside_cause(error)
+        if advice is None:
+            raise
+        raise TunerError(
+            f"{error}. {advice}; then run the same search again: it goes on where it was."
+        ) from error

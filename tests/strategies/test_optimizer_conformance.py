@@ -223,6 +223,25 @@ class NeedsLaterEpochs(OneEpochThenBest):
         super().observe(configuration_results)
 
 
+class DrawsToTellTheGain(OneEpochThenBest):
+    """Asking for its gain moves its stream."""
+
+    def expected_gain(self):
+        return float(self.generator.random())
+
+
+class ExpectsToLose(OneEpochThenBest):
+    def expected_gain(self):
+        return -0.1
+
+
+class TellsTheGain(OneEpochThenBest):
+    """Correct: None while it cannot tell."""
+
+    def expected_gain(self):
+        return max(self.metric.values(), default=None)
+
+
 class ListedWithInitial(Listed):
     """A list whose first two were given by the user."""
 
@@ -233,7 +252,7 @@ class ListedWithInitial(Listed):
         self.n = 2
 
 
-@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs])
+@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs, TellsTheGain])
 @pytest.mark.parametrize("size", [1, 6, 100])
 def test_correct_optimizers_pass(factory, size):
     check_optimizer(factory, configurations=lambda: Listed(size))
@@ -266,6 +285,8 @@ def test_correct_optimizers_pass_on_the_default_space(factory):
         (SharesState, "gave other suggestions"),
         (SetsCudnn, "torch.backends.cudnn"),
         (AddsHandler, "handlers of the root logger"),
+        (DrawsToTellTheGain, "Asking for expected_gain changed the suggestions"),
+        (ExpectsToLose, r"expects to gain -0\.1"),
         (NeedsBudget, "no limit of the budget, raised TypeError"),
         (NeedsSpread, "constant curves, raised ZeroDivisionError"),
     ],

@@ -128,6 +128,29 @@ def test_taken_names_are_refused_unless_the_same_function_is_defined_again():
     assert not hasattr(lowest, "needs")
 
 
+def test_what_has_no_name_of_its_own_never_replaces_another():
+    class Mine:
+        def __call__(self, pool, n, generator): ...
+
+    pairs = [
+        (lambda pool, n, generator: None, lambda pool, n, generator: None),
+        (Mine(), Mine()),
+    ]
+    for number, (one, other) in enumerate(pairs):
+        name = f"mine-{number}"
+        for _ in range(2):
+            assert register_strategy(name)(one) is one
+            register_strategy_family(name, one, "K")
+        with pytest.raises(ConfigurationError, match=f"'{name}' belongs to the strategy"):
+            register_strategy(name)(other)
+        with pytest.raises(ConfigurationError, match=f"'{name}' belongs to the family"):
+            register_strategy_family(name, other, "K")
+        assert get_strategy(name) is one
+    register_score("mine-2")(lambda pool: pool.logits[:, 0])
+    with pytest.raises(ConfigurationError, match="'mine-2' belongs to"):
+        register_score("mine-2")(lambda pool: pool.logits[:, 1])
+
+
 def test_members_of_families_follow_a_strategy_that_is_registered_again():
     def define(sign):
         @register_score("mine", needs={"logits"})
@@ -178,7 +201,7 @@ def test_a_family_redefined_forgets_what_it_made_and_a_taken_prefix_is_refused()
     before = get_strategy("every:3")
     register_strategy_family("every", every, "K")
     assert get_strategy("every:3") is not before
-    with pytest.raises(ConfigurationError, match="prefix 'every' belongs to"):
+    with pytest.raises(ConfigurationError, match="'every' belongs to"):
         register_strategy_family("every", lambda text: lowest, "K")
     with pytest.raises(ConfigurationError, match="text"):
         register_strategy_family("", every, "K")

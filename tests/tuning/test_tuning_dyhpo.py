@@ -20,7 +20,7 @@ from ConfigSpace.hyperparameters import (
     OrdinalHyperparameter,
     UniformIntegerHyperparameter,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal, norm
@@ -449,6 +449,57 @@ def test_expected_gain_is_that_of_a_perfectly_known_curve():
     assert optimizer.expected_gain() < 0.2
     feed(optimizer, configurations, lambda n, e: 0.5)
     assert optimizer.expected_gain() is None  # nothing is left to train
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(size=66, n=40, max_epochs=1, seed=0, explore=1.0, asks=[1, 0])
+@given(
+    size=st.integers(1, 80),
+    n=st.integers(1, 40),
+    max_epochs=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    explore=st.sampled_from([0.1, 1.0]),
+    asks=st.lists(st.integers(0, 2), min_size=1, max_size=7),
+)
+def test_asking_for_the_expected_gain_changes_nothing(size, n, max_epochs, seed, explore, asks):
+    """Asked any number of times before and after any suggestion, also where all candidates are
+    tried and others were set aside."""
+
+    def suggestions(asks):
+        options = {"max_epochs": max_epochs, "explore": explore}
+        options |= {"fit_steps": 1, "refit_growth": 20.0}  # to take less time
+        space = ConfigurationSpace({"x": (0, size)})
+        optimizer, configurations = made(space, seed, n, **options)
+
+        def metric(number, epoch):
+            return configurations.get_configuration(number)["x"] % 17 * epoch
+
+        found = []
+        for step in range(45):
+            for _ in range(asks[2 * step % len(asks)]):
+                optimizer.expected_gain()
+            suggestion = optimizer.suggest()
+            for _ in range(asks[(2 * step + 1) % len(asks)]):
+                optimizer.expected_gain()
+            found.append(feed(optimizer, configurations, metric, suggestion))
+        return found
+
+    assert suggestions(asks) == suggestions([0])
+
+
+def test_a_search_that_never_stops_for_want_of_gain_is_the_search_without_min_gain(tmp_path):
+    settings = {"optimizer": "dyhpo", "num_configurations": 25, "seed": 1}
+    plain, asking = (
+        Tuner(parabola, line_space(), 5, 20, tmp_path, **settings, min_gain=gain)
+        for gain in (None, 1e-300)
+    )
+    plain.run()
+    asking.run()
+    rows, asked = (
+        [(row["configuration_id"], row["configuration"], row["epoch"]) for row in tuner.results]
+        for tuner in (plain, asking)
+    )
+    assert asked == rows
 
 
 @pytest.mark.parametrize(

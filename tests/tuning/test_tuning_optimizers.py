@@ -99,6 +99,7 @@ def test_a_search_that_is_killed_and_continued_is_the_uninterrupted_one(name, da
             minimize=minimize,
             seed=seed,
             initial_configurations=initial,
+            max_failures=16,
             progress=False,
         )
 

@@ -6,8 +6,9 @@ Configurations (NeurIPS 2022), with another surrogate (see ``process``).
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,8 @@ class DyHPO:
             chosen.append((number, target))
             self._suggestions += 1
             if len(chosen) < self._parallel and self._observed:
-                known = self._condition(fantasies)
-                mean, _ = self._predicted(known, [number], np.array([target]))
+                known = self._condition(self._process, fantasies)
+                mean, _ = self._predicted(self._process, known, [number], np.array([target]))
                 fantasies.append((number, target, float(mean[0])))
         if not chosen:
             return None, None
@@ -159,19 +160,21 @@ class DyHPO:
         """What the most promising configuration is expected to add to the best metric so far.
 
         The largest expected improvement over all candidates, each at the epoch at which it is
-        largest, in units of the metric. None before anything was observed.
+        largest, in units of the metric. None before anything was observed. Asking changes nothing:
+        the suggestions are the same however often it is asked.
         """
         scale, best = self._scale(), self._best()
-        candidates = self._candidates(set())
+        candidates = self._free(self._pool) or self._free(sorted(self._set_aside))
         if best is None or not candidates:
             return None
-        known = self._condition([], refit=False)
+        process = copy.copy(self._process)  # the same parameters; conditioning leaves ours alone
+        known = self._condition(process, [], refit=False)
         reached = np.array([self._reached.get(number, 0) for number in candidates])
         ahead = [2**k for k in range(self._max_epochs.bit_length()) if 2**k < self._max_epochs]
         gain = 0.0
         for epochs in (*ahead, self._max_epochs):
             target = np.minimum(reached + epochs, self._max_epochs)
-            mean, deviation = self._predicted(known, candidates, target)
+            mean, deviation = self._predicted(process, known, candidates, target)
             likely = np.argsort(-_improvement(mean, deviation, best), kind="stable")[:50]
             values = mean[likely, None] + deviation[likely, None] * _NODES
             above = np.maximum(scale.undo(values) - scale.undo(np.array(best)), 0.0)
@@ -231,7 +234,7 @@ class DyHPO:
         explores = self._generator.random() < self._explore
         if best is None or (explores and untried):
             return (untried or candidates)[0]
-        known = self._condition(fantasies)
+        known = self._condition(self._process, fantasies)
         reached = np.array([self._reached.get(number, 0) for number in candidates])
         if self._suggestions % 2:
             target = np.minimum(reached + self._ahead(), self._max_epochs)
@@ -239,7 +242,7 @@ class DyHPO:
         else:
             target = np.minimum(reached + self._step, self._max_epochs)
             bar = self._bar(target, best)
-        mean, deviation = self._predicted(known, candidates, target)
+        mean, deviation = self._predicted(self._process, known, candidates, target)
         score = _improvement(mean, deviation, bar)
         self._score = dict(zip(candidates, score.tolist(), strict=True))
         return candidates[int(score.argmax())]
@@ -251,18 +254,24 @@ class DyHPO:
         return round(most ** float(self._generator.random()))
 
     def _candidates(self, busy: set[int]) -> list[int]:
-        """Numbers that can be trained further, ascending."""
-
-        def free(number: int) -> bool:
-            over = self._reached.get(number, 0) >= self._max_epochs
-            return not over and number not in self._lost and number not in busy
-
-        found = [number for number in self._pool if free(number)]
+        """Numbers that can be trained further, ascending; those set aside join them once no
+        other is left."""
+        found = self._free(self._pool, busy)
         if not found and self._set_aside:
             self._pool = sorted({*self._pool, *self._set_aside})
             self._set_aside = []
-            found = [number for number in self._pool if free(number)]
+            found = self._free(self._pool, busy)
         return found
+
+    def _free(self, numbers: Sequence[int], busy: Collection[int] = ()) -> list[int]:
+        """Those of the numbers that can be trained further and are not busy."""
+        return [
+            number
+            for number in numbers
+            if self._reached.get(number, 0) < self._max_epochs
+            and number not in self._lost
+            and number not in busy
+        ]
 
     def _refresh(self) -> None:
         """Replace the least promising untried candidates, every now and then."""
@@ -322,9 +331,13 @@ class DyHPO:
         )
 
     def _condition(
-        self, fantasies: list[tuple[int, int, float]], *, refit: bool = True
+        self,
+        process: CurveProcess,
+        fantasies: list[tuple[int, int, float]],
+        *,
+        refit: bool = True,
     ) -> dict[int, int]:
-        """Condition the surrogate on everything; returns the trial of each tried number."""
+        """Condition a process on everything; returns the trial of each tried number."""
         scale = self._scale()
         metrics = np.array([metric for _, _, metric in self._observed])
         values = scale.apply(metrics)
@@ -342,17 +355,21 @@ class DyHPO:
             value=np.concatenate([values, [value for _, _, value in fantasies], earlier.value]),
         )
         due = refit and not fantasies and len(self._observed) >= self._next_fit
-        self._process.fit(observations, self._fit_steps if due else 0)
+        process.fit(observations, self._fit_steps if due else 0)
         if due:
             n = len(self._observed)
             self._next_fit = max(n + 1, math.floor(n * self._growth))
         return known
 
     def _predicted(
-        self, known: dict[int, int], numbers: list[int], target: np.ndarray
+        self,
+        process: CurveProcess,
+        known: dict[int, int],
+        numbers: list[int],
+        target: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         trial = np.array([known.get(number, -1) for number in numbers])
-        return self._process.predict(self._encoded(numbers), trial, target)
+        return process.predict(self._encoded(numbers), trial, target)
 
     def _encoded(self, numbers: list[int]) -> np.ndarray:
         for number in range(len(self._rows), len(self._configurations)):

@@ -1,0 +1,121 @@
+"""What a search finds of its former self: the folder, the checkpoints, the result."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from alhpo.tuning.evaluation import Outcome
+from alhpo.tuning.record import Record
+from alhpo.tuning.results import Results
+from alhpo.tuning.trials import TrialFolders
+from alhpo.types import ConfigurationError, EarlierResultWarning
+
+logger = logging.getLogger("alhpo.tuning")
+
+
+def experiment_folder(output: Path, identity: str, *, resume: bool) -> Path:
+    """The latest folder of an experiment, or a new one beside those there are.
+
+    Raises:
+        ConfigurationError: a new folder cannot be made.
+    """
+    base = output / f"experiment_{identity}"
+    numbered = (base if n == 1 else output / f"{base.name}-{n}" for n in itertools.count(1))
+    latest = base
+    for path in numbered:
+        if resume and not path.exists():
+            return latest
+        if not resume:
+            try:
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir(parents=True)
+                    return path
+            except OSError as error:
+                raise ConfigurationError(
+                    f"output_path is {str(output)!r}, where no folder can be made "
+                    f"({error.strerror}). Choose another, or see to it that it can be written."
+                ) from error
+        latest = path
+    raise AssertionError("counting never ends")
+
+
+def recorded_rows(record: Record, *, minimize: bool) -> Results:
+    """The rows of all epochs in the record."""
+    results = Results(minimize=minimize)
+    for suggestion in record.suggestions:
+        configurations = dict(
+            zip(suggestion.configuration_ids, suggestion.configurations, strict=True)
+        )
+        overhead = suggestion.overhead(len(suggestion.outcomes))
+        for outcome in suggestion.outcomes:
+            results.add(outcome, configurations[outcome.configuration_id], overhead)
+    return results
+
+
+def recover(record: Record, folders: TrialFolders, max_epochs: int, *, minimize: bool) -> None:
+    """Undo in the trials' folders whatever the journal does not tell of."""
+    best = _recorded_best(record, minimize=minimize)
+    last = {outcome.configuration_id: outcome for outcome in record.outcomes}
+    if best is not None and best.checkpoint:
+        number, epoch = best.configuration_id, best.epoch
+        if not folders.has_best(number, epoch, best.digest):
+            if last[number] is best and folders.digest(number) == best.digest:
+                folders.keep_best(number, epoch, anew=True)
+            else:
+                logger.info("the checkpoint of the best epoch so far is gone from %s", folders.root)
+    going_on = {
+        number: outcome.epoch
+        for number, outcome in last.items()
+        if outcome.status == "ok" and outcome.epoch < max_epochs
+    }
+    folders.recover(going_on, record.unusable)
+
+
+def _recorded_best(record: Record, *, minimize: bool) -> Outcome | None:
+    ok = [outcome for outcome in record.outcomes if outcome.metric is not None]
+    sign = -1 if minimize else 1
+    return max(ok, key=lambda outcome: sign * (outcome.metric or 0.0), default=None)
+
+
+def tell_of_earlier(record: Record, path: Path) -> None:
+    """Warn whoever called ``Tuner.run`` that a search was found, each time anew.
+
+    Python shows a warning of one line of code once; a cell of a notebook that is run again after
+    its objective was changed is the very case in which it must be seen.
+    """
+    epochs = len(record.outcomes)
+    if record.in_vain:
+        what = f"Every trial of the earlier search in {path} had failed; it starts anew."
+    elif record.ended:
+        what = f"This is the result of an earlier search of {epochs} epochs in {path}."
+    elif epochs:
+        what = f"The earlier search in {path} goes on after {epochs} epochs."
+    else:
+        return
+    caller = sys._getframe(2)
+    warnings.warn_explicit(
+        f"{what} If the objective, or anything that it uses, has changed since, give resume=False "
+        "to search anew; resume='quiet' says nothing.",
+        EarlierResultWarning,
+        caller.f_code.co_filename,
+        caller.f_lineno,
+    )
+
+
+def why_nothing_succeeded(record: Record) -> str:
+    """What ``Tuner.run`` raises where no epoch of any trial has a metric."""
+    outcomes = record.outcomes
+    if not outcomes:
+        return "the optimizer suggested nothing to train"
+    failed = next((outcome for outcome in outcomes if outcome.error), None)
+    if failed is None:
+        return f"no trial succeeded: all {len(outcomes)} epochs had a metric that is not finite"
+    return (
+        "no trial succeeded. Run the same search again once the cause is gone: it starts anew. The "
+        f"first failure was {failed.error}\n{failed.traceback}"
+    )
