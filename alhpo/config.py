@@ -201,7 +201,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     )
     measure_current: bool = Field(
         True,
-        description="A search first trains the configuration in force to the end, within its "
+        description="A search first trains the current configuration to the end, within its "
         "budget, and replaces it only by a better one (where max_budget exceeds max_epochs).",
     )
     transfer: bool = Field(
@@ -250,6 +250,13 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Whether hyperparameters are searched in this cycle (the final search apart)."""
         every = _interval(self.hpo)
         return every > 0 and cycle % every == 0
+
+    @property
+    def measures_once(self) -> bool:
+        """Whether the final search finds its first part done: the last cycle measured the same
+        configuration on the same labels, from the same weights."""
+        measured = self.validate_fixed and self.measure_current and self.start == "cold"
+        return self.hpo == "final" and measured and self.max_budget > self.max_epochs
 
     @property
     def name(self) -> str:

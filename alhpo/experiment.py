@@ -12,7 +12,8 @@ A run's state is what is on disk, so that a killed run is continued by the same 
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
-    fit/cycle_000/        the model fitted last
+    fit/cycle_000/        the model of the cycle recorded last, and that of the cycle under way
+    fit/final/            the model of the final fit, which ``hpo="final"`` adds
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
     first_query.png       the first images that the first query picked
@@ -22,56 +23,44 @@ A run's state is what is on disk, so that a killed run is continued by the same 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import ConfigSpace as CS
 import numpy as np
-import torch
 import yaml
-from PIL import Image, PngImagePlugin
 
 from alhpo.config import RunConfig
+from alhpo.cycle_search import CycleSearch, Found
 from alhpo.datasets import ImageDataset
-from alhpo.files import Journal, atomic_path, exclusive, write_json, write_text
+from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.first_query import PICTURED, write_picture
 from alhpo.formats import claim_format
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.provenance import check_dataset, session
 from alhpo.results import read_records
-from alhpo.seeding import derive_seed
 from alhpo.steps import (
+    Fit,
     Observer,
     Silent,
     Stopwatch,
-    constants,
     fitted,
     load_data,
     need_evaluation_split,
-    results_within,
-    searched,
     storage_of,
-    validation_of,
-    within,
 )
-from alhpo.strategies import get_strategy
+from alhpo.strategies import strategy_name
 from alhpo.types import (
     CheckpointError,
     ConfigurationError,
     CycleRecord,
     DataError,
-    Evaluation,
+    DivergedError,
     LabelError,
     RunResult,
 )
-
-#: Images of a query that are kept as a picture, and the white columns between them.
-PICTURED, GAP = 16, 2
 
 
 def run_experiment(
@@ -106,17 +95,6 @@ def run_experiment(
         return _Run(config, path, dataset, observer or Silent()).complete()
 
 
-@dataclass
-class _Search:
-    """What a search, or the measurement of one configuration, found."""
-
-    configuration: dict[str, Any]
-    validation: dict[str, float] | None
-    epochs: int
-    metric: float = -math.inf
-    experiment: Path | None = None
-
-
 class _Run:
     def __init__(
         self, config: RunConfig, path: Path, dataset: ImageDataset | None, observer: Observer
@@ -128,7 +106,6 @@ class _Run:
         self._journal = Journal(path / "cycles.jsonl")
         self.records = read_records(path / "cycles.jsonl")
         self._cycles = len(config.sizes)
-        self._storage: Path | None = None
         self._watch = Stopwatch()
 
     def complete(self) -> RunResult:
@@ -137,6 +114,7 @@ class _Run:
         claim_format(self.path)
         resumed = bool(self.records)
         learner = self._begin()
+        self._searches = CycleSearch(self.config, self.path, self._observer)
         total = self._cycles + (self.config.hpo == "final")
         self._observer.started(self.config, self.path, len(self.records), total)
         while not self._finished():
@@ -197,7 +175,7 @@ class _Run:
             path=self.path,
         )
         self._check_labels(learner)
-        self._storage = storage_of(config)
+        storage_of(config)  # refused now, if it cannot be made
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
         Journal(self.path / "sessions.jsonl").append(session(learner.compute))
@@ -233,9 +211,13 @@ class _Run:
         self._picture_first_query(learner.dataset)
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
-        if self.config.start == "warm" and not last.diverged:
+        if self.config.start == "warm" and not last.diverged and self._fits_again():
             try:
-                learner.restore(self._fit_folder(last.cycle))
+                learner.restore(
+                    self._fit_folder(last.kind, last.cycle),
+                    configuration=last.configuration,
+                    n_labeled=last.n_labeled,
+                )
             except CheckpointError as error:
                 raise CheckpointError(
                     f"A fit with start=warm goes on from the one before, but: {error} Without it "
@@ -245,18 +227,24 @@ class _Run:
     def _finished(self) -> bool:
         return bool(self.records) and not self.records[-1].queried
 
+    def _fits_again(self) -> bool:
+        """Whether a cycle or the final fit is still to come after the last record."""
+        last = self.records[-1]
+        return bool(last.queried) or (self.config.hpo == "final" and last.kind == "cycle")
+
     def _cycle(self, learner: ActiveLearner) -> None:
         config, cycle = self.config, len(self.records)
         self._watch = Stopwatch()
         tuned = config.searches(cycle)
-        search = self._search(learner, cycle) if tuned else self._untuned(learner, cycle)
-        test, diverged = self._fit(learner, search.configuration, cycle)
+        with self._watch.timed("hpo"):
+            found = self._searched(learner, cycle) if tuned else self._unsearched(learner, cycle)
+        fit = self._fit(learner, found, "cycle", cycle)
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
         if remaining > 0:
             with self._watch.timed("query"):
-                queried = self._query(learner, min(config.acquisition_size, remaining), diverged)
-        self._record(learner, "cycle", cycle, search, tuned, test, diverged, queried)
+                queried = self._query(learner, min(config.acquisition_size, remaining), fit)
+        self._record(learner, "cycle", cycle, found, tuned, fit, queried)
         if queried:
             self._picture_first_query(learner.dataset)
             learner.answer()
@@ -276,97 +264,22 @@ class _Run:
         """The search after the last cycle, and the model retrained with what it found."""
         cycle = self.records[-1].cycle
         self._watch = Stopwatch()
-        search = self._search(learner, cycle)
-        test, diverged = self._fit(learner, search.configuration, cycle)
-        self._record(learner, "final", cycle, search, True, test, diverged, ())
-
-    def _search(self, learner: ActiveLearner, cycle: int) -> _Search:
-        """The better of the configuration in force, fully trained, and of what a search finds.
-
-        Without that measurement, which is a part of the budget, a search that had too few epochs
-        to train anything through would replace what works by what began well.
-        """
-        config = self.config
-        in_force = self.records[-1].configuration if self.records else config.hyperparameters
-        rest = config.max_budget - config.max_epochs
-        if not config.measure_current or rest < 1:
-            return self._tune(learner, cycle, None, config.max_budget)
-        current = self._tune(learner, cycle, Hyperparameters.create(in_force), config.max_epochs)
-        found = self._tune(learner, cycle, None, rest, current.experiment)
-        best = found if found.metric > current.metric else current
-        return replace(best, epochs=current.epochs + found.epochs)
-
-    def _untuned(self, learner: ActiveLearner, cycle: int) -> _Search:
-        """The configuration of the latest search, or the fixed one, measured where asked for."""
-        if self.config.hpo.startswith("every") and self.records:
-            hp = Hyperparameters.create(self.records[-1].configuration)
-        else:
-            hp = Hyperparameters.create(self.config.hyperparameters)
-        if not self.config.validate_fixed:
-            return _Search(hp.model_dump(), None, 0)
-        return self._tune(learner, cycle, hp, self.config.max_epochs)
-
-    def _tune(
-        self,
-        learner: ActiveLearner,
-        cycle: int,
-        only: Hyperparameters | None,
-        budget: int,
-        measured: Path | None = None,
-    ) -> _Search:
-        """A search of ``budget`` epochs; of one configuration alone where ``only`` is given.
-
-        ``measured`` is the experiment of what was measured on the same labels before.
-        """
-        objective = learner.objective(space=None if only is None else constants(only))
-
-        def progress(done: int, row: dict[str, Any]) -> None:
-            note = f"validation {row['metric']:.3f}"
-            self._observer.progressed(cycle, "search", done, budget, note)
-
-        start = {} if only else self._start(objective.configuration_space, measured)
         with self._watch.timed("hpo"):
-            tuner, best = searched(
-                objective,
-                self.config,
-                self.path / "hpo" / f"cycle_{cycle:03d}",
-                budget=budget,
-                seed=derive_seed(self.config.seed, "hpo", cycle),
-                storage=self._storage and self._storage / f"cycle_{cycle:03d}",
-                callback=progress,
-                alone=only is not None,
-                **start,
-            )
-        hp = only or objective.hyperparameters(best["configuration"])
-        return _Search(
-            hp.model_dump(),
-            validation_of(best),
-            tuner.epochs_spent,
-            float(best["metric"]),
-            tuner.experiment_path,
-        )
+            found = self._searched(learner, cycle)
+        fit = self._fit(learner, found, "final", cycle)
+        self._record(learner, "final", cycle, found, True, fit, ())
 
-    def _start(self, space: CS.ConfigurationSpace, measured: Path | None) -> dict[str, Any]:
-        """What a search starts from: the fixed hyperparameters, or the searches before it."""
-        observed = [] if measured is None else results_within(space, [measured])
-        cycles = [record.cycle for record in self.records if record.tuned]
-        earlier = [
-            results_within(
-                space, sorted((self.path / "hpo" / f"cycle_{cycle:03d}").glob("experiment_*"))
-            )
-            for cycle in cycles
-        ]
-        if self.config.transfer and any(earlier):
-            return {"warm_start": earlier, "observed": observed}
-        fixed = Hyperparameters.create(self.config.hyperparameters).model_dump()
-        known = [row["configuration"] for row in observed]
-        initial = [one for one in within(space, fixed) if one not in known]
-        return {"initial_configurations": initial, "observed": observed}
+    def _searched(self, learner: ActiveLearner, cycle: int) -> Found:
+        return self._searches.search(learner, cycle, self.records)
 
-    def _fit(
-        self, learner: ActiveLearner, configuration: Mapping[str, Any], cycle: int
-    ) -> tuple[Evaluation, bool]:
-        folder = self._fit_folder(cycle)
+    def _unsearched(self, learner: ActiveLearner, cycle: int) -> Found:
+        """The configuration of the latest search, or the fixed one, measured where asked for."""
+        hp = self._searches.unsearched(self.records)
+        if not self.config.validate_fixed:
+            return Found(hp.model_dump())
+        return self._searches.measure(learner, cycle, hp)
+
+    def _fit(self, learner: ActiveLearner, found: Found, kind: str, cycle: int) -> Fit:
         total = self.config.max_epochs
 
         def progress(epoch: int) -> None:
@@ -374,72 +287,66 @@ class _Run:
             self._observer.progressed(cycle, "fit", epoch, total, note)
 
         with self._watch.timed("fit"):
-            return fitted(learner, configuration, folder, progress)
+            return fitted(learner, found.configuration, self._fit_folder(kind, cycle), progress)
 
-    def _fit_folder(self, cycle: int) -> Path:
-        return self.path / "fit" / f"cycle_{cycle:03d}"
+    def _fit_folder(self, kind: str, cycle: int) -> Path:
+        """Each fit has its own, for with ``start="warm"`` it goes on from the model before it."""
+        return self.path / "fit" / ("final" if kind == "final" else f"cycle_{cycle:03d}")
 
-    def _query(self, learner: ActiveLearner, n: int, diverged: bool) -> tuple[int, ...]:
-        if len(learner.pool.pending):  # asked for before a kill
-            return tuple(learner.pool.pending.tolist())
-        if diverged:
-            strategy, learner.strategy = learner.strategy, get_strategy("random")
+    def _query(self, learner: ActiveLearner, n: int, fit: Fit) -> tuple[int, ...]:
+        """Ask for labels, unless that was done before a kill: by the strategy, or at random where
+        it has no model, or one that says nothing finite, to look at."""
+        if not len(learner.pool.pending):
             try:
-                return learner.ask(n).indices
-            finally:
-                learner.strategy = strategy
-        return learner.ask(n).indices
+                learner.ask(n, strategy="random" if fit.diverged else None)
+            except DivergedError as error:
+                warnings.warn(
+                    f"Cycle {len(self.records)} of {self.path.name}: the query is made at random. "
+                    f"{error}",
+                    stacklevel=2,
+                )
+                learner.ask(n, strategy="random")
+        return tuple(learner.pool.pending.tolist())
 
     def _record(
         self,
         learner: ActiveLearner,
         kind: Literal["cycle", "final"],
         cycle: int,
-        search: _Search,
+        found: Found,
         tuned: bool,
-        test: Evaluation,
-        diverged: bool,
+        fit: Fit,
         queried: tuple[int, ...],
     ) -> None:
         """Write the record of a cycle, and drop the checkpoints that nothing needs any more."""
+        strategy = strategy_name(learner.strategy)
         record = CycleRecord(
             kind=kind,
             cycle=cycle,
             n_labeled=learner.n_labeled,
-            configuration=search.configuration,
+            configuration=found.configuration,
             tuned=tuned,
-            validation=search.validation,
-            test=test.scores,
-            epochs={"hpo": search.epochs, "fit": self.config.max_epochs},
+            validation=found.validation,
+            test=fit.test.scores,
+            epochs={"hpo": self._searches.epochs(cycle, self.records), "fit": fit.epochs},
             queried=queried,
-            diverged=diverged,
+            random_query=any(learner.pool.asked_by(index) != strategy for index in queried),
+            diverged=fit.diverged,
             seconds=self._watch.seconds,
         )
         self._journal.append(record.to_dict())
         self.records.append(record)
-        for old in (self.path / "fit").glob("cycle_*"):
-            if old != self._fit_folder(record.cycle):
-                shutil.rmtree(old)
-        shutil.rmtree(self.path / "query", ignore_errors=True)
-        for checkpoint in (self.path / "hpo").glob("cycle_*/experiment_*/best_trial"):
-            shutil.rmtree(checkpoint)
+        self._clean_up()
         self._observer.recorded(record)
 
+    def _clean_up(self) -> None:
+        """Drop what nothing needs any more, as far as it goes: no run depends on it.
 
-def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
-    """Write images of the pool side by side, at their own size, as a PNG.
-
-    Its texts "indices" and "classes" are JSON lists: the images' places in the pool and the names
-    of their classes (empty without labels).
-    """
-    rows = torch.tensor(list(indices))
-    images = dataset.images[rows]
-    white = images.new_full((images.shape[1], GAP, images.shape[3]), 255)
-    strip = torch.cat([part for image in images for part in (white, image)][1:], dim=1)
-    labels = [] if dataset.labels is None else dataset.labels[rows].tolist()
-    texts = PngImagePlugin.PngInfo()
-    texts.add_itxt("indices", json.dumps(rows.tolist()))
-    texts.add_itxt("classes", json.dumps([dataset.classes[label] for label in labels]))
-    picture = Image.fromarray((strip.squeeze(2) if strip.shape[2] == 1 else strip).numpy())
-    with atomic_path(file) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=texts)
+        What cannot be removed now is tried again after the next record.
+        """
+        last = self.records[-1]
+        kept = self._fit_folder(last.kind, last.cycle)
+        old = [folder for folder in (self.path / "fit").glob("*") if folder != kept]
+        checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
+        for folder in (*old, self.path / "query", *checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)

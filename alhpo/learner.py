@@ -20,7 +20,7 @@ from alhpo.adversarial import check_image_size
 from alhpo.batches import DeviceImages, InputFormat
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
-from alhpo.fitting import fitted_model, saved_model
+from alhpo.fitting import ALL_LABELS, fitted_model, saved_model
 from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.loss_prediction import add_loss_predictor
@@ -214,28 +214,32 @@ class ActiveLearner:
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
         probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
         query = Query(tuple(int(i) for i in chosen), probabilities=probabilities)
-        return self._asked(query, new_cycle=False)
+        return self._asked(query, self.cycle)
 
-    def ask(self, n: int) -> Query:
+    def ask(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
         """Choose ``n`` unlabelled images with the strategy and the model fitted last.
 
         Images that were asked for before and not answered yet are not chosen again.
 
         Args:
             n: how many, at most as many as are neither labelled nor asked for.
+            strategy: for this query, instead of the learner's.
 
         Returns:
             Indices, scores and, where images came from files, their paths. Answer with ``tell``,
             in parts or late if need be.
 
         Raises:
-            LabelError: ``n`` is below 1 or exceeds what is left of the pool.
+            LabelError: ``n`` is no integer, below 1, or exceeds what is left of the pool.
             AlhpoError: the strategy needs a model and none was fitted.
+            DivergedError: what the strategy looks at is not finite, or what it trains diverged;
+                ``strategy="random"`` looks at nothing.
         """
-        check_dropout(self.strategy, self._outputs.dropout)
+        chooser = self.strategy if strategy is None else get_strategy(strategy)
+        check_dropout(chooser, self._outputs.dropout)
         candidates = self._candidates(n)
         step = self.cycle + 1
-        needs = strategy_needs(self.strategy)
+        needs = strategy_needs(chooser)
         if needs and self._query_subset is not None and self._query_subset < len(candidates):
             size = max(self._query_subset, n)
             generator = numpy_generator(self.seed, "query subset", step)
@@ -248,15 +252,15 @@ class ActiveLearner:
             self.pool,
             self.model if needs & OF_MODEL else None,
             self._outputs,
-            owner=strategy_name(self.strategy),
+            owner=strategy_name(chooser),
             cycle=self.cycle,
             folder=folder,
         )
         generator = numpy_generator(self.seed, "query", step)
-        query = run_strategy(self.strategy, outputs, n, generator)
+        query = run_strategy(chooser, outputs, n, generator)
         if len(candidates) < len(self.pool.available):  # images outside the subset had no chance
             query = replace(query, probabilities=None)
-        query = self._asked(query, new_cycle=True)
+        query = self._asked(query, self.cycle + 1, strategy_name(chooser))
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return query
@@ -387,16 +391,45 @@ class ActiveLearner:
             self._fitted = None
         raise DivergedError(
             f"Training diverged (non-finite outputs by epoch {epochs}) with {hp!r}. Lower lr, or "
-            "search lower rates."
+            "search lower rates.",
+            epochs,
         )
 
-    def restore(self, checkpoint_path: str | os.PathLike[str]) -> None:
+    def restore(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+        n_labeled: int | None = None,
+    ) -> None:
         """Take the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.
 
+        Of a fit it must be the model after its last epoch. Of a trial it is the model of the first
+        validation split, after the epoch that the trial had reached.
+
+        Args:
+            checkpoint_path: the folder.
+            configuration: hyperparameters over the fixed ones; with it, the model must be one
+                that ``fit`` trained so, for the learner's ``max_epochs``.
+            n_labeled: with ``configuration``, how many labels it must be trained on, the first
+                ones; by default all that there are.
+
         Raises:
-            CheckpointError: no checkpoint there, a damaged one, or another architecture's.
+            CheckpointError: no checkpoint there, a damaged one, one of a fit that was interrupted,
+                or of another architecture or fit.
         """
-        model = saved_model(Path(checkpoint_path), self._initial, self._spec.identity())
+        expected: dict[str, Any] = {}
+        if configuration is not None:
+            task = self._task("fit", n_labeled)
+            hp = Hyperparameters.create(self.fixed, configuration)
+            expected = {
+                "validation_scheme": ALL_LABELS,
+                "configuration": task.resolved(hp).model_dump(),
+                "labeled_set": task.labeled_set,
+                "training": task.training,
+            }
+        identity = self._spec.identity()
+        model = saved_model(Path(checkpoint_path), self._initial, identity, expected)
         self._fitted = self.compute.place(model)
 
     def evaluate(self) -> Evaluation:
@@ -464,26 +497,27 @@ class ActiveLearner:
             mean, std = self.dataset.channel_statistics()
         return InputFormat(mean, std, size, self.compute.channels_last)
 
-    def _task(self, purpose: str) -> Task:
+    def _task(self, purpose: str, n_labeled: int | None = None) -> Task:
+        """Training on the first ``n_labeled`` labels, or on all."""
         if not self.n_labeled:
             raise ConfigurationError(
                 "Nothing is labelled yet: label_initial(n) or tell(...) first."
             )
         if self.max_epochs < 1:
             raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
-        indices = torch.from_numpy(self.pool.labeled)
+        indices = torch.from_numpy(self.pool.labeled[:n_labeled])
         template = self._initial
         if self._start == "warm" and self._fitted is not None:
             template = self._fitted
         return Task(
             images=self.dataset.images[indices],
-            labels=torch.from_numpy(self.pool.labels),
+            labels=torch.from_numpy(self.pool.labels[:n_labeled]),
             template=template,
             model=self._spec.identity(),
             form=self._form,
             compute=self.compute,
             max_epochs=self.max_epochs,
-            seed=derive_seed(self.seed, purpose, self.n_labeled),
+            seed=derive_seed(self.seed, purpose, len(indices)),
             augmentation=self.dataset.augmentation,
         )
 
@@ -500,14 +534,12 @@ class ActiveLearner:
             )
         return available
 
-    def _asked(self, query: Query, *, new_cycle: bool) -> Query:
-        cycle = self.cycle + 1 if new_cycle else self.cycle
-        owner = strategy_name(self.strategy)
+    def _asked(self, query: Query, cycle: int, strategy: str = "") -> Query:
         self.pool.ask(
             query.indices,
             cycle,
             state=query.state,
-            strategy=owner,
+            strategy=strategy,
             probabilities=query.probabilities,
         )
         paths = self.dataset.paths

@@ -39,6 +39,7 @@ class Pool:
         self._pending: dict[int, int] = {}
         self._states: dict[str, Mapping[str, Any]] = {}
         self._draws: dict[int, float | None] = {}
+        self._asked_by: dict[int, str] = {}
         if journal:
             for entry in journal.read():
                 self._replay(entry, journal.path)
@@ -83,6 +84,10 @@ class Pool:
         """What the latest query of the strategy of this name left to remember, or None."""
         return self._states.get(strategy)
 
+    def asked_by(self, index: int) -> str:
+        """Name of the strategy that chose an image; "" where none did."""
+        return self._asked_by.get(index, "")
+
     def ask(
         self,
         indices: Sequence[int],
@@ -98,7 +103,7 @@ class Pool:
             indices: pool indices.
             cycle: the cycle that the images count for.
             state: what the strategy wants to remember, JSON-able; None keeps what it left before.
-            strategy: the name of the strategy whose state that is.
+            strategy: the name of the strategy that chose them, whose state that is.
             probabilities: of each index at its draw; None where it was not drawn with known ones.
 
         Raises:
@@ -106,8 +111,10 @@ class Pool:
         """
         entry: dict[str, Any] = {"event": "ask", "cycle": cycle}
         entry["indices"] = self._indices(indices)
+        if strategy:
+            entry["strategy"] = strategy
         if state is not None:
-            entry |= {"strategy": strategy, "state": dict(state)}
+            entry["state"] = dict(state)
         if probabilities is not None:
             entry["probabilities"] = list(probabilities)
         taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
@@ -198,6 +205,7 @@ class Pool:
             )
             cycle = int(entry["cycle"])
             known &= isinstance(entry.get("state", {}), dict)
+            known &= isinstance(entry.get("strategy", ""), str)
             drawn = entry.get("probabilities")
             known &= drawn is None or (
                 len(drawn) == len(indices) and all(0 < p <= 1 for p in drawn)
@@ -222,6 +230,7 @@ class Pool:
             unknown = [None] * len(entry["indices"])
             drawn = entry.get("probabilities", unknown)
             self._draws.update(zip(entry["indices"], drawn, strict=True))
+            self._asked_by.update(dict.fromkeys(entry["indices"], entry.get("strategy", "")))
             if "state" in entry:
                 self._states[entry.get("strategy", "")] = entry["state"]
             return

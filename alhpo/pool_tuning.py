@@ -41,6 +41,7 @@ from alhpo.steps import (
     Silent,
     Stopwatch,
     constants,
+    epochs_in,
     fitted,
     load_data,
     need_evaluation_split,
@@ -121,7 +122,7 @@ def tune_pool(
             a damaged file.
         LabelError: the pool's file does not fit the data set.
         RunLockedError: another process works in the folder.
-        TunerError: no trial succeeded.
+        TunerError: no trial succeeded, for another reason than divergence.
         FormatError: the tuning was begun by a version of alhpo that writes folders otherwise.
     """
     if not isinstance(config, TuneConfig):
@@ -168,7 +169,7 @@ class _Tuning:
         chosen = _best(rows, config.max_epochs)
         hp = Hyperparameters.create(self._pool.own.model_dump(), chosen["configuration"])
         with self._watch.timed("fit"):
-            test, diverged = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
+            fit = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
         record = CycleRecord(
             kind="tuned",
             cycle=self._cycle,
@@ -176,9 +177,9 @@ class _Tuning:
             configuration=hp.model_dump(),
             tuned=True,
             validation=validation_of(chosen),
-            test=test.scores,
-            epochs={"hpo": len(rows), "fit": config.max_epochs},
-            diverged=diverged,
+            test=fit.test.scores,
+            epochs={"hpo": epochs_in(self.path / "hpo"), "fit": fit.epochs},
+            diverged=fit.diverged,
             seconds=self._watch.seconds,
         )
         write_json(self.path / "tune.json", record.to_dict())

@@ -142,6 +142,7 @@ class RichObserver:
         spent = f"{record.epochs['hpo']} + {record.epochs['fit']} epochs"
         seconds = sum(record.seconds.values())
         warning = "  [red]DIVERGED[/]" if record.diverged else ""
+        warning += "  [red]RANDOM QUERY[/]" if record.random_query else ""
         name = f"cycle {record.cycle:<2d}" if record.kind == "cycle" else f"{record.kind:7s}"
         self._console.print(
             f"{name} {record.n_labeled:5d} labels  test {record.test['accuracy']:.3f}  {judged}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,17 +13,20 @@ import ConfigSpace as CS
 
 from alhpo.config import DataSettings, RunConfig, SearchSettings, TuneConfig
 from alhpo.datasets import ImageDataset
+from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.loading import load_dataset
 from alhpo.objective import Objective
 from alhpo.tuning import Tuner, recorded_results
+from alhpo.tuning.record import Record, SearchJournal
 from alhpo.types import (
     ConfigurationError,
     CycleRecord,
     DataError,
     DivergedError,
     Evaluation,
+    TunerError,
 )
 
 
@@ -118,7 +122,7 @@ def searched(
     callback: Callable[[int, dict[str, Any]], None],
     alone: bool = False,
     **start: Any,
-) -> tuple[Tuner, dict[str, Any]]:
+) -> tuple[Tuner, dict[str, Any] | None]:
     """Search the objective's space, or go on with the search begun in the same folder.
 
     Args:
@@ -134,7 +138,12 @@ def searched(
         start: what the search starts from, as the Tuner takes it.
 
     Returns:
-        The tuner, and the best row.
+        The tuner, and the best row; None where training diverged in every trial, or the optimizer
+        had nothing to try within the budget.
+
+    Raises:
+        TunerError: the objective or the optimizer breaks its contract, or no trial succeeded for
+            another reason than divergence.
     """
     spent = 0
 
@@ -160,7 +169,23 @@ def searched(
         callback=trained,
     )
     spent = tuner.epochs_spent
-    return tuner, tuner.run()
+    try:
+        best = tuner.run()
+    except TunerError:
+        record = _record_of(tuner.experiment_path)
+        if record.ended and all(outcome.status == "diverged" for outcome in record.outcomes):
+            return tuner, None
+        raise
+    return tuner, None if best["diverged"] else best
+
+
+def epochs_in(folder: Path) -> int:
+    """Epochs that were trained in all experiments of a folder."""
+    return sum(len(_record_of(path).outcomes) for path in folder.glob("experiment_*"))
+
+
+def _record_of(experiment: Path) -> Record:
+    return SearchJournal(Journal(experiment / "journal.jsonl")).read()
 
 
 def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
@@ -174,22 +199,33 @@ def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
     }
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A fit on all labels.
+
+    Attributes:
+        test: on the evaluation split; a model that diverged counts as the uniform prediction.
+        epochs: that were trained, by this process or before.
+        diverged: training diverged; there is no model.
+    """
+
+    test: Evaluation
+    epochs: int
+    diverged: bool = False
+
+
 def fitted(
     learner: ActiveLearner,
     configuration: Mapping[str, Any],
     folder: Path,
     callback: Callable[[int], None],
-) -> tuple[Evaluation, bool]:
-    """Fit on all labels and evaluate, or go on with the fit that was begun in the folder.
-
-    Returns:
-        The evaluation, and whether training diverged. A model that diverged counts as the uniform
-        prediction.
-    """
+) -> Fit:
+    """Fit on all labels and evaluate, or go on with the fit that was begun in the folder."""
     try:
-        return learner.fit(configuration, checkpoint_path=folder, callback=callback), False
-    except DivergedError:
-        return Evaluation.uniform(learner.dataset.num_classes), True
+        test = learner.fit(configuration, checkpoint_path=folder, callback=callback)
+    except DivergedError as error:
+        return Fit(Evaluation.uniform(learner.dataset.num_classes), error.epochs, diverged=True)
+    return Fit(test, learner.max_epochs)
 
 
 def constants(hp: Hyperparameters) -> CS.ConfigurationSpace:

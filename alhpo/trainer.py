@@ -66,10 +66,10 @@ class Task:
         """Identity of the labelled images: a hash of their pixels and labels, in order."""
         return digest(self.images, self.labels)
 
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What the results of training depend on, apart from the hyperparameters."""
-        training = {
+    @property
+    def training(self) -> dict[str, Any]:
+        """How training goes, apart from the images, the model and the hyperparameters."""
+        training: dict[str, Any] = {
             "max_epochs": self.max_epochs,
             "seed": self.seed,
             "precision": self.compute.precision,
@@ -80,11 +80,22 @@ class Task:
         }
         if has_loss_predictor(self.template):
             training["loss_prediction"] = LOSS_PREDICTION
+        return training
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the results of training depend on, apart from the hyperparameters."""
         return {
             "labeled_set": self.labeled_set,
             "model": dict(self.model) | {"weights": weights_hash(self.template)},
-            "training": training,
+            "training": self.training,
         }
+
+    def resolved(self, hp: Hyperparameters) -> Hyperparameters:
+        """The hyperparameters with what "auto" means for these images."""
+        if hp.augmentation != "auto":
+            return hp
+        return hp.model_copy(update={"augmentation": self.augmentation})
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
         """The labelled images at these positions, on the device."""
@@ -117,9 +128,7 @@ class Trainer:
         self._task = task
         self._parts = parts
         self._scheme = scheme
-        if hp.augmentation == "auto":
-            hp = hp.model_copy(update={"augmentation": task.augmentation})
-        self._resolved = hp
+        self._resolved = hp = task.resolved(hp)
         joint = has_loss_predictor(task.template)
         self._loss_function = joint_loss if joint else classification_loss
         self.models = [task.compute.place(copy.deepcopy(task.template)) for _ in parts]
@@ -173,13 +182,8 @@ class Trainer:
             CheckpointError: it is missing, damaged, or of other training than this.
         """
         tensors, description = read_checkpoint(folder)
-        for part, mine in self._identity().items():
-            theirs = description.get(part)
-            if theirs != mine:
-                raise CheckpointError(
-                    f"The checkpoint in {folder} is of another {part.replace('_', ' ')}: it has "
-                    f"{_difference(theirs, mine)}. Give each trial a checkpoint_path of its own."
-                )
+        advice = "Give each trial a checkpoint_path of its own."
+        check_parts(description, self._identity(), folder, advice)
         self.epoch = description["epoch"]
         self.diverged = description["diverged"]
         if self.diverged:
@@ -199,6 +203,29 @@ class Trainer:
             "validation_scheme": self._scheme,
             **self._task.identity,
         }
+
+
+def check_parts(
+    description: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, advice: str
+) -> None:
+    """Refuse a checkpoint that is of other training.
+
+    Args:
+        description: of the checkpoint.
+        expected: the parts of it that must be as given here.
+        folder: of the checkpoint.
+        advice: what to do, for the message.
+
+    Raises:
+        CheckpointError: with what differs.
+    """
+    for part, mine in expected.items():
+        theirs = description.get(part)
+        if theirs != mine:
+            raise CheckpointError(
+                f"The checkpoint in {folder} is of another {part.replace('_', ' ')}: it has "
+                f"{_difference(theirs, mine)}. {advice}"
+            )
 
 
 def _difference(theirs: Any, mine: Any) -> str:

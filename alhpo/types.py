@@ -34,7 +34,15 @@ class CheckpointError(AlhpoError, RuntimeError):
 
 
 class DivergedError(AlhpoError, RuntimeError):
-    """Training whose loss became NaN or infinite, so that there is no model to go on with."""
+    """Training that diverged, or a model whose outputs are NaN or infinite.
+
+    Attributes:
+        epochs: trained until it was seen, where that is known; else 0.
+    """
+
+    def __init__(self, message: str, epochs: int = 0) -> None:
+        super().__init__(message)
+        self.epochs = epochs
 
 
 class TunerError(AlhpoError, RuntimeError):
@@ -216,10 +224,13 @@ class CycleRecord:
             measured or diverged.
         test: ``accuracy``, ``nll``, ``brier`` and ``ece`` of the final fit on the evaluation split
             (records of older versions lack the last two).
-        epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``).
+        epochs: training epochs spent on the search (``hpo``) and on the final fit (``fit``), each
+            counted once, in the record of the cycle that trained it.
         queried: pool indices chosen at the end of this cycle, in order.
+        random_query: they were chosen at random instead of by the run's strategy, because the fit
+            diverged, or what the strategy looks at was not finite.
         diverged: the final fit diverged; it then counts as the uniform prediction (accuracy 1/C,
-            NLL log C, Brier score 1 − 1/C, calibration error 0), and the query was made at random.
+            NLL log C, Brier score 1 − 1/C, calibration error 0).
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
@@ -232,6 +243,7 @@ class CycleRecord:
     test: Mapping[str, float]
     epochs: Mapping[str, int]
     queried: Sequence[int] = ()
+    random_query: bool = False
     diverged: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 

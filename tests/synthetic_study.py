@@ -14,8 +14,8 @@ import yaml
 
 from alhpo import ImageDataset
 from alhpo.config import RunConfig, TuneConfig
-from alhpo.experiment import write_picture
 from alhpo.files import Journal, write_json
+from alhpo.first_query import write_picture
 from alhpo.studies import Cell, StudyConfig, expand, load_study
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import SearchJournal

@@ -29,6 +29,7 @@ from alhpo import RunConfig, run_experiment
 from alhpo.cli import main
 from alhpo.files import exclusive
 from alhpo.results import load_runs
+from alhpo.steps import Silent
 from alhpo.types import CheckpointError, ConfigurationError, DataError, LabelError, RunLockedError
 
 TINY = {
@@ -425,9 +426,14 @@ def test_a_flipped_bit_in_the_model_of_an_interrupted_fit_changes_no_record(reru
 
 def test_a_warm_start_without_its_model_is_refused(few_digits, tmp_path):
     config = settings(tmp_path, hpo="fixed", budget=22, start="warm", validate_fixed=False)
-    result = run_experiment(config, dataset=few_digits)
-    (result.path / "run.json").unlink()
-    (model,) = result.path.glob("fit/*/state.safetensors")
+
+    class Stop(Silent):
+        def recorded(self, record):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_experiment(config, dataset=few_digits, observer=Stop())
+    (model,) = tmp_path.glob("*/fit/*/state.safetensors")
     model.write_bytes(half(model.read_bytes()))
     with pytest.raises(CheckpointError, match=r"start=warm.*cannot be continued.*remove"):
         run_experiment(config, dataset=few_digits)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from alhpo import ImageDataset, RunConfig, run_experiment
-from alhpo.experiment import GAP, PICTURED, write_picture
+from alhpo.first_query import GAP, PICTURED, write_picture
 
 TINY = {
     "model": "resnet10t",

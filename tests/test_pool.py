@@ -238,11 +238,16 @@ def test_a_refused_question_leaves_no_state(tmp_path):
     assert pool.state("albl") is None
 
 
-def test_a_journal_without_states_is_as_it_was_before_there_were_any(tmp_path):
+def test_who_asked_is_on_record(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    Pool(10, 3, journal).ask([4, 2], 1, strategy="badge")
-    assert journal.read() == [{"event": "ask", "cycle": 1, "indices": [4, 2]}]
-    assert Pool(10, 3, journal).state("badge") is None
+    pool = Pool(10, 3, journal)
+    pool.ask([4, 2], 1, strategy="badge")
+    pool.ask([7], 2)
+    asked = {"event": "ask", "cycle": 1, "indices": [4, 2], "strategy": "badge"}
+    assert journal.read() == [asked, {"event": "ask", "cycle": 2, "indices": [7]}]
+    for one in (pool, Pool(10, 3, journal)):
+        assert [one.asked_by(index) for index in (4, 2, 7, 1)] == ["badge", "badge", "", ""]
+        assert one.state("badge") is None
 
 
 def test_a_state_that_is_no_mapping_is_not_of_this_record(tmp_path):

@@ -14,7 +14,13 @@ import torch
 
 from alhpo.protocols import Strategy
 from alhpo.strategies.registry import get_strategy, strategy_name, strategy_needs
-from alhpo.types import ConfigurationError, PoolOutputs, Query, StochasticPasses
+from alhpo.types import (
+    ConfigurationError,
+    DivergedError,
+    PoolOutputs,
+    Query,
+    StochasticPasses,
+)
 
 #: Dimensions of the outputs that are tensors; those of the same name are equal.
 SHAPES = {
@@ -46,8 +52,9 @@ def run_strategy(
 
     Raises:
         ConfigurationError: ``n`` out of range; an output that the strategy needs is missing, of a
-            wrong shape, out of range or not finite; or the strategy returned too few or too many
-            indices, the same twice, or one that is no candidate, or a state that is not JSON.
+            wrong shape or out of range; or the strategy returned too few or too many indices, the
+            same twice, or one that is no candidate, or a state that is not JSON.
+        DivergedError: an output that the strategy needs is not finite.
     """
     strategy = get_strategy(strategy)
     name = strategy_name(strategy)
@@ -155,7 +162,7 @@ def _check_finite(output: torch.Tensor, field: str, name: str) -> None:
     finite = output.isfinite()
     broken = (~(finite.all(dim=1) if finite.ndim > 1 else finite)).nonzero().flatten()
     if len(broken):
-        raise ConfigurationError(
+        raise DivergedError(
             f"The {field} given to strategy {name!r} are not finite in {len(broken)} of "
             f"{len(output)} rows, first in row {int(broken[0])}. Has the training of the "
             "model diverged?"
@@ -216,7 +223,7 @@ class _CheckedPasses:
                 f"({len(self)}, {expected}, at least 1), not {shape}."
             )
         if logits.numel() and not torch.stack(logits.aminmax()).isfinite().all():
-            raise ConfigurationError(
+            raise DivergedError(
                 f"The passes given to strategy {self.name!r} are not finite. Has the training of "
                 "the model diverged?"
             )

@@ -181,7 +181,10 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
     if config.hpo == "final":
-        total += _search_cost(config, sizes[-1], config.max_budget)
+        budget = config.max_budget
+        if config.measures_once:  # the last cycle has trained that part of it
+            budget -= config.max_epochs
+        total += _search_cost(config, sizes[-1], budget)
         total += _fit_cost(config, sizes[-1], data)
     return total
 

@@ -9,7 +9,7 @@ import torch
 from alhpo.protocols import POOL_OUTPUTS
 from alhpo.stochastic import TensorPasses
 from alhpo.strategies import run_strategy
-from alhpo.types import ConfigurationError, PoolOutputs, Query
+from alhpo.types import ConfigurationError, DivergedError, PoolOutputs, Query
 
 POOL = PoolOutputs(
     indices=torch.tensor([3, 5, 8, 9]),
@@ -85,7 +85,7 @@ class TestOutputs:
     def test_not_finite(self, strategy, field, value):
         output = getattr(POOL, field).clone()
         output[2:, 1] = value
-        with pytest.raises(ConfigurationError, match=rf"{field} given.*{strategy}.*first in row 2"):
+        with pytest.raises(DivergedError, match=rf"{field} given.*{strategy}.*first in row 2"):
             run(strategy, replace(POOL, **{field: output}))
 
     @pytest.mark.parametrize("change", [lambda x: x[:, 0], lambda x: x[:, :0], lambda x: x.int()])
@@ -149,7 +149,6 @@ def test_every_output_that_is_missing_is_named(field):
     "field, value, complaint",
     [
         ("predicted_losses", torch.randn(4, 1), r"of shape \(4,\) as floating.*\(4, 1\)"),
-        ("predicted_losses", torch.tensor([0, torch.nan, 0, 0]), "not finite in 1 of 4.*row 1"),
         ("labeled_scores", torch.randn(3), r"of shape \(4,\)"),
         ("labeled_scores", torch.tensor([0, 0.5, 1.1, 0]), r"in \[0, 1\], not in \[0, 1.1\]"),
         ("images", torch.zeros(4, 6, 5, 3), r"\(4, .*\) as bytes.*float32"),
@@ -176,6 +175,12 @@ def test_outputs_that_do_not_fit_are_refused(field, value, complaint):
         run(EVERYTHING, replace(LABELED, **{field: value}))
 
 
+def test_losses_that_are_not_finite_are_refused():
+    losses = torch.tensor([0, torch.nan, 0, 0])
+    with pytest.raises(DivergedError, match=r"not finite in 1 of 4.*row 1"):
+        run(EVERYTHING, replace(LABELED, predicted_losses=losses))
+
+
 class Passes:
     def __init__(self, n, make):
         self.n, self.make = n, make
@@ -195,12 +200,17 @@ class Passes:
         (Passes(2, lambda n: torch.zeros(2, n)), r"\(2, 1, at least 1\), not \(2, 1\)"),
         (Passes(2, lambda n: torch.zeros(3, n, 3)), r"not \(3, 1, 3\)"),
         (Passes(2, lambda n: torch.zeros(2, 1, 3)), r"\(2, 4, at least 1\), not \(2, 1, 3\)"),
-        (Passes(2, lambda n: torch.full((2, n, 3), torch.nan)), "not finite"),
-        (Passes(2, lambda n: torch.full((2, n, 3), torch.inf if n > 1 else 0.0)), "not finite"),
     ],
 )
 def test_passes_are_checked_where_they_are_made(passes, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
+        run(EVERYTHING, replace(LABELED, passes=passes))
+
+
+@pytest.mark.parametrize("value", [lambda n: torch.nan, lambda n: torch.inf if n > 1 else 0.0])
+def test_passes_that_are_not_finite_are_refused_where_they_are_made(value):
+    passes = Passes(2, lambda n: torch.full((2, n, 3), value(n)))
+    with pytest.raises(DivergedError, match="not finite"):
         run(EVERYTHING, replace(LABELED, passes=passes))
 
 

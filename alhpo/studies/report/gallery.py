@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, PngImagePlugin
 
-from alhpo.experiment import GAP
+from alhpo.first_query import GAP
 from alhpo.studies.report.results import StudyResults
 
 MOST_PIXELS = 96  # of a side of a picked image

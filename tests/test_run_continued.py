@@ -1,0 +1,175 @@
+"""What a run needs to go on: the models it starts from, the machine it began on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_models import TOY, alhpo_toy
+
+from alhpo.checkpoints import read_description, write_checkpoint
+from alhpo.config import RunConfig
+from alhpo.experiment import run_experiment
+from alhpo.files import Journal
+from alhpo.learner import ActiveLearner
+from alhpo.types import CheckpointError
+
+
+def settings(folder, **changes) -> RunConfig:
+    return RunConfig.create(TOY, {"output_dir": str(folder)}, changes)
+
+
+def comparable(records) -> list[dict]:
+    return [replace(record, seconds={}).to_dict() for record in records]
+
+
+class Killed(BaseException):
+    """Ends the process as SIGKILL would: nothing catches it."""
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    """Counts the writes, and dies right after the one whose number is in ``fatal``."""
+
+    class Writes:
+        count, fatal = 0, 0
+
+    def counted(function):
+        def wrapper(*args, **kwargs):
+            result = function(*args, **kwargs)
+            Writes.count += 1
+            if Writes.count == Writes.fatal:
+                raise Killed
+            return result
+
+        return wrapper
+
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Journal, "append", counted(Journal.append))
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+    return Writes
+
+
+def test_a_final_fit_leaves_what_it_starts_from_until_it_is_recorded(few_digits, tmp_path, writes):
+    """Killed after each write since the last cycle, a warm-started run ends with the same."""
+    changes = {"hpo": "final", "start": "warm", "budget": 20, "validate_fixed": False}
+    config = settings(tmp_path / "whole", **changes, max_budget=2)
+    since = []
+
+    class Watcher:
+        def started(self, *_): ...
+
+        def progressed(self, *_): ...
+
+        def recorded(self, record):
+            since.append(writes.count)
+
+    whole = run_experiment(config, dataset=few_digits, observer=Watcher())
+    first, last = since[-2], writes.count
+    assert last - first > 10
+    for fatal in range(first, last):
+        killed = config.model_copy(update={"output_dir": str(tmp_path / str(fatal))})
+        writes.count, writes.fatal = 0, fatal
+        with pytest.raises(Killed):
+            run_experiment(killed, dataset=few_digits)
+        writes.fatal = 0
+        again = run_experiment(killed, dataset=few_digits)
+        assert comparable(again.records) == comparable(whole.records), f"killed at write {fatal}"
+    assert [folder.name for folder in (whole.path / "fit").iterdir()] == ["final"]
+
+
+def stopped(config, data, records: int) -> Path:
+    """The folder of a run that was killed right after this many records."""
+
+    class Stop:
+        def started(self, *_): ...
+
+        def progressed(self, *_): ...
+
+        def recorded(self, record):
+            if record.cycle == records - 1:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run_experiment(config, dataset=data, observer=Stop())
+    return Path(config.output_dir) / config.name
+
+
+@pytest.mark.parametrize("other", ["configuration", "labels"])
+def test_a_warm_start_takes_no_other_fit(few_digits, tmp_path, other):
+    config = settings(tmp_path / "a", start="warm", hpo="fixed", validate_fixed=False)
+    path = stopped(config, few_digits, 1)
+    changes = {"hyperparameters": {"batch_size": 8, "lr": 0.01}} if other != "labels" else {}
+    size = {"initial_size": 13} if other == "labels" else {}
+    strange = settings(
+        tmp_path / "b", start="warm", hpo="fixed", validate_fixed=False, **changes, **size
+    )
+    shutil.copytree(stopped(strange, few_digits, 1) / "fit", path / "fit", dirs_exist_ok=True)
+    with pytest.raises(
+        CheckpointError, match=r"start=warm.*of another (configuration|labeled set)"
+    ):
+        run_experiment(config, dataset=few_digits)
+
+
+def test_a_finished_run_needs_no_model_to_write_its_last_file(few_digits, tmp_path):
+    config = settings(tmp_path, start="warm", hpo="final", budget=20)
+    whole = run_experiment(config, dataset=few_digits)
+    (whole.path / "run.json").unlink()
+    shutil.rmtree(whole.path / "fit")
+    assert comparable(run_experiment(config, dataset=few_digits).records) == comparable(
+        whole.records
+    )
+
+
+def test_a_saved_model_says_what_fit_it_is_of(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, alhpo_toy.__name__, max_epochs=3, device="cpu")
+    learner.label_initial(12)
+    learner.fit({"lr": 0.02}, checkpoint_path=tmp_path)
+    said = read_description(tmp_path)
+    assert said["configuration"]["lr"] == 0.02
+    assert (said["epoch"], said["training"]["max_epochs"], said["diverged"]) == (3, 3, False)
+    learner.restore(tmp_path, configuration={"lr": 0.02})
+    with pytest.raises(CheckpointError, match=r"another configuration: it has lr=0\.02"):
+        learner.restore(tmp_path, configuration={"lr": 0.01})
+    learner.query(5)
+    with pytest.raises(CheckpointError, match="another labeled set"):
+        learner.restore(tmp_path, configuration={"lr": 0.02})
+    learner.restore(tmp_path, configuration={"lr": 0.02}, n_labeled=12)
+    learner.restore(tmp_path)
+
+
+def test_the_model_of_an_interrupted_fit_is_refused(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    learner = ActiveLearner(few_digits, alhpo_toy.__name__, max_epochs=10, device="cpu")
+    learner.label_initial(12)
+
+    def kill(epoch):
+        if epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        learner.fit(checkpoint_path=tmp_path / "fit", callback=kill)
+    with pytest.raises(CheckpointError, match=r"interrupted after epoch 2 of 10.*Fit again"):
+        learner.restore(tmp_path / "fit")
+    learner.fit(checkpoint_path=tmp_path / "fit")
+    learner.restore(tmp_path / "fit")
+
+
+def test_the_model_of_a_trial_is_that_of_its_latest_epoch(few_digits, tmp_path):
+    learner = ActiveLearner(few_digits, alhpo_toy.__name__, max_epochs=10, device="cpu")
+    learner.label_initial(20)
+    objective = learner.objective()
+    objective({"lr": 0.02, "weight_decay": 1e-4}, 2, 0, tmp_path / "trial")
+    learner.restore(tmp_path / "trial")
+    assert learner.evaluate().n == 60
+
+
+def test_a_checkpoint_of_something_else_is_refused(few_digits, tmp_path):
+    vaal = ActiveLearner(few_digits, alhpo_toy.__name__, "vaal", vaal_epochs=1, path=tmp_path)
+    vaal.label_initial(12)
+    write_checkpoint(tmp_path / "other", {}, {"epoch": 3})
+    with pytest.raises(CheckpointError, match="no fit or trial"):
+        vaal.restore(tmp_path / "other")

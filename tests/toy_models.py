@@ -1,0 +1,55 @@
+"""A network that trains in milliseconds, for tests of what happens around training."""
+
+from __future__ import annotations
+
+import torch
+from timm.models import register_model
+from torch import nn
+
+
+class ToyNet(nn.Module):
+    """Two convolutions. Images of one colour have no contrast to divide by: outputs of NaN."""
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_chans, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        contrast = x.flatten(1).amax(1) - x.flatten(1).amin(1)
+        return self.body(x / contrast[:, None, None, None])
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = x.mean((2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+@register_model
+def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, **kwargs):
+    return ToyNet(num_classes, in_chans)
+
+
+#: Settings of a run of three cycles that takes a second.
+TOY = {
+    "model": alhpo_toy.__name__,
+    "strategy": "entropy",
+    "initial_size": 12,
+    "acquisition_size": 8,
+    "budget": 28,
+    "max_epochs": 2,
+    "max_budget": 4,
+    "num_configurations": 4,
+    "optimizer": "random",
+    "hyperparameters": {"batch_size": 8},
+    "precision": "float32",
+    "device": "cpu",
+}
