@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, cast
 
 from alhpo.protocols import OptimizerFactory
 from alhpo.registration import refuse_taken
@@ -85,7 +85,7 @@ def _load(plugin: EntryPoint) -> OptimizerFactory:
             f"The plug-in optimizer {plugin.name!r} ({plugin.value}) is {factory!r}; expected a "
             "factory (alhpo.protocols.OptimizerFactory)"
         )
-    return factory
+    return cast(OptimizerFactory, factory)
 
 
 register_optimizer("dyhpo", dyhpo)

@@ -76,7 +76,10 @@ def drive(space, metric, n, seed, initial=(), num_configurations=None):
 
 def optuna_alone(n, seed, *, fails=()):
     """The same search written for Optuna."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(multivariate=False, constant_liar=False, seed=seed),
+    )
     tried = []
     for number in range(n):
         trial = study.ask()
