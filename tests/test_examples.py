@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-from alhpo import RunConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -57,13 +54,6 @@ def test_timm_al(tmp_path):
     assert refused.returncode != 0
     assert "'asha', 'dyhpo', 'hpo4dl-dyhpo'" in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_settings_file_of_the_readme_is_legal():
-    settings = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
-    for hpo in settings["hpo"]:
-        for seed in settings["seed"]:
-            RunConfig.create(settings, {"hpo": hpo, "seed": seed})
 
 
 STUDY = """
