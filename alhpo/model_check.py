@@ -32,8 +32,7 @@ def check_model(
     """Refuse a model that does not make logits and penultimate features.
 
     Args:
-        model: on the meta device, or with its weights on the CPU. It is left in evaluation mode;
-            on the meta device a step of training is tried too.
+        model: on the meta device, or with its weights on the CPU; it is left in evaluation mode.
         name: for messages.
         shape: (channels, height, width) of the images that it will get.
         num_classes: C.
@@ -68,7 +67,8 @@ def check_model(
                 "model."
             )
     raise ConfigurationError(
-        f"timm model {name!r} cannot be used as a classifier: {fault}. {ADVICE}"
+        f"timm model {name!r} cannot be used as a classifier of images of {channels} x {height} x "
+        f"{width}: {fault}. {ADVICE}"
     )
 
 
@@ -77,29 +77,24 @@ def _fault(model: Any, shape: tuple[int, int, int], num_classes: int) -> str | N
     device = next(model.parameters(), torch.empty(0)).device
     try:
         with torch.no_grad(), device:
-            if device.type == "meta":
-                logits = model.train()(torch.zeros(2, *shape))
-                if fault := _wrong_logits(logits, 2, num_classes, "in training "):
-                    return fault
             model.eval()
             # one image: a head that drops axes of length 1 would drop this one too
             hidden = model.forward_features(torch.zeros(1, *shape))
             logits = model.forward_head(hidden)
             features = model.forward_head(hidden, pre_logits=True)
-            return _wrong_logits(logits, 1, num_classes) or _wrong_features(features, model)
+            return _wrong_logits(logits, num_classes) or _wrong_features(features, model)
     except Exception as error:  # whatever an architecture raises
-        text = " ".join(str(error).split()) or "it gives no reason"
-        if device.type == "meta" and "meta" in text.lower():
-            raise NotOnMeta(text) from error
-        return f"{type(error).__name__}: {text.rstrip('.')}"
+        if device.type == "meta" and "meta" in str(error).lower():
+            raise NotOnMeta(str(error)) from error
+        return ": ".join([type(error).__name__, *str(error).split("\n")[:1]]).rstrip(":. ")
 
 
-def _wrong_logits(logits: Any, images: int, num_classes: int, when: str = "") -> str | None:
-    if isinstance(logits, torch.Tensor) and logits.shape == (images, num_classes):
+def _wrong_logits(logits: Any, num_classes: int) -> str | None:
+    if isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes):
         return None
     return (
-        f"{when}it makes {_shape(logits)} of {images} images, where logits of shape "
-        f"{(images, num_classes)} are expected"
+        f"it makes {_shape(logits)} of one image, where logits of shape {(1, num_classes)} are "
+        "expected"
     )
 
 
