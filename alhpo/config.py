@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field
 
 from alhpo.files import content_hash
-from alhpo.hyperparameters import SPACES, Hyperparameters, load_space
+from alhpo.hyperparameters import SPACES, Hyperparameters, check_warmup, load_space
 from alhpo.models import check_model_name
 from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
@@ -132,11 +132,13 @@ class SearchSettings(Settings):
         return parse(cls, values, "setting")
 
     def check_search(self) -> None:
-        """Refuse an optimizer that is not there, or one that cannot do what is asked of it.
+        """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
 
         Raises:
-            ConfigurationError: an unknown optimizer, or ``min_gain`` with one that does not tell.
+            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell, or
+                a warm-up in the space that is longer than training.
         """
+        check_warmup(load_space(self.space), self.hyperparameters, self.max_epochs)
         factory = get_optimizer_factory(self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
