@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from alhpo.files import content_hash
-from alhpo.hyperparameters import SPACES, Hyperparameters, load_space
+from alhpo.hyperparameters import SPACES, Hyperparameters, check_warmup, load_space
 from alhpo.identity import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
 from alhpo.types import ConfigurationError
@@ -144,14 +144,16 @@ class SearchSettings(Settings):
         return parse(cls, values, "setting")
 
     def check_search(self) -> None:
-        """Refuse an optimizer that is not there, or one that cannot do what is asked of it.
+        """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
 
         Raises:
-            ConfigurationError: an unknown optimizer, or ``min_gain`` with one that does not tell.
+            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell, or
+                a warm-up in the space that is longer than training.
         """
         from alhpo.tuning import get_optimizer_factory
         from alhpo.tuning.arguments import says
 
+        check_warmup(load_space(self.space), self.hyperparameters, self.max_epochs)
         factory = get_optimizer_factory(self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(

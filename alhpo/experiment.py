@@ -39,7 +39,7 @@ from alhpo.files import Journal, exclusive, write_json, write_text
 from alhpo.first_query import PICTURED, write_picture
 from alhpo.formats import claim_format
 from alhpo.learner import ActiveLearner
-from alhpo.provenance import check_dataset, session
+from alhpo.provenance import Sessions, check_dataset
 from alhpo.results import read_records
 from alhpo.steps import (
     Fit,
@@ -52,6 +52,7 @@ from alhpo.steps import (
     storage_of,
 )
 from alhpo.strategies import strategy_name
+from alhpo.training import Compute
 from alhpo.types import (
     CheckpointError,
     ConfigurationError,
@@ -80,7 +81,8 @@ def run_experiment(
         The run's folder and its records.
 
     Raises:
-        ConfigurationError: settings that cannot be used, before anything is run.
+        ConfigurationError: settings that cannot be used, or another type of device than the run
+            began on, before anything is run.
         DataError: a data set that cannot be loaded, or is not the one the run began with; or a
             damaged record.
         LabelError: the record of labels does not go with that of the cycles.
@@ -142,7 +144,10 @@ class _Run:
         return f"Restore it from a copy, or remove {self.path} to run anew."
 
     def _begin(self) -> ActiveLearner:
-        config = self.config
+        config, sessions = self.config, Sessions(self.path / "sessions.jsonl")
+        precision = sessions.precision(config.precision)
+        compute = Compute.resolve(config.device, precision)
+        sessions.check(compute, image_size_known=False)  # before any loading
         dataset = self._dataset or load_data(config)
         if config.budget > len(dataset):
             raise ConfigurationError(
@@ -171,14 +176,14 @@ class _Run:
             vaal_epochs=config.vaal_epochs,
             query_subset=config.query_subset,
             device=config.device,
-            precision=config.precision,
+            precision=precision,
             path=self.path,
         )
         self._check_labels(learner)
         storage_of(config)  # refused now, if it cannot be made
+        sessions.begin(learner.compute)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
-        Journal(self.path / "sessions.jsonl").append(session(learner.compute))
         learner.label_initial(config.initial_size)
         if self.records:
             self._take_up(learner)

@@ -77,16 +77,20 @@ class Hyperparameters(Settings):
             values |= dict(layer)
         return parse(cls, values, "hyperparameter")
 
-    def check_epochs(self, max_epochs: int) -> None:
+    def check_epochs(self, max_epochs: int, where: str = "") -> None:
         """Refuse a warm-up that leaves no epoch for training.
+
+        Args:
+            max_epochs: the epoch at which training ends.
+            where: the hyperparameters come from, for the message.
 
         Raises:
             ConfigurationError: ``warmup_epochs`` is not below ``max_epochs``.
         """
         if self.warmup_epochs >= max_epochs:
             raise ConfigurationError(
-                f"warmup_epochs is {self.warmup_epochs}, but training ends after max_epochs="
-                f"{max_epochs}; it must be smaller."
+                f"warmup_epochs is {self.warmup_epochs}{where}, but training ends after "
+                f"max_epochs={max_epochs}; it must be smaller."
             )
 
 
@@ -178,6 +182,27 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
     for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
         values = {name: plain(value) for name, value in dict(configuration).items()}
         Hyperparameters.create(fixed or {}, values)
+
+
+def check_warmup(
+    space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None, max_epochs: int
+) -> None:
+    """Refuse a space, or fixed hyperparameters, whose warm-up leaves no epoch for training.
+
+    Args:
+        space: the longest warm-up in it is looked at, whether a range, choices or a constant.
+        fixed: the hyperparameters outside the space.
+        max_epochs: the epoch at which training ends.
+
+    Raises:
+        ConfigurationError: a ``warmup_epochs`` that is not below ``max_epochs``.
+    """
+    Hyperparameters.create(fixed or {}).check_epochs(max_epochs)
+    for hyperparameter in space.values():
+        if hyperparameter.name == "warmup_epochs":
+            longest = max(int(value) for value in _extremes(hyperparameter))
+            longest_warmup = Hyperparameters.create({"warmup_epochs": longest})
+            longest_warmup.check_epochs(max_epochs, " in the space")
 
 
 def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,11 +98,12 @@ class Task:
         return hp.model_copy(update={"augmentation": self.augmentation})
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
-        """The labelled images at these positions, on the device."""
-        chosen = torch.from_numpy(np.asarray(positions, dtype=np.int64))
-        return DeviceImages(
-            self.images[chosen], self.labels[chosen], self.form, self.compute.device
-        )
+        """The labelled images at these positions, on the device; all such sets share memory."""
+        return self._on_device.part(torch.from_numpy(np.asarray(positions, dtype=np.int64)))
+
+    @cached_property
+    def _on_device(self) -> DeviceImages:
+        return DeviceImages(self.images, self.labels, self.form, self.compute.device)
 
 
 class Trainer:

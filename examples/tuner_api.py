@@ -21,10 +21,16 @@ args = parser.parse_args()
 if args.tuner == "hpo4dl":
     from hpo4dl.tuner import Tuner
 
-learner = ActiveLearner(load_dataset("digits"), model="resnet18", strategy="badge", seed=args.seed)
+learner = ActiveLearner(
+    load_dataset("digits"),
+    model="resnet18",
+    strategy="badge",
+    seed=args.seed,
+    max_epochs=args.max_epochs,  # of the trials, and of the final fit
+)
 learner.label_initial(100)
 while True:
-    objective = learner.objective(max_epochs=args.max_epochs)  # this cycle's training, resumable
+    objective = learner.objective()  # this cycle's training, resumable
     incumbent = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
