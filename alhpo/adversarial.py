@@ -7,7 +7,6 @@ equations 1 to 5. It looks at images only: the classifier has no part in it.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import time
@@ -28,6 +27,7 @@ from alhpo.checkpoints import (
     training_tensors,
     write_checkpoint,
 )
+from alhpo.digests import digest
 from alhpo.seeding import derive_seed, isolated_torch_rng
 from alhpo.training import Compute
 from alhpo.types import CheckpointError, ConfigurationError, DivergedError
@@ -201,12 +201,8 @@ class Discrimination:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the result depends on."""
-        digest = hashlib.sha256(repr(self.form).encode())
-        for images in (self.labeled, self.unlabeled):
-            digest.update(repr(tuple(images.shape)).encode())
-            digest.update(images.contiguous().numpy().tobytes())
         return {
-            "images": digest.hexdigest()[:16],
+            "images": digest(repr(self.form), self.labeled, self.unlabeled),
             "epochs": self.epochs,
             "seed": self.seed,
             "precision": self.compute.precision,

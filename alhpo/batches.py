@@ -6,13 +6,14 @@ operation, whose result is already in channels-last order.
 
 from __future__ import annotations
 
-import hashlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from alhpo.digests import digest
 from alhpo.seeding import Key, derive_seed, torch_generator
 
 #: Images x pixels that one forward pass without gradients works on.
@@ -36,6 +37,57 @@ class InputFormat:
     channels_last: bool = False
 
 
+class _Input:
+    """Makes model input of uint8 images on a device."""
+
+    def __init__(self, form: InputFormat, device: torch.device) -> None:
+        self._form = form
+        self._scale = torch.tensor(form.std, device=device).mul_(255).reciprocal_()
+        self._shift = torch.tensor(form.mean, device=device).mul_(255).mul_(self._scale).neg_()
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) float32 from (B, H, W, C) uint8."""
+        values = torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+        if self._form.size is not None and self._form.size != tuple(values.shape[2:]):
+            values = F.interpolate(values, self._form.size, mode="bilinear", antialias=True)
+        if self._form.channels_last:
+            return values.contiguous(memory_format=torch.channels_last)
+        return values.contiguous()
+
+    def slices(self, images: torch.Tensor, n: int) -> Iterator[slice]:
+        """The rows of each forward pass without gradients over ``n`` images like these."""
+        height, width = self._form.size or images.shape[1:3]
+        size = min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
+        return (slice(start, start + size) for start in range(0, n, size))
+
+
+class PoolImages:
+    """Some images of a pool, gathered and taken to the device block by block: never a copy of all.
+
+    Args:
+        images: (P, H, W, C) uint8, the pool.
+        indices: (N,) int64 rows of the pool.
+        form: how they become model input.
+        device: where blocks are made.
+    """
+
+    def __init__(
+        self, images: torch.Tensor, indices: torch.Tensor, form: InputFormat, device: torch.device
+    ) -> None:
+        self.device = device
+        self._images = images
+        self._indices = indices
+        self._input = _Input(form, device)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, None]]:
+        """All of them in order, unaugmented, as (B, C, H, W) float32."""
+        for rows in self._input.slices(self._images, len(self)):
+            yield self._input(self._images[self._indices[rows]].to(self.device)), None
+
+
 class DeviceImages:
     """A fixed set of images, and their labels where known, resident on one device.
 
@@ -56,31 +108,35 @@ class DeviceImages:
         self.images = images.to(device)
         self.labels = None if labels is None else labels.to(device)
         self.device = device
-        self._form = form
-        self._scale = torch.tensor(form.std, device=device).mul_(255).reciprocal_()
-        self._shift = torch.tensor(form.mean, device=device).mul_(255).mul_(self._scale).neg_()
-        self._padded: torch.Tensor | None = None
+        self._input = _Input(form, device)
+        self._padded: dict[int, torch.Tensor] = {}
+        self._rows: torch.Tensor | None = None
+
+    def part(self, positions: torch.Tensor) -> DeviceImages:
+        """The images at these positions, in their order, which take no memory of their own.
+
+        Args:
+            positions: (M,) int64, into the images of this set.
+        """
+        part = copy.copy(self)  # the same tensors, and the same cache of padded images
+        rows = positions.to(self.device)
+        part._rows = rows if self._rows is None else self._rows[rows]
+        return part
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images) if self._rows is None else len(self._rows)
 
     @property
     def digest(self) -> str:
         """Identity of the images and labels: a hash of their shape and values, in order."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        for part in (self.images, self.labels):
-            if part is not None:
-                digest.update(part.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest(self._chosen(self.images), self._chosen(self.labels))
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """All images in order, unaugmented, as (B, C, H, W) float32 with their labels."""
-        height, width = self._form.size or self.images.shape[1:3]
-        size = min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            labels = None if self.labels is None else self.labels[part]
-            yield self._to_input(self.images[part]), labels
+        for part in self._input.slices(self.images, len(self)):
+            rows = part if self._rows is None else self._rows[part]
+            labels = None if self.labels is None else self.labels[rows]
+            yield self._input(self.images[rows]), labels
 
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key
@@ -122,6 +178,8 @@ class DeviceImages:
                 offsets = torch.randint(0, 2 * pad + 1, (2, len(order), 1), generator=generator)
                 rows, columns = rows + offsets[0], columns + offsets[1]
             rows, columns = rows.to(self.device), columns.to(self.device)
+        if self._rows is not None:
+            order = self._rows[order]
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             if rows is None or columns is None:
@@ -129,19 +187,14 @@ class DeviceImages:
             else:
                 part = slice(start, start + size)
                 pixels = source[chosen[:, None, None], rows[part, :, None], columns[part, None, :]]
-            yield self._to_input(pixels), self.labels[chosen]
+            yield self._input(pixels), self.labels[chosen]
 
     def _padded_by(self, pad: int) -> torch.Tensor:
         if pad == 0:
             return self.images
-        if self._padded is None:
-            self._padded = F.pad(self.images, (0, 0, pad, pad, pad, pad))
-        return self._padded
+        if pad not in self._padded:
+            self._padded[pad] = F.pad(self.images, (0, 0, pad, pad, pad, pad))
+        return self._padded[pad]
 
-    def _to_input(self, pixels: torch.Tensor) -> torch.Tensor:
-        values = torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
-        if self._form.size is not None and self._form.size != tuple(values.shape[2:]):
-            values = F.interpolate(values, self._form.size, mode="bilinear", antialias=True)
-        if self._form.channels_last:
-            return values.contiguous(memory_format=torch.channels_last)
-        return values.contiguous()
+    def _chosen(self, values: torch.Tensor | None) -> torch.Tensor | None:
+        return values if values is None or self._rows is None else values[self._rows]

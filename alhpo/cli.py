@@ -1,51 +1,58 @@
-"""The commands. Flags and YAML files share one schema."""
+"""The commands. Flags and YAML files share one schema.
+
+Whatever needs torch is imported by the command that needs it, so that help and refusals are quick.
+"""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pydantic
-import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from pydantic.fields import FieldInfo
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
-from alhpo.experiment import run_experiment
 from alhpo.hyperparameters import load_space
-from alhpo.pool_tuning import TuneResult, pool_record, tune_config, tune_pool
-from alhpo.progress import RichObserver, RichStudyObserver, duration, make_console
-from alhpo.report import write_report
-from alhpo.strategies import split_strategy_names
-from alhpo.studies.cell_runner import FAILURE, LOG, run_cell
-from alhpo.studies.config import StudyConfig, expand, load_study
-from alhpo.studies.cost import Cost, estimate
-from alhpo.studies.launch import LAUNCHERS
-from alhpo.studies.report import published_names, write_study_report
-from alhpo.studies.scheduler import StudyResult, begin_study, run_study
-from alhpo.types import AlhpoError, ConfigurationError
+from alhpo.types import AlhpoError, ConfigurationError, error_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alhpo.pool_tuning import TuneResult
+    from alhpo.studies import StudyConfig, StudyResult
 
 #: Settings of which several values, separated by commas, make several runs.
 SEVERAL = ("strategy", "hpo", "seed")
+
+Config = typing.TypeVar("Config", RunConfig, TuneConfig)
 
 
 def _is_flag(annotation: Any) -> bool:
     return annotation is bool or bool in typing.get_args(annotation)
 
 
-def _metavar(annotation: Any) -> str:
+def _kind(field: FieldInfo) -> click.ParamType:
+    """What click accepts as the value of a setting's flag."""
+    annotation = field.annotation
     if typing.get_origin(annotation) is typing.Literal:
-        return "|".join(map(str, typing.get_args(annotation)))
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
-    return next(kind.__name__.upper() for kind in kinds if kind is not type(None))
+        return click.Choice(typing.get_args(annotation))
+    kinds = {annotation, *typing.get_args(annotation)}
+    bounds: dict[str, Any] = {}
+    for limit in field.metadata:  # of annotated_types, whose classes pydantic does not promise
+        for name, bound in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+            if hasattr(limit, name):
+                bounds |= {bound: getattr(limit, name), f"{bound}_open": name in ("gt", "lt")}
+    if int in kinds:
+        return click.IntRange(**bounds)
+    return click.FloatRange(**bounds) if float in kinds else click.STRING
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,14 +77,15 @@ def setting_options(
             if name == "hyperparameters" or name in without:
                 continue
             text = field.description or ""
-            if name in several:
-                text += " Several, separated by commas, make several runs."
             flag = "--" + name.replace("_", "-")
             if _is_flag(field.annotation):
                 flag += "/--no-" + name.replace("_", "-")
                 kind: dict[str, Any] = {"default": None}
+            elif name in several:
+                text += " Several, separated by commas, make several runs."
+                kind = {"metavar": "TEXT,..."}
             else:
-                kind = {"metavar": _metavar(field.annotation)}
+                kind = {"type": _kind(field)}
             if not (field.default is None or field.is_required()):
                 text += f"  [default: {field.default}]"
             command = click.option(flag, name, help=text, **kind)(command)
@@ -103,18 +111,28 @@ def setting_options(
 def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any) -> None:
     """Run active learning, continue it, or show what was run before.
 
-    The same settings always mean the same run folder: a killed run goes on where it was.
+    The same settings always mean the same run folder: a killed run goes on where it was. A run
+    that fails stops none of the others; the exit status is then 1.
     """
+    from alhpo.experiment import run_experiment
+    from alhpo.progress import RichObserver, make_console
+
     given = {name: value for name, value in flags.items() if value is not None}
     configs = _expand(read_config_file(config_file) if config_file else {}, given, hyperparameters)
     console = make_console()
-    for number, config in enumerate(configs, start=1):
-        console.rule(f"[bold]run {number} of {len(configs)}[/]: {config.name}", align="left")
+
+    def run_one(config: RunConfig) -> None:
         with RichObserver(console) as observer:
             result = run_experiment(config, observer=observer)
         if result.resumed and not observer.shown:
             console.print(f"finished before: {result.path}", soft_wrap=True)
-    show_report(Path(configs[0].output_dir).expanduser(), console=console)
+
+    failed = _each("run", configs, run_one, console)
+    try:
+        if len(failed) < len(configs):
+            show_report(Path(configs[0].output_dir).expanduser(), console=console)
+    finally:
+        _end("run", failed, console)
 
 
 @main.command()
@@ -133,8 +151,12 @@ def tune(
     """Tune on the labelled pool that a run left, continue it, or show what was found before.
 
     POOL is a run's folder, or a queried_indices.json as dal-toolbox writes it. For a run, its own
-    settings take the place of the defaults.
+    settings take the place of the defaults. A tuning that fails stops none of the others; the exit
+    status is then 1.
     """
+    from alhpo.pool_tuning import tune_config, tune_pool
+    from alhpo.progress import RichObserver, make_console
+
     settings = read_config_file(config_file) if config_file else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
     settings = _with_hyperparameters(settings, hyperparameters)
@@ -147,13 +169,50 @@ def tune(
         config = tune_config(pool, **{**budget, **settings, "labels": labels})
         configs.append(config if trials is None else _of_trials(config, trials, settings))
     console = make_console()
-    for number, config in enumerate(configs, start=1):
-        console.rule(f"[bold]tuning {number} of {len(configs)}[/]: {config.name}", align="left")
+
+    def tune_one(config: TuneConfig) -> None:
         with RichObserver(console) as observer:
             result = tune_pool(config, observer=observer)
         if result.resumed and not observer.shown:
             console.print(f"finished before: {result.path}", soft_wrap=True)
         _show_tuning(config, result, console)
+
+    _end("tuning", _each("tuning", configs, tune_one, console), console)
+
+
+def _each(
+    what: str, configs: Sequence[Config], work: Callable[[Config], None], console: Console
+) -> list[tuple[str, Exception]]:
+    """Do the work of each of several settings, whatever becomes of the others.
+
+    Returns:
+        The names of those that failed, with the error. The error of a single one is raised.
+    """
+    failed: list[tuple[str, Exception]] = []
+    for number, config in enumerate(configs, start=1):
+        console.rule(f"[bold]{what} {number} of {len(configs)}[/]: {config.name}", align="left")
+        try:
+            work(config)
+        except Exception as error:
+            if len(configs) == 1:
+                raise
+            if not isinstance(error, AlhpoError | OSError):  # one of ours, not of the user's
+                traceback.print_exc()
+            console.print(
+                f"failed: {error_line(error)}", markup=False, highlight=False, soft_wrap=True
+            )
+            failed.append((config.name, error))
+    return failed
+
+
+def _end(what: str, failed: Sequence[tuple[str, Exception]], console: Console) -> None:
+    """Name what failed, and end the command with exit status 1, if anything did."""
+    for name, error in failed:
+        line = f"failed: {what} {name}: {error_line(error)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        console.print("The same command goes on with these.", highlight=False)
+        click.get_current_context().exit(1)
 
 
 def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:
@@ -170,6 +229,8 @@ def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> Tun
 
 def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> None:
     """What a tuning found, beside what the pool's run had."""
+    from alhpo.pool_tuning import pool_record
+
     record, before = result.record, pool_record(config.pool, config.labels)
     lines = []
     if before is not None:
@@ -187,7 +248,7 @@ def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> No
 @click.option("--output", metavar="DIR", help="Folder of the study, instead of what it says.")
 @click.option(
     "--launcher",
-    metavar="|".join(LAUNCHERS),
+    metavar="in-process|local|ray",
     default="local",
     show_default=True,
     help="Where cells are run.",
@@ -218,6 +279,10 @@ def study(
     alhpo. Finished cells are skipped, and failed ones unless --retry; several commands on one
     folder share the work. The exit status is 1 if a cell failed.
     """
+    from alhpo.progress import RichObserver, RichStudyObserver, make_console
+    from alhpo.studies import load_study, run_study
+    from alhpo.studies.report import write_study_report
+
     config = load_study(file, output_dir=output)
     console = make_console()
     options = {name: value for name, value in options.items() if value is not None}
@@ -250,6 +315,14 @@ def study(
 
 def _show_cost(config: StudyConfig, console: Console) -> None:
     """All cells of a study with what they cost, and about how long the rest takes."""
+    import torch
+    from rich.markup import escape
+    from rich.table import Table
+
+    from alhpo.progress import duration
+    from alhpo.studies import expand
+    from alhpo.studies.cost import Cost, estimate
+
     estimates = estimate(expand(config))
     table = Table(title=f"{config.name}: {len(estimates)} cells", title_justify="left")
     table.add_column("cell", justify="right")
@@ -287,6 +360,10 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
 
 def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
     """Run a cell in this process; the exit status."""
+    from alhpo.progress import RichObserver, duration
+    from alhpo.studies.cell_runner import run_cell
+    from alhpo.studies.scheduler import begin_study
+
     cells = begin_study(config)
     if not 0 <= index < len(cells):
         raise ConfigurationError(
@@ -305,6 +382,7 @@ def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
 
 def _show_result(result: StudyResult, console: Console) -> None:
     """How many cells came to which end, the logs of those that failed, and what to do next."""
+    from alhpo.studies.cell_runner import FAILURE, LOG
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -325,12 +403,16 @@ def _show_result(result: StudyResult, console: Console) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; default: FOLDER.")
 @click.option(
     "--compare",
-    metavar=f"published|{'|'.join(published_names())}",
+    metavar="published|cifar10|cifar100",
     help="Put published tables beside those of a study; published: what its file names.",
 )
 def report(folder: Path, output: Path | None, compare: str | None) -> None:
     """Tables and figures of all runs in FOLDER, or of the study in it, from files only."""
+    from alhpo.progress import make_console
+
     if (folder / "study.yaml").exists():
+        from alhpo.studies.report import write_study_report
+
         write_study_report(folder, output, compare=compare).to_console(make_console())
     elif compare is not None:
         raise ConfigurationError(
@@ -344,6 +426,9 @@ def show_report(
     folder: Path, output: Path | None = None, *, console: Console | None = None
 ) -> None:
     """Write the report of all runs in a folder, and print its tables and where it is."""
+    from alhpo.progress import make_console
+    from alhpo.report import write_report
+
     write_report(folder, output).to_console(console or make_console())
 
 
@@ -351,6 +436,8 @@ def _expand(
     file: dict[str, Any], flags: dict[str, Any], hyperparameters: tuple[str, ...]
 ) -> list[RunConfig]:
     """All runs that the settings stand for; every one is checked before the first begins."""
+    from alhpo.strategies import split_strategy_names
+
     settings = _with_hyperparameters(file | flags, hyperparameters)
     choices = []
     for name in SEVERAL:

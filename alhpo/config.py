@@ -1,11 +1,16 @@
 """The settings of a run and of the tuning of a labelled pool: one schema for Python, YAML files and
-command-line flags."""
+command-line flags.
+
+What a value must look like is checked first, and without torch; whether there is a model, space or
+strategy of that name is looked up when everything else is in order.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,16 +19,18 @@ import yaml
 from pydantic import Field
 
 from alhpo.files import content_hash
-from alhpo.hyperparameters import SPACES, Hyperparameters, load_space
-from alhpo.models import check_model_name
-from alhpo.results import INCIDENTAL_KEYS, SEARCH_KEYS
+from alhpo.hyperparameters import SPACES, Hyperparameters, check_warmup, load_space
+from alhpo.identity import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.schema import Settings, parse
-from alhpo.strategies import check_dropout, get_strategy, strategy_names, strategy_needs
-from alhpo.tuning import get_optimizer_factory, optimizer_names
-from alhpo.tuning.arguments import says
-from alhpo.tuning.spaces import space_identity
 from alhpo.types import ConfigurationError
-from alhpo.validation import get_validation
+
+#: The strategies that come with alhpo, for the help that is shown without importing them.
+STRATEGIES = (
+    *("albl", "badge", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
+    *("least-confidence", "lpl", "margin", "mc-dropout", "mean-std", "probcover", "random"),
+    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "power:SCORE@BETA"),
+    *("probcover:RADIUS", "skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA"),
+)
 
 
 class DataSettings(Settings):
@@ -51,6 +58,11 @@ class ModelSettings(Settings):
 
     model: str = Field("resnet18", description="Any timm model name.")
     pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    init: Literal["timm", "torch"] = Field(
+        "timm",
+        description="Random initial weights: timm's, made for the architecture, or PyTorch's "
+        "defaults for every layer (Huseljic et al. 2023).",
+    )
     cifar_stem: bool | None = Field(
         None, description="3x3 stride-1 stem, no max-pool; automatic below 64 pixels."
     )
@@ -65,11 +77,13 @@ class ModelSettings(Settings):
         "such as bald look at.",
     )
 
-    @pydantic.field_validator("model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        check_model_name(value)
-        return value
+    @pydantic.model_validator(mode="after")
+    def _known_model(self) -> Self:
+        from alhpo.models import check_model_name
+
+        with _setting("model", self.model):
+            check_model_name(self.model)
+        return self
 
 
 class SearchSettings(Settings):
@@ -107,17 +121,15 @@ class SearchSettings(Settings):
     def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
         return Hyperparameters.create(value).model_dump(include=set(value))
 
-    @pydantic.field_validator("validation")
-    @classmethod
-    def _known_validation(cls, value: str) -> str:
-        get_validation(value)
-        return value
+    @pydantic.model_validator(mode="after")
+    def _known_validation_and_space(self) -> Self:
+        from alhpo.validation import get_validation
 
-    @pydantic.field_validator("space")
-    @classmethod
-    def _known_space(cls, value: str) -> str:
-        load_space(value)
-        return value
+        with _setting("validation", self.validation):
+            get_validation(self.validation)
+        with _setting("space", self.space):
+            load_space(self.space)
+        return self
 
     @classmethod
     def create(cls, *layers: Mapping[str, Any]) -> Self:
@@ -132,11 +144,16 @@ class SearchSettings(Settings):
         return parse(cls, values, "setting")
 
     def check_search(self) -> None:
-        """Refuse an optimizer that is not there, or one that cannot do what is asked of it.
+        """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
 
         Raises:
-            ConfigurationError: an unknown optimizer, or ``min_gain`` with one that does not tell.
+            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell, or
+                a warm-up in the space that is longer than training.
         """
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import says
+
+        check_warmup(load_space(self.space), self.hyperparameters, self.max_epochs)
         factory = get_optimizer_factory(self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
@@ -160,7 +177,10 @@ class ComputeSettings(Settings):
 class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     """Everything that defines an active-learning run."""
 
-    strategy: str = Field("badge", description=f"Query strategy: {', '.join(strategy_names())}.")
+    strategy: str = Field(
+        "badge",
+        description=f"Query strategy: {', '.join(STRATEGIES)}; or one that was registered.",
+    )
     mc_passes: int = Field(
         100, ge=1, description="Passes with dropout, for strategies that look at them."
     )
@@ -209,6 +229,9 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
+        from alhpo.strategies import check_dropout
+        from alhpo.tuning import optimizer_names
+
         check_dropout(self.strategy, self.dropout)
         if self.hpo != "fixed" or self.optimizer not in optimizer_names():
             self.check_search()
@@ -240,11 +263,15 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     @property
     def name(self) -> str:
         """Name of the run's folder: what it is, and the hash of what defines it."""
+        from alhpo.strategies import get_strategy, strategy_needs
+
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space)
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
-        if not self.dropout:  # runs without it keep the names they had before there was dropout
+        if not self.dropout:  # runs keep the names they had before there were these settings
             del values["dropout"]
+        if self.init == "timm":
+            del values["init"]
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -307,6 +334,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         with the name of its folder only, where the result lies in it, so that it can be moved."""
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
         values |= _space_content(self.space)
+        if self.init == "timm":
+            del values["init"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
@@ -317,9 +346,22 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"
 
 
+@contextmanager
+def _setting(name: str, value: Any) -> Iterator[None]:
+    """Errors raised within name the setting and its value."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Setting {name!r} is {value!r}: {error}") from None
+
+
 def _space_content(space: str) -> dict[str, Any]:
     """A space from a file defines a run by what it holds, not by where it lies."""
-    return {} if space in SPACES else {"space": space_identity(load_space(space))}
+    if space in SPACES:
+        return {}
+    from alhpo.tuning.spaces import space_identity
+
+    return {"space": space_identity(load_space(space))}
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from alhpo.seeding import numpy_generator
 from alhpo.types import DataError
 
 LAYOUTS = ("auto", "NHWC", "NCHW")
+#: Images that statistics are made of at once, and pixel values of them: 128 MiB as float64.
+BLOCK_IMAGES, BLOCK_PIXELS = 4096, 2**24
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class ImageDataset:
         """Mean and standard deviation per channel over the pool, of values scaled to [0, 1]."""
         total = torch.zeros(self.channels, dtype=torch.float64)
         squares = torch.zeros(self.channels, dtype=torch.float64)
-        for block in self.images.split(4096):
+        size = min(max(BLOCK_PIXELS // self.images[0].numel(), 1), BLOCK_IMAGES)
+        for block in self.images.split(size):
             values = block.double().div_(255)
             total += values.sum((0, 1, 2))
             squares += values.square_().sum((0, 1, 2))

@@ -5,6 +5,7 @@
 
 A run's state is what is on disk, so that a killed run is continued by the same call:
 
+    format.json           the format of the folder, and the version that began it
     config.yaml           the settings
     dataset.json          sizes, classes and hash of the data
     sessions.jsonl        versions, device and threads of every start
@@ -36,8 +37,9 @@ from alhpo.cycle_search import CycleSearch, Found
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal, exclusive, write_json, write_text
 from alhpo.first_query import PICTURED, write_picture
+from alhpo.formats import claim_format
 from alhpo.learner import ActiveLearner
-from alhpo.provenance import check_dataset, session
+from alhpo.provenance import Sessions, check_dataset
 from alhpo.results import read_records
 from alhpo.steps import (
     Fit,
@@ -50,6 +52,7 @@ from alhpo.steps import (
     storage_of,
 )
 from alhpo.strategies import strategy_name
+from alhpo.training import Compute
 from alhpo.types import (
     CheckpointError,
     ConfigurationError,
@@ -78,12 +81,14 @@ def run_experiment(
         The run's folder and its records.
 
     Raises:
-        ConfigurationError: settings that cannot be used, before anything is run.
+        ConfigurationError: settings that cannot be used, or another type of device than the run
+            began on, before anything is run.
         DataError: a data set that cannot be loaded, or is not the one the run began with; or a
             damaged record.
         LabelError: the record of labels does not go with that of the cycles.
         CheckpointError: with ``start="warm"``, the model to go on from is gone or damaged.
         RunLockedError: another process works in the run's folder.
+        FormatError: the run was begun by a version of alhpo that writes folders otherwise.
     """
     if not isinstance(config, RunConfig):
         config = RunConfig.create(config)
@@ -108,6 +113,7 @@ class _Run:
     def complete(self) -> RunResult:
         if self._ended():
             return RunResult(self.path, tuple(self.records), resumed=True)
+        claim_format(self.path)
         resumed = bool(self.records)
         learner = self._begin()
         self._searches = CycleSearch(self.config, self.path, self._observer)
@@ -139,7 +145,10 @@ class _Run:
         return f"Restore it from a copy, or remove {self.path} to run anew."
 
     def _begin(self) -> ActiveLearner:
-        config = self.config
+        config, sessions = self.config, Sessions(self.path / "sessions.jsonl")
+        precision = sessions.precision(config.precision)
+        compute = Compute.resolve(config.device, precision)
+        sessions.check(compute, image_size_known=False)  # before any loading
         dataset = self._dataset or load_data(config)
         if config.budget > len(dataset):
             raise ConfigurationError(
@@ -160,6 +169,7 @@ class _Run:
             max_epochs=config.max_epochs,
             start=config.start,
             pretrained=config.pretrained,
+            init=config.init,
             cifar_stem=config.cifar_stem,
             input_size=config.input_size,
             dropout=config.dropout,
@@ -167,14 +177,14 @@ class _Run:
             vaal_epochs=config.vaal_epochs,
             query_subset=config.query_subset,
             device=config.device,
-            precision=config.precision,
+            precision=precision,
             path=self.path,
         )
         self._check_labels(learner)
         storage_of(config)  # refused now, if it cannot be made
+        sessions.begin(learner.compute)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
-        Journal(self.path / "sessions.jsonl").append(session(learner.compute))
         learner.label_initial(config.initial_size)
         if self.records:
             self._take_up(learner)

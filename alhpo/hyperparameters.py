@@ -7,15 +7,17 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import ConfigSpace as CS
 import pydantic
 import yaml
-from ConfigSpace.util import deactivate_inactive_hyperparameters
 
 from alhpo.schema import Settings, parse, unknown_name
 from alhpo.types import ConfigurationError
+
+if TYPE_CHECKING:
+    # at run time where a space is at hand: settings are read and refused without ConfigSpace
+    import ConfigSpace as CS
 
 #: Configurations of a space that are checked as a whole.
 SAMPLED_COMBINATIONS = 64
@@ -75,21 +77,27 @@ class Hyperparameters(Settings):
             values |= dict(layer)
         return parse(cls, values, "hyperparameter")
 
-    def check_epochs(self, max_epochs: int) -> None:
+    def check_epochs(self, max_epochs: int, where: str = "") -> None:
         """Refuse a warm-up that leaves no epoch for training.
+
+        Args:
+            max_epochs: the epoch at which training ends.
+            where: the hyperparameters come from, for the message.
 
         Raises:
             ConfigurationError: ``warmup_epochs`` is not below ``max_epochs``.
         """
         if self.warmup_epochs >= max_epochs:
             raise ConfigurationError(
-                f"warmup_epochs is {self.warmup_epochs}, but training ends after max_epochs="
-                f"{max_epochs}; it must be smaller."
+                f"warmup_epochs is {self.warmup_epochs}{where}, but training ends after "
+                f"max_epochs={max_epochs}; it must be smaller."
             )
 
 
 def paper_space() -> CS.ConfigurationSpace:
     """Learning rate and weight decay, log-uniform in [1e-5, 0.1] (Huseljic et al. 2023)."""
+    import ConfigSpace as CS
+
     space = CS.ConfigurationSpace()
     for name in ("lr", "weight_decay"):
         _add(space, CS.Float(name, (1e-5, 1e-1), default=1e-3, log=True))
@@ -99,6 +107,8 @@ def paper_space() -> CS.ConfigurationSpace:
 def hpo4dl_space() -> CS.ConfigurationSpace:
     """The space of HPO4DL's timm example: lr and weight decay log-uniform in [1e-5, 1], the
     optimizer, and the momentum in [0.1, 0.99] only for sgd."""
+    import ConfigSpace as CS
+
     space = CS.ConfigurationSpace()
     for name in ("lr", "weight_decay"):
         _add(space, CS.Float(name, (1e-5, 1.0), default=1e-3, log=True))
@@ -126,6 +136,8 @@ def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpa
         ConfigurationError: an unknown name, an unreadable file, or a hyperparameter in the space
             that ``Hyperparameters`` does not have or whose bounds it does not allow.
     """
+    import ConfigSpace as CS
+
     if isinstance(space, CS.ConfigurationSpace):
         loaded = space
     elif str(space) in SPACES:
@@ -172,12 +184,35 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
         Hyperparameters.create(fixed or {}, values)
 
 
+def check_warmup(
+    space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None, max_epochs: int
+) -> None:
+    """Refuse a space, or fixed hyperparameters, whose warm-up leaves no epoch for training.
+
+    Args:
+        space: the longest warm-up in it is looked at, whether a range, choices or a constant.
+        fixed: the hyperparameters outside the space.
+        max_epochs: the epoch at which training ends.
+
+    Raises:
+        ConfigurationError: a ``warmup_epochs`` that is not below ``max_epochs``.
+    """
+    Hyperparameters.create(fixed or {}).check_epochs(max_epochs)
+    for hyperparameter in space.values():
+        if hyperparameter.name == "warmup_epochs":
+            longest = max(int(value) for value in _extremes(hyperparameter))
+            longest_warmup = Hyperparameters.create({"warmup_epochs": longest})
+            longest_warmup.check_epochs(max_epochs, " in the space")
+
+
 def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a space that has these values, without those that are inactive.
 
     Raises:
         ConfigurationError: the space does not hold it.
     """
+    from ConfigSpace.util import deactivate_inactive_hyperparameters
+
     known = {hp.name: values[hp.name] for hp in space.values() if hp.name in values}
     try:
         active = deactivate_inactive_hyperparameters(known, space)
@@ -216,6 +251,8 @@ def _add(space: CS.ConfigurationSpace, *hyperparameters: Any) -> None:
 
 
 def _read_space(path: Path) -> CS.ConfigurationSpace:
+    import ConfigSpace as CS
+
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +22,11 @@ from alhpo.batches import DeviceImages, InputFormat
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.fitting import ALL_LABELS, fitted_model, saved_model
+from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters, load_space
 from alhpo.loss_prediction import add_loss_predictor
-from alhpo.models import ModelSpec, build_model, model_input
-from alhpo.objective import Divergence, Metric, Objective
+from alhpo.models import Init, ModelSpec, build_model, model_input
+from alhpo.objective import Divergence, Metric, Objective, check_metric
 from alhpo.outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.pool import Pool, read_queried_indices
 from alhpo.protocols import Strategy, ValidationScheme
@@ -39,7 +41,7 @@ from alhpo.strategies import (
 )
 from alhpo.trainer import Task
 from alhpo.training import Compute, Precision, evaluate, predict
-from alhpo.tuning.upstream import enable_on_numpy2
+from alhpo.tuning.arguments import whole_number
 from alhpo.types import (
     AlhpoError,
     ConfigurationError,
@@ -72,6 +74,7 @@ class ActiveLearner:
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
         pretrained: start from timm's pretrained weights.
+        init: whose random initial weights: "timm" or "torch" (PyTorch's defaults for every layer).
         cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
         input_size: pixels to which images are resized on the device; None keeps their size.
         dropout: probability with which each feature is dropped before the classifier (timm's
@@ -88,6 +91,7 @@ class ActiveLearner:
 
     Raises:
         ConfigurationError: an argument that cannot be used, before any work.
+        FormatError: the record in ``path`` is of another version of alhpo.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class ActiveLearner:
         max_epochs: int = 27,
         start: Start = "cold",
         pretrained: bool = False,
+        init: Init = "timm",
         cifar_stem: bool | None = None,
         input_size: int | None = None,
         dropout: float = 0.0,
@@ -120,19 +125,16 @@ class ActiveLearner:
         self.space = load_space(space)
         self.validation = get_validation(validation)
         self.fixed = dict(hyperparameters or {})
-        if max_epochs < 1:
-            raise ConfigurationError(f"max_epochs is {max_epochs}; at least 1 is needed.")
+        self.max_epochs = whole_number("max_epochs", max_epochs, 1)
         if start not in ("cold", "warm"):
             raise ConfigurationError(f"start is {start!r}. Legal: cold, warm.")
-        if query_subset is not None and query_subset < 1:
-            raise ConfigurationError(f"query_subset is {query_subset}; at least 1 is needed.")
-        if vaal_epochs < 1:
-            raise ConfigurationError(f"vaal_epochs is {vaal_epochs}; at least 1 is needed.")
-        if mc_passes < 1:
-            raise ConfigurationError(f"mc_passes is {mc_passes}; at least 1 is needed.")
+        if query_subset is not None:
+            query_subset = whole_number("query_subset", query_subset, 1)
+        vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
+        mc_passes = whole_number("mc_passes", mc_passes, 1)
         check_dropout(self.strategy, dropout)
-        Hyperparameters.create(self.fixed).check_epochs(max_epochs)
-        self.max_epochs = max_epochs
+        Hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
+        check_metric(metric)
         self._metric: Metric = metric
         self._start = start
         self._query_subset = query_subset
@@ -146,6 +148,7 @@ class ActiveLearner:
             cifar_stem,
             input_size,
             dropout,
+            init,
         )
         self._initial = build_model(self._spec, seed)
         size, settings = model_input(self._spec, self._initial)
@@ -159,7 +162,10 @@ class ActiveLearner:
             add_loss_predictor(self._initial, shape, seed)
         if "labeled_scores" in strategy_needs(self.strategy):
             check_image_size(dataset.image_size)
-        journal = None if path is None else Journal(Path(path) / "labels.jsonl")
+        journal = None
+        if self._path is not None:
+            claim_format(self._path)
+            journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: nn.Module | None = None
         self._eval_images: DeviceImages | None = None
@@ -192,9 +198,11 @@ class ActiveLearner:
         its ``path``), they stay, and nothing is added.
 
         Raises:
-            LabelError: the data set has no labels or fewer than ``n`` images.
+            LabelError: the data set has no labels or fewer than ``n`` images, or ``n`` is no
+                integer.
         """
         self._need_truth()
+        n = _whole_number(n)
         if not self.n_labeled:
             if not len(self.pool.pending):
                 self.ask_initial(n)
@@ -203,6 +211,7 @@ class ActiveLearner:
 
     def ask_initial(self, n: int) -> Query:
         """Choose ``n`` random images for the initial labels, to be answered with ``tell``."""
+        n = _whole_number(n)
         candidates = self._candidates(n)
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
         probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
@@ -230,6 +239,7 @@ class ActiveLearner:
         """
         chooser = self.strategy if strategy is None else get_strategy(strategy)
         check_dropout(chooser, self._outputs.dropout)
+        n = _whole_number(n)
         candidates = self._candidates(n)
         step = self.cycle + 1
         needs = strategy_needs(chooser)
@@ -307,8 +317,8 @@ class ActiveLearner:
         """This cycle's training as a resumable objective with HPO4DL's contract.
 
         Args:
-            max_epochs: epochs of a full training; by default the learner's. It becomes the length
-                of later ``fit`` calls.
+            max_epochs: epochs of a full training; by default the learner's. Give ``fit`` the same,
+                or the learner, so that the model is trained as long as what was tuned.
             space: instead of the learner's space.
             validation: instead of the learner's scheme.
             metric: instead of the learner's metric.
@@ -320,16 +330,13 @@ class ActiveLearner:
             ConfigurationError: too few labels for the scheme, no evaluation split to measure, no
                 probabilities for ``acquisition:SCHEME``, or an illegal argument.
         """
-        enable_on_numpy2()
-        if max_epochs is not None:
-            self.max_epochs = max_epochs
         test = self._evaluation_images() if measure_test else None
         if measure_test and test is None:
             raise ConfigurationError(
                 f"measure_test is on, but data set {self.dataset.name!r} has no evaluation split. "
                 "Give eval_images, or leave measure_test off."
             )
-        task = self._task("objective")
+        task = self._task("objective", max_epochs=max_epochs)
         scheme = self.validation if validation is None else get_validation(validation)
         weights, selection = validation_weights(
             scheme, self.dataset, self.pool, task.seed, self._selection_features
@@ -358,7 +365,7 @@ class ActiveLearner:
 
         Args:
             configuration: hyperparameters over the fixed ones, such as a tuner's incumbent.
-            max_epochs: by default the learner's, or what ``objective`` was given last.
+            max_epochs: of this fit; by default the learner's.
             checkpoint_path: a folder from which an interrupted fit of the same labels and
                 configuration is continued, and in which the fitted model is left. Another
                 training's checkpoint there is replaced.
@@ -372,12 +379,11 @@ class ActiveLearner:
             DivergedError: the loss or the outputs became NaN or infinite; there is no fitted
                 model then.
         """
-        if max_epochs is not None:
-            self.max_epochs = max_epochs
         hp = Hyperparameters.create(self.fixed, configuration or {})
-        hp.check_epochs(self.max_epochs)
+        task = self._task("fit", max_epochs=max_epochs)
+        hp.check_epochs(task.max_epochs)
         folder = None if checkpoint_path is None else Path(checkpoint_path)
-        self._fitted, epochs = fitted_model(self._task("fit"), hp, folder, callback)
+        self._fitted, epochs = fitted_model(task, hp, folder, callback)
         if self._fitted is not None:
             result = self.evaluate()
             if result.n == 0 or math.isfinite(result.nll):
@@ -414,7 +420,7 @@ class ActiveLearner:
         """
         expected: dict[str, Any] = {}
         if configuration is not None:
-            task = self._task("fit", n_labeled)
+            task = self._task("fit", n_labeled=n_labeled)
             hp = Hyperparameters.create(self.fixed, configuration)
             expected = {
                 "validation_scheme": ALL_LABELS,
@@ -491,14 +497,16 @@ class ActiveLearner:
             mean, std = self.dataset.channel_statistics()
         return InputFormat(mean, std, size, self.compute.channels_last)
 
-    def _task(self, purpose: str, n_labeled: int | None = None) -> Task:
-        """Training on the first ``n_labeled`` labels, or on all."""
+    def _task(
+        self, purpose: str, *, max_epochs: int | None = None, n_labeled: int | None = None
+    ) -> Task:
+        """Training on the first ``n_labeled`` labels, or on all, for the learner's ``max_epochs``
+        or others."""
         if not self.n_labeled:
             raise ConfigurationError(
                 "Nothing is labelled yet: label_initial(n) or tell(...) first."
             )
-        if self.max_epochs < 1:
-            raise ConfigurationError(f"max_epochs is {self.max_epochs}; at least 1 is needed.")
+        epochs = self.max_epochs if max_epochs is None else max_epochs
         indices = torch.from_numpy(self.pool.labeled[:n_labeled])
         template = self._initial
         if self._start == "warm" and self._fitted is not None:
@@ -510,7 +518,7 @@ class ActiveLearner:
             model=self._spec.identity(),
             form=self._form,
             compute=self.compute,
-            max_epochs=self.max_epochs,
+            max_epochs=whole_number("max_epochs", epochs, 1),
             seed=derive_seed(self.seed, purpose, len(indices)),
             augmentation=self.dataset.augmentation,
         )
@@ -547,3 +555,15 @@ class ActiveLearner:
                 f"Data set {self.dataset.name!r} has no labels to simulate with: use ask() and "
                 "tell()."
             )
+
+
+def _whole_number(n: int) -> int:
+    """A number of images as an int."""
+    try:
+        if isinstance(n, bool | np.bool_):
+            raise TypeError
+        return operator.index(n)
+    except TypeError:
+        raise LabelError(
+            f"{n!r} images were asked for; expected is a whole number, such as 10."
+        ) from None

@@ -287,7 +287,7 @@ def _image_folder(folder: Path) -> _Source:
 
 
 def _timm_source(name: str, root: Path, split: str, download: bool) -> _Source:
-    from timm.data import create_dataset
+    from timm.data.dataset_factory import create_dataset
 
     where = f"{name} ({split})"
     # several processes of a study may come here at once: one downloads, the others wait

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from alhpo.digests import digest
+from alhpo.model_check import NotOnMeta, check_model
 from alhpo.schema import unknown_name
 from alhpo.seeding import isolated_torch_rng
 from alhpo.types import ConfigurationError
@@ -20,6 +21,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import timm
 
+#: Whose random initial weights a model gets.
+Init = Literal["timm", "torch"]
 #: Below this many pixels on the longer side, images get the CIFAR stem unless told otherwise.
 SMALL_IMAGE = 64
 
@@ -39,6 +42,8 @@ class ModelSpec:
         input_size: pixels to which images are resized on the device; None keeps their size, or
             takes the model's where the architecture accepts no other (such as ViT).
         dropout: probability of dropping a feature before the classifier, timm's ``drop_rate``.
+        init: whose random initial weights: "timm", those its authors chose for the architecture, or
+            "torch", PyTorch's defaults for every layer, as in the code of Huseljic et al. (2023).
     """
 
     name: str
@@ -49,12 +54,16 @@ class ModelSpec:
     cifar_stem: bool | None = None
     input_size: int | None = None
     dropout: float = 0.0
+    init: Init = "timm"
 
     def identity(self) -> dict[str, Any]:
-        """The spec as a JSON-able mapping, which names dropout only where there is some."""
+        """The spec as a JSON-able mapping, which names dropout and ``init`` only where they are not
+        the defaults."""
         identity = asdict(self) | {"image_size": list(self.image_size)}
         if not self.dropout:
             del identity["dropout"]
+        if self.init == "timm":
+            del identity["init"]
         return identity
 
 
@@ -80,32 +89,25 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
     Raises:
         ConfigurationError: an unknown name, a stem the architecture does not have, a model
-            without timm's feature interface, or one that cannot have the dropout asked for.
+            without timm's feature interface or that cannot take such images (found out before
+            its weights are made, see ``model_check``), one that cannot have the dropout or the
+            initial weights asked for, or pretrained weights that do not exist or cannot be fetched.
     """
     check_model_name(spec.name)
+    if spec.pretrained and spec.init == "torch":
+        raise ConfigurationError(
+            "init is 'torch', but pretrained weights are no random initial weights. Leave out one "
+            "of them."
+        )
     if not 0 <= spec.dropout < 1:
         raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
-    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
-        try:
-            model = timm.create_model(
-                spec.name,
-                pretrained=spec.pretrained,
-                num_classes=spec.num_classes,
-                in_chans=spec.in_chans,
-                **options,
-            )
-        except TypeError as error:
-            if "drop_rate" not in str(error):
-                raise
-            raise _no_dropout(spec, "it does not take timm's drop_rate") from error
-        if _wants_cifar_stem(spec, model):
-            _set_cifar_stem(model, keep_weights=spec.pretrained)
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise ConfigurationError(
-            f"timm model {spec.name!r} has no forward_features/forward_head, which the strategies "
-            "need for penultimate features. Choose an image classifier such as 'resnet18'."
-        )
+        model = _create(spec)
+        if not checked:
+            _check(spec, model)
+        if spec.init == "torch":
+            _reset_to_torch_defaults(spec, model)
     if spec.dropout:
         _check_dropout(spec, model)
     return model.train()
@@ -139,12 +141,60 @@ def classifier(model: Any) -> nn.Module:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Identity of a model's parameters and buffers: a hash of their bytes."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Identity of a model's parameters and buffers: a hash of their names and values."""
+    return digest(*(part for item in model.state_dict().items() for part in item))
+
+
+def _create(spec: ModelSpec) -> nn.Module:
+    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    try:
+        model = timm.create_model(
+            spec.name,
+            pretrained=spec.pretrained,
+            num_classes=spec.num_classes,
+            in_chans=spec.in_chans,
+            **options,
+        )
+    except TypeError as error:
+        if "drop_rate" not in str(error):
+            raise
+        raise _no_dropout(spec, "it does not take timm's drop_rate") from error
+    except (OSError, RuntimeError, ImportError) as error:
+        if not spec.pretrained:
+            raise
+        raise _no_pretrained_weights(spec, error) from error
+    if _wants_cifar_stem(spec, model):
+        _set_cifar_stem(model, keep_weights=spec.pretrained)
+    return model
+
+
+def _check_on_meta(spec: ModelSpec) -> bool:
+    """Check the model without its weights; False where that cannot be done."""
+    with isolated_torch_rng(torch.device("cpu"), 0, "check of model"):
+        try:
+            with torch.device("meta"):
+                model = _create(replace(spec, pretrained=False))
+            _check(spec, model)
+        except NotOnMeta:
+            return False
+        except ConfigurationError:
+            raise
+        except Exception as error:  # whatever an architecture raises
+            if "meta" in str(error).lower():  # such as .item() in a constructor
+                return False
+            raise ConfigurationError(
+                f"timm cannot make model {spec.name!r} for images with {spec.in_chans} channels "
+                f"and {spec.num_classes} classes: {error!r}. Choose another model, such as "
+                "'resnet18'."
+            ) from error
+    return True
+
+
+def _check(spec: ModelSpec, model: nn.Module) -> None:
+    size, settings = model_input(spec, model)
+    own = settings.get("input_size")
+    shape = (spec.in_chans, *(size or spec.image_size))
+    check_model(model, spec.name, shape, spec.num_classes, tuple(own[1:]) if own else None)
 
 
 def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:
@@ -171,6 +221,37 @@ def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:
     else:
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     model.conv1, model.maxpool = new, nn.Identity()
+
+
+def _reset_to_torch_defaults(spec: ModelSpec, model: nn.Module) -> None:
+    """Draw the weights of every layer as PyTorch does when it makes one: convolutions and linear
+    layers uniform in ±1/sqrt(fan-in), scales of normalisation 1."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    for module in model.modules():
+        reset = getattr(type(module), "reset_parameters", None)
+        if reset is not None and reset.__module__.startswith("torch."):
+            reset(module)
+    left = [name for name, value in model.named_parameters() if value.isnan().any()]
+    if left:
+        raise ConfigurationError(
+            f"init is 'torch', but PyTorch has no default for {len(left)} parameters of timm model "
+            f"{spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
+            "convolutional network such as 'resnet18'."
+        )
+
+
+def _no_pretrained_weights(spec: ModelSpec, error: Exception) -> ConfigurationError:
+    if "No pretrained weights exist" in str(error):
+        reason = "timm has none"
+        advice = "timm.list_models(pretrained=True) lists the models that have some."
+    else:
+        reason = f"{type(error).__name__}: {error}"
+        advice = "They come from the hub, so look at the network; or leave out pretrained."
+    return ConfigurationError(
+        f"The pretrained weights of timm model {spec.name!r} cannot be loaded ({reason}). {advice}"
+    )
 
 
 def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:

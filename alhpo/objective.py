@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ConfigSpace as CS
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from alhpo.batches import DeviceImages
 from alhpo.checkpoints import FILE_NAME
 from alhpo.files import content_hash
-from alhpo.hyperparameters import Hyperparameters, check_space, load_space
+from alhpo.hyperparameters import Hyperparameters, check_space, check_warmup, load_space
 from alhpo.protocols import ValidationScheme
 from alhpo.schema import unknown_name
 from alhpo.seeding import numpy_generator
@@ -25,10 +25,21 @@ from alhpo.trainer import Task, Trainer
 from alhpo.training import evaluate, score_images
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.types import CheckpointError, ConfigurationError, Evaluation
+from alhpo.validation import AcquisitionWeighted, Weighted
 from alhpo.weights import effective_size
 
 Metric = Literal["accuracy", "likelihood"]
 Divergence = Literal["worst", "nan"]
+
+
+def check_metric(metric: str) -> None:
+    """Refuse a metric that there is not.
+
+    Raises:
+        ConfigurationError: with the legal ones.
+    """
+    if metric not in get_args(Metric):
+        raise unknown_name("metric", str(metric), get_args(Metric))
 
 
 class Objective:
@@ -81,8 +92,7 @@ class Objective:
         test: DeviceImages | None = None,
         live_bytes: int = 2**30,
     ) -> None:
-        if metric not in ("accuracy", "likelihood"):
-            raise unknown_name("metric", str(metric), ("accuracy", "likelihood"))
+        check_metric(metric)
         if on_divergence not in ("worst", "nan"):
             raise unknown_name("on_divergence", str(on_divergence), ("worst", "nan"))
         self.configuration_space = load_space(space)
@@ -95,12 +105,10 @@ class Objective:
         self._test = test
         self._scheme = validation.name
         self._required = _unconditional(self.configuration_space)
-        for hyperparameter in self.configuration_space.values():
-            largest = {"warmup_epochs": int(getattr(hyperparameter, "upper", 0))}
-            layer = largest if hyperparameter.name == "warmup_epochs" else {}
-            Hyperparameters.create(self._fixed, layer).check_epochs(self.max_epochs)
-        splitting: ValidationScheme = getattr(validation, "scheme", validation)
-        generator = numpy_generator(task.seed, "validation", splitting.name)  # weights keep splits
+        check_warmup(self.configuration_space, self._fixed, self.max_epochs)
+        weighted = isinstance(validation, Weighted | AcquisitionWeighted)
+        splitting = validation.scheme if weighted else validation  # weights keep the splits
+        generator = numpy_generator(task.seed, "validation", splitting.name)
         splits = validation.splits(task.labels.numpy(), generator)
         self._training = [task.device_images(train) for train, _ in splits]
         self._weights = None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from alhpo.adversarial import Discrimination
-from alhpo.batches import DeviceImages, InputFormat
+from alhpo.batches import InputFormat, PoolImages
 from alhpo.datasets import ImageDataset
 from alhpo.loss_prediction import predicted_losses
 from alhpo.models import classifier
@@ -65,7 +65,7 @@ def predicted_outputs(
     features of these images of the pool, from one pass over them."""
     chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     compute = settings.compute
-    images = DeviceImages(dataset.images[chosen], None, settings.form, compute.device)
+    images = PoolImages(dataset.images, chosen, settings.form, compute.device)
     with predicted_losses(model) as losses:
         logits, hidden = predict(model, images, compute, features=features)
     return PoolOutputs(

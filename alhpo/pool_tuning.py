@@ -29,11 +29,12 @@ import yaml
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
 from alhpo.datasets import ImageDataset
-from alhpo.files import Journal, exclusive, write_json, write_text
+from alhpo.files import exclusive, write_json, write_text
+from alhpo.formats import claim_format
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.learner import ActiveLearner
-from alhpo.provenance import check_dataset, session
+from alhpo.provenance import Sessions, check_dataset
 from alhpo.seeding import derive_seed
 from alhpo.steps import (
     Observer,
@@ -116,12 +117,13 @@ def tune_pool(
 
     Raises:
         ConfigurationError: settings that cannot be used, such as a number of labels that the pool
-            does not have, before anything is trained.
+            does not have, or another type of device than it began on, before anything is trained.
         DataError: a data set that cannot be loaded, or is not the one the pool was labelled in; or
             a damaged file.
         LabelError: the pool's file does not fit the data set.
         RunLockedError: another process works in the folder.
         TunerError: no trial succeeded, for another reason than divergence.
+        FormatError: the tuning was begun by a version of alhpo that writes folders otherwise.
     """
     if not isinstance(config, TuneConfig):
         settings = dict(config)
@@ -186,7 +188,9 @@ class _Tuning:
         return TuneResult(self.path, record, resumed)
 
     def _begin(self) -> ActiveLearner:
-        config = self.config
+        claim_format(self.path)
+        config, sessions = self.config, Sessions(self.path / "sessions.jsonl")
+        precision = sessions.precision(config.precision)
         check_dataset(self.path / "dataset.json", self._dataset)
         learner = ActiveLearner(
             self._dataset,
@@ -199,16 +203,17 @@ class _Tuning:
             metric=config.metric,
             max_epochs=config.max_epochs,
             pretrained=config.pretrained,
+            init=config.init,
             cifar_stem=config.cifar_stem,
             input_size=config.input_size,
             dropout=config.dropout,
             device=config.device,
-            precision=config.precision,
+            precision=precision,
         )
         for number, cycle in enumerate(self._pool.cycles):
             cycle.label(learner.pool, number)
+        sessions.begin(learner.compute)
         write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
-        Journal(self.path / "sessions.jsonl").append(session(learner.compute))
         return learner
 
     def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:

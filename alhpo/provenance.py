@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from hashlib import sha256
+import warnings
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,107 @@ from typing import Any
 import torch
 
 from alhpo.datasets import ImageDataset
-from alhpo.files import write_json
-from alhpo.training import Compute
-from alhpo.types import DataError
+from alhpo.digests import digest
+from alhpo.files import Journal, write_json
+from alhpo.training import Compute, Precision
+from alhpo.types import ConfigurationError, DataError
 
-PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn")
+PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn", "optuna")
+#: What a run keeps to its end, and the setting that decides it ("" for none).
+KEPT = {"device_type": "device", "precision": "precision", "channels_last": ""}
+
+
+class Sessions:
+    """The starts of a run or a tuning, in ``sessions.jsonl``, and what they must have in common.
+
+    What the results depend on visibly is kept to the end: the type of the device, the precision,
+    and the memory order of images and weights. Versions of packages, the model of the device and
+    the number of threads change the last bits: they are recorded, and a change is warned of.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: a file that does not say how the first session computed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._journal = Journal(path)
+        entries = self._journal.read()
+        self._first: dict[str, Any] | None = entries[0] if entries else None
+        if entries and not (isinstance(self._first, dict) and KEPT.keys() <= self._first.keys()):
+            raise DataError(
+                f"{path}, line 1 does not say how the first session computed: "
+                f"{', '.join(KEPT)} are missing. Restore it from a copy; or remove it, where the "
+                "machine and the precision are surely the same."
+            )
+
+    def precision(self, asked: Precision) -> Precision:
+        """The precision to compute in: "auto" is what it was in the first session."""
+        return asked if asked != "auto" or self._first is None else self._first["precision"]
+
+    def check(self, compute: Compute, *, image_size_known: bool = True) -> None:
+        """Refuse to go on with other computation than in the first session.
+
+        Args:
+            compute: of this session.
+            image_size_known: whether ``compute`` was resolved for the size of the images, on which
+                the memory order depends.
+
+        Raises:
+            ConfigurationError: with the setting that brings back what it was.
+        """
+        for name, value in _kept(compute).items():
+            if name == "channels_last" and not image_size_known:
+                continue
+            if self._first is not None and self._first[name] != value:
+                raise ConfigurationError(
+                    f"What is in {self._journal.path.parent} began with "
+                    f"{name}={self._first[name]}, and would go on here with {name}={value}, so "
+                    f"that its results would be of neither. {self._advice(name)}"
+                )
+
+    def begin(self, compute: Compute) -> None:
+        """Check, warn of what else differs from the first session, and record this one.
+
+        Raises:
+            ConfigurationError: as ``check``.
+        """
+        self.check(compute)
+        mine = session(compute)
+        if self._first is not None and (changed := _changes(self._first, mine)):
+            warnings.warn(
+                f"What is in {self._journal.path.parent} goes on with other {', '.join(changed)} "
+                "than it began with: results may differ in the last bits from those of one session",
+                stacklevel=2,
+            )
+        self._journal.append(mine)
+
+    def _advice(self, name: str) -> str:
+        assert self._first is not None
+        if name == "channels_last":
+            return "Go on with the version of alhpo that began it, or choose another output_dir."
+        return (
+            f"Set {KEPT[name]} to {self._first[name]} (--{KEPT[name]} {self._first[name]}) to go "
+            "on as it began, or choose another output_dir."
+        )
+
+
+def _kept(compute: Compute) -> dict[str, Any]:
+    """What a run keeps to its end."""
+    return {
+        "device_type": compute.device.type,
+        "precision": compute.precision,
+        "channels_last": compute.channels_last,
+    }
+
+
+def _changes(first: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What of two sessions differs, each as "name (then, now ...)"."""
+    pairs = {name: (first.get(name), mine[name]) for name in ("device", "threads")}
+    then = first.get("versions") or {}
+    pairs |= {name: (then.get(name), now) for name, now in mine["versions"].items()}
+    return [f"{name} ({a}, now {b})" for name, (a, b) in pairs.items() if a != b]
 
 
 def session(compute: Compute) -> dict[str, Any]:
@@ -34,8 +131,8 @@ def session(compute: Compute) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "device": torch.cuda.get_device_name(compute.device) if cuda else platform.machine(),
-        "precision": compute.precision,
         "threads": torch.get_num_threads(),
+        **_kept(compute),
     }
 
 
@@ -45,15 +142,12 @@ def check_dataset(path: Path, dataset: ImageDataset) -> None:
     Raises:
         DataError: the run began with other data.
     """
-    digest = sha256()
-    for part in (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels):
-        if part is not None:
-            digest.update(part.contiguous().numpy().tobytes())
+    parts = (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels)
     mine = {
         "images": list(dataset.images.shape),
         "eval_images": list(dataset.eval_images.shape),
         "classes": list(dataset.classes),
-        "sha256": digest.hexdigest(),
+        "sha256": digest(*parts, length=64),
     }
     if not path.exists():
         write_json(path, mine)

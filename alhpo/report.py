@@ -45,7 +45,7 @@ class Report:
         figure: the learning curves.
         summary: one row per group of repetitions, kind and number of labels.
         tables: for each data set and model, accuracies, then areas and costs.
-        remarks: runs that are unfinished, empty or repeated.
+        remarks: runs that are unfinished, empty, repeated or cannot be read.
     """
 
     markdown: Path
@@ -71,7 +71,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Report
         output: where to write, by default ``folder``.
 
     Raises:
-        DataError: no run with a complete record, or a run that cannot be read.
+        DataError: no run with a complete record that can be read.
     """
     output = Path(folder if output is None else output)
     runs = load_runs(folder)
@@ -91,7 +91,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Report
     )
     learning_curves(groups, report.figure)
     write_text(report.csv, report.summary.to_csv(index=False, lineterminator="\n"))
-    write_text(report.markdown, _markdown(report, len(runs)))
+    write_text(report.markdown, _markdown(report, sum(not run.fault for run in runs)))
     return report
 
 
@@ -158,7 +158,9 @@ def _cost_table(title: str, groups: Sequence[Group]) -> Table:
 def _remarks(runs: Sequence[Run]) -> Iterable[str]:
     repeated = {run.name for run in repeated_runs(runs)}
     for run in runs:
-        if run.name in repeated:
+        if run.fault:
+            yield f"{run.name}: left out, it cannot be read: {run.fault}"
+        elif run.name in repeated:
             yield f"{run.name}: left out, another run has its settings and seed."
         elif not run.records:
             yield f"{run.name}: left out, no complete cycle yet."

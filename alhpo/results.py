@@ -14,24 +14,9 @@ import pandas as pd
 import yaml
 
 from alhpo.files import Journal
-from alhpo.types import CycleRecord, DataError
+from alhpo.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.types import CycleRecord, DataError, error_line
 
-#: Settings that say where or how fast, not what: runs that differ in them only are the same.
-INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
-#: Runs that differ only in these are repetitions of each other.
-REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
-#: Settings without effect where nothing is searched.
-SEARCH_KEYS = frozenset(
-    {
-        "optimizer",
-        "max_budget",
-        "measure_current",
-        "min_gain",
-        "transfer",
-        "num_configurations",
-        "space",
-    }
-)
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 
 
@@ -46,6 +31,8 @@ class Run:
         settings: everything in its configuration that matters beside the seed; nested settings
             have dotted names.
         records: its complete records, oldest first.
+        fault: why its files cannot be read, in one line; then there are no settings and no
+            records. "" for all others.
     """
 
     name: str
@@ -53,6 +40,7 @@ class Run:
     seed: Any
     settings: Mapping[str, Any]
     records: tuple[CycleRecord, ...]
+    fault: str = ""
 
     @property
     def mode(self) -> str:
@@ -132,22 +120,24 @@ class Group:
 def load_runs(folder: str | Path) -> list[Run]:
     """Read every run that has begun under ``folder``, itself included.
 
-    A run is a folder with ``config.yaml`` and ``cycles.jsonl``; it may have no complete record.
+    A run is a folder with ``cycles.jsonl`` or ``run.json``; it may have no complete record. One
+    that is damaged does not stand in the way of the others: it comes with its ``fault``.
 
     Raises:
-        DataError: no run with a complete record, or a run that cannot be read.
+        DataError: no run with a complete record that can be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
             f"There is no folder {folder}. Give a run's folder, or one that holds runs."
         )
-    paths = sorted(path.parent for path in folder.rglob("cycles.jsonl"))
-    runs = [_read_run(path, folder) for path in paths if (path / "config.yaml").exists()]
+    paths = {file.parent for name in ("cycles.jsonl", "run.json") for file in folder.rglob(name)}
+    runs = [_read_run(path, folder) for path in sorted(paths)]
     if not any(run.records for run in runs):
+        faults = "".join(f" {run.name} cannot be read: {run.fault}" for run in runs if run.fault)
         raise DataError(
             f"No results under {folder}: {len(runs)} run folders (config.yaml and cycles.jsonl), "
-            "none with a complete cycle. Give a run's folder, or one that holds runs."
+            f"none with a complete cycle. Give a run's folder, or one that holds runs.{faults}"
         )
     return runs
 
@@ -159,7 +149,8 @@ def repeated_runs(runs: Iterable[Run]) -> list[Run]:
     """
     seen = set()
     repeated = []
-    for run in sorted(runs, key=lambda run: (not run.finished, -len(run.records), run.name)):
+    readable = (run for run in runs if not run.fault)
+    for run in sorted(readable, key=lambda run: (not run.finished, -len(run.records), run.name)):
         key = (run.identity, str(run.seed))
         repeated += [run] * (key in seen)
         seen.add(key)
@@ -200,10 +191,20 @@ def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _read_run(path: Path, root: Path) -> Run:
-    config_path = path / "config.yaml"
+    name = root.resolve().name if path == root else path.relative_to(root).as_posix()
+    finished = (path / "run.json").exists()
+    try:
+        config, records = _read_config(path / "config.yaml"), read_run(path)
+    except (DataError, OSError) as error:
+        return Run(name, finished, None, {}, (), fault=error_line(error))
+    settings = _flat({k: v for k, v in config.items() if k not in REPETITION_KEYS})
+    return Run(name, finished, config["seed"], settings, tuple(records))
+
+
+def _read_config(config_path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{config_path} is not YAML: {error}") from error
     config = config if isinstance(config, dict) else {}
     if missing := [key for key in REQUIRED_KEYS if key not in config]:
@@ -211,13 +212,29 @@ def _read_run(path: Path, root: Path) -> Run:
             f"{config_path} lacks {', '.join(missing)}; a run's configuration is a mapping that "
             f"has {', '.join(REQUIRED_KEYS)}."
         )
-    return Run(
-        name=root.resolve().name if path == root else path.relative_to(root).as_posix(),
-        finished=(path / "run.json").exists(),
-        seed=config["seed"],
-        settings=_flat({k: v for k, v in config.items() if k not in REPETITION_KEYS}),
-        records=tuple(read_records(path / "cycles.jsonl")),
-    )
+    return config
+
+
+def read_run(path: Path) -> list[CycleRecord]:
+    """The complete records of a run's folder, oldest first.
+
+    Raises:
+        DataError: a line that is no record, or other records than the run was finished with.
+    """
+    file = path / "cycles.jsonl"
+    records = read_records(file)
+    try:
+        expected = json.loads((path / "run.json").read_text(encoding="utf-8"))["records"]
+    except (OSError, ValueError, KeyError, TypeError):  # unfinished, or the count is not known
+        expected = len(records)
+    if expected != len(records):
+        raise DataError(
+            f"{file} holds {len(records)} records, but the run was finished with {expected}: it "
+            "was cut short or changed. Restore it from a copy."
+        )
+    if records and records[0].kind != "cycle":
+        raise DataError(f"{file} does not begin with a cycle: it was changed. Restore it.")
+    return records
 
 
 def read_records(path: Path) -> list[CycleRecord]:
@@ -226,18 +243,33 @@ def read_records(path: Path) -> list[CycleRecord]:
     Raises:
         DataError: a line that is no record.
     """
-    records = []
-    for line, entry in enumerate(Journal(path).read(), start=1):
-        try:
-            record = CycleRecord.from_dict(entry)
-            _measurements(record)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}, line {line} is no record of a cycle: {error!r}. Restore the file from a "
-                "copy, or remove its folder to run anew."
-            ) from error
-        records.append(record)
-    return records
+    entries = enumerate(Journal(path).read(), start=1)
+    return [read_record(entry, f"{path}, line {line}") for line, entry in entries]
+
+
+def read_record(entry: Any, where: str) -> CycleRecord:
+    """A record from its JSON.
+
+    Args:
+        entry: what ``CycleRecord.to_dict`` gave.
+        where: for the message.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        record = CycleRecord.from_dict(entry)
+        _measurements(record)
+        scores = (*record.test.values(), (record.validation or {}).get("accuracy"))
+        _ = [float(score) for score in scores if score is not None]
+        if not isinstance(record.n_labeled, int):
+            raise TypeError(f"n_labeled is {record.n_labeled!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where} is no record of a cycle: {error!r}. Restore the file from a copy, or remove "
+            "its folder to run anew."
+        ) from error
+    return record
 
 
 def _measurements(record: CycleRecord) -> list[float]:

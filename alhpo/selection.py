@@ -6,14 +6,15 @@ should it: a model tells the images it was trained on from others whatever their
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from alhpo.datasets import ImageDataset
+from alhpo.digests import digest
 from alhpo.pool import Pool
 from alhpo.protocols import SELECTION_NEEDS, ValidationScheme, WeightingScheme
 from alhpo.seeding import numpy_generator
@@ -53,18 +54,18 @@ def validation_weights(
             f"{', '.join(sorted(SELECTION_NEEDS))}."
         )
     selection = Selection(len(dataset))
-    identity = hashlib.sha256(str(selection.pool_size).encode())
+    basis: list[Any] = [selection.pool_size]
     if "probabilities" in needs:
         draws, probabilities = _draws(pool, scheme.name)
         selection = replace(selection, draws=draws, probabilities=probabilities)
-        identity.update(draws.tobytes() + probabilities.tobytes())
+        basis += [draws, probabilities]
     if "features" in needs:
         others = np.setdiff1d(np.arange(len(dataset)), pool.labeled)
         if len(others) > REFERENCE_SIZE:
             generator = numpy_generator(seed, "reference")
             others = np.sort(generator.choice(others, REFERENCE_SIZE, replace=False))
         reference = dataset.images[torch.from_numpy(others)]
-        identity.update(reference.contiguous().numpy().tobytes())
+        basis.append(reference)
         ours, theirs = features(dataset.images[torch.from_numpy(pool.labeled)], reference)
         selection = replace(selection, labeled_features=ours, unlabeled_features=theirs)
     weights = scheme.weights(selection, numpy_generator(seed, "weights", scheme.name))
@@ -74,7 +75,7 @@ def validation_weights(
             f"Validation scheme {scheme.name!r} gave weights of shape {weights.shape} for "
             f"{len(pool)} labelled images; expected is one for each."
         )
-    return weights, identity.hexdigest()[:16]
+    return weights, digest(*basis)
 
 
 def _draws(pool: Pool, scheme: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from alhpo.checkpoints import (
     training_tensors,
     write_checkpoint,
 )
+from alhpo.digests import digest
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.loss_prediction import (
     LOSS_PREDICTION,
@@ -64,10 +64,7 @@ class Task:
     @cached_property
     def labeled_set(self) -> str:
         """Identity of the labelled images: a hash of their pixels and labels, in order."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest(self.images, self.labels)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -101,11 +98,12 @@ class Task:
         return hp.model_copy(update={"augmentation": self.augmentation})
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
-        """The labelled images at these positions, on the device."""
-        chosen = torch.from_numpy(np.asarray(positions, dtype=np.int64))
-        return DeviceImages(
-            self.images[chosen], self.labels[chosen], self.form, self.compute.device
-        )
+        """The labelled images at these positions, on the device; all such sets share memory."""
+        return self._on_device.part(torch.from_numpy(np.asarray(positions, dtype=np.int64)))
+
+    @cached_property
+    def _on_device(self) -> DeviceImages:
+        return DeviceImages(self.images, self.labels, self.form, self.compute.device)
 
 
 class Trainer:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alhpo.batches import DeviceImages
+from alhpo.batches import DeviceImages, PoolImages
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.models import forward_features
 from alhpo.seeding import Key, isolated_torch_rng
@@ -44,24 +44,31 @@ class Compute:
         """Settings for this machine.
 
         Args:
-            device: "auto" (CUDA where there is one, else the CPU) or any torch device.
+            device: "auto" (CUDA where there is one, else the CPU), "cpu" or a CUDA device.
             precision: "auto" is bfloat16 on CUDA devices that have it and float32 elsewhere.
             image_size: longer side in pixels. Channels-last is chosen on CUDA, and on the CPU
                 from 16 pixels on; below, it is the slower order there.
 
         Raises:
-            ConfigurationError: a device that torch does not know or that is not there.
+            ConfigurationError: a device that torch does not know, that is not there, or on which
+                random streams cannot be seeded, such as mps.
         """
         name = device
         if device == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             target = torch.device(name)
+            if target.type not in ("cpu", "cuda"):
+                raise ConfigurationError(
+                    f"Device {device!r} cannot be used: on devices of type {target.type!r} random "
+                    "streams are not seeded, and scores need float64. Legal: auto, cpu, cuda, "
+                    "cuda:1, ..."
+                )
             torch.zeros(1, device=target).tolist()
         except (RuntimeError, AssertionError) as error:
             raise ConfigurationError(
                 f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}). "
-                "Legal: auto, cpu, or a device torch has, such as cuda or cuda:1."
+                "Legal: auto, cpu, cuda, cuda:1, ..."
             ) from error
         if precision == "auto":
             fast = target.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -284,7 +291,11 @@ def evaluate(model: nn.Module, images: DeviceImages, compute: Compute) -> Evalua
 
 
 def predict(
-    model: nn.Module, images: DeviceImages, compute: Compute, *, features: bool = True
+    model: nn.Module,
+    images: DeviceImages | PoolImages,
+    compute: Compute,
+    *,
+    features: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits (N, C) and, unless switched off, penultimate features (N, D), float32, on the device,
     from one pass over the images."""

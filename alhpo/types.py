@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 
 class AlhpoError(Exception):
@@ -54,6 +55,16 @@ class EarlierResultWarning(UserWarning):
 
 class RunLockedError(AlhpoError, RuntimeError):
     """Another process is at work in the same folder."""
+
+
+class FormatError(AlhpoError, RuntimeError):
+    """A folder that another version of alhpo wrote, in a form that this one does not continue."""
+
+
+def error_line(error: Exception) -> str:
+    """An error in one line: the text of those made for people, others with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True)

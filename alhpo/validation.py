@@ -201,9 +201,14 @@ def get_validation(scheme: str | ValidationScheme) -> ValidationScheme:
             these; or an object that offers ``name`` and ``splits``.
 
     Raises:
-        ConfigurationError: text of another form.
+        ConfigurationError: text of another form, or an object that is no scheme.
     """
     if not isinstance(scheme, str):
+        if isinstance(scheme, type) or not isinstance(scheme, ValidationScheme):
+            raise ConfigurationError(
+                f"Validation scheme {scheme!r} has no name and splits(labels, generator). Give an "
+                "object that has both, or text such as 'holdout:0.2'."
+            )
         return scheme
     if match := re.fullmatch(r"(holdout|random):([0-9.eE+-]+)(?:x(\d+))?", scheme):
         try:

@@ -10,8 +10,11 @@ searches the hyperparameters anew in every cycle; ``--hpo fixed`` is the baselin
 import argparse
 import sys
 
-from alhpo import AlhpoError, RunConfig, optimizer_names, run_experiment, strategy_names
-from alhpo.cli import RichObserver, show_report
+from alhpo import AlhpoError, RunConfig, run_experiment
+from alhpo.progress import RichObserver, make_console
+from alhpo.report import write_report
+from alhpo.strategies import strategy_names
+from alhpo.tuning import optimizer_names
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,6 +58,6 @@ try:
     )
     with RichObserver() as observer:
         result = run_experiment(config, observer=observer)
-    show_report(result.path)
+    write_report(result.path).to_console(make_console())
 except AlhpoError as error:
     sys.exit(f"{parser.prog}: {error}")

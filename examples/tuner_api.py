@@ -1,17 +1,15 @@
 """Active learning with hyperparameters tuned in every cycle, in your own loop.
 
-python examples/tuner_api.py                    # HPO4DL's own Tuner drives the objective
-python examples/tuner_api.py --tuner alhpo      # alhpo's, which a kill does not hurt
+python examples/tuner_api.py                    # alhpo's Tuner, which a kill does not hurt
+python examples/tuner_api.py --tuner hpo4dl     # HPO4DL's own (pip install "alhpo[hpo4dl]")
 """
 
 import argparse
 
-from hpo4dl.tuner import Tuner as HPO4DLTuner
-
 from alhpo import ActiveLearner, Tuner, load_dataset
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--tuner", choices=["hpo4dl", "alhpo"], default="hpo4dl")
+parser.add_argument("--tuner", choices=["alhpo", "hpo4dl"], default="alhpo")
 parser.add_argument("--optimizer", choices=["dyhpo", "hyperband"], default="dyhpo")
 parser.add_argument("--max-epochs", type=int, default=27)
 parser.add_argument("--max-budget", type=int, default=60)
@@ -20,12 +18,20 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output-dir", default="runs/tuner_api")
 args = parser.parse_args()
 
-tuner_class = {"hpo4dl": HPO4DLTuner, "alhpo": Tuner}[args.tuner]
-learner = ActiveLearner(load_dataset("digits"), model="resnet18", strategy="badge", seed=args.seed)
+if args.tuner == "hpo4dl":
+    from hpo4dl.tuner import Tuner
+
+learner = ActiveLearner(
+    load_dataset("digits"),
+    model="resnet18",
+    strategy="badge",
+    seed=args.seed,
+    max_epochs=args.max_epochs,  # of the trials, and of the final fit
+)
 learner.label_initial(100)
 while True:
-    objective = learner.objective(max_epochs=args.max_epochs)  # this cycle's training, resumable
-    incumbent = tuner_class(
+    objective = learner.objective()  # this cycle's training, resumable
+    incumbent = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
         minimize=False,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 import pytest
 import torch
 
 from alhpo import ImageDataset, load_dataset
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("hpo4dl") and importlib.util.find_spec("hpo4dl") is None:
+        pytest.skip('needs HPO4DL: pip install "alhpo[hpo4dl]"')
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -141,7 +141,8 @@ def _record(
     config: RunConfig | TuneConfig,
     values: Mapping[str, Any] | None = None,
 ) -> CycleRecord:
-    search = config.max_budget if kind == "tuned" else 0
+    searched = kind == "tuned" or (isinstance(config, RunConfig) and config.searches(cycle))
+    search = config.max_budget if searched else 0
     return CycleRecord(
         kind=kind,
         cycle=cycle,

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from alhpo import ActiveLearner, ConfigurationError
+from alhpo import ActiveLearner
 from alhpo.adversarial import VAE, Discrimination, Discriminator, negative_elbo
 from alhpo.batches import InputFormat
 from alhpo.checkpoints import FILE_NAME
 from alhpo.testing.process_state import process_left_alone
 from alhpo.training import Compute
+from alhpo.types import ConfigurationError
 
 CPU = Compute.resolve("cpu", "float32", 8)
 

@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 
 #: The layer of each module; a package stands for all modules in it.
 LAYERS = {
-    0: ["types", "seeding"],
+    0: ["types", "seeding", "identity"],
     0.5: ["files", "registration", "schema"],  # they raise the errors of types
+    0.6: ["digests", "formats", "model_check"],
     1: ["protocols", "weights", "tables"],
     2: [
         "hyperparameters",

@@ -1,7 +1,7 @@
 """Run settings: what is legal, what the messages say, which settings make another run."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo.config import RunConfig, read_config_file
@@ -126,6 +126,7 @@ def test_keys_that_are_no_text():
 # --- when hyperparameters are searched -----------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 50))
 def test_searches(cycle, every):
     assert not create({"hpo": "fixed"}).searches(cycle)

@@ -11,8 +11,8 @@ The fenced blocks of a page are executed in their order, in one folder and one n
 Printed lines are compared with all numbers, hashes and runs of spaces made equal; ``...`` stands
 for any lines, or for the rest of its line.
 
-An HTML comment in the line before a block changes this: ``needs: PACKAGE`` skips the block where
-the package is not installed, ``parse only`` checks the flags of its commands and runs nothing.
+An HTML comment in the line before a block changes this: ``needs: hpo4dl`` runs the block by itself,
+where HPO4DL is installed; ``parse only`` checks the flags of its commands and runs nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -41,7 +42,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-SLOW = {"index.md"}  # runs HPO4DL's DyHPO
+SLOW = {"index.md"}
 
 
 @dataclass(frozen=True)
@@ -157,23 +158,12 @@ SOURCES = sorted((ROOT / "alhpo").rglob("*.py"))
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in SLOW)) for p in PAGES],
-)
-def test_code_and_commands_of_the_page_run(
-    page: Path, module: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def run_blocks(
+    blocks: list[Block], page: Path, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-    blocks = blocks_of(page)
     printed: str | None = None
     for block in blocks:
         where = f"{page.name}:{block.line}"
-        package = block.note.removeprefix("needs: ") if block.note.startswith("needs: ") else None
-        if package is not None and importlib.util.find_spec(package) is None:
-            printed = None
-            continue
         if block.language == "python":
             printed = run_python(block, module, where)
         elif block.language == "text" and printed is not None:
@@ -184,6 +174,44 @@ def test_code_and_commands_of_the_page_run(
         elif block.language == "yaml" and block.text.startswith("# file: "):
             name = block.text.splitlines()[0].removeprefix("# file: ")
             Path(name).write_text(block.text, encoding="utf-8")
+
+
+def hpo4dl_blocks(blocks: list[Block]) -> list[list[Block]]:
+    """The blocks that need HPO4DL, each with the output that is shown after it."""
+    return [
+        [block] + [after] * (after.language == "text")
+        for block, after in itertools.pairwise(blocks)
+        if block.note == "needs: hpo4dl"
+    ]
+
+
+@pytest.fixture
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.usefixtures("_in_a_folder_of_its_own")
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in SLOW)) for p in PAGES],
+)
+def test_code_and_commands_of_the_page_run(
+    page: Path, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = blocks_of(page)
+    apart = [block for found in hpo4dl_blocks(blocks) for block in found]
+    run_blocks([block for block in blocks if block not in apart], page, module, monkeypatch)
+
+
+@pytest.mark.hpo4dl
+@pytest.mark.usefixtures("_in_a_folder_of_its_own")
+@pytest.mark.parametrize("page", [DOCS / "index.md", ROOT / "README.md"], ids=lambda p: p.name)
+def test_code_with_hpo4dl_runs(
+    page: Path, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = hpo4dl_blocks(blocks_of(page))
+    run_blocks(found, page, module, monkeypatch)
 
 
 def test_every_fence_of_the_pages_is_a_block_that_the_tests_see() -> None:

@@ -9,13 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-from alhpo import RunConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-pytest.importorskip("hpo4dl", reason="the examples drive hpo4dl")
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +24,10 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tuner", "optimizer"), [("hpo4dl", "hyperband"), ("alhpo", "dyhpo")])
+@pytest.mark.parametrize(
+    ("tuner", "optimizer"),
+    [pytest.param("hpo4dl", "hyperband", marks=pytest.mark.hpo4dl), ("alhpo", "dyhpo")],
+)
 def test_tuner_api(tmp_path, tuner, optimizer):
     done = run(
         tmp_path, "tuner_api.py", "--tuner", tuner, "--optimizer", optimizer, "--max-epochs", "3",
@@ -56,13 +54,6 @@ def test_timm_al(tmp_path):
     assert refused.returncode != 0
     assert "'asha', 'dyhpo', 'hpo4dl-dyhpo'" in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_settings_file_of_the_readme_is_legal():
-    settings = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
-    for hpo in settings["hpo"]:
-        for seed in settings["seed"]:
-            RunConfig.create(settings, {"hpo": hpo, "seed": seed})
 
 
 STUDY = """

@@ -25,19 +25,12 @@ from click.testing import CliRunner
 import alhpo.checkpoints
 import alhpo.files
 import alhpo.trainer
-from alhpo import (
-    CheckpointError,
-    ConfigurationError,
-    DataError,
-    LabelError,
-    RunConfig,
-    RunLockedError,
-    run_experiment,
-)
+from alhpo import RunConfig, run_experiment
 from alhpo.cli import main
 from alhpo.files import exclusive
 from alhpo.results import load_runs
 from alhpo.steps import Silent
+from alhpo.types import CheckpointError, ConfigurationError, DataError, LabelError, RunLockedError
 
 TINY = {
     "model": "resnet10t",
@@ -504,6 +497,58 @@ def test_command_runs_several_settings_and_reports(tmp_path):
     report = command("report", folder, "--output", str(tmp_path / "elsewhere"))
     assert report.exit_code == 0
     assert (tmp_path / "elsewhere" / "report.md").exists()
+
+
+def test_a_run_that_fails_stops_none_of_the_others(tmp_path):
+    folder = tmp_path / "runs"
+    flags = [
+        *(*FLAGS, "--hpo", "fixed", "--strategy", "random,entropy", "--seed", "0,1"),
+        *("--output-dir", str(folder), "--hp", "batch_size=8"),
+    ]
+    assert command(*flags).exit_code == 0
+    whole = (folder / "report.csv").read_bytes()
+    paths = sorted(folder.glob("*/run.json"))
+    assert len(paths) == 4
+    broken, lost = (file.parent for file in (paths[0], paths[2]))
+    for path in (broken, lost):
+        (path / "cycles.jsonl").write_text("{}\n")
+    shutil.rmtree(paths[1].parent)
+    result = command(*flags)
+    assert result.exit_code == 1
+    assert paths[1].exists()
+    for path in (broken, lost):
+        assert f"failed: run {path.name}: {path}/cycles.jsonl, line 1 is no record" in result.output
+    assert result.output.rstrip().endswith("The same command goes on with these.")
+    assert f"{broken.name}: left out, it cannot be read: " in result.output
+    for path in (broken, lost):
+        shutil.rmtree(path)
+    assert command(*flags).exit_code == 0
+    assert len((folder / "report.csv").read_text().splitlines()) == len(whole.splitlines())
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), OSError(28, "No space left on device")])
+def test_every_error_is_named_at_the_end(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr("alhpo.experiment.exclusive", fail)
+    result = command(*FLAGS, "--seed", "0,1", "--output-dir", str(tmp_path))
+    assert result.exit_code == 1
+    named = f"{type(error).__name__}: {error}"
+    assert len(re.findall(rf"failed: run \S+: {re.escape(named)}", result.output)) == 2
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_ends_all_runs(tmp_path, monkeypatch, end):
+    begun = []
+
+    def interrupted(path):
+        begun.append(path)
+        raise end
+
+    monkeypatch.setattr("alhpo.experiment.exclusive", interrupted)
+    command(*FLAGS, "--seed", "0,1", "--output-dir", str(tmp_path))
+    assert len(begun) == 1
 
 
 def test_yaml_file_and_flags_share_one_schema(tmp_path):

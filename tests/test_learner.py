@@ -11,23 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo import (
-    ActiveLearner,
-    AlhpoError,
-    CheckpointError,
-    ConfigurationError,
-    DataError,
-    DivergedError,
-    ImageDataset,
-    LabelError,
-    PoolOutputs,
-    Query,
-)
+from alhpo import ActiveLearner, AlhpoError, ImageDataset, PoolOutputs, Query
 from alhpo.models import weights_hash
 from alhpo.protocols import POOL_OUTPUTS
 from alhpo.stochastic import DropoutPasses
 from alhpo.strategies import get_strategy
 from alhpo.training import predict
+from alhpo.types import CheckpointError, ConfigurationError, DataError, DivergedError, LabelError
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from alhpo import ActiveLearner, CheckpointError, ConfigurationError, DivergedError
+from alhpo import ActiveLearner
 from alhpo.checkpoints import FILE_NAME
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.loss_prediction import (
@@ -26,7 +26,7 @@ from alhpo.loss_prediction import (
 )
 from alhpo.models import ModelSpec, build_model, weights_hash
 from alhpo.training import Compute, classification_loss
-from alhpo.types import Query
+from alhpo.types import CheckpointError, ConfigurationError, DivergedError, Query
 
 CPU = Compute.resolve("cpu", "float32", 8)
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}

@@ -1,6 +1,8 @@
 """timm models: named random weights, the stem for small images, penultimate features."""
 
 import pytest
+import scipy.stats
+import timm
 import torch
 from torch import nn
 
@@ -28,6 +30,73 @@ def spec(name="resnet18", size=8, **settings):
 
 
 # --- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "vgg11_bn"])
+def test_torch_init_draws_every_layer_by_pytorchs_rule(name):
+    """Uniform in ±1/sqrt(fan-in) for convolutions and linear layers, as ``kaiming_uniform_`` with
+    a = sqrt(5) and the rule for biases come out; normalisation starts as the identity."""
+    model = build_model(spec(name, 32, num_classes=10, in_chans=3, init="torch"), 0)
+    tested = 0
+    for layer_name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            for values in (layer.weight, layer.bias):
+                if values is None or values.numel() < 8:
+                    continue
+                drawn = values.detach().flatten().double().numpy()
+                assert abs(drawn).max() <= bound * (1 + 1e-6), layer_name
+                uniform = scipy.stats.uniform(-bound, 2 * bound)
+                assert scipy.stats.kstest(drawn, uniform.cdf).pvalue > 1e-4, layer_name
+                tested += 1
+        elif isinstance(layer, nn.BatchNorm2d):
+            for values, constant in (
+                *((layer.weight, 1), (layer.bias, 0)),
+                *((layer.running_mean, 0), (layer.running_var, 1)),
+            ):
+                assert (values == constant).all(), layer_name
+    assert tested > 10
+    tensors = {id(value) for value in model.parameters()}
+    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    seen = {id(v) for m in model.modules() if isinstance(m, known) for v in m.parameters(False)}
+    assert tensors == seen
+
+
+def test_init_is_part_of_what_a_model_is():
+    specs = [spec(), spec(init="torch")]
+    assert specs[0].identity() != specs[1].identity()
+    timms, torchs = (build_model(one, 0) for one in specs)
+    assert weights_hash(timms) != weights_hash(torchs)
+    assert weights_hash(build_model(specs[1], 0)) == weights_hash(torchs)
+    assert timms.layer1[0].bn2.weight.eq(0).all()  # unlike the paper's
+    assert torchs.layer1[0].bn2.weight.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "parameter"),
+    [("vit_tiny_patch16_224", 224, "pos_embed"), ("convnext_atto", 32, "gamma")],
+)
+def test_torch_init_is_refused_where_pytorch_has_no_default(name, size, parameter):
+    with pytest.raises(ConfigurationError, match=rf"{name}.*{parameter}.*init='timm'"):
+        build_model(spec(name, size, in_chans=3, init="torch"), 0)
+
+
+def test_pretrained_weights_have_no_init():
+    with pytest.raises(ConfigurationError, match="Leave out one"):
+        build_model(spec(pretrained=True, init="torch"), 0)
+
+
+def test_pretrained_weights_that_do_not_exist_are_told():
+    with_weights = {name.split(".")[0] for name in timm.list_models(pretrained=True)}
+    bare = next(name for name in timm.list_models("resnet*") if name not in with_weights)
+    with pytest.raises(ConfigurationError, match=rf"{bare!r} cannot be loaded \(timm has none"):
+        build_model(spec(bare, 64, in_chans=3, pretrained=True), 0)
+
+
+def test_without_a_network_pretrained_weights_say_that_they_come_from_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigurationError, match=r"'resnet18' cannot be loaded.*the hub.*network"):
+        build_model(spec(pretrained=True), 0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
@@ -150,9 +219,9 @@ def test_pretrained_stem_keeps_the_centre_of_its_filters(monkeypatch):
     create = alhpo.models.timm.create_model
 
     def without_download(name, *, pretrained, **settings):
-        assert pretrained
         model = create(name, pretrained=False, **settings)
-        made.append(model.conv1.weight.detach().clone())
+        if pretrained:
+            made.append(model.conv1.weight.detach().clone())
         return model
 
     monkeypatch.setattr(alhpo.models.timm, "create_model", without_download)
@@ -179,6 +248,175 @@ def test_model_without_the_feature_interface(monkeypatch):
     monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="no forward_features/forward_head"):
         build_model(spec(), 0)
+
+
+class Classifier(nn.Module):
+    """The interface of timm's classifiers; subclasses get one thing of it wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 5)
+
+    def forward_features(self, x):
+        return x.flatten(1)
+
+    def forward_head(self, x, pre_logits=False):
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        return self.head
+
+
+class NoFeatures(Classifier):
+    def forward_head(self, x):
+        return self.head(x)
+
+
+class NoClasses(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        raise NotImplementedError("An encoder does not classify.")
+
+
+class OtherClasses(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return x
+
+
+class Squeezes(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return x.squeeze() if pre_logits else self.head(x)
+
+
+class Maps(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return torch.stack([x, x], dim=2) if pre_logits else self.head(x)
+
+
+class Lists(Classifier):
+    def forward_head(self, x, pre_logits=False):
+        return [x] if pre_logits else self.head(x)
+
+
+class LargeImages(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 16, 16)}
+
+    def forward_features(self, x):
+        if x.shape[2] < 16:
+            raise ValueError("The image is too small.")
+        return x[:, :1, :8, :8].flatten(1)
+
+
+def needs_values(method):
+    def wrapped(*args):
+        assert sum(value.item() for value in torch.linspace(0, 1, 3)) == 1.5
+        return method(*args)
+
+    return wrapped
+
+
+FAULTS = [
+    (NoFeatures, "has a forward_head without pre_logits"),
+    (
+        NoClasses,
+        "cannot be used as a classifier of images of 1 x 8 x 8: .*does not classify. Choose",
+    ),
+    (OtherClasses, r"a tensor of shape \(1, 64\) of one image, where logits of shape \(1, 5\)"),
+    (Squeezes, r"a tensor of shape \(64,\) of one image, where features of shape \(1, D\)"),
+    (Maps, "its features have 128 values, and its classifier takes 64"),
+    (Lists, r"makes a list of one image, where features of shape \(1, D\)"),
+    (LargeImages, "cannot take images of 8 x 8 pixels: .*too small. Set input_size, such as to 16"),
+]
+
+
+@pytest.mark.parametrize(("model", "fault"), FAULTS)
+def test_unusable_models_are_refused_before_their_weights_are_made(monkeypatch, model, fault):
+    devices = []
+
+    def create(*_, **__):
+        made = model()
+        devices.append(made.head.weight.device.type)
+        return made
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", create)
+    with pytest.raises(ConfigurationError, match=f"timm model 'resnet18' .*{fault}"):
+        build_model(spec(), 0)
+    assert devices == ["meta"]
+
+
+@pytest.mark.parametrize(("model", "fault"), FAULTS)
+@pytest.mark.parametrize("where", ["__init__", "forward_features"])
+def test_models_that_need_values_are_checked_with_their_weights(monkeypatch, model, fault, where):
+    """timm 0.9 takes rates of stochastic depth from a tensor."""
+    kind = type("NeedsValues", (model,), {where: needs_values(getattr(model, where))})
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: kind())
+    with pytest.raises(ConfigurationError, match=f"timm model 'resnet18' .*{fault}"):
+        build_model(spec(), 0)
+
+
+def test_a_model_that_works_is_taken(monkeypatch):
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: Classifier())
+    model = build_model(spec(), 0)
+    assert model.training and model.head.weight.device.type == "cpu"
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: LargeImages())
+    build_model(spec(input_size=16), 0)
+    weights = [parameter.clone() for parameter in model.parameters()]
+    kind = type("NeedsValues", (Classifier,), {"__init__": needs_values(Classifier.__init__)})
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: kind())
+    model = build_model(spec(), 0)
+    assert model.training
+    assert all(map(torch.equal, model.parameters(), weights))
+
+
+def test_what_timm_cannot_make_is_refused(monkeypatch):
+    def create(name, *, pretrained, num_classes, in_chans):
+        raise AssertionError("only three channels")
+
+    monkeypatch.setattr(alhpo.models.timm, "create_model", create)
+    with pytest.raises(ConfigurationError, match=r"'resnet18' for images with 1 channels.*three"):
+        build_model(spec(), 0)
+
+
+def representatives():
+    """One of timm's names for each function and set of parts that architectures are made with."""
+    names = {}
+    for name in timm.list_models():
+        entry = timm.model_entrypoint(name)
+        key = (entry.__module__, *sorted(set(entry.__code__.co_names)))
+        names.setdefault(key, name)
+    return list(names.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(timm.__version__.startswith("0."), reason="cannot make models without weights")
+def test_every_architecture_of_timm_is_used_or_refused():
+    """Without weights, so that the largest of them fit. All names would take half an hour, and are
+    as their representatives are."""
+    used, refused = [], []
+    for name in representatives():
+        own = timm.get_pretrained_cfg(name).input_size[1]
+        one = spec(name, size=own, in_chans=3)
+        try:
+            with torch.device("meta"):
+                model = build_model(one, 0).eval()
+        except ConfigurationError as error:
+            assert f"timm model {name!r} " in str(error), name
+            refused.append(name)
+            continue
+        used.append(name)
+        size, _ = model_input(one, model)
+        images = torch.zeros(2, 3, *(size or one.image_size), device="meta")
+        with torch.device("meta"), torch.no_grad():
+            logits, features = forward_features(model, images)
+        assert logits.shape == (2, 5) and features.ndim == 2, name
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if isinstance(head, nn.Linear):
+            assert features.shape == (2, head.in_features), name
+    assert len(used) > 10 * len(refused), refused
 
 
 def test_identity_tells_specs_apart():
@@ -264,21 +502,8 @@ def test_dropout_out_of_range(dropout):
         build_model(spec(dropout=dropout), 0)
 
 
-class Ignores(nn.Module):
+class Ignores(Classifier):
     """A classifier that takes ``drop_rate`` and does nothing with it."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(2 * 64, 5)
-
-    def forward_features(self, x):
-        return torch.cat([x.flatten(1), x.flatten(1)], dim=1)
-
-    def forward_head(self, x, pre_logits=False):
-        return x if pre_logits else self.head(x)
-
-    def get_classifier(self):
-        return self.head
 
 
 class Scales(Ignores):
@@ -298,6 +523,9 @@ class Hidden(Ignores):
 
 
 class OtherWidth(Ignores):
+    def get_classifier(self):
+        return nn.Sequential(self.head)
+
     def forward_head(self, x, pre_logits=False):
         return x[:, :7] if pre_logits else self.head(x)
 

@@ -16,15 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alhpo import (
-    ActiveLearner,
-    CheckpointError,
-    ConfigurationError,
-    ImageDataset,
-    hpo4dl_space,
-    paper_space,
-)
+from alhpo import ActiveLearner, ImageDataset
 from alhpo.checkpoints import FILE_NAME
+from alhpo.hyperparameters import hpo4dl_space, paper_space
+from alhpo.types import CheckpointError, ConfigurationError
 
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}
 SETTINGS = {
@@ -434,11 +429,13 @@ def test_objective_can_be_pickled_to_workers(few_digits, tmp_path):
     assert rows[0]["epoch"] == 1
 
 
+@pytest.mark.hpo4dl
 @pytest.mark.parametrize("optimizer", ["dyhpo", "hyperband"])
 def test_hpo4dls_own_tuner_drives_it(few_digits, tmp_path, optimizer):
-    tuner_module = pytest.importorskip("hpo4dl.tuner", reason="hpo4dl is not installed")
+    from hpo4dl.tuner import Tuner
+
     objective = learner_of(few_digits, max_epochs=3).objective()
-    result = tuner_module.Tuner(
+    result = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
         minimize=False,

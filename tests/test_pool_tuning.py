@@ -16,19 +16,10 @@ from click.testing import CliRunner
 import alhpo.checkpoints
 import alhpo.files
 import alhpo.trainer
-from alhpo import (
-    ActiveLearner,
-    ConfigurationError,
-    DataError,
-    LabelError,
-    Objective,
-    RunLockedError,
-    TuneConfig,
-    run_experiment,
-    tune_pool,
-)
+from alhpo import ActiveLearner, Objective, TuneConfig, run_experiment, tune_pool
 from alhpo.cli import main
 from alhpo.files import exclusive
+from alhpo.types import ConfigurationError, DataError, LabelError, RunLockedError
 
 RUN = {
     "model": "resnet10t",
@@ -445,6 +436,21 @@ def test_the_command_takes_the_settings_of_the_run(commanded):
     again = command(*arguments)
     assert again.output.count("finished before") == 2
     assert len(list(commanded.glob("tune/*"))) == 2
+
+
+def test_a_tuning_that_fails_stops_none_of_the_others(commanded, tmp_path):
+    arguments = (
+        *("tune", str(commanded), "--labels", "12,22", "--trials", "2"),
+        *("--output-dir", str(tmp_path)),
+    )
+    assert command(*arguments).exit_code == 0
+    first, second = sorted(tmp_path.glob("*/tune.json"))
+    first.write_text("[]")
+    second.unlink()
+    result = command(*arguments)
+    assert result.exit_code == 1
+    assert second.exists()
+    assert f"failed: tuning {first.parent.name}: {first} is no record" in result.output
 
 
 def test_the_command_on_a_json_with_a_file_of_settings(commanded, tmp_path):

@@ -220,17 +220,88 @@ def test_no_results_is_an_error_that_says_where_and_what(tmp_path, case):
     assert not (folder / "report.md").exists()
 
 
-def test_unreadable_runs_are_named(tmp_path):
-    run = write_run(tmp_path / "a", (0.1,))
+def append_no_record(run):
     Journal(run / "cycles.jsonl").append({"kind": "cycle"})
-    with pytest.raises(DataError, match=r"cycles\.jsonl, line 2 is no record"):
-        load_runs(tmp_path)
-    write_text(run / "config.yaml", "dataset: digits\nseed: 1\n")
-    with pytest.raises(DataError, match=r"config\.yaml lacks model, strategy, hpo"):
-        load_runs(tmp_path)
-    write_text(run / "config.yaml", "a: [")
-    with pytest.raises(DataError, match="is not YAML"):
-        load_runs(tmp_path)
+
+
+def change_score(run):
+    path = run / "cycles.jsonl"
+    path.write_text(path.read_text().replace('"accuracy":0.1', '"accuracy":"much"'))
+
+
+def cut(run):
+    (run / "run.json").write_text('{"cycles": 3, "records": 3}')
+
+
+def drop_first_cycle(run):
+    write_run(run, (0.1,), final=0.2)
+    path = run / "cycles.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[1])
+
+
+DAMAGES = [
+    (append_no_record, "cycles.jsonl, line 2 is no record"),
+    (change_score, "cycles.jsonl, line 1 is no record"),
+    (lambda run: (run / "cycles.jsonl").write_bytes(b"\0\0\n"), "cycles.jsonl, line 1 is not JSON"),
+    (lambda run: (run / "cycles.jsonl").write_bytes(b"[1]\n"), "cycles.jsonl, line 1 is no record"),
+    (cut, "cycles.jsonl holds 1 records, but the run was finished with 3"),
+    (lambda run: (cut(run), (run / "cycles.jsonl").unlink()), "cycles.jsonl holds 0 records"),
+    (drop_first_cycle, "cycles.jsonl does not begin with a cycle"),
+    (lambda run: (run / "config.yaml").unlink(), "config.yaml"),
+    (lambda run: (run / "config.yaml").write_text(""), "config.yaml lacks dataset, model"),
+    (
+        lambda run: (run / "config.yaml").write_text("dataset: digits\nseed: 1\n"),
+        "config.yaml lacks model, strategy, hpo",
+    ),
+    (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml is not YAML"),
+    (lambda run: (run / "config.yaml").write_text("a: 2026-13-45"), "config.yaml is not YAML"),
+    (lambda run: (run / "config.yaml").write_bytes(b"\0" * 99), "config.yaml is not YAML"),
+    (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml is not YAML"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
+def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, damage, reason):
+    write_run(tmp_path / "a", (0.3,), seed=1)
+    write_run(tmp_path / "z", (0.5,), seed=2)
+    expected = summarise(load_runs(tmp_path))
+    for name in ("b", "c"):  # two, which are not taken for copies of each other
+        damage(write_run(tmp_path / name, (0.1,)))
+    runs = load_runs(tmp_path)
+    assert [run.name for run in runs] == ["a", "b", "c", "z"]
+    assert [reason in run.fault for run in runs] == [False, True, True, False]
+    assert not any("\n" in run.fault for run in runs)
+    assert repr(summarise(runs)) == repr(expected)  # in which NaN equals NaN
+    report = write_report(tmp_path)
+    assert len(report.remarks) == 2
+    for name, remark in zip("bc", report.remarks, strict=True):
+        assert remark.startswith(f"{name}: left out, it cannot be read: ")
+        assert reason in remark
+    text = report.markdown.read_text()
+    assert text.startswith("# Report on 2 runs") and "- b: left out" in text
+    stream = io.StringIO()
+    report.to_console(Console(file=stream, width=200))
+    assert report.remarks[1] in stream.getvalue()
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
+def test_nothing_but_damaged_runs_is_an_error(tmp_path, damage, reason):
+    damage(write_run(tmp_path / "a", (0.1,)))
+    with pytest.raises(DataError, match=r"No results under .* a cannot be read: ") as caught:
+        write_report(tmp_path)
+    assert reason in str(caught.value)
+    assert not list(tmp_path.glob("report*"))
+
+
+def test_a_run_that_was_just_begun_is_named(tmp_path):
+    write_run(tmp_path / "a", (0.3,))
+    write_run(tmp_path / "b", (), seed=1, finished=False)
+    (tmp_path / "b" / "cycles.jsonl").unlink()  # not even that: only settings and labels
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "config.yaml").write_text("labels: 3")
+    assert write_report(tmp_path).remarks == ()
+    (tmp_path / "b" / "cycles.jsonl").touch()
+    assert write_report(tmp_path).remarks == ("b: left out, no complete cycle yet.",)
 
 
 def test_a_missing_value_is_not_averaged_away(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,11 @@ from alhpo.config import RunConfig
 from alhpo.experiment import run_experiment
 from alhpo.files import Journal
 from alhpo.learner import ActiveLearner
-from alhpo.types import CheckpointError
+from alhpo.pool_tuning import tune_pool
+from alhpo.studies.cell_runner import run_cell
+from alhpo.studies.config import Cell
+from alhpo.training import Compute
+from alhpo.types import CheckpointError, ConfigurationError, DataError
 
 
 def settings(folder, **changes) -> RunConfig:
@@ -173,3 +178,108 @@ def test_a_checkpoint_of_something_else_is_refused(few_digits, tmp_path):
     write_checkpoint(tmp_path / "other", {}, {"epoch": 3})
     with pytest.raises(CheckpointError, match="no fit or trial"):
         vaal.restore(tmp_path / "other")
+
+
+def sessions(path) -> list[dict]:
+    return [json.loads(line) for line in (path / "sessions.jsonl").read_text().splitlines()]
+
+
+def begun_with(path, **changes) -> None:
+    """Let the first session have computed otherwise."""
+    first, *others = sessions(path)
+    lines = [json.dumps(one) + "\n" for one in (first | changes, *others)]
+    (path / "sessions.jsonl").write_text("".join(lines))
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(few_digits, tmp_path, monkeypatch):
+    """Where "auto" is bfloat16 at its start, and float32 where it goes on."""
+    resolve = Compute.resolve
+
+    def elsewhere(device="auto", precision="auto", image_size=32):
+        return resolve(device, "bfloat16" if precision == "auto" else precision, image_size)
+
+    changes = {"precision": "auto", "hpo": "fixed", "validate_fixed": False}
+    with monkeypatch.context() as patched:
+        patched.setattr(Compute, "resolve", elsewhere)
+        whole = run_experiment(settings(tmp_path / "whole", **changes), dataset=few_digits)
+        path = stopped(settings(tmp_path / "moved", **changes), few_digits, 1)
+    moved = run_experiment(settings(tmp_path / "moved", **changes), dataset=few_digits)
+    assert comparable(moved.records) == comparable(whole.records)
+    assert [one["precision"] for one in sessions(path)] == ["bfloat16", "bfloat16"]
+    begun = run_experiment(settings(tmp_path / "here", **changes), dataset=few_digits)
+    assert sessions(begun.path)[0]["precision"] == "float32"
+    assert begun.records[0].test != whole.records[0].test
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"device_type": "cuda"}, r"began with device_type=cuda.*device_type=cpu.*--device cuda"),
+        ({"precision": "bfloat16"}, r"precision=bfloat16.*=float32.*--precision bfloat16"),
+        ({"channels_last": True}, r"channels_last=True.*version of alhpo that began it"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_computation(few_digits, tmp_path, changes, match):
+    config = settings(tmp_path, hpo="fixed", validate_fixed=False)
+    path = stopped(config, few_digits, 1)
+    begun_with(path, **changes)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(ConfigurationError, match=match):
+        run_experiment(config, dataset=few_digits)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    begun_with(path, device_type="cpu", precision="float32", channels_last=False)
+    assert len(run_experiment(config, dataset=few_digits).records) == 3
+    begun_with(path, **changes)
+    assert run_experiment(config, dataset=few_digits).resumed  # it is finished
+
+
+def test_another_type_of_device_is_refused_before_data_are_loaded(
+    few_digits, tmp_path, monkeypatch
+):
+    config = settings(tmp_path, hpo="fixed", validate_fixed=False)
+    begun_with(stopped(config, few_digits, 1), device_type="cuda")
+    monkeypatch.setattr("alhpo.experiment.load_data", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(ConfigurationError, match="--device cuda"):
+        run_experiment(config)
+    outcome = run_cell(Cell(0, config, {}))
+    assert outcome.status == "failed" and "--device cuda" in outcome.message
+
+
+def test_other_versions_and_threads_are_warned_of(few_digits, tmp_path):
+    config = settings(tmp_path, hpo="fixed", validate_fixed=False)
+    path = stopped(config, few_digits, 1)
+    versions = sessions(path)[0]["versions"]
+    begun_with(path, threads=64, versions=versions | {"torch": "1.0"})
+    with pytest.warns(UserWarning, match=r"threads \(64, now \d+\), torch \(1\.0, now"):
+        assert len(run_experiment(config, dataset=few_digits).records) == 3
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", '{"precision": "float32"}'])
+def test_a_session_that_says_nothing_is_damaged(few_digits, tmp_path, line):
+    config = settings(tmp_path, hpo="fixed", validate_fixed=False)
+    path = stopped(config, few_digits, 1)
+    (path / "sessions.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"sessions\.jsonl, line 1.*Restore"):
+        run_experiment(config, dataset=few_digits)
+
+
+def test_a_tuning_does_not_go_on_with_other_computation(few_digits, tmp_path):
+    run = run_experiment(settings(tmp_path, hpo="fixed", budget=12), dataset=few_digits)
+    tune = {"pool": str(run.path), "labels": 12}
+    result = tune_pool(tune, dataset=few_digits)
+    begun_with(result.path, device_type="cuda")
+    assert tune_pool(tune, dataset=few_digits).record == result.record  # it is finished
+    (result.path / "tune.json").unlink()
+    with pytest.raises(ConfigurationError, match="--device cuda"):
+        tune_pool(tune, dataset=few_digits)
+    begun_with(result.path, device_type="cpu")
+    again = tune_pool(tune, dataset=few_digits)
+    assert replace(again.record, seconds={}) == replace(result.record, seconds={})
+
+
+def test_labels_go_on_anywhere(few_digits, tmp_path):
+    """A learner's folder holds labels, not results: another precision is no other session."""
+    one = ActiveLearner(few_digits, TOY["model"], path=tmp_path, precision="float32")
+    one.label_initial(12)
+    other = ActiveLearner(few_digits, TOY["model"], path=tmp_path, precision="bfloat16")
+    assert other.n_labeled == 12

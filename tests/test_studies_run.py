@@ -32,7 +32,6 @@ from study_examples import (
     wait_until,
 )
 
-from alhpo import ConfigurationError
 from alhpo.cli import main
 from alhpo.files import exclusive
 from alhpo.studies import expand, load_study
@@ -40,6 +39,7 @@ from alhpo.studies.cell_runner import FAILURE, LOG, Outcome, record_failure, run
 from alhpo.studies.launch.machine import physical_cores, visible_gpus
 from alhpo.studies.launch.remote import pack, run_packed
 from alhpo.studies.scheduler import RESUBMISSIONS, SilentStudy, begin_study, run_study
+from alhpo.types import ConfigurationError
 
 ONE_THREAD = {"workers": 2, "threads": 1}
 

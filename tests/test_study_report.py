@@ -24,7 +24,7 @@ from synthetic_study import STUDY, pictures, records, write_study
 
 from alhpo.cli import main
 from alhpo.files import Journal
-from alhpo.studies.report import write_study_report
+from alhpo.studies.report import load_study_results, write_study_report
 from alhpo.tables import LATEX_PACKAGES
 from alhpo.types import ConfigurationError, DataError
 
@@ -243,6 +243,66 @@ def test_partial_study(tmp_path):
     assert "failed: cell" in report.markdown.read_text()
 
 
+def zero(path):
+    path.write_bytes(b"\0" * path.stat().st_size + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "damage", "reason"),
+    [
+        ("run", "cycles.jsonl", zero, "cycles.jsonl, line 1 is not JSON"),
+        ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
+        ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "no record"),
+        ("tune", "tune.json", zero, "tune.json is not JSON"),
+        ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is no record"),
+        ("tune", "hpo/experiment_000/journal.jsonl", zero, "journal.jsonl, line 1 is not JSON"),
+        (
+            "tune",
+            "hpo/experiment_000/journal.jsonl",
+            lambda path: path.write_text(path.read_text().replace("_ids", "_id", 1)),
+            "journal.jsonl, line 2 is not of a search",
+        ),
+    ],
+)
+def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, kind, file, damage, reason):
+    write_study(tmp_path)
+    before = load_study_results(tmp_path)
+    cell = next(one.cell for one in before.cells if one.cell.kind == kind)
+    damage(cell.path / file)
+    result = command(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"damaged: cell {cell.index}, {cell.title}: " in result.output
+    assert reason in result.output
+    report = write_study_report(tmp_path)
+    (damaged,) = (one for one in report.results.cells if one.state == "damaged")
+    assert damaged.cell.index == cell.index and reason in damaged.failure
+    for name in ("curves", "tuned", "trials"):
+        rows = getattr(before, name)
+        expected = rows[rows["cell"] != cell.index].reset_index(drop=True)
+        pd.testing.assert_frame_equal(getattr(report.results, name), expected)
+    assert "1 of 24 cells damaged" in report.markdown.read_text()
+    assert reason in Page(report.html.read_text()).text
+
+
+def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
+    write_study(tmp_path, skip=lambda cell: cell.index > 0)
+    zero(next(tmp_path.rglob("cycles.jsonl")))
+    with pytest.raises(DataError, match=r"has a complete record.*damaged: cell 0, .*is not JSON"):
+        write_study_report(tmp_path)
+
+
+def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
+    write_study(tmp_path)
+    expected = write_study_report(tmp_path, tmp_path / "whole").csv.read_bytes()
+    cell = load_study_results(tmp_path).cells[3].cell
+    zero(cell.path / "sessions.jsonl")
+    report = write_study_report(tmp_path)
+    assert report.csv.read_bytes() == expected
+    text = report.markdown.read_text()
+    assert "23 of cells, from" in text
+    assert "not known: those of cell 3: " in text
+
+
 def test_single_run_without_axes(tmp_path):
     write_study(tmp_path, changed(grid={}, tune=None))
     report = write_study_report(tmp_path)
@@ -432,3 +492,52 @@ def test_page_fits_the_window_of_a_browser(report, tmp_path, width):
     assert found["scroll"] <= width
     assert found["images"] == len(FIGURES) + 64
     assert found["empty"] == 0
+
+
+# --- what tuning within the runs cost ------------------------------------------------------------
+
+
+def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
+    modes = ["fixed", "per-cycle", "every:2"]
+    study = {**STUDY, "grid": {"strategy": ["random", "badge"], "hpo": modes, "seed": [0, 1, 2]}}
+    del study["tune"]
+    write_study(tmp_path / "study", study)
+    text = write_study_report(tmp_path / "study").markdown.read_text()
+    cost = text.partition("## Cost")[2]
+    found = re.findall(
+        r"digits, resnet18, (\w+): ([\d.]+) ± ([\d.]+) % with 500 labels and a search (in .*?) "
+        r"\(dyhpo, 100 epochs each\), ([\d.]+) ± ([\d.]+) % .*? spent ([\d,]+) epochs on searching "
+        r"beside the 100 of its fits, ([\d.]+) times",
+        cost,
+    )
+    assert [(row[0], row[3]) for row in found] == [
+        *[("random", "in every cycle"), ("random", "in every 2 cycles")],
+        *[("badge", "in every cycle"), ("badge", "in every 2 cycles")],
+    ]
+    runs = {}
+    for config in (tmp_path / "study").glob("cells/*/config.yaml"):
+        settings = yaml.safe_load(config.read_text())
+        lines = Journal(config.parent / "cycles.jsonl").read()
+        runs.setdefault((settings["strategy"], settings["hpo"]), []).append(lines)
+    for strategy, tuned, tuned_std, mode, fixed, fixed_std, epochs, times in found:
+        hpo = "per-cycle" if mode == "in every cycle" else "every:2"
+        for name, mean, std in (("fixed", fixed, fixed_std), (hpo, tuned, tuned_std)):
+            last = [100 * lines[-1]["test"]["accuracy"] for lines in runs[strategy, name]]
+            assert (mean, std) == (f"{np.mean(last):.1f}", f"{np.std(last, ddof=1):.1f}")
+        spent = {
+            name: np.mean(
+                [sum(one["epochs"]["hpo"] for one in run) for run in runs[strategy, name]]
+            )
+            for name in ("fixed", hpo)
+        }
+        assert (spent["fixed"], f"{spent[hpo]:,.0f}") == (0, epochs)
+        seconds = {
+            name: sum(sum(one["seconds"].values()) for run in runs[strategy, name] for one in run)
+            for name in ("fixed", hpo)
+        }
+        assert times == f"{seconds[hpo] / seconds['fixed']:.1f}"
+
+
+def test_without_a_search_there_is_no_such_sentence(tmp_path):
+    write_study(tmp_path / "study")
+    assert "on searching" not in write_study_report(tmp_path / "study").markdown.read_text()

@@ -512,7 +512,7 @@ def test_looking_at_a_model_does_not_change_it(digits, resnet, training):
 def test_dropout_and_batch_statistics_are_off_when_predicting(digits):
     model = small_model(0.9)
     assert evaluate(model, digits, PLAIN) == evaluate(model, digits, PLAIN)
-    first = DeviceImages(digits.images[:1], digits.labels[:1], digits._form, CPU)
+    first = digits.part(torch.tensor([0]))
     one = predict(model, first, PLAIN, features=False)[0]
     assert torch.allclose(one, predict(model, digits, PLAIN, features=False)[0][:1], atol=1e-5)
 

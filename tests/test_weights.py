@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo import ActiveLearner, ConfigurationError, Query, load_dataset
+from alhpo import ActiveLearner, Query, load_dataset
 from alhpo.files import Journal
 from alhpo.pool import Pool
 from alhpo.selection import validation_weights
 from alhpo.strategies import run_strategy
 from alhpo.testing.process_state import process_left_alone
-from alhpo.types import LabelError, PoolOutputs, Selection
+from alhpo.types import ConfigurationError, LabelError, PoolOutputs, Selection
 from alhpo.validation import get_validation
 from alhpo.weights import (
     density_ratio_weights,

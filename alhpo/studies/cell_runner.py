@@ -16,7 +16,7 @@ from alhpo.pool_tuning import pool_record, tune_pool
 from alhpo.progress import Several, log_observer
 from alhpo.steps import Observer, Silent
 from alhpo.studies.config import Cell
-from alhpo.types import AlhpoError, RunLockedError
+from alhpo.types import RunLockedError, error_line
 
 #: Names of the files beside those of the run or tuning itself.
 LOG, FAILURE = "cell.log", "failed.txt"
@@ -80,7 +80,7 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
         return outcome("elsewhere", f"another process has {cell.path} in work")
     except Exception as error:
         record_failure(cell, traceback.format_exc())
-        return outcome("failed", _line(error))
+        return outcome("failed", error_line(error))
     return outcome("finished")
 
 
@@ -117,9 +117,3 @@ def _missing_labels(cell: Cell) -> str:
         f"Cell {cell.index} tunes at {cell.config.labels} labels, and the run of cell {cell.run} "
         f"has no record with so many yet. Run cell {cell.run} first."
     )
-
-
-def _line(error: Exception) -> str:
-    """An error in one line: the text of those made for people, others with their type."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from alhpo.config import RunConfig, TuneConfig, read_config_file
-from alhpo.results import SEARCH_KEYS
+from alhpo.identity import SEARCH_KEYS
 from alhpo.schema import Settings, parse, suggestion, unknown_name
 from alhpo.types import ConfigurationError
 

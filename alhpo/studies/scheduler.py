@@ -17,6 +17,7 @@ import yaml
 
 from alhpo.config import read_config_file
 from alhpo.files import write_text
+from alhpo.formats import claim_format
 from alhpo.steps import Observer
 from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
@@ -79,8 +80,10 @@ def begin_study(study: StudyConfig) -> list[Cell]:
 
     Raises:
         ConfigurationError: a setting that cannot be used, or the folder of another study.
+        FormatError: the study was begun by a version of alhpo that writes folders otherwise.
     """
     cells = expand(study)
+    claim_format(study.path)
     file = study.path / "study.yaml"
     settings = study.model_dump(exclude={"output_dir"})
     before = read_config_file(file) if file.exists() else None

@@ -165,6 +165,11 @@ def says(factory: Any, trait: str) -> bool:
     return bool(_trait(factory, trait))
 
 
+def packages(factory: Any) -> tuple[str, ...]:
+    """The packages whose versions decide what an optimizer suggests."""
+    return tuple(_trait(factory, "packages") or ())
+
+
 def _trait(factory: Any, name: str) -> Any:
     while isinstance(factory, functools.partial):
         factory = factory.func

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import cast
 
 from alhpo.protocols import OptimizerFactory
 from alhpo.registration import refuse_taken
@@ -75,7 +75,7 @@ def get_optimizer_factory(name: str) -> OptimizerFactory:
 
 def _load(plugin: EntryPoint) -> OptimizerFactory:
     try:
-        factory: Any = plugin.load()
+        factory = plugin.load()
     except Exception as error:  # whatever a foreign module raises while it is imported
         raise ConfigurationError(
             f"The plug-in optimizer {plugin.name!r} ({plugin.value}) cannot be imported: {error!r}"
@@ -85,7 +85,7 @@ def _load(plugin: EntryPoint) -> OptimizerFactory:
             f"The plug-in optimizer {plugin.name!r} ({plugin.value}) is {factory!r}; expected a "
             "factory (alhpo.protocols.OptimizerFactory)"
         )
-    return factory
+    return cast(OptimizerFactory, factory)
 
 
 register_optimizer("dyhpo", dyhpo)

@@ -27,6 +27,16 @@ from alhpo.types import ConfigurationError
 TRIES = 20
 
 
+#: Optuna 4's defaults, of which Optuna 5 has others: the sampler of Huseljic et al. (2023).
+SETTINGS: dict[str, Any] = {
+    "n_startup_trials": 10,
+    "n_ei_candidates": 24,
+    "multivariate": False,
+    "group": False,
+    "constant_liar": False,
+}
+
+
 def require_optuna(optimizer: str) -> None:
     """Raise ConfigurationError unless optuna can be imported."""
     if importlib.util.find_spec("optuna") is None:
@@ -85,7 +95,7 @@ class TPE:
             import optuna
 
             self._failed = optuna.trial.TrialState.FAIL
-            sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+            sampler = optuna.samplers.TPESampler(**SETTINGS, seed=seed % 2**32)
             # It tells of every study on stderr; this one is nobody's but the tuner's.
             verbosity = optuna.logging.get_verbosity()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -252,3 +262,4 @@ def tpe(
 tpe.uses_history = True  # type: ignore[attr-defined]
 #: The Tuner asks it before anything happens.
 tpe.check_space = check_space  # type: ignore[attr-defined]
+tpe.packages = ("optuna",)  # type: ignore[attr-defined]

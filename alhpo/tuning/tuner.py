@@ -8,12 +8,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from ConfigSpace import ConfigurationSpace
 
 from alhpo.files import Journal, content_hash, exclusive, write_json
+from alhpo.formats import claim_format
 from alhpo.protocols import OptimizerFactory
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
@@ -180,6 +182,8 @@ class Tuner:
             settings["history"] = content_hash(rows)
         if self._min_gain is not None:
             settings["min_gain"] = self._min_gain
+        if packages := arguments.packages(self._factory):
+            settings["versions"] = {name: version(name) for name in packages}
         return settings
 
     @property
@@ -216,9 +220,12 @@ class Tuner:
                 there is nothing to return, for no trial succeeded; or the objective or the
                 optimizer breaks its contract.
             RunLockedError: another process is at work on this experiment.
+            FormatError: it was begun by a version of alhpo that writes folders otherwise.
         """
         with exclusive(self._path), _full_disks_told():
             record = self._journal.read()
+            if record.in_vain or not record.ended:
+                claim_format(self._path)
             if not self._quiet:
                 tell_of_earlier(record, self._path)
             if record.in_vain:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import tempfile
-import types
 import warnings
 from functools import cache
 from typing import Any, cast
@@ -26,12 +25,12 @@ Suggestion = tuple[list[int] | None, list[int] | None]
 
 
 def require_hpo4dl(optimizer: str) -> None:
-    """Raise ConfigurationError unless hpo4dl can be imported."""
-    if importlib.util.find_spec("hpo4dl") is None:
+    """Raise ConfigurationError unless hpo4dl is there, with the packages that it can work with."""
+    if importlib.util.find_spec("hpo4dl") is None or not hasattr(np, "NINF"):  # gone in NumPy 2
         raise ConfigurationError(
-            f"optimizer {optimizer!r} needs the package hpo4dl. Install it with "
-            "`pip install hpo4dl` (Python 3.12 or older), or with `pip install --no-deps hpo4dl "
-            "&& pip install gpytorch` beside NumPy 2; or choose another optimizer, such as 'dyhpo'."
+            f"optimizer {optimizer!r} is HPO4DL's own, which needs the packages it was made for. "
+            'Install them with `pip install "alhpo[hpo4dl]"`, in an environment of Python '
+            "3.11; or choose another optimizer, such as 'dyhpo'."
         )
 
 
@@ -41,28 +40,6 @@ def _hpo4dl(module: str) -> Any:
         # gpytorch uses torch.jit, of which newer torch warns
         warnings.simplefilter("ignore", FutureWarning)
         return importlib.import_module(f"hpo4dl.optimizers.{module}")
-
-
-class _NumpyWithNinf(types.ModuleType):
-    """NumPy, and the alias ``NINF`` that NumPy 2 removed."""
-
-    NINF = -math.inf
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-
-def enable_on_numpy2() -> None:
-    """Let hpo4dl 0.1's DyHPO run on NumPy 2, where ``numpy.NINF`` is gone.
-
-    Replaces the name ``np`` inside hpo4dl's DyHPO module; NumPy itself is left as it is. Does
-    nothing on NumPy 1, where hpo4dl is not installed, or when it was done before.
-    """
-    if hasattr(np, "NINF") or importlib.util.find_spec("hpo4dl") is None:
-        return
-    dyhpo_optimizer = _hpo4dl("dyhpo.dyhpo_optimizer")
-    if not isinstance(dyhpo_optimizer.np, _NumpyWithNinf):
-        dyhpo_optimizer.np = _NumpyWithNinf("numpy")
 
 
 class _Contained:
@@ -95,7 +72,6 @@ class UpstreamDyHPO(_Contained):
         self, configurations: Any, *, max_epochs: int, seed: int, device: str | None
     ) -> None:
         super().__init__()
-        enable_on_numpy2()
         # It keeps a log and fallback checkpoints of its surrogate; gone with the optimizer.
         self._folder = tempfile.TemporaryDirectory(prefix="alhpo-dyhpo-")
         with self._containment.active():

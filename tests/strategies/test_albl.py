@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo import ActiveLearner, ConfigurationError
+from alhpo import ActiveLearner
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.strategies.albl import arm_probabilities
 from alhpo.testing import check_strategy
-from alhpo.types import PoolOutputs
+from alhpo.types import ConfigurationError, PoolOutputs
 
 ARMS = ("entropy", "margin", "coreset", "random")
 NAME = f"albl:{','.join(ARMS)}"

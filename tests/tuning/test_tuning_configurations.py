@@ -117,6 +117,7 @@ def test_any_space_is_sampled_plainly_and_encoded_readably(space, seed, n):
             assert not is_log or np.all(np.isnan(values) | (values > 0))
 
 
+@pytest.mark.hpo4dl
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -151,6 +152,7 @@ def test_the_users_space_and_its_generator_stay_as_they_are():
     assert space.sample_configuration(5) == twin.sample_configuration(5)
 
 
+@pytest.mark.hpo4dl
 def test_samples_are_those_of_hpo4dl():
     from hpo4dl.configuration_manager.configuration_manager import ConfigurationManager
 

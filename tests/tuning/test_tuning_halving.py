@@ -112,9 +112,9 @@ def test_brackets_are_the_closed_form(max_epochs, eta):
             assert abs(epoch - Fraction(max_epochs, eta ** (s - i))) <= Fraction(1, 2)
 
 
+@pytest.mark.hpo4dl
 def test_upstreams_brackets_end_early_or_are_lost():
     """hpo4dl 0.1 truncates the epochs of R = 50, and loses the first bracket of R = 243."""
-    pytest.importorskip("hpo4dl")
 
     def rungs_of(name, max_epochs):
         steps = drive(name, by_number, max_epochs=max_epochs, num_configurations=500, limit=10)

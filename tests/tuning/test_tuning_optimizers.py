@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from tuning_spaces import spaces
 from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
 
+from alhpo.config import RunConfig
 from alhpo.seeding import numpy_generator
 from alhpo.testing import check_optimizer
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, optimizer_names
+from alhpo.types import ConfigurationError
 
 NAMES = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 PROPERTIES = settings(
@@ -33,6 +36,17 @@ def name(request):
 
 def test_the_names_are_known():
     assert {*NAMES, "hpo4dl-dyhpo", "hpo4dl-hyperband"} <= set(optimizer_names())
+
+
+@pytest.mark.parametrize("name", ["hpo4dl-dyhpo", "hpo4dl-hyperband"])
+def test_without_hpo4dl_its_optimizers_answer_with_the_command_that_installs_them(
+    name, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "hpo4dl", None)
+    with pytest.raises(ConfigurationError, match=r'pip install "alhpo\[hpo4dl\]"'):
+        Tuner(Flaky(0, 0.0), toy_space(), 2, 2, tmp_path, name)
+    with pytest.raises(ConfigurationError, match=r'pip install "alhpo\[hpo4dl\]"'):
+        RunConfig.create({"optimizer": name, "hpo": "per-cycle"})
 
 
 @pytest.mark.parametrize("max_epochs", [2, 4, 9])

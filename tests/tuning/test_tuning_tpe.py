@@ -76,7 +76,10 @@ def drive(space, metric, n, seed, initial=(), num_configurations=None):
 
 def optuna_alone(n, seed, *, fails=()):
     """The same search written for Optuna."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(multivariate=False, constant_liar=False, seed=seed),
+    )
     tried = []
     for number in range(n):
         trial = study.ask()
@@ -255,6 +258,39 @@ def test_without_optuna_the_error_says_how_to_install_it(monkeypatch, tmp_path):
         tpe.tpe(
             SampledConfigurations(search_space(), 0), max_epochs=1, num_configurations=1, seed=0
         )
+
+
+@pytest.mark.skipif(optuna.__version__ < "4.9", reason="older ones draw other numbers")
+def test_the_sequence_is_that_of_optuna_4_also_with_optuna_5():
+    """Optuna 5 has other defaults. The last two of twelve, after the ten random ones, as Optuna 4.9
+    has them by its defaults (4.0 to 4.5 draw others)."""
+    space = build(
+        [
+            UniformFloatHyperparameter("lr", 1e-5, 1e-1, log=True),
+            UniformFloatHyperparameter("weight_decay", 1e-5, 1e-1, log=True),
+        ]
+    )
+
+    def metric(values):
+        return (
+            -((math.log10(values["lr"]) + 2) ** 2) - (math.log10(values["weight_decay"]) + 3) ** 2
+        )
+
+    tried = drive(space, metric, 12, 0)
+    found = [values[name] for values in tried[-2:] for name in ("lr", "weight_decay")]
+    assert found == pytest.approx(
+        [0.0001131561599, 1.6352708e-05, 0.014122833026, 0.0008108787791], rel=1e-9
+    )
+
+
+def test_the_version_of_optuna_is_part_of_a_search(tmp_path, monkeypatch):
+    def path(optimizer):
+        return Tuner(quality, search_space(), 2, 8, tmp_path, optimizer, seed=0).experiment_path
+
+    before = path("tpe"), path("random")
+    monkeypatch.setattr("alhpo.tuning.tuner.version", lambda package: "4.0")
+    assert path("tpe") != before[0]
+    assert path("random") == before[1]
 
 
 def test_optunas_logging_stays_as_it_was(tmp_path, capfd):

@@ -46,6 +46,7 @@ def test_result_and_files_have_upstreams_form(tmp_path):
     assert folder.name.startswith("experiment_")
     assert {path.name for path in folder.iterdir()} == {
         *("hpo4dl_results.csv", "configuration_space.json", "best_trial", "journal.jsonl", ".lock"),
+        "format.json",
     }
     rows = pd.read_csv(folder / "hpo4dl_results.csv", index_col=0, float_precision="round_trip")
     assert list(rows.columns) == [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import sklearn
 import torch
 from tuning_toys import TIMES, ToyObjective, learning_curve, quick_dyhpo, read_rows, toy_space
 
-from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, upstream
+from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory
 from alhpo.tuning.containment import Containment
-from alhpo.types import ConfigurationError
+
+pytestmark = pytest.mark.hpo4dl
 
 
 def _upstream_rows(folder: Path, objective, *, quick: bool = False, **settings) -> pd.DataFrame:
     """Run HPO4DL's unmodified Tuner."""
-    upstream.enable_on_numpy2()
     from hpo4dl.tuner import Tuner as UpstreamTuner
 
     with Containment("dyhpo").active():
@@ -89,22 +88,6 @@ def test_upstreams_dyhpo_maximizes_when_told_to_minimize(tmp_path):
     assert ours["configuration_id"].tolist() != up["configuration_id"].tolist()
 
 
-def test_the_unmodified_tuner_runs_on_any_numpy(tmp_path):
-    upstream.enable_on_numpy2()
-    upstream.enable_on_numpy2()
-    rows = _upstream_rows(
-        tmp_path,
-        ToyObjective(),
-        quick=True,
-        max_epochs=2,
-        max_budget=3,
-        num_configurations=10,
-        seed=0,
-    )
-    assert len(rows) == 3
-    assert hasattr(np, "NINF") == (int(np.__version__.split(".")[0]) < 2)
-
-
 def _process_state() -> dict:
     logger = logging.getLogger("dyhpo")
     return {
@@ -114,7 +97,6 @@ def _process_state() -> dict:
         "sklearn": sklearn.get_config(),
         "logger": (list(logger.handlers), logger.propagate, logger.level, logger.disabled),
         "root": list(logging.getLogger().handlers),
-        "NINF": hasattr(np, "NINF"),
         "folder": sorted(path.name for path in Path.cwd().iterdir()),
         "temporary": {path.name for path in Path(tempfile.gettempdir()).glob("alhpo-*")},
     }
@@ -194,19 +176,3 @@ def test_dyhpo_with_every_candidate_lost_or_done_ends(tmp_path):
     assert len(lost) == lost["configuration_id"].nunique()
     assert rows["configuration_id"].nunique() == 12
     assert len(rows) == len(lost) + 2 * (12 - len(lost))
-
-
-def test_without_hpo4dl_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(upstream.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match="pip install hpo4dl"):
-        get_optimizer_factory("hpo4dl-dyhpo")
-    upstream.enable_on_numpy2()
-    assert get_optimizer_factory("random")
-
-
-@pytest.mark.slow
-def test_importing_the_package_does_not_import_hpo4dl():
-    import subprocess
-
-    code = "import sys, alhpo.tuning; sys.exit('hpo4dl' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -45,7 +45,7 @@ def make_launcher(
     if name not in LAUNCHERS:
         raise unknown_name("launcher", name, LAUNCHERS)
     for cell in cells:
-        if cell.config.device not in ("auto", "cpu", "cuda", "cuda:0", "mps"):
+        if cell.config.device not in ("auto", "cpu", "cuda", "cuda:0"):
             raise ConfigurationError(
                 f"Cell {cell.index} has device {cell.config.device!r}, but launcher {name!r} "
                 "chooses the GPU, and its processes see one each. Use device auto or cuda."

@@ -70,12 +70,16 @@ class StudyReport:
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
 
     def to_console(self, console: Any) -> None:
-        """Print the accuracies on rich's console, and where the files are."""
+        """Print on rich's console the accuracies, what tuning cost, which cells are damaged, and
+        where the files are."""
         for table in self.tables:
             if table.key.startswith("accuracy"):
                 console.print(to_console(replace(table.upright(), note=NOTE)))
-        for path in (self.markdown, self.csv, self.latex, self.html):
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        cost = [text for one in self.document.sections if one.key == "cost" for text in one.text]
+        curves = [path for key, path in self.figures.items() if key.startswith("curves")]
+        files = (*curves, self.markdown, self.csv, self.latex, self.html)
+        for line in (*cost, *_damaged(self.results), *files):
+            console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def write_study_report(
@@ -94,7 +98,7 @@ def write_study_report(
 
     Raises:
         ConfigurationError: no study in the folder, or nothing to compare with.
-        DataError: no complete record of any cell, or a file that cannot be read.
+        DataError: no complete record of any cell that can be read.
     """
     results = load_study_results(folder)
     which = _published(results, compare)
@@ -103,6 +107,7 @@ def write_study_report(
             f"Nothing to report: none of the {len(results.cells)} cells of study "
             f"{results.study.name!r} in {results.path} has a complete record yet. "
             f"Run it first: alhpo study {results.path}"
+            + "".join(f". {line}" for line in _damaged(results))
         )
     comparison = None if which is None else compare_published(results, which)
     tables = study_tables(results)
@@ -128,6 +133,15 @@ def write_study_report(
     write_text(report.html, to_html(document, results))
     write_text(report.markdown, to_markdown(document, pictures))
     return report
+
+
+def _damaged(results: StudyResults) -> list[str]:
+    """A line for each cell that cannot be read."""
+    return [
+        f"left out, damaged: cell {one.cell.index}, {one.cell.title}: {one.failure}"
+        for one in results.cells
+        if one.state == "damaged"
+    ]
 
 
 def _published(results: StudyResults, compare: str | None) -> str | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from alhpo.files import Journal
 from alhpo.studies.report.figures import StudyFigure
 from alhpo.studies.report.published import Comparison
 from alhpo.studies.report.results import CellState, StudyResults
+from alhpo.studies.report.sentences import tuning_sentences
 from alhpo.tables import LATEX_PACKAGES, Table, markdown_text
 from alhpo.tables import to_latex as table_to_latex
 from alhpo.tables import to_markdown as table_to_markdown
+from alhpo.types import DataError, error_line
 
 #: Sections in order: key, title, and with what the keys of their tables and figures begin.
 SECTIONS = (
@@ -23,7 +26,7 @@ SECTIONS = (
     ("found", "Hyperparameters found", ("found",)),
     ("cost", "Cost", ("cost",)),
 )
-STATES = ("finished", "failed", "unfinished", "missing")
+STATES = ("finished", "failed", "damaged", "unfinished", "missing")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def make_document(
         )
         if key == "published" and comparison:
             section = _published(comparison)
+        elif key == "cost":
+            section = replace(section, text=tuple(tuning_sentences(results)))
         if section.tables or section.figures:
             sections.append(section)
     states = {state: tuple(one for one in results.cells if one.state == state) for state in STATES}
@@ -117,17 +122,21 @@ def _published(comparison: Comparison) -> Section:
 
 def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
     """Versions, machines and times of all starts of all cells."""
-    starts = [
-        entry
-        for one in results.cells
-        for entry in Journal(one.cell.path / "sessions.jsonl").read()
-        if isinstance(entry, dict)
-    ]
+    starts: list[dict[str, Any]] = []
+    unknown: list[str] = []
+    for one in results.cells:
+        try:
+            entries = Journal(one.cell.path / "sessions.jsonl").read()
+        except (DataError, OSError) as error:
+            unknown.append(f"those of cell {one.cell.index}: {error_line(error)}")
+        else:
+            starts += [entry for entry in entries if isinstance(entry, dict)]
+    not_known = {"not known": tuple(unknown)} if unknown else {}
     if not starts:
-        return {}
+        return not_known
     versions: dict[str, list[str]] = {"Python": [str(start.get("python")) for start in starts]}
     for start in starts:
-        for name, version in start.get("versions", {}).items():
+        for name, version in dict(start.get("versions") or {}).items():
             if version:
                 versions.setdefault(name, []).append(version)
     machines = dict.fromkeys(
@@ -142,6 +151,7 @@ def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
         ),
         "machines": tuple(machines),
         "starts": (f"{len(starts)} of cells, from {times[0]} to {times[-1]}",),
+        **not_known,
     }
 
 
@@ -177,9 +187,9 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
 
 def _unfinished(document: Document) -> Iterable[str]:
     for state, cells in document.states.items():
-        if state == "failed":
+        if state in ("failed", "damaged"):
             for one in cells:
-                yield f"failed: cell {one.cell.index}, {one.cell.title}: {one.failure}"
+                yield f"{state}: cell {one.cell.index}, {one.cell.title}: {one.failure}"
         elif state != "finished":
             yield f"{state}: cells {', '.join(str(one.cell.index) for one in cells)}"
 

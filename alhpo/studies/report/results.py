@@ -16,12 +16,13 @@ import pandas as pd
 
 from alhpo.config import RunConfig, TuneConfig
 from alhpo.files import Journal
+from alhpo.results import read_record, read_run
 from alhpo.studies.config import Cell, StudyConfig, expand, load_study
 from alhpo.studies.cost import split_sizes
 from alhpo.tuning.record import SearchJournal
-from alhpo.types import CycleRecord, DataError
+from alhpo.types import CycleRecord, DataError, error_line
 
-State = Literal["finished", "unfinished", "failed", "missing"]
+State = Literal["finished", "unfinished", "failed", "damaged", "missing"]
 
 #: What a row says of the cell it comes from.
 PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
@@ -51,10 +52,12 @@ class CellState:
 
     Attributes:
         cell: the cell.
-        state: "finished"; "failed" where the latest attempt left a traceback; "unfinished" where
+        state: "finished"; "failed" where the latest attempt left a traceback; "damaged" where a
+            file cannot be read, and then none of its rows is in the tables; "unfinished" where
             there are files but no end; "missing" where there is nothing.
         records: complete records, for a run its cycles.
-        failure: the last line of the traceback, of a failed cell; else "".
+        failure: the last line of the traceback, of a failed cell; what cannot be read, of a
+            damaged one; else "".
     """
 
     cell: Cell
@@ -141,7 +144,6 @@ def load_study_results(folder: str | Path) -> StudyResults:
 
     Raises:
         ConfigurationError: no study in the folder, or settings that cannot be used.
-        DataError: a file of a cell that cannot be read.
     """
     path = Path(folder).expanduser()
     study = load_study(path, output_dir=str(path))
@@ -155,20 +157,29 @@ def load_study_results(folder: str | Path) -> StudyResults:
     expected: list[dict[str, Any]] = []
     for cell, place in zip(cells, places, strict=True):
         config = cell.config
+        rows: list[dict[str, Any]] = []
+        tried: list[dict[str, Any]] = []
+        fault = ""
+        try:
+            if isinstance(config, RunConfig):
+                rows = _curve(cell.path, config)
+            else:
+                record = _tuning_record(cell.path / "tune.json")
+                tried = _trials(cell.path, config, record)
+                rows = [] if record is None else [_record_row(record, config)]
+        except (DataError, OSError) as error:
+            fault = error_line(error)
         if isinstance(config, RunConfig):
-            rows = _curve(cell.path, config)
             curves += [place | row for row in rows]
             columns = [ACTIVE, WITHIN] if config.hpo == "final" else [ACTIVE]
             labels = config.budget
         else:
             what = {"tuning": names[cell.index], "validation_scheme": config.validation}
-            record = _tuning_record(cell.path / "tune.json")
-            rows = [] if record is None else [_record_row(record, config)]
             tuned += [place | what | row for row in rows]
-            trials += [place | what | row for row in _trials(cell.path, config, record)]
+            trials += [place | what | row for row in tried]
             columns, labels = [names[cell.index]], config.labels
         expected += [place | {"column": column, "n_labeled": labels} for column in columns]
-        states.append(_state(cell, len(rows)))
+        states.append(CellState(cell, "damaged", 0, fault) if fault else _state(cell, len(rows)))
     return StudyResults(
         study=study,
         path=path,
@@ -264,11 +275,10 @@ def _state(cell: Cell, records: int) -> CellState:
 
 def _curve(path: Path, config: RunConfig) -> list[dict[str, Any]]:
     """The records of a run, with what it had spent by each."""
-    journal = Journal(path / "cycles.jsonl")
     rows = []
     spent = np.zeros(len(SPENT))
-    for line, entry in enumerate(journal.read(), start=1):
-        row = _record_row(_record(entry, f"{journal.path}, line {line}"), config)
+    for record in read_run(path):
+        row = _record_row(record, config)
         spent = spent + [row[name] for name in SPENT]
         rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
     return rows
@@ -281,14 +291,7 @@ def _tuning_record(file: Path) -> CycleRecord | None:
         entry = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file} is not JSON: {error}") from error
-    return _record(entry, str(file))
-
-
-def _record(entry: Any, where: str) -> CycleRecord:
-    try:
-        return CycleRecord.from_dict(entry)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{where} is no record: {error!r}") from error
+    return read_record(entry, str(file))
 
 
 def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""The door: few names, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import alhpo
+from alhpo.cli import main
+from alhpo.config import STRATEGIES, RunConfig
+from alhpo.strategies import strategy_families, strategy_names
+from alhpo.strategies.registry import registered_strategies
+from alhpo.studies.launch import LAUNCHERS
+from alhpo.studies.report import published_names
+
+#: What takes seconds to import.
+HEAVY = ("torch", "timm", "ConfigSpace", "pandas", "numpy", "sklearn", "scipy", "matplotlib")
+
+COMMAND = """
+import sys
+sys.argv = ["alhpo", *{arguments!r}]
+try:
+    from alhpo.cli import run_main
+    run_main()
+except SystemExit as end:
+    status = end.code
+print("STATUS", status, sorted(set({heavy!r}) & set(sys.modules)))
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_importing_alhpo_imports_nothing_heavy() -> None:
+    code = f"import sys, alhpo; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    assert python(code) == "[]"
+    named = (
+        f"import sys; from alhpo import RunConfig; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    assert python(named) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        *[([command, "--help"], 0) for command in main.commands],
+        (["run", "--max-epochs", "many"], 2),
+        (["run", "--max-epochs", "0"], 2),
+        (["run", "--metric", "loss"], 2),
+        (["run", "--dropout", "1"], 2),
+        (["run", "--no-such-flag"], 2),
+        (["run", "--config", "missing.yaml"], 2),
+        (["tune"], 2),
+        (["study", "mine.yaml", "--workers", "two"], 2),
+        (["no-such-command"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_help_and_refusals_by_form_import_nothing_heavy(arguments: list[str], status: int) -> None:
+    assert python(COMMAND.format(arguments=arguments, heavy=HEAVY)) == f"STATUS {status} []"
+
+
+def test_the_door_has_at_most_twenty_names_and_each_is_its_modules() -> None:
+    assert len(alhpo.__all__) <= 20
+    assert sorted(alhpo.__all__) == alhpo.__all__
+    assert set(alhpo.__all__) <= set(dir(alhpo))
+    for name in alhpo.__all__:
+        value = getattr(alhpo, name)
+        assert getattr(import_module(value.__module__), name) is value
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = alhpo.no_such_name
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(str(alhpo.__file__)).read_text(encoding="utf-8"))
+    seen = [
+        name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("alhpo.")
+        for name in node.names
+    ]
+    assert sorted(seen) == alhpo.__all__
+
+
+def test_help_names_what_there_is() -> None:
+    own = {name for name, f in registered_strategies().items() if f.__module__.startswith("alhpo.")}
+    assert own | set(strategy_families()) >= set(STRATEGIES)
+    assert set(STRATEGIES) >= own
+    assert set(strategy_names()) >= set(STRATEGIES)
+    assert all(name in str(RunConfig.model_fields["strategy"].description) for name in STRATEGIES)
+    options = {option.name: option.metavar for option in main.commands["study"].params}  # type: ignore[attr-defined]
+    assert options["launcher"] == "|".join(LAUNCHERS)
+    options = {option.name: option for option in main.commands["report"].params}
+    assert options["compare"].metavar == "|".join(["published", *published_names()])
