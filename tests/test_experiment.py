@@ -22,9 +22,6 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-import alhpo.checkpoints
-import alhpo.files
-import alhpo.trainer
 from alhpo import RunConfig, run_experiment
 from alhpo.cli import main
 from alhpo.files import exclusive
@@ -198,71 +195,9 @@ class Killed(BaseException):
     """Ends the process as SIGKILL would: nothing catches it."""
 
 
-@pytest.fixture
-def mortal(monkeypatch):
-    """``mortal(n)`` dies at the n-th write from now on, before or after it is done."""
-    left = {"events": 10**9, "after": False}
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
-
-    def dying(function):
-        def wrapper(*args, **kwargs):
-            left["events"] -= 1
-            if left["events"] == 0 and not left["after"]:
-                raise Killed
-            result = function(*args, **kwargs)
-            if left["events"] == 0:
-                raise Killed
-            return result
-
-        return wrapper
-
-    monkeypatch.setattr(alhpo.files.Journal, "append", dying(alhpo.files.Journal.append))
-    monkeypatch.setattr(
-        alhpo.trainer, "write_checkpoint", dying(alhpo.checkpoints.write_checkpoint)
-    )
-    monkeypatch.setattr("alhpo.experiment.write_json", dying(alhpo.files.write_json))
-    monkeypatch.setattr("shutil.rmtree", dying(__import__("shutil").rmtree))
-
-    def arm(events, after):
-        left.update(events=events, after=after)
-
-    return arm
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"hpo": "per-cycle", "optimizer": "random"},
-        {"hpo": "every:2", "optimizer": "hyperband", "validation": "kfold:2"},
-        {"hpo": "final", "strategy": "badge", "start": "warm"},
-        {"hpo": "fixed", "start": "warm", "hyperparameters": {"batch_size": 8, "lr": 1e25}},
-    ],
-    ids=["per-cycle", "every", "final-warm", "diverging"],
-)
-def test_killed_at_any_write_it_ends_with_the_same_records(
-    few_digits, tmp_path, mortal, monkeypatch, changes
-):
-    expected = run_experiment(settings(tmp_path / "whole", **changes), dataset=few_digits)
-    config = settings(tmp_path / "killed", **changes)
-    dice = random.Random(str(changes))
-    kills = 0
-    while True:
-        mortal(dice.randint(2, 16), dice.random() < 0.5)
-        try:
-            result = run_experiment(config, dataset=few_digits)
-            break
-        except Killed:
-            kills += 1
-            assert kills < 400
-    assert kills >= 4
-    assert comparable(result.records) == comparable(expected.records)
-    one, two = (
-        {p.name: p.read_bytes() for p in path.glob("queried_indices.json")}
-        for path in (expected.path, result.path)
-    )
-    assert one == two
-    for name in ("labels.jsonl", "dataset.json"):
-        assert (expected.path / name).read_text() == (result.path / name).read_text()
+class KilledAfterACycle(Silent):
+    def recorded(self, record):
+        raise Killed
 
 
 COMMAND = [
@@ -311,12 +246,10 @@ def test_second_run_in_one_folder_is_refused(few_digits, tmp_path):
         run_experiment(config, dataset=few_digits)
 
 
-def test_other_data_in_the_same_run_is_refused(few_digits, tmp_path, mortal):
+def test_other_data_in_the_same_run_is_refused(few_digits, tmp_path):
     config = settings(tmp_path, hpo="fixed")
-    mortal(9, True)
     with pytest.raises(Killed):
-        run_experiment(config, dataset=few_digits)
-    mortal(10**9, True)
+        run_experiment(config, dataset=few_digits, observer=KilledAfterACycle())
     other = replace(few_digits, images=few_digits.images.flip(0))
     with pytest.raises(DataError, match="began with other data"):
         run_experiment(config, dataset=other)
@@ -427,12 +360,8 @@ def test_a_flipped_bit_in_the_model_of_an_interrupted_fit_changes_no_record(reru
 def test_a_warm_start_without_its_model_is_refused(few_digits, tmp_path):
     config = settings(tmp_path, hpo="fixed", budget=22, start="warm", validate_fixed=False)
 
-    class Stop(Silent):
-        def recorded(self, record):
-            raise Killed
-
     with pytest.raises(Killed):
-        run_experiment(config, dataset=few_digits, observer=Stop())
+        run_experiment(config, dataset=few_digits, observer=KilledAfterACycle())
     (model,) = tmp_path.glob("*/fit/*/state.safetensors")
     model.write_bytes(half(model.read_bytes()))
     with pytest.raises(CheckpointError, match=r"start=warm.*cannot be continued.*remove"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,6 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-import alhpo.checkpoints
-import alhpo.files
-import alhpo.trainer
 from alhpo import ActiveLearner, Objective, TuneConfig, run_experiment, tune_pool
 from alhpo.cli import main
 from alhpo.files import exclusive
@@ -342,56 +338,6 @@ def test_finished_is_returned_at_once_and_two_at_a_time_are_refused(
     assert again.record == first.record
     with exclusive(first.path), pytest.raises(RunLockedError, match="in use by another process"):
         tune(run, tmp_path, few_digits)
-
-
-class Killed(BaseException):
-    """Ends the process as SIGKILL would: nothing catches it."""
-
-
-@pytest.mark.parametrize("optimizer", ["random", pytest.param("hyperband", marks=pytest.mark.slow)])
-def test_killed_at_any_write_it_ends_with_the_same_record(
-    run, few_digits, tmp_path, monkeypatch, optimizer
-):
-    settings = {"optimizer": optimizer, "max_budget": 6, "validation": "kfold:2"}
-    whole = tune(run, tmp_path / "whole", few_digits, **settings)
-    left = {"events": 10**9, "after": False}
-
-    def dying(function):
-        def wrapper(*args, **kwargs):
-            left["events"] -= 1
-            if left["events"] == 0 and not left["after"]:
-                raise Killed
-            result = function(*args, **kwargs)
-            if left["events"] == 0:
-                raise Killed
-            return result
-
-        return wrapper
-
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(alhpo.files.Journal, "append", dying(alhpo.files.Journal.append))
-    write = dying(alhpo.checkpoints.write_checkpoint)
-    monkeypatch.setattr(alhpo.trainer, "write_checkpoint", write)
-    monkeypatch.setattr("alhpo.pool_tuning.write_json", dying(alhpo.files.write_json))
-    monkeypatch.setattr("shutil.rmtree", dying(shutil.rmtree))
-    dice, kills = random.Random(optimizer), 0
-    while True:
-        left.update(events=dice.randint(1, 9), after=dice.random() < 0.5)
-        try:
-            result = tune(run, tmp_path / "killed", few_digits, **settings)
-            break
-        except Killed:
-            kills += 1
-            assert kills < 200
-    assert kills >= 4
-    assert result.resumed
-    assert comparable(result) == comparable(whole)
-    assert rows(result) == rows(whole)
-    for one in (whole, result):
-        assert sorted(path.name for path in one.path.iterdir() if path.name != ".lock") == [
-            *("config.yaml", "dataset.json", "hpo", "sessions.jsonl", "tune.json")
-        ]
-        assert not list(one.path.rglob("*.safetensors"))
 
 
 def command(*arguments: str):

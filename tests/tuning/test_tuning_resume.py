@@ -1,29 +1,20 @@
-"""A search that is killed anywhere and continued is the search that was never killed."""
+"""A search that is interrupted and continued is the search that was never interrupted."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import random
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from tuning_toys import ToyObjective, quick_dyhpo, read_rows, run_in_fork, toy_space
+from tuning_toys import ToyObjective, quick_dyhpo, read_rows, toy_space
 
 from alhpo.tuning import Tuner
 from alhpo.types import TunerError
 
 KILLED = 9
-#: Where a kill may fall: between any two lines of these files.
-WATCHED = (
-    *("tuning/trials.py", "tuning/search.py", "tuning/tuner.py", "tuning/record.py"),
-    *("tuning/evaluation.py", "tuning/training.py", "tuning/recovery.py"),
-    *("alhpo/files.py", "tuning_toys.py"),
-)
 
 
 def _tuner(output, optimizer, replaces_files=False, objective=None, **settings):
@@ -42,45 +33,6 @@ def _tuner(output, optimizer, replaces_files=False, objective=None, **settings):
     )
 
 
-def _kill_after(lines: int) -> None:
-    """End this process at once after so many lines of the watched files."""
-    left = lines
-
-    def trace(frame, event, argument):
-        nonlocal left
-        if not frame.f_code.co_filename.endswith(WATCHED):
-            return None
-        if event == "line":
-            left -= 1
-            if left <= 0:
-                os._exit(KILLED)
-        return trace
-
-    sys.settrace(trace)
-
-
-def _journaled(experiment: Path) -> set[tuple[str, int]]:
-    entries = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (experiment / "journal.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                entries.append(json.loads(line))
-    return {
-        (f"trial_{entry['configuration_id']}", entry["epoch"])
-        for entry in entries
-        if entry["kind"] == "epoch"
-    }
-
-
-def _run_until_killed(search: Tuner, lines: int | None) -> None:
-    known = _journaled(search.experiment_path)
-    if lines is not None:
-        _kill_after(lines)
-    search.run()
-    sys.settrace(None)
-    assert not known & set(search._objective.calls), "an epoch of the journal was trained again"
-
-
 def _assert_same_end(killed: Tuner, undisturbed: Tuner) -> None:
     pd.testing.assert_frame_equal(
         read_rows(killed.experiment_path), read_rows(undisturbed.experiment_path)
@@ -96,44 +48,6 @@ def _assert_same_end(killed: Tuner, undisturbed: Tuner) -> None:
         for result in results:
             assert result.pop(time) >= 0
     assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("replaces_files", [False, True])
-@pytest.mark.parametrize("optimizer", ["random", "hyperband"])
-def test_killed_anywhere_and_continued(tmp_path, optimizer, replaces_files):
-    undisturbed = _tuner(tmp_path / "undisturbed", optimizer, replaces_files)
-    undisturbed.run()
-    generator = random.Random(repr((optimizer, replaces_files)))
-    for number in range(3):
-        output = tmp_path / f"killed{number}"
-        kills, status = 0, KILLED
-        while status == KILLED:
-            lines = generator.randint(300, 2500) + 250 * kills  # a longer record to go through
-            status = run_in_fork(
-                lambda output=output, lines=lines: _run_until_killed(
-                    _tuner(output, optimizer, replaces_files), lines
-                )
-            )
-            kills += 1
-            assert kills < 100
-        assert status == 0
-        assert kills > 2
-        _assert_same_end(_tuner(output, optimizer, replaces_files), undisturbed)
-
-
-@pytest.mark.parametrize("replaces_files", [False, True])
-def test_killed_between_any_two_lines_of_an_epoch(tmp_path, replaces_files):
-    """One kill, stepped finely through two epochs of a trial; then the rest in one go."""
-    settings = {"max_epochs": 3, "max_budget": 4}
-    undisturbed = _tuner(tmp_path / "undisturbed", "random", replaces_files, **settings)
-    undisturbed.run()
-    for lines in range(330, 1200, 29):
-        output = tmp_path / f"killed{lines}"
-        search = _tuner(output, "random", replaces_files, **settings)
-        run_in_fork(lambda search=search, lines=lines: _run_until_killed(search, lines))
-        again = _tuner(output, "random", replaces_files, **settings)
-        assert run_in_fork(lambda again=again: _run_until_killed(again, None)) == 0
-        _assert_same_end(again, undisturbed)
 
 
 class _Interrupting(ToyObjective):
@@ -218,8 +132,23 @@ def test_a_suggestion_that_differs_from_the_record_follows_the_record(tmp_path, 
     assert [row["configuration_id"] for row in again.results] == [0] * 4 + [3] * 4 + [2] * 2
 
 
+class _Killing(ToyObjective):
+    """Ends its process in the middle of the n-th call, the checkpoint written."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def __call__(self, *arguments):
+        result = super().__call__(*arguments)
+        if len(self.calls) == self.n:
+            os._exit(KILLED)
+        return result
+
+
 @pytest.mark.slow
 def test_dyhpo_killed_in_its_own_process_and_continued(tmp_path):
+    """HPO4DL's; every other kill of a search is in test_kills.py."""
     import subprocess
 
     undisturbed = _tuner(tmp_path / "undisturbed", quick_dyhpo, max_budget=14)
@@ -230,13 +159,13 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(int(sys.argv[4]))  # they change the surrogate's last digits
 import test_tuning_resume as t
-search = t._tuner(sys.argv[2], t.quick_dyhpo, max_budget=14)
-t._run_until_killed(search, int(sys.argv[3]))
+objective = t._Killing(int(sys.argv[3]))
+t._tuner(sys.argv[2], t.quick_dyhpo, objective=objective, max_budget=14).run()
 """
     here = str(Path(__file__).parent)
-    for lines in (1800, 10**9):
-        arguments = [here, tmp_path / "killed", lines, torch.get_num_threads()]
+    for calls in (4, 6, 100):
+        arguments = [here, tmp_path / "killed", calls, torch.get_num_threads()]
         command = [sys.executable, "-c", code, *map(str, arguments)]
         status = subprocess.run(command, check=False).returncode
-        assert status == (KILLED if lines < 10**9 else 0)
+        assert status == (KILLED if calls < 100 else 0)
     _assert_same_end(_tuner(tmp_path / "killed", quick_dyhpo, max_budget=14), undisturbed)
