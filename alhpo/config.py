@@ -161,6 +161,14 @@ class SearchSettings(Settings):
                 "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
             )
 
+    @property
+    def search_packages(self) -> tuple[str, ...]:
+        """The packages whose versions decide what its searches suggest."""
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import packages
+
+        return packages(get_optimizer_factory(self.optimizer))
+
 
 class ComputeSettings(Settings):
     """Where the work is done, and where its checkpoints are meanwhile."""
@@ -242,6 +250,11 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
                 "counts the initial labels too."
             )
         return self
+
+    @property
+    def search_packages(self) -> tuple[str, ...]:
+        """The packages whose versions decide what its searches suggest; none where it has none."""
+        return () if self.hpo == "fixed" else super().search_packages
 
     @property
     def sizes(self) -> list[int]:

@@ -145,7 +145,8 @@ class _Run:
         return f"Restore it from a copy, or remove {self.path} to run anew."
 
     def _begin(self) -> ActiveLearner:
-        config, sessions = self.config, Sessions(self.path / "sessions.jsonl")
+        config = self.config
+        sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
         precision = sessions.precision(config.precision)
         compute = Compute.resolve(config.device, precision)
         sessions.check(compute, image_size_known=False)  # before any loading

@@ -189,7 +189,8 @@ class _Tuning:
 
     def _begin(self) -> ActiveLearner:
         claim_format(self.path)
-        config, sessions = self.config, Sessions(self.path / "sessions.jsonl")
+        config = self.config
+        sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
         precision = sessions.precision(config.precision)
         check_dataset(self.path / "dataset.json", self._dataset)
         learner = ActiveLearner(

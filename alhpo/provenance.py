@@ -6,7 +6,7 @@ import json
 import platform
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,21 @@ class Sessions:
     """The starts of a run or a tuning, in ``sessions.jsonl``, and what they must have in common.
 
     What the results depend on visibly is kept to the end: the type of the device, the precision,
-    and the memory order of images and weights. Versions of packages, the model of the device and
-    the number of threads change the last bits: they are recorded, and a change is warned of.
+    the memory order of images and weights, and the versions of packages that decide what a search
+    suggests. Versions of other packages, the model of the device and the number of threads change
+    the last bits: they are recorded, and a change is warned of.
 
     Args:
         path: the file.
+        packages: those whose versions are kept.
 
     Raises:
         DataError: a file that does not say how the first session computed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, packages: Sequence[str] = ()) -> None:
         self._journal = Journal(path)
+        self._packages = packages
         entries = self._journal.read()
         self._first: dict[str, Any] | None = entries[0] if entries else None
         if entries and not (isinstance(self._first, dict) and KEPT.keys() <= self._first.keys()):
@@ -62,8 +65,17 @@ class Sessions:
                 the memory order depends.
 
         Raises:
-            ConfigurationError: with the setting that brings back what it was.
+            ConfigurationError: with the setting, or the package, that brings back what it was.
         """
+        for package in self._packages if self._first is not None else ():
+            then, now = (self._first.get("versions") or {}).get(package), _version(package)
+            if then != now:
+                raise ConfigurationError(
+                    f"The search in {self._journal.path.parent} began with {package} {then}, and "
+                    f"{package} {now}, which is installed here, would suggest other "
+                    f"configurations. Install {package}=={then} to go on, or choose another "
+                    "output_dir."
+                )
         for name, value in _kept(compute).items():
             if name == "channels_last" and not image_size_known:
                 continue
@@ -117,14 +129,16 @@ def _changes(first: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return [f"{name} ({a}, now {b})" for name, (a, b) in pairs.items() if a != b]
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def session(compute: Compute) -> dict[str, Any]:
     """Time, versions, device and number of threads of this process."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
+    versions = {package: _version(package) for package in PACKAGES}
     cuda = compute.device.type == "cuda"
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

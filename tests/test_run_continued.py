@@ -254,6 +254,19 @@ def test_other_versions_and_threads_are_warned_of(few_digits, tmp_path):
         assert len(run_experiment(config, dataset=few_digits).records) == 3
 
 
+def test_another_version_of_what_the_search_depends_on_is_refused(few_digits, tmp_path):
+    """Not where nothing is searched: see the test before."""
+    pytest.importorskip("optuna")
+    config = settings(tmp_path, hpo="per-cycle", optimizer="tpe")
+    path = stopped(config, few_digits, 1)
+    versions = sessions(path)[0]["versions"]
+    begun_with(path, versions=versions | {"optuna": "4.0"})
+    with pytest.raises(ConfigurationError, match=r"began with optuna 4\.0.*Install optuna==4\.0"):
+        run_experiment(config, dataset=few_digits)
+    begun_with(path, versions=versions)
+    assert len(run_experiment(config, dataset=few_digits).records) == 3
+
+
 @pytest.mark.parametrize("line", ["[1]", "{}", '{"precision": "float32"}'])
 def test_a_session_that_says_nothing_is_damaged(few_digits, tmp_path, line):
     config = settings(tmp_path, hpo="fixed", validate_fixed=False)
