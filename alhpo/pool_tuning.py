@@ -182,8 +182,8 @@ class _Tuning:
             diverged=fit.diverged,
             seconds=self._watch.seconds,
         )
+        _drop_checkpoints(self.path)  # before the file that says that nothing is left to do
         write_json(self.path / "tune.json", record.to_dict())
-        _drop_checkpoints(self.path)
         self._observer.recorded(record)
         return TuneResult(self.path, record, resumed)
 
