@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from alhpo.config import RunConfig
@@ -113,7 +114,12 @@ def _missing_labels(cell: Cell) -> str:
         return ""
     if pool_record(cell.config.pool, cell.config.labels) is not None:
         return ""
+    run = Path(cell.config.pool).expanduser()
+    if (run / "config.yaml").exists():
+        lack = f"{run / 'cycles.jsonl'} has no record of so many"
+    else:
+        lack = f"there is no {run / 'config.yaml'}"
     return (
-        f"Cell {cell.index} tunes at {cell.config.labels} labels, and the run of cell {cell.run} "
-        f"has no record with so many yet. Run cell {cell.run} first."
+        f"Cell {cell.index} tunes at {cell.config.labels} labels, but {lack}. Run cell {cell.run} "
+        "first; or, where that was finished, restore the file from a copy."
     )

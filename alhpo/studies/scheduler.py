@@ -86,8 +86,8 @@ def begin_study(study: StudyConfig) -> list[Cell]:
     claim_format(study.path)
     file = study.path / "study.yaml"
     settings = study.model_dump(exclude={"output_dir"})
-    before = read_config_file(file) if file.exists() else None
-    if before is not None and before.get("name") != study.name:
+    before = read_config_file(file) if file.exists() else {}
+    if before and before.get("name") != study.name:
         raise ConfigurationError(
             f"{study.path} is the folder of the study {before.get('name')!r}, and this one is "
             f"{study.name!r}. Choose another output_dir."
