@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from alhpo.experiment import run_experiment
 from alhpo.studies.config import StudyConfig
 from alhpo.studies.scheduler import SilentStudy, run_study
 from alhpo.tuning import Tuner
-from alhpo.types import CheckpointError
+from alhpo.types import AlhpoError, CheckpointError
 
 
 def toy_data() -> ImageDataset:
@@ -111,8 +112,8 @@ class ToyObjective:
             one, two = (json.loads((folder / name).read_text()) for name in ("one", "two"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from error
-        assert one == two, "a torn checkpoint"
-        assert one["epoch"] == epoch, "the checkpoint of another epoch"
+        if one != two or one["epoch"] != epoch:
+            raise CheckpointError(f"{folder} is torn, or not of epoch {epoch}")
         return one["total"]
 
     def _write(self, path: Path, text: str) -> None:
@@ -153,7 +154,10 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
         process: to be killed when a cell is found to be in work elsewhere.
 
     Returns:
-        what became of each cell.
+        the cells that are finished.
+
+    Raises:
+        AlhpoError: what one failed with.
     """
     _quick()
     alhpo.experiment.load_data = alhpo.pool_tuning.load_data = lambda _: toy_data()
@@ -165,9 +169,13 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
         tune={"labels": [12]} if tune else None,
     )
     result = run_study(config, "in-process", observer=_Killer(process), pause=0.01)
-    return [f"finished {cell.title}" for cell in result.finished] + [
-        f"{cell.title}: {message}" for cell, message in result.failed
-    ]
+    for cell, message in result.failed:
+        trace = (cell.path / "failed.txt").read_text()
+        assert (
+            re.search(r"^alhpo\.types\.\w+: ", trace, re.MULTILINE) or "Traceback" not in trace
+        ), trace
+        raise AlhpoError(message)
+    return [cell.title for cell in result.finished]
 
 
 class _Killer(SilentStudy):

@@ -1,7 +1,8 @@
 """A file that is damaged or gone never changes a record: it does not matter, or the error names it.
 
 Every file of a run, a search or a study that was stopped, or had ended, is in turn filled with
-zeros (as a power cut leaves what was not on disk yet), emptied, cut in half, and removed.
+zeros (as a power cut leaves what was not on disk yet), emptied, cut in half, and removed, and
+every folder is removed.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ MOMENTS: dict[str, Moment] = {
 NOT_READ = ("*/first_query.png", "*/configuration_space.json", "*/hpo4dl_results.csv")
 
 
-def damages(content: bytes) -> dict[str, bytes | None]:
-    """What becomes of a file; None where it is gone."""
-    return {
-        "zeros": bytes(len(content)),
-        "empty": b"",
-        "half": content[: len(content) // 2],
-        "gone": None,
-    }
+def damages(content: bytes | None) -> dict[str, bytes | None]:
+    """What may become of a file, or of a folder (None); None where it is gone."""
+    if content is None:
+        return {"gone": None}
+    half = content[: len(content) // 2]
+    return {"zeros": bytes(len(content)), "empty": b"", "half": half, "gone": None}
 
 
-def names_it(message: str, file: Path) -> bool:
-    """Whether a message says which file it is, or for a checkpoint, which folder."""
-    if file.suffix == ".safetensors" or "trials" in file.parts:
-        return str(file.parent) in message
-    return str(file) in message or (file.name in message and str(file.parent) in message)
+def names_it(message: str, path: Path) -> bool:
+    """Whether a message says which file is damaged: by its path, by its name and its folder's path,
+    or for a checkpoint or a folder that is gone by the folder it was in."""
+    if str(path) in message:
+        return True
+    by_folder = path.suffix in (".safetensors", "") or path.name in message
+    return by_folder and str(path.parent) in message
 
 
 def without_repetitions(records: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +94,8 @@ def check_every_damage(job: Job, folder: Path, moment: Moment, not_read: tuple[s
     stopped = next(state for state in states if moment(state))
     cases = [
         (name, kind, stopped.without(name) if content is None else stopped.written(name, content))
-        for name in stopped.files
-        for kind, content in damages(stopped.content[name] or b"").items()
+        for name, before in stopped.content.items()
+        for kind, content in damages(before).items()
     ]
     cases = [case for case in cases if case[2] != stopped]
     wrong = []

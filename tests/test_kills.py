@@ -25,9 +25,9 @@ Job = Callable[[], Any]
 
 MODES = {
     "fixed": {"hpo": "fixed"},
-    "per-cycle": {"hpo": "per-cycle", "budget": 12},
+    "per-cycle": {"hpo": "per-cycle", "budget": 12, "max_budget": 4},
     "every": {"hpo": "every:2", "measure_current": False, "max_budget": 3},
-    "final": {"hpo": "final", "budget": 12},
+    "final": {"hpo": "final", "budget": 12, "max_budget": 4},
     "diverging": {"hpo": "fixed", "hyperparameters": {"batch_size": 4, "lr": 1e25}},
 }
 
