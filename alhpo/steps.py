@@ -176,7 +176,7 @@ def searched(
         if record.ended and all(outcome.status == "diverged" for outcome in record.outcomes):
             return tuner, None
         raise
-    return tuner, None if best["diverged"] else best
+    return tuner, None if best.get("diverged") else best
 
 
 def epochs_in(folder: Path) -> int:

@@ -446,7 +446,7 @@ def test_the_searches_of_a_run_resume_without_a_word(tmp_path):
     settings = SearchSettings(optimizer="random", num_configurations=5)
     arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda n, row: None}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", EarlierResultWarning)
         results = [searched(objective, settings, tmp_path, **arguments)[1] for _ in range(2)]
     assert results[0] == results[1]
     assert len(objective.calls) == 6
