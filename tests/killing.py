@@ -45,7 +45,7 @@ KILLED = 9
 STATES_PER_PROCESS = 20
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["alhpo.studies", "optuna"])
+_processes.set_forkserver_preload(["alhpo.studies", "optuna"])  # what is not there is left out
 
 
 # ------------------------------------------------------------------------------------- folders
@@ -123,8 +123,8 @@ class Tree:
 
     def without_random_names(self) -> list[str]:
         """The paths, with what is random in the names of temporary files left out."""
-        random_parts = r"(?<=\.)\w{8}(?=\.tmp)|(?<=/\.)[0-9a-f]{32}"
-        return sorted(re.sub(random_parts, "RANDOM", name) for name in self.content)
+        random_part = r"(?<=\.)(\w{8}(?=\.tmp)|[0-9a-f]{32})"
+        return sorted(re.sub(random_part, "RANDOM", name) for name in self.content)
 
 
 def _half_written(before: Tree, after: Tree) -> Iterator[Tree]:
@@ -239,8 +239,8 @@ def _continued(
 def states_of(job: Callable[[], Any], folder: Path) -> list[Tree]:
     """Every state in which a kill of the job can leave the folder, first to last.
 
-    States that differ in nothing but the content of a file named ``.….tmp`` are one: the name is
-    random, so that only the process which made it could read it. The state kept is a torn one.
+    Neighbours that differ in nothing but the content of a file named ``.….tmp`` are one: the name
+    is random, so that only the process which made it could read it.
     """
     seen = whole_states_of(job, folder)
     states: list[Tree] = []

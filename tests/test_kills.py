@@ -50,9 +50,15 @@ def check_every_kill(job: Job, folder: Path) -> None:
     assert not wrong, f"{len(wrong)} of {len(states)} states\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("start", ["cold", "warm"])
+def slow(*values: Any) -> Any:
+    """A parameter set that only the whole suite tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "mode", ["fixed", *(pytest.param(m, marks=pytest.mark.slow) for m in [*MODES][1:])]
+    ("mode", "start"),
+    [("fixed", "warm"), slow("fixed", "cold")]
+    + [slow(mode, start) for mode in [*MODES][1:] for start in ("cold", "warm")],
 )
 def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start):
     folder = tmp_path / "killed"
@@ -63,9 +69,11 @@ def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start)
     ("optimizer", "replaces_files"),
     [
         ("asha", False),
-        ("dyhpo", True),
-        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("dyhpo", "random", "tpe")),
-        pytest.param("hyperband", True, marks=pytest.mark.slow),
+        slow("dyhpo", False),
+        slow("dyhpo", True),
+        slow("hyperband", True),
+        slow("random", False),
+        slow("tpe", False),
     ],
 )
 def test_a_search_killed_anywhere_ends_with_the_same_rows(tmp_path, optimizer, replaces_files):
@@ -104,29 +112,27 @@ def test_a_study_goes_on_when_another_process_of_it_is_killed_anywhere(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("work", "settings"),
+    ("work", "settings", "times"),
     [
-        (run, {"start": "warm", **MODES["fixed"]}),
-        pytest.param(run, {"start": "warm", **MODES["final"]}, marks=pytest.mark.slow),
-        pytest.param(
-            search, {"optimizer": "dyhpo", "replaces_files": True}, marks=pytest.mark.slow
-        ),
-        pytest.param(study, {"tune": True}, marks=pytest.mark.slow),
+        (run, {"start": "warm", **MODES["fixed"]}, 5),
+        slow(run, {"start": "warm", **MODES["final"]}, 12),
+        slow(search, {"optimizer": "dyhpo", "replaces_files": True}, 12),
+        slow(study, {"tune": True}, 12),
     ],
     ids=["fixed", "final", "search", "study"],
 )
-def test_killed_twice_it_ends_with_the_same_records(tmp_path, work, settings):
-    """Processes that are really killed, at random moments, and so are those that go on."""
+def test_killed_twice_it_ends_with_the_same_records(tmp_path, work, settings, times):
+    """Processes that are really killed, at random moments, as are those that go on."""
     folder = tmp_path / "killed"
     job = partial(work, folder, **settings)
     folder.mkdir()
     states = whole_states_of(job, folder)
     expected = result_of(job, folder)
     dice = random.Random(0)
-    for first in dice.sample(range(len(states)), 10):
+    for first in dice.sample(range(len(states)), times):
         states[0].put(folder)
         assert kill_in(job, folder, first)
-        left = Tree.of(folder)
-        assert left.without_random_names() == states[first].without_random_names()
+        left = Tree.of(folder).without_random_names()
+        assert left == states[first].without_random_names()
         kill_in(job, folder, dice.randrange(1, len(states) - first + 1))
         assert result_of(job, folder) == expected, first
