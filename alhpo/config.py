@@ -397,6 +397,24 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_run_config(path: str | Path) -> RunConfig:
+    """The settings in the ``config.yaml`` of a run.
+
+    Raises:
+        ConfigurationError: not readable, cut short, or with settings that cannot be used.
+    """
+    values = read_config_file(path)
+    if "output_dir" not in values:  # the last one that a run writes
+        raise ConfigurationError(
+            f"{path} lacks output_dir, the last setting of a run: it was cut short. Restore it "
+            "from a copy."
+        )
+    try:
+        return RunConfig.create(values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
 def _interval(mode: str) -> int:
     """Cycles from one search to the next; 0 for none within the cycles."""
     if mode in ("fixed", "final"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.config import TuneConfig, read_run_config
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
 from alhpo.hyperparameters import Hyperparameters
@@ -133,7 +133,7 @@ def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperp
     """The pool's own hyperparameters, with those that the settings have otherwise."""
     if record is None:
         return Hyperparameters.create(config.hyperparameters)
-    run = RunConfig.create(read_config_file(folder / "config.yaml")).hyperparameters
+    run = read_run_config(folder / "config.yaml").hyperparameters
     given = {n: v for n, v in config.hyperparameters.items() if n not in run or run[n] != v}
     return Hyperparameters.create(record.configuration, given)
 

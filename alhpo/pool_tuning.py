@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.config import TuneConfig, read_run_config
 from alhpo.datasets import ImageDataset
 from alhpo.files import exclusive, write_json, write_text
 from alhpo.formats import claim_format
@@ -82,7 +82,7 @@ def tune_config(pool: str | Path, **settings: Any) -> TuneConfig:
     file = Path(pool).expanduser() / "config.yaml"
     if not file.exists():
         return TuneConfig.create(settings, {"pool": str(pool)})
-    run = RunConfig.create(read_config_file(file))
+    run = read_run_config(file)
     given = settings.get("hyperparameters") or {}
     if not isinstance(given, Mapping):
         return TuneConfig.of_run(run, pool, **settings)  # says what is wrong

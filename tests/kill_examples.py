@@ -164,9 +164,9 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
     config = StudyConfig(
         name="toy",
         output_dir=str(folder),
-        settings={**RUN, "budget": 12, "optimizer": "random", "max_budget": 3},
+        settings={**RUN, "budget": 8, "optimizer": "random", "max_budget": 3},
         grid={"strategy": ["albl:random,entropy"] if tune else ["albl:random,entropy", "random"]},
-        tune={"labels": [12]} if tune else None,
+        tune={"labels": [8]} if tune else None,
     )
     result = run_study(config, "in-process", observer=_Killer(process), pause=0.01)
     for cell, message in result.failed:
