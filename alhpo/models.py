@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from alhpo.digests import digest
-from alhpo.model_check import NotOnMeta, check_model
+from alhpo.model_check import NotOnMeta, check_model, may_be_of_meta
 from alhpo.schema import unknown_name
 from alhpo.seeding import isolated_torch_rng
 from alhpo.types import ConfigurationError
@@ -103,7 +103,12 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
     checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
-        model = _create(spec)
+        try:
+            model = _create(spec)
+        except (ConfigurationError, OSError):  # OSError: no network, or no room for weights
+            raise
+        except Exception as error:  # whatever an architecture raises
+            raise _cannot_make(spec, error) from error
         if not checked:
             _check(spec, model)
         if spec.init == "torch":
@@ -180,14 +185,17 @@ def _check_on_meta(spec: ModelSpec) -> bool:
         except ConfigurationError:
             raise
         except Exception as error:  # whatever an architecture raises
-            if "meta" in str(error).lower():  # such as .item() in a constructor
+            if may_be_of_meta(error):  # such as .item() in a constructor
                 return False
-            raise ConfigurationError(
-                f"timm cannot make model {spec.name!r} for images with {spec.in_chans} channels "
-                f"and {spec.num_classes} classes: {error!r}. Choose another model, such as "
-                "'resnet18'."
-            ) from error
+            raise _cannot_make(spec, error) from error
     return True
+
+
+def _cannot_make(spec: ModelSpec, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"timm cannot make model {spec.name!r} for images with {spec.in_chans} channels and "
+        f"{spec.num_classes} classes: {error!r}. Choose another model, such as 'resnet18'."
+    )
 
 
 def _check(spec: ModelSpec, model: nn.Module) -> None:

@@ -67,9 +67,10 @@ class Sessions:
         Raises:
             ConfigurationError: with the setting, or the package, that brings back what it was.
         """
-        for package in self._packages if self._first is not None else ():
-            then, now = (self._first.get("versions") or {}).get(package), _version(package)
-            if then != now:
+        versions = (self._first or {}).get("versions") or {}
+        for package in self._packages:
+            then, now = versions.get(package), _version(package)
+            if self._first is not None and then != now:
                 raise ConfigurationError(
                     f"The search in {self._journal.path.parent} began with {package} {then}, and "
                     f"{package} {now}, which is installed here, would suggest other "

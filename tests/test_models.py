@@ -372,9 +372,24 @@ def test_a_model_that_works_is_taken(monkeypatch):
     assert all(map(torch.equal, model.parameters(), weights))
 
 
-def test_what_timm_cannot_make_is_refused(monkeypatch):
+class NoKernel(Classifier):
+    """An operation that torch does not have on the meta device, whatever it says."""
+
+    def forward_features(self, x):
+        if x.device.type == "meta":
+            raise RuntimeError("unsupported scalarType")
+        return super().forward_features(x)
+
+
+def test_a_model_that_fails_on_the_meta_device_only_is_taken(monkeypatch):
+    monkeypatch.setattr(alhpo.models.timm, "create_model", lambda *_, **__: NoKernel())
+    assert build_model(spec(), 0).training
+
+
+@pytest.mark.parametrize("kind", [AssertionError, RuntimeError])
+def test_what_timm_cannot_make_is_refused(monkeypatch, kind):
     def create(name, *, pretrained, num_classes, in_chans):
-        raise AssertionError("only three channels")
+        raise kind("only three channels")
 
     monkeypatch.setattr(alhpo.models.timm, "create_model", create)
     with pytest.raises(ConfigurationError, match=r"'resnet18' for images with 1 channels.*three"):

@@ -21,6 +21,7 @@ from alhpo.objective import Objective
 from alhpo.pool_tuning import tune_pool
 from alhpo.studies.config import Cell
 from alhpo.studies.cost import cell_cost
+from alhpo.tuning import register_optimizer
 from alhpo.types import DivergedError, TunerError
 
 
@@ -119,12 +120,31 @@ def test_a_search_of_which_every_trial_ends_without_a_metric(few_digits, tmp_pat
     assert tuned.record.configuration["lr"] == 0.05
 
 
-def test_a_search_that_can_try_nothing_within_its_budget(few_digits, tmp_path):
-    """One epoch is left, of which hyperband cannot pay a bracket."""
-    changes = {"hpo": "per-cycle", "optimizer": "hyperband", "max_epochs": 9, "max_budget": 10}
+class NothingLeft:
+    """An optimizer that has nothing to try, as where no bracket fits into the budget."""
+
+    def __init__(self, configurations, **_):
+        pass
+
+    def suggest(self):
+        return None, None
+
+    def observe(self, configuration_results):
+        raise AssertionError("nothing was trained")
+
+
+register_optimizer("nothing-left", NothingLeft)
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_search_that_can_try_nothing_leaves_the_current_configuration(
+    few_digits, tmp_path, measure
+):
+    changes = {"hpo": "per-cycle", "optimizer": "nothing-left", "measure_current": measure}
     (record,) = run(few_digits, tmp_path, budget=12, **changes).records
     assert record.configuration["lr"] == 0.05
-    assert record.epochs["hpo"] >= 9
+    assert record.epochs["hpo"] == (2 if measure else 0)
+    assert (record.validation is not None) == measure
 
 
 def test_an_error_in_a_trial_stops_the_run(few_digits, tmp_path, monkeypatch):
