@@ -27,6 +27,16 @@ def claim_format(folder: Path) -> None:
         FormatError: the folder is of another format; the message names the version for it.
         DataError: its ``format.json`` is damaged.
     """
+    if not check_format(folder):
+        write_json(folder / FILE, {"format": FORMAT, "alhpo": version("alhpo")})
+
+
+def check_format(folder: Path) -> bool:
+    """Whether the folder is marked as one of this format; False for one that was not begun.
+
+    Raises:
+        FormatError, DataError: as ``claim_format``.
+    """
     file = folder / FILE
     # looked for before format.json, which is written first: two processes may begin it at once
     begun = [name for name in _BEGUN if (folder / name).exists()]
@@ -34,10 +44,10 @@ def claim_format(folder: Path) -> None:
         number, writer = _read(file)
         if number != FORMAT:
             raise _other_format(folder, f"is of format {number}", writer)
-    elif begun:
+        return True
+    if begun:
         raise _other_format(folder, f"has {begun[0]} but no {FILE}, so it is of format 1", "0.1.0")
-    else:
-        write_json(file, {"format": FORMAT, "alhpo": version("alhpo")})
+    return False
 
 
 def _read(file: Path) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import torch
 from alhpo.config import TuneConfig, read_run_config
 from alhpo.datasets import ImageDataset
 from alhpo.files import Journal
+from alhpo.formats import check_format
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.pool import Pool, read_queried_indices
 from alhpo.provenance import check_dataset
@@ -91,6 +92,7 @@ def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
 
 def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> LabeledPool:
     """The pool in the folder of a run, or of an ``ActiveLearner``."""
+    check_format(folder)  # another one names the data otherwise
     if (folder / "dataset.json").exists():
         check_dataset(folder / "dataset.json", dataset)
     pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))

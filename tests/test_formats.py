@@ -92,7 +92,7 @@ def test_its_tuning_is_refused_where_it_is_not_finished(old: Path) -> None:
     assert config.path.resolve() == record.parent
     assert tune_pool(config).resumed
     record.unlink()
-    with pytest.raises(FormatError, match=r"dataset\.json but no format\.json"):
+    with pytest.raises(FormatError, match=r"labels\.jsonl but no format\.json"):
         tune_pool(config)
 
 
