@@ -179,8 +179,8 @@ def run_blocks(
 def hpo4dl_blocks(blocks: list[Block]) -> list[list[Block]]:
     """The blocks that need HPO4DL, each with the output that is shown after it."""
     return [
-        [block] + [after] * (after.language == "text")
-        for block, after in itertools.pairwise(blocks)
+        [block, *itertools.takewhile(lambda after: after.language == "text", blocks[n + 1 : n + 2])]
+        for n, block in enumerate(blocks)
         if block.note == "needs: hpo4dl"
     ]
 

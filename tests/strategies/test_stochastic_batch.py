@@ -410,7 +410,10 @@ def test_members_conform(name):
     ],
 )
 def test_scores_that_cannot_be_are_refused(returned, match):
-    register_score("broken", needs=())(lambda pool: returned)
+    @register_score("broken", needs=())
+    def broken(pool):
+        return returned
+
     for name in ("broken", "softrank:broken"):
         with pytest.raises(ConfigurationError, match=f"The score 'broken' .*{match}"):
             run_strategy(name, with_scores([1.0] * 4), 2, rng(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tuning_toys import ToyObjective, quick_dyhpo, read_rows, toy_space
+from tuning_toys import QUICK_DYHPO, ToyObjective, quick_dyhpo, read_rows, toy_space
 
 from alhpo.tuning import Tuner
 from alhpo.types import TunerError
@@ -64,7 +64,7 @@ class _Interrupting(ToyObjective):
         return result
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 def test_interrupted_between_checkpoint_and_journal(tmp_path, optimizer):
     undisturbed = _tuner(tmp_path / "undisturbed", optimizer, max_budget=12)
     undisturbed.run()
@@ -147,6 +147,7 @@ class _Killing(ToyObjective):
 
 
 @pytest.mark.slow
+@pytest.mark.hpo4dl
 def test_dyhpo_killed_in_its_own_process_and_continued(tmp_path):
     """HPO4DL's; every other kill of a search is in test_kills.py."""
     import subprocess

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from ConfigSpace import ConfigurationSpace
-from tuning_toys import ToyObjective, learning_curve, quick_dyhpo, read_rows, toy_space
+from tuning_toys import QUICK_DYHPO, ToyObjective, learning_curve, read_rows, toy_space
 
 from alhpo.files import exclusive
 from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer, registry
@@ -74,7 +74,7 @@ def test_random_search_trains_each_configuration_to_the_end(tmp_path):
     assert rows["epoch"].tolist() == [1, 2, 3] * 4
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 @pytest.mark.parametrize("max_budget", [1, 5])
 def test_the_budget_counts_epochs(tmp_path, optimizer, max_budget):
     objective = ToyObjective()
@@ -92,22 +92,20 @@ def test_hyperbands_own_budget(tmp_path):
     assert set(rows["epoch"]) == {1}
 
 
-def test_minimize_minimizes(tmp_path):
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
+def test_minimize_minimizes(tmp_path, optimizer):
     def loss(configuration, epoch):
         return -learning_curve(configuration, epoch)
 
-    for number, optimizer in enumerate(["random", "hyperband", quick_dyhpo]):
-        settings = {"max_epochs": 4, "max_budget": 5}
-        up = tuner(ToyObjective(), tmp_path / f"up{number}", optimizer, **settings)
-        down = tuner(
-            ToyObjective(loss), tmp_path / f"down{number}", optimizer, minimize=True, **settings
-        )
-        best_up, best_down = up.run(), down.run()
-        assert best_down["metric"] == -best_up["metric"]
-        assert best_down["configuration"] == best_up["configuration"]
-        rows_up, rows_down = read_rows(up.experiment_path), read_rows(down.experiment_path)
-        assert rows_up["configuration_id"].tolist() == rows_down["configuration_id"].tolist()
-        assert rows_down["best_metric"].tolist() == rows_down["metric"].cummin().tolist()
+    settings = {"max_epochs": 4, "max_budget": 5}
+    up = tuner(ToyObjective(), tmp_path / "up", optimizer, **settings)
+    down = tuner(ToyObjective(loss), tmp_path / "down", optimizer, minimize=True, **settings)
+    best_up, best_down = up.run(), down.run()
+    assert best_down["metric"] == -best_up["metric"]
+    assert best_down["configuration"] == best_up["configuration"]
+    rows_up, rows_down = read_rows(up.experiment_path), read_rows(down.experiment_path)
+    assert rows_up["configuration_id"].tolist() == rows_down["configuration_id"].tolist()
+    assert rows_down["best_metric"].tolist() == rows_down["metric"].cummin().tolist()
 
 
 @pytest.mark.parametrize("replaces_files", [False, True])
@@ -180,7 +178,7 @@ def _fail():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 def test_diverged_configurations_are_left_out_for_good(tmp_path, optimizer, bad):
     objective = ToyObjective(_first_trial(lambda: bad))
     search = tuner(objective, tmp_path, optimizer, max_epochs=4, max_budget=8)
@@ -210,7 +208,7 @@ def test_hyperband_promotes_no_diverged_configuration(tmp_path):
         assert not trial["metric"].isna().iloc[:-1].any()
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 def test_a_failed_trial_that_is_allowed_is_left_out(tmp_path, optimizer, caplog):
     objective = ToyObjective(_first_trial(_fail))
     settings = {"max_epochs": 3, "max_budget": 8, "max_failures": 1}
@@ -344,7 +342,7 @@ def test_two_tuners_cannot_share_a_folder(tmp_path):
         search.run()
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 def test_initial_configurations_are_tried_first(tmp_path, optimizer):
     initial = [{"x": 0.3, "kind": "b"}, {"x": 0.9, "kind": "a"}]
     objective = ToyObjective()
@@ -354,7 +352,7 @@ def test_initial_configurations_are_tried_first(tmp_path, optimizer):
     assert tried[:2] == initial
 
 
-@pytest.mark.parametrize("optimizer", ["random", "hyperband", quick_dyhpo])
+@pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
 def test_a_small_space_ends_the_search(tmp_path, optimizer):
     space = ConfigurationSpace({"x": (1, 2), "kind": ["a", "b"]})
     search = tuner(ToyObjective(), tmp_path, optimizer, 4, 100, space=space)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from ConfigSpace import ConfigurationSpace
 
 from alhpo.tuning import upstream
@@ -78,6 +79,7 @@ def quick_dyhpo(configurations, **settings):
 
 quick_dyhpo.requires_budget = True
 quick_dyhpo.identity = "quick dyhpo"
+QUICK_DYHPO = pytest.param(quick_dyhpo, marks=pytest.mark.hpo4dl)
 
 
 def read_rows(experiment: Path) -> pd.DataFrame:
