@@ -46,7 +46,7 @@ def mean_std(pool: PoolOutputs) -> torch.Tensor:
 
     def deviation(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         p = logits.softmax(dim=1)
-        return (p - _mean(p)).square_().mean(dim=2).sqrt_().mean(dim=1)
+        return _from_mean(p).square_().mean(dim=2).sqrt_().mean(dim=1)
 
     return _scores(pool, deviation)
 
@@ -68,7 +68,7 @@ def mc_dropout(pool: PoolOutputs) -> torch.Tensor:
         p = logits.softmax(dim=1)
         # 1 − p of the predicted class, which is exact where p is almost 1
         others = p.scatter_(1, own.expand(-1, 1, p.shape[2]), 0).sum(dim=1)
-        return (others - _mean(others)).square_().mean(dim=1)
+        return _from_mean(others).square_().mean(dim=1)
 
     return _scores(pool, variance)
 
@@ -88,19 +88,23 @@ def mutual_information(pool: PoolOutputs) -> torch.Tensor:
 
     Taken as the mean over passes of KL(p‖E p) = Σ_c (p̄ − p) − p log(1 + (p̄ − p)/p), whose terms
     are all at least 0, so that small values are not what rounding leaves of two large entropies.
-    Probabilities that differ by rounding only (vector instructions round the last few passes
-    otherwise) are equal.
     """
-    tiny, eps = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
+    tiny = torch.finfo(torch.float64).tiny
 
     def information(rows: slice, logits: torch.Tensor) -> torch.Tensor:
         p = logits.softmax(dim=1)
-        excess = _mean(p) - p
-        excess = excess.where(excess.abs() > 4 * eps * p, 0)
+        excess = -_from_mean(p)
         gain = p * (excess / p).log1p_()
         return (excess - gain.where(p >= tiny, 0)).sum(dim=1).mean(dim=1).clamp_(min=0)
 
     return _scores(pool, information)
+
+
+def _from_mean(p: torch.Tensor) -> torch.Tensor:
+    """Values of passes minus their mean; 0 where they differ by rounding only, for vector
+    instructions round the last few passes otherwise than the others."""
+    difference = p - _mean(p)
+    return difference.where(difference.abs() > 8 * torch.finfo(p.dtype).eps * p, 0)
 
 
 def _mean(p: torch.Tensor) -> torch.Tensor:
