@@ -19,14 +19,14 @@ import click
 import pydantic
 from pydantic.fields import FieldInfo
 
-from alhpo.config import RunConfig, TuneConfig, read_config_file
+from alhpo.base.errors import AlhpoError, ConfigurationError, error_line
 from alhpo.hyperparameters import load_space
-from alhpo.types import AlhpoError, ConfigurationError, error_line
+from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alhpo.pool_tuning import TuneResult
+    from alhpo.runs.pool_tuning import TuneResult
     from alhpo.studies import StudyConfig, StudyResult
 
 #: Settings of which several values, separated by commas, make several runs.
@@ -114,8 +114,8 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
     The same settings always mean the same run folder: a killed run goes on where it was. A run
     that fails stops none of the others; the exit status is then 1.
     """
-    from alhpo.experiment import run_experiment
-    from alhpo.progress import RichObserver, make_console
+    from alhpo.runs.experiment import run_experiment
+    from alhpo.runs.progress import RichObserver, make_console
 
     given = {name: value for name, value in flags.items() if value is not None}
     configs = _expand(read_config_file(config_file) if config_file else {}, given, hyperparameters)
@@ -154,8 +154,8 @@ def tune(
     settings take the place of the defaults. A tuning that fails stops none of the others; the exit
     status is then 1.
     """
-    from alhpo.pool_tuning import tune_config, tune_pool
-    from alhpo.progress import RichObserver, make_console
+    from alhpo.runs.pool_tuning import tune_config, tune_pool
+    from alhpo.runs.progress import RichObserver, make_console
 
     settings = read_config_file(config_file) if config_file else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
@@ -229,7 +229,7 @@ def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> Tun
 
 def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> None:
     """What a tuning found, beside what the pool's run had."""
-    from alhpo.pool_tuning import pool_record
+    from alhpo.runs.pool_tuning import pool_record
 
     record, before = result.record, pool_record(config.pool, config.labels)
     lines = []
@@ -279,9 +279,9 @@ def study(
     alhpo. Finished cells are skipped, and failed ones unless --retry; several commands on one
     folder share the work. The exit status is 1 if a cell failed.
     """
-    from alhpo.progress import RichObserver, RichStudyObserver, make_console
+    from alhpo.reports import write_study_report
+    from alhpo.runs.progress import RichObserver, RichStudyObserver, make_console
     from alhpo.studies import load_study, run_study
-    from alhpo.studies.report import write_study_report
 
     config = load_study(file, output_dir=output)
     console = make_console()
@@ -319,7 +319,7 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from alhpo.progress import duration
+    from alhpo.runs.progress import duration
     from alhpo.studies import expand
     from alhpo.studies.cost import Cost, estimate
 
@@ -360,7 +360,7 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
 
 def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
     """Run a cell in this process; the exit status."""
-    from alhpo.progress import RichObserver, duration
+    from alhpo.runs.progress import RichObserver, duration
     from alhpo.studies.cell_runner import run_cell
     from alhpo.studies.scheduler import begin_study
 
@@ -408,10 +408,10 @@ def _show_result(result: StudyResult, console: Console) -> None:
 )
 def report(folder: Path, output: Path | None, compare: str | None) -> None:
     """Tables and figures of all runs in FOLDER, or of the study in it, from files only."""
-    from alhpo.progress import make_console
+    from alhpo.runs.progress import make_console
 
     if (folder / "study.yaml").exists():
-        from alhpo.studies.report import write_study_report
+        from alhpo.reports import write_study_report
 
         write_study_report(folder, output, compare=compare).to_console(make_console())
     elif compare is not None:
@@ -426,8 +426,8 @@ def show_report(
     folder: Path, output: Path | None = None, *, console: Console | None = None
 ) -> None:
     """Write the report of all runs in a folder, and print its tables and where it is."""
-    from alhpo.progress import make_console
-    from alhpo.report import write_report
+    from alhpo.reports.runs import write_report
+    from alhpo.runs.progress import make_console
 
     write_report(folder, output).to_console(console or make_console())
 

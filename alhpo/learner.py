@@ -17,21 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from alhpo.adversarial import check_image_size
-from alhpo.batches import DeviceImages, InputFormat
-from alhpo.datasets import ImageDataset
-from alhpo.files import Journal
-from alhpo.fitting import ALL_LABELS, fitted_model, saved_model
-from alhpo.formats import claim_format
+from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError, LabelError
+from alhpo.base.files import Journal
+from alhpo.base.formats import claim_format
+from alhpo.base.protocols import Strategy, ValidationScheme
+from alhpo.base.seeding import derive_seed, numpy_generator
+from alhpo.base.types import Evaluation, PoolOutputs, Query
+from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import Hyperparameters, load_space
-from alhpo.loss_prediction import add_loss_predictor
-from alhpo.models import Init, ModelSpec, build_model, model_input
-from alhpo.objective import Divergence, Metric, Objective, check_metric
-from alhpo.outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
-from alhpo.pool import Pool, read_queried_indices
-from alhpo.protocols import Strategy, ValidationScheme
-from alhpo.seeding import derive_seed, numpy_generator
-from alhpo.selection import validation_weights
+from alhpo.models.timm_models import Init, ModelSpec, build_model, model_input
+from alhpo.outputs.adversarial import check_image_size
+from alhpo.outputs.pool_outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.strategies import (
     check_dropout,
     get_strategy,
@@ -39,20 +37,15 @@ from alhpo.strategies import (
     strategy_name,
     strategy_needs,
 )
-from alhpo.trainer import Task
-from alhpo.training import Compute, Precision, evaluate, predict
+from alhpo.training.epochs import Compute, Precision, evaluate, predict
+from alhpo.training.final_fit import ALL_LABELS, fitted_model, saved_model
+from alhpo.training.loss_prediction import add_loss_predictor
+from alhpo.training.objective import Divergence, Metric, Objective, check_metric
+from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
-from alhpo.types import (
-    AlhpoError,
-    ConfigurationError,
-    DivergedError,
-    Evaluation,
-    LabelError,
-    PoolOutputs,
-    Query,
-)
-from alhpo.validation import get_validation
-from alhpo.weights import pixel_features
+from alhpo.validation.schemes import get_validation
+from alhpo.validation.selection import validation_weights
+from alhpo.validation.weights import pixel_features
 
 Start = Literal["cold", "warm"]
 
@@ -64,7 +57,7 @@ class ActiveLearner:
         dataset: the pool and the evaluation split.
         model: a timm name.
         strategy: name of a query strategy, or a function with the signature of
-            ``alhpo.protocols.Strategy``.
+            ``alhpo.base.protocols.Strategy``.
         seed: of the run; every random stream is derived from it.
         hyperparameters: fixed hyperparameters; defaults where it says nothing.
         space: what ``objective`` searches: "paper", "hpo4dl", a file, or a ConfigSpace space.

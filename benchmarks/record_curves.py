@@ -24,11 +24,11 @@ from ConfigSpace import (
 )
 
 from alhpo import ActiveLearner, load_dataset
-from alhpo.batches import DeviceImages
-from alhpo.files import atomic_path
+from alhpo.base.files import atomic_path
+from alhpo.data.batches import DeviceImages
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.trainer import Trainer
-from alhpo.training import evaluate
+from alhpo.training.epochs import evaluate
+from alhpo.training.trainer import Trainer
 from alhpo.tuning import SampledConfigurations
 
 

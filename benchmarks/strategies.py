@@ -42,10 +42,11 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from alhpo.stochastic import DropoutPasses
+from alhpo.base.errors import AlhpoError
+from alhpo.base.types import PoolOutputs
+from alhpo.outputs.dropout_passes import DropoutPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_families, strategy_names
 from alhpo.strategies import strategy_needs as needs_of
-from alhpo.types import AlhpoError, PoolOutputs
 
 LABELED = 100
 #: Strategies whose later choices depend on the earlier ones, so that picks cost time.

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from alhpo import ActiveLearner, Hyperparameters, ImageDataset, load_dataset
-from alhpo.trainer import Trainer
-from alhpo.training import evaluate, make_optimizer
+from alhpo.training.epochs import evaluate, make_optimizer
+from alhpo.training.trainer import Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", help="image folder with train/ and test/ of 32 x 32 images")

@@ -18,17 +18,17 @@ import torch
 import toy_models  # noqa: F401 - a network that trains in milliseconds, registered with timm
 from ConfigSpace import ConfigurationSpace
 
-import alhpo.experiment
-import alhpo.fitting
 import alhpo.hyperparameters
-import alhpo.pool_tuning
-from alhpo.config import RunConfig
-from alhpo.datasets import ImageDataset
-from alhpo.experiment import run_experiment
+import alhpo.runs.experiment
+import alhpo.runs.pool_tuning
+import alhpo.training.final_fit
+from alhpo.base.errors import AlhpoError, CheckpointError
+from alhpo.data.dataset import ImageDataset
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import StudyConfig
 from alhpo.studies.scheduler import SilentStudy, run_study
 from alhpo.tuning import Tuner
-from alhpo.types import AlhpoError, CheckpointError
 
 
 def toy_data() -> ImageDataset:
@@ -45,7 +45,7 @@ def _quick() -> None:
     """Make the process that this is called in, which a test has for itself, fast and exact."""
     torch.set_num_threads(1)
     os.fsync = lambda _: None  # a kill leaves what was written; a power cut would not
-    alhpo.fitting.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
+    alhpo.training.final_fit.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
     alhpo.hyperparameters.SAMPLED_COMBINATIONS = 2  # of the space, to see that they are legal
 
 
@@ -160,7 +160,7 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
         AlhpoError: what one failed with.
     """
     _quick()
-    alhpo.experiment.load_data = alhpo.pool_tuning.load_data = lambda _: toy_data()
+    alhpo.runs.experiment.load_data = alhpo.runs.pool_tuning.load_data = lambda _: toy_data()
     config = StudyConfig(
         name="toy",
         output_dir=str(folder),

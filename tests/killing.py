@@ -34,7 +34,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from alhpo.types import AlhpoError
+from alhpo.base.errors import AlhpoError
 
 #: Changes that Python reports under these names; an "open" is one where it is for writing.
 CHANGES = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate"}

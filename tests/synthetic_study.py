@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from alhpo import ImageDataset
-from alhpo.config import RunConfig, TuneConfig
-from alhpo.files import Journal, write_json
-from alhpo.first_query import write_picture
+from alhpo.base.files import Journal, write_json
+from alhpo.base.types import CycleRecord
+from alhpo.runs.first_query import write_picture
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies import Cell, StudyConfig, expand, load_study
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import SearchJournal
-from alhpo.types import CycleRecord
 
 SETTINGS: dict[str, Any] = {
     "dataset": "digits",

@@ -10,12 +10,12 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from alhpo import ActiveLearner
-from alhpo.adversarial import VAE, Discrimination, Discriminator, negative_elbo
-from alhpo.batches import InputFormat
-from alhpo.checkpoints import FILE_NAME
+from alhpo.base.errors import ConfigurationError
+from alhpo.data.batches import InputFormat
+from alhpo.outputs.adversarial import VAE, Discrimination, Discriminator, negative_elbo
 from alhpo.testing.process_state import process_left_alone
-from alhpo.training import Compute
-from alhpo.types import ConfigurationError
+from alhpo.training.checkpoints import FILE_NAME
+from alhpo.training.epochs import Compute
 
 CPU = Compute.resolve("cpu", "float32", 8)
 
@@ -96,7 +96,7 @@ def kill_at(last):
 
 
 def test_a_killed_training_goes_on_exactly(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.adversarial.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.outputs.adversarial.CHECKPOINT_SECONDS", 0.0)
     rows = range(30), range(30, 120)
     whole = discrimination(few_digits, *rows, epochs=5).scores()
     with pytest.raises(Killed):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tv
 
-from alhpo.batches import DeviceImages, InputFormat
+from alhpo.data.batches import DeviceImages, InputFormat
 from alhpo.testing.process_state import global_seed, process_left_alone
 
 CPU = torch.device("cpu")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from alhpo.checkpoints import (
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.training.checkpoints import (
     read_checkpoint,
     restore_training,
     training_tensors,
     write_checkpoint,
 )
-from alhpo.hyperparameters import Hyperparameters
-from alhpo.training import make_optimizer
+from alhpo.training.epochs import make_optimizer
 
 DEVICES = [
     "cpu",

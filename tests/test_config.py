@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo.config import RunConfig, read_config_file
+from alhpo.base.errors import ConfigurationError
+from alhpo.runs.settings import RunConfig, read_config_file
 from alhpo.strategies import (
     get_strategy,
     register_strategy,
     register_strategy_family,
     registry,
 )
-from alhpo.types import ConfigurationError
 
 create = RunConfig.create
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from alhpo.datasets import ImageDataset
-from alhpo.loading import load_dataset
+from alhpo.base.errors import DataError
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.loading import load_dataset
 from alhpo.testing.process_state import process_left_alone
-from alhpo.types import DataError
 
 
 def pixels(seed, height=8, width=8, channels=3):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import alhpo.digests
-from alhpo.digests import digest
+import alhpo.base.digests
+from alhpo.base.digests import digest
 
 TYPES = ["uint8", "int8", "bool", "int64", "float16", "float32", "float64"]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -29,10 +29,10 @@ def plain(part):
     return ("value", repr(part))
 
 
-@pytest.fixture(params=[1, 3, 16, alhpo.digests.BLOCK])
+@pytest.fixture(params=[1, 3, 16, alhpo.base.digests.BLOCK])
 def _blocks(request, monkeypatch):
     """Small arrays are worked on in several blocks too."""
-    monkeypatch.setattr(alhpo.digests, "BLOCK", request.param)
+    monkeypatch.setattr(alhpo.base.digests, "BLOCK", request.param)
 
 
 @settings(max_examples=150, deadline=None)
@@ -115,13 +115,13 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from alhpo.adversarial import Discrimination
-from alhpo.batches import DeviceImages, InputFormat
-from alhpo.datasets import ImageDataset
-from alhpo.digests import digest
-from alhpo.models import weights_hash
-from alhpo.provenance import check_dataset
-from alhpo.trainer import Task
+from alhpo.outputs.adversarial import Discrimination
+from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.dataset import ImageDataset
+from alhpo.base.digests import digest
+from alhpo.models.timm_models import weights_hash
+from alhpo.runs.provenance import check_dataset
+from alhpo.training.trainer import Task
 
 MIB = 2**20
 form = InputFormat((0.5,) * 3, (0.5,) * 3)

@@ -34,8 +34,8 @@ import click
 import pytest
 
 from alhpo.cli import main, run_main
-from alhpo.config import RunConfig
-from alhpo.tuning.containment import Containment
+from alhpo.runs.settings import RunConfig
+from alhpo.tuning.optimizers.containment import Containment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -12,11 +12,11 @@ import pytest
 
 import alhpo
 from alhpo.cli import main
-from alhpo.config import STRATEGIES, RunConfig
+from alhpo.reports import published_names
+from alhpo.runs.settings import STRATEGIES, RunConfig
 from alhpo.strategies import strategy_families, strategy_names
 from alhpo.strategies.registry import registered_strategies
 from alhpo.studies.launch import LAUNCHERS
-from alhpo.studies.report import published_names
 
 #: What takes seconds to import.
 HEAVY = ("torch", "timm", "ConfigSpace", "pandas", "numpy", "sklearn", "scipy", "matplotlib")

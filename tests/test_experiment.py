@@ -23,11 +23,17 @@ import yaml
 from click.testing import CliRunner
 
 from alhpo import RunConfig, run_experiment
+from alhpo.base.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    LabelError,
+    RunLockedError,
+)
+from alhpo.base.files import exclusive
 from alhpo.cli import main
-from alhpo.files import exclusive
-from alhpo.results import load_runs
-from alhpo.steps import Silent
-from alhpo.types import CheckpointError, ConfigurationError, DataError, LabelError, RunLockedError
+from alhpo.runs.results import load_runs
+from alhpo.runs.steps import Silent
 
 TINY = {
     "model": "resnet10t",
@@ -159,7 +165,7 @@ def test_final_search(few_digits, tmp_path):
 def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
     config = settings(tmp_path, hpo="fixed")
     first = run_experiment(config, dataset=few_digits)
-    monkeypatch.setattr("alhpo.experiment.load_data", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda *a, **k: pytest.fail("loaded"))
     again = run_experiment(config)
     assert again.resumed
     assert comparable(again.records) == comparable(first.records)
@@ -460,7 +466,7 @@ def test_every_error_is_named_at_the_end(tmp_path, monkeypatch, error):
     def fail(path):
         raise error
 
-    monkeypatch.setattr("alhpo.experiment.exclusive", fail)
+    monkeypatch.setattr("alhpo.runs.experiment.exclusive", fail)
     result = command(*FLAGS, "--seed", "0,1", "--output-dir", str(tmp_path))
     assert result.exit_code == 1
     named = f"{type(error).__name__}: {error}"
@@ -475,7 +481,7 @@ def test_an_interrupt_ends_all_runs(tmp_path, monkeypatch, end):
         begun.append(path)
         raise end
 
-    monkeypatch.setattr("alhpo.experiment.exclusive", interrupted)
+    monkeypatch.setattr("alhpo.runs.experiment.exclusive", interrupted)
     command(*FLAGS, "--seed", "0,1", "--output-dir", str(tmp_path))
     assert len(begun) == 1
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import alhpo.files
-from alhpo.files import (
+import alhpo.base.files
+from alhpo.base.errors import ConfigurationError, DataError, RunLockedError
+from alhpo.base.files import (
     Journal,
     atomic_path,
     canonical_json,
@@ -24,7 +25,6 @@ from alhpo.files import (
     write_json,
     write_text,
 )
-from alhpo.types import ConfigurationError, DataError, RunLockedError
 
 VALUES = st.recursive(
     st.none()
@@ -179,15 +179,15 @@ def test_write_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 
 # --- locks ---------------------------------------------------------------------------------------
 
-# Loads alhpo.files without the rest of the package, which takes seconds to import.
+# Loads alhpo.base.files without the rest of the package, which takes seconds to import.
 HOLD = """
 import sys, types
 from pathlib import Path
 package = types.ModuleType("alhpo")
 package.__path__ = [sys.argv[1]]
 sys.modules["alhpo"] = package
-from alhpo.files import exclusive
-from alhpo.types import RunLockedError
+from alhpo.base.files import exclusive
+from alhpo.base.errors import RunLockedError
 free, held = map(Path, sys.argv[2:])
 with exclusive(free):
     try:
@@ -201,7 +201,7 @@ with exclusive(free):
 
 def test_second_process_is_refused_and_a_killed_one_frees_its_folder(tmp_path):
     free, held = tmp_path / "free", tmp_path / "held"
-    command = [sys.executable, "-c", HOLD, str(Path(alhpo.files.__file__).parent), free, held]
+    command = [sys.executable, "-c", HOLD, str(Path(alhpo.base.files.__file__).parent), free, held]
     pipe = subprocess.PIPE
     with exclusive(held), subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:

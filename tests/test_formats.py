@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alhpo.config import RunConfig
-from alhpo.datasets import ImageDataset
-from alhpo.experiment import run_experiment
-from alhpo.formats import FILE, FORMAT
+from alhpo.base.errors import DataError, FormatError
+from alhpo.base.formats import FILE, FORMAT
+from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import paper_space
 from alhpo.learner import ActiveLearner
-from alhpo.pool_tuning import tune_config, tune_pool
-from alhpo.report import write_report
+from alhpo.reports import write_study_report
+from alhpo.reports.runs import write_report
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.pool_tuning import tune_config, tune_pool
+from alhpo.runs.settings import RunConfig
 from alhpo.studies import load_study, run_study
-from alhpo.studies.report import write_study_report
 from alhpo.tuning import Tuner
-from alhpo.types import DataError, FormatError
 
 #: What alhpo 0.1.0 wrote: two runs; a study of two runs and a tuning of each.
 FORMAT_1 = Path(__file__).parent / "data" / "format-1"

@@ -10,6 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.plain import to_plain
 from alhpo.hyperparameters import (
     SPACES,
     Hyperparameters,
@@ -18,9 +20,7 @@ from alhpo.hyperparameters import (
     hpo4dl_space,
     load_space,
     paper_space,
-    plain,
 )
-from alhpo.types import ConfigurationError
 
 create = Hyperparameters.create
 
@@ -37,7 +37,7 @@ def space_of(*hyperparameters):
 
 def draws(space, n=200):
     space.seed(0)
-    return [{k: plain(v) for k, v in dict(c).items()} for c in space.sample_configuration(n)]
+    return [{k: to_plain(v) for k, v in dict(c).items()} for c in space.sample_configuration(n)]
 
 
 # --- values --------------------------------------------------------------------------------------

@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo import ActiveLearner, AlhpoError, ImageDataset, PoolOutputs, Query
-from alhpo.models import weights_hash
-from alhpo.protocols import POOL_OUTPUTS
-from alhpo.stochastic import DropoutPasses
+from alhpo.base.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    LabelError,
+)
+from alhpo.base.protocols import POOL_OUTPUTS
+from alhpo.models.timm_models import weights_hash
+from alhpo.outputs.dropout_passes import DropoutPasses
 from alhpo.strategies import get_strategy
-from alhpo.training import predict
-from alhpo.types import CheckpointError, ConfigurationError, DataError, DivergedError, LabelError
+from alhpo.training.epochs import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
 
@@ -269,7 +275,7 @@ def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatc
         with pytest.raises(AlhpoError, match="fit"):
             learner.ask(5)
         learner.fit()
-    monkeypatch.setattr("alhpo.outputs.predict", counted)
+    monkeypatch.setattr("alhpo.outputs.pool_outputs.predict", counted)
     learner.ask(5)
     filled = {name for name in POOL_OUTPUTS if getattr(spy.seen[0], name) is not None}
     assert filled == {needed} - {"state"}
@@ -286,7 +292,7 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
         looked_at.append(len(images))
         return predict(model, images, compute, **options)
 
-    monkeypatch.setattr("alhpo.outputs.predict", counted)
+    monkeypatch.setattr("alhpo.outputs.pool_outputs.predict", counted)
     learner = ActiveLearner(few_digits, strategy=spying(*UNTRAINED), dropout=0.5, **FAST)
     learner.label_initial(20)
     learner.fit()
@@ -408,7 +414,7 @@ def test_query_subset_limits_what_is_looked_at(few_digits):
 
 
 def test_fit_continues_an_interrupted_fit_exactly(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
 
     def learner():
         result = ActiveLearner(few_digits, model="resnet10t", max_epochs=6)

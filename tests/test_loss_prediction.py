@@ -16,17 +16,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from alhpo import ActiveLearner
-from alhpo.checkpoints import FILE_NAME
+from alhpo.base.errors import CheckpointError, ConfigurationError, DivergedError
+from alhpo.base.types import Query
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.loss_prediction import (
+from alhpo.models.timm_models import ModelSpec, build_model, weights_hash
+from alhpo.training.checkpoints import FILE_NAME
+from alhpo.training.epochs import Compute, classification_loss
+from alhpo.training.loss_prediction import (
     add_loss_predictor,
     joint_loss,
     predicted_losses,
     ranking_loss,
 )
-from alhpo.models import ModelSpec, build_model, weights_hash
-from alhpo.training import Compute, classification_loss
-from alhpo.types import CheckpointError, ConfigurationError, DivergedError, Query
 
 CPU = Compute.resolve("cpu", "float32", 8)
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}
@@ -221,7 +222,7 @@ def test_ten_epochs_at_once_equal_parts_in_other_processes(few_digits, tmp_path,
 
 
 def test_a_fit_is_continued_and_restored_with_its_head(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
     whole = learner_of(few_digits)
     whole.fit(CONFIGURATION)
 

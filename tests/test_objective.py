@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alhpo import ActiveLearner, ImageDataset
-from alhpo.checkpoints import FILE_NAME
+from alhpo.base.errors import CheckpointError, ConfigurationError
 from alhpo.hyperparameters import hpo4dl_space, paper_space
-from alhpo.types import CheckpointError, ConfigurationError
+from alhpo.training.checkpoints import FILE_NAME
 
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}
 SETTINGS = {

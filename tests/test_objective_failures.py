@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import alhpo.objective
-from alhpo.checkpoints import FILE_NAME
+import alhpo.training.objective
 from alhpo.learner import ActiveLearner
+from alhpo.training.checkpoints import FILE_NAME
 from alhpo.tuning import Tuner
 
 SMALL = {"lr": 0.05, "weight_decay": 1e-3}
@@ -28,7 +28,7 @@ def short_of_memory(monkeypatch):
     """Give the number of calls after which memory is short once, or always; returns the calls."""
 
     def install(error, calls, *, always=False):
-        score, seen = alhpo.objective.score_images, []
+        score, seen = alhpo.training.objective.score_images, []
 
         def scored(*arguments):
             seen.append(arguments)
@@ -36,7 +36,7 @@ def short_of_memory(monkeypatch):
                 raise error
             return score(*arguments)
 
-        monkeypatch.setattr(alhpo.objective, "score_images", scored)
+        monkeypatch.setattr(alhpo.training.objective, "score_images", scored)
         return seen
 
     return install

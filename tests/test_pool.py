@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from alhpo.files import Journal
-from alhpo.pool import Pool, read_queried_indices
-from alhpo.types import AlhpoError, LabelError
+from alhpo.base.errors import AlhpoError, LabelError
+from alhpo.base.files import Journal
+from alhpo.data.pool import Pool, read_queried_indices
 
 SIZE, CLASSES = 12, 3
 INDICES = st.lists(st.integers(0, SIZE - 1), unique=True, max_size=5)

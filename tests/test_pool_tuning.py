@@ -13,9 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from alhpo import ActiveLearner, Objective, TuneConfig, run_experiment, tune_pool
+from alhpo.base.errors import ConfigurationError, DataError, LabelError, RunLockedError
+from alhpo.base.files import exclusive
 from alhpo.cli import main
-from alhpo.files import exclusive
-from alhpo.types import ConfigurationError, DataError, LabelError, RunLockedError
 
 RUN = {
     "model": "resnet10t",
@@ -332,7 +332,7 @@ def test_finished_is_returned_at_once_and_two_at_a_time_are_refused(
 ):
     first = tune(run, tmp_path, few_digits)
     assert not first.resumed
-    monkeypatch.setattr("alhpo.pool_tuning.load_data", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("alhpo.runs.pool_tuning.load_data", lambda *_: pytest.fail("loaded"))
     again = tune(run, tmp_path, None)
     assert again.resumed
     assert again.record == first.record

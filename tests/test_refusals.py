@@ -12,12 +12,12 @@ from ConfigSpace import OrdinalHyperparameter as Ordinal
 from ConfigSpace import UniformIntegerHyperparameter as Integer
 from toy_models import TOY, alhpo_toy
 
-from alhpo.config import RunConfig, TuneConfig
-from alhpo.datasets import ImageDataset
+from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
-from alhpo.training import Compute
-from alhpo.types import ConfigurationError, LabelError
-from alhpo.validation import KFold, get_validation
+from alhpo.runs.settings import RunConfig, TuneConfig
+from alhpo.training.epochs import Compute
+from alhpo.validation.schemes import KFold, get_validation
 
 NAME = alhpo_toy.__name__
 

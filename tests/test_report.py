@@ -15,13 +15,14 @@ import yaml
 from matplotlib.image import imread
 from rich.console import Console
 
-from alhpo import figures
-from alhpo.figures import learning_curves
-from alhpo.files import Journal, canonical_json, write_text
-from alhpo.report import write_report
-from alhpo.results import load_runs, repeated_runs, summarise, to_frame
-from alhpo.tables import to_markdown
-from alhpo.types import CycleRecord, DataError
+from alhpo.base.errors import DataError
+from alhpo.base.files import Journal, canonical_json, write_text
+from alhpo.base.types import CycleRecord
+from alhpo.reports.figures import learning_curves as drawing
+from alhpo.reports.figures.learning_curves import learning_curves
+from alhpo.reports.formats import to_markdown
+from alhpo.reports.runs import write_report
+from alhpo.runs.results import load_runs, repeated_runs, summarise, to_frame
 
 CONFIG = {
     "dataset": "digits",
@@ -386,7 +387,7 @@ def test_matplotlibs_global_state_is_left_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     write_report(tmp_path)
     assert dict(matplotlib.rcParams) == before
-    assert "pyplot" not in inspect.getsource(figures)
+    assert "pyplot" not in inspect.getsource(drawing)
 
 
 def test_a_second_report_is_the_same_to_the_byte(tmp_path):

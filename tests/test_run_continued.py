@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from toy_models import TOY, alhpo_toy
 
-from alhpo.checkpoints import read_description, write_checkpoint
-from alhpo.config import RunConfig
-from alhpo.experiment import run_experiment
-from alhpo.files import Journal
+from alhpo.base.errors import CheckpointError, ConfigurationError, DataError
+from alhpo.base.files import Journal
 from alhpo.learner import ActiveLearner
-from alhpo.pool_tuning import tune_pool
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.pool_tuning import tune_pool
+from alhpo.runs.settings import RunConfig
 from alhpo.studies.cell_runner import run_cell
 from alhpo.studies.config import Cell
-from alhpo.training import Compute
-from alhpo.types import CheckpointError, ConfigurationError, DataError
+from alhpo.training.checkpoints import read_description, write_checkpoint
+from alhpo.training.epochs import Compute
 
 
 def settings(folder, **changes) -> RunConfig:
@@ -51,7 +51,7 @@ def writes(monkeypatch):
 
         return wrapper
 
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(Journal, "append", counted(Journal.append))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
@@ -147,7 +147,7 @@ def test_a_saved_model_says_what_fit_it_is_of(few_digits, tmp_path):
 
 
 def test_the_model_of_an_interrupted_fit_is_refused(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("alhpo.fitting.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
     learner = ActiveLearner(few_digits, alhpo_toy.__name__, max_epochs=10, device="cpu")
     learner.label_initial(12)
 
@@ -238,7 +238,7 @@ def test_another_type_of_device_is_refused_before_data_are_loaded(
 ):
     config = settings(tmp_path, hpo="fixed", validate_fixed=False)
     begun_with(stopped(config, few_digits, 1), device_type="cuda")
-    monkeypatch.setattr("alhpo.experiment.load_data", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda *_: pytest.fail("loaded"))
     with pytest.raises(ConfigurationError, match="--device cuda"):
         run_experiment(config)
     outcome = run_cell(Cell(0, config, {}))

@@ -13,16 +13,16 @@ import yaml
 from ConfigSpace import ConfigurationSpace, Float
 from toy_models import TOY, alhpo_toy
 
-from alhpo.config import RunConfig
-from alhpo.experiment import run_experiment
+from alhpo.base.errors import DivergedError, TunerError
+from alhpo.data.loading import DatasetSize
 from alhpo.learner import ActiveLearner
-from alhpo.loading import DatasetSize
-from alhpo.objective import Objective
-from alhpo.pool_tuning import tune_pool
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.pool_tuning import tune_pool
+from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell
 from alhpo.studies.cost import cell_cost
+from alhpo.training.objective import Objective
 from alhpo.tuning import register_optimizer
-from alhpo.types import DivergedError, TunerError
 
 
 def run(data, folder, **changes):
@@ -197,7 +197,7 @@ def test_a_random_query_is_on_record_after_a_kill(flat, tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("alhpo.experiment.CycleRecord", kill)
+        patched.setattr("alhpo.runs.experiment.CycleRecord", kill)
         with pytest.raises(Killed), pytest.warns(UserWarning, match="at random"):
             run(data, tmp_path, hpo="fixed", budget=20)
     assert run(data, tmp_path, hpo="fixed", budget=20).records[0].random_query

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alhpo.seeding import derive_seed, isolated_torch_rng, numpy_generator, torch_generator
+from alhpo.base.seeding import derive_seed, isolated_torch_rng, numpy_generator, torch_generator
 from alhpo.testing.process_state import process_left_alone
 
 PARTS = st.one_of(

@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from alhpo.stochastic import DropoutPasses, TensorPasses, keep_masks
-from alhpo.types import ConfigurationError
+from alhpo.base.errors import ConfigurationError
+from alhpo.outputs.dropout_passes import DropoutPasses, TensorPasses, keep_masks
 
 PIXELS = torch.tensor(load_digits().data[:60] / 16, dtype=torch.float32)  # (60, 64)
 
@@ -111,7 +111,7 @@ def test_a_classifier_that_is_not_linear():
 
 def test_groups_of_passes_change_nothing(monkeypatch):
     whole = passes(t=9).logits(slice(None))
-    monkeypatch.setattr("alhpo.stochastic._BLOCK", 64 * 10 * 2)  # two passes at a time
+    monkeypatch.setattr("alhpo.outputs.dropout_passes._BLOCK", 64 * 10 * 2)  # two passes at a time
     torch.testing.assert_close(passes(t=9).logits(slice(None)), whole, rtol=1e-5, atol=1e-5)
 
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from strategy_examples import examples
 
 from alhpo import ImageDataset, RunConfig, load_dataset, run_experiment
+from alhpo.base.files import Journal
+from alhpo.base.types import RunResult
 from alhpo.cli import main
-from alhpo.files import Journal
 from alhpo.strategies import get_strategy, strategy_needs
-from alhpo.types import RunResult
 
 STRATEGIES = examples()
 MODES = ("fixed", "per-cycle", "every:2", "final")

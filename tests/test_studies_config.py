@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alhpo.config import RunConfig, TuneConfig
+from alhpo.base.errors import ConfigurationError
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies import StudyConfig, expand, load_study, shipped_studies
-from alhpo.types import ConfigurationError
 
 SETTINGS = {"initial_size": 20, "acquisition_size": 10, "budget": 40, "max_epochs": 3}
 

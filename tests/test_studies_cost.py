@@ -7,11 +7,11 @@ import yaml
 from click.testing import CliRunner
 
 from alhpo import run_experiment
+from alhpo.base.errors import DataError
 from alhpo.cli import main
-from alhpo.loading import DatasetSize, dataset_size, load_dataset
+from alhpo.data.loading import DatasetSize, dataset_size, load_dataset
 from alhpo.studies import StudyConfig, expand, load_study
 from alhpo.studies.cost import Cost, Speed, cell_cost, cell_size, measure_speed, speed_key
-from alhpo.types import DataError
 
 DATA = DatasetSize(1000, 100, (8, 8, 1), 10)
 SMALL = {

@@ -26,10 +26,10 @@ from study_examples import (
     wait_until,
 )
 
+from alhpo.base.errors import ConfigurationError
 from alhpo.studies import expand
 from alhpo.studies.cell_runner import FAILURE, LOG
 from alhpo.studies.scheduler import SilentStudy, run_study
-from alhpo.types import ConfigurationError
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

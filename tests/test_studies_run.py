@@ -32,14 +32,14 @@ from study_examples import (
     wait_until,
 )
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import exclusive
 from alhpo.cli import main
-from alhpo.files import exclusive
 from alhpo.studies import expand, load_study
 from alhpo.studies.cell_runner import FAILURE, LOG, Outcome, record_failure, run_cell
 from alhpo.studies.launch.machine import physical_cores, visible_gpus
 from alhpo.studies.launch.remote import pack, run_packed
 from alhpo.studies.scheduler import RESUBMISSIONS, SilentStudy, begin_study, run_study
-from alhpo.types import ConfigurationError
 
 ONE_THREAD = {"workers": 2, "threads": 1}
 

@@ -22,11 +22,11 @@ from click.testing import CliRunner
 from PIL import Image
 from synthetic_study import STUDY, pictures, records, write_study
 
+from alhpo.base.errors import ConfigurationError, DataError
+from alhpo.base.files import Journal
 from alhpo.cli import main
-from alhpo.files import Journal
-from alhpo.studies.report import load_study_results, write_study_report
-from alhpo.tables import LATEX_PACKAGES
-from alhpo.types import ConfigurationError, DataError
+from alhpo.reports import load_study_results, write_study_report
+from alhpo.reports.formats import LATEX_PACKAGES
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = {

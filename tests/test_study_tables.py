@@ -19,16 +19,17 @@ from scipy import stats
 from synthetic_study import STUDY, write_study
 
 from alhpo import Tuner
-from alhpo.config import RunConfig
-from alhpo.files import Journal, write_json
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import Journal, write_json
+from alhpo.base.types import CycleRecord
+from alhpo.reports import statistics
+from alhpo.reports.formats import Table, Value, measured, to_csv, to_html, to_latex, to_markdown
+from alhpo.reports.formats.latex import latex_text
+from alhpo.reports.published import compare_published, published_names, published_tables
+from alhpo.reports.results import load_study_results
+from alhpo.reports.tables import study_tables
+from alhpo.runs.settings import RunConfig
 from alhpo.studies import expand, load_study
-from alhpo.studies.report import statistics
-from alhpo.studies.report.published import compare_published, published_names, published_tables
-from alhpo.studies.report.results import load_study_results
-from alhpo.studies.report.tables import study_tables
-from alhpo.tables import Table, Value, measured, to_csv, to_html, to_latex, to_markdown
-from alhpo.tables.latex import latex_text
-from alhpo.types import ConfigurationError, CycleRecord
 
 python_markdown = pytest.importorskip("markdown")  # comes with mkdocs
 

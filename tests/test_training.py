@@ -12,12 +12,14 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 from torch.nn import functional as F
 
-from alhpo.batches import DeviceImages, InputFormat
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import Evaluation
+from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.loading import load_dataset
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.loading import load_dataset
-from alhpo.models import ModelSpec, build_model, weights_hash
+from alhpo.models.timm_models import ModelSpec, build_model, weights_hash
 from alhpo.testing.process_state import global_seed, process_left_alone
-from alhpo.training import (
+from alhpo.training.epochs import (
     Compute,
     ImageScores,
     evaluate,
@@ -27,7 +29,6 @@ from alhpo.training import (
     score_images,
     train_epoch,
 )
-from alhpo.types import ConfigurationError, Evaluation
 
 CPU = torch.device("cpu")
 PLAIN = Compute(CPU, "float32", False)

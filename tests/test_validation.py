@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alhpo.protocols import ValidationScheme
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import ValidationScheme
 from alhpo.testing import check_validation_scheme
 from alhpo.testing.process_state import process_left_alone
-from alhpo.types import ConfigurationError
-from alhpo.validation import (
+from alhpo.validation.schemes import (
     AcquisitionWeighted,
     Holdout,
     KFold,

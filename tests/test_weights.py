@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo import ActiveLearner, Query, load_dataset
-from alhpo.files import Journal
-from alhpo.pool import Pool
-from alhpo.selection import validation_weights
+from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.base.files import Journal
+from alhpo.base.types import PoolOutputs, Selection
+from alhpo.data.pool import Pool
 from alhpo.strategies import run_strategy
 from alhpo.testing.process_state import process_left_alone
-from alhpo.types import ConfigurationError, LabelError, PoolOutputs, Selection
-from alhpo.validation import get_validation
-from alhpo.weights import (
+from alhpo.validation.schemes import get_validation
+from alhpo.validation.selection import validation_weights
+from alhpo.validation.weights import (
     density_ratio_weights,
     effective_size,
     lure_weights,

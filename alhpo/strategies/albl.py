@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies import badge, coreset, margin, random_sampling  # noqa: F401 - DEFAULT_ARMS
 from alhpo.strategies.checked import run_strategy
 from alhpo.strategies.registry import (
@@ -22,7 +24,6 @@ from alhpo.strategies.registry import (
     register_strategy_family,
     strategy_needs,
 )
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 #: The arms of plain ``albl``: uncertainty, coverage, both, and neither.
 DEFAULT_ARMS = ("margin", "coreset", "badge", "random")

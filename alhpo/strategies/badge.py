@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import draw
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import Rows, as_float64, product_error, products
-from alhpo.types import PoolOutputs, Query
 
 # Up to this share of the candidates, exact distances cost less than one product of all features.
 _SHARE = 1 / 8

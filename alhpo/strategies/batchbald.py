@@ -11,10 +11,11 @@ import math
 import numpy as np
 import torch
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.mc_dropout import mutual_information
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import as_float64
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 _CANDIDATES = 32  # evaluated before it is asked whether another can still be better
 _PIECE = 2**18  # float64 values worked on at a time: they stay in the cache

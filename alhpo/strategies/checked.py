@@ -12,15 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from alhpo.protocols import Strategy
+from alhpo.base.errors import ConfigurationError, DivergedError
+from alhpo.base.protocols import Strategy
+from alhpo.base.types import PoolOutputs, Query, StochasticPasses
 from alhpo.strategies.registry import get_strategy, strategy_name, strategy_needs
-from alhpo.types import (
-    ConfigurationError,
-    DivergedError,
-    PoolOutputs,
-    Query,
-    StochasticPasses,
-)
 
 #: Dimensions of the outputs that are tensors; those of the same name are equal.
 SHAPES = {

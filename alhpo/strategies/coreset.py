@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import NearestRows, Rows
-from alhpo.types import PoolOutputs, Query
 
 _AHEAD = 4  # products made together: the farthest four are mostly the next choices
 

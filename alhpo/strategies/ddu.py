@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64, row_blocks
-from alhpo.types import PoolOutputs
 
 
 @register_score("ddu", needs={"features", "labeled_features", "labels"}, signed=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import Rows
-from alhpo.types import PoolOutputs, Query
 
 
 @register_strategy("kmeans", needs={"features"}, aliases=("k-means",))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies.confidence import logit_gaps
 from alhpo.strategies.ranking import Scores, register_score
-from alhpo.types import PoolOutputs
 
 
 @register_score("least-confidence", needs={"logits"}, aliases=("softmax-response",))

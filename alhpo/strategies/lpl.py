@@ -1,15 +1,15 @@
 """Learning loss (LPL).
 
 Yoo, Kweon: Learning Loss for Active Learning (CVPR 2019), section 3.1. The head and its training
-are in ``alhpo.loss_prediction``.
+are in ``alhpo.training.loss_prediction``.
 """
 
 from __future__ import annotations
 
 import torch
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import register_score
-from alhpo.types import PoolOutputs
 
 
 @register_score("lpl", needs={"predicted_losses"}, signed=True)

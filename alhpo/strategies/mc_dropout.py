@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64
-from alhpo.types import PoolOutputs
 
 _BLOCK = 2**22  # logits asked for at a time: each time, passes prepare their weights anew
 _PIECE = 2**19  # float64 values worked on at a time: few operations, small enough to be cached

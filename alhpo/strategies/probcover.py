@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.registry import register_strategy, register_strategy_family
 from alhpo.strategies.rows import Rows, as_float64, pair_distances, product_error, row_blocks
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 _PURITY = 0.95
 _PURITY_SAMPLE = 2000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy
-from alhpo.types import PoolOutputs, Query
 
 
 @register_strategy("random", needs=())

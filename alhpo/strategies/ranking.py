@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alhpo.schema import unknown_name
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import unknown_name
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import (
     get_strategy,
     register_strategy,
@@ -16,7 +18,6 @@ from alhpo.strategies.registry import (
     strategy_name,
     strategy_names,
 )
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 
 @dataclass(frozen=True)

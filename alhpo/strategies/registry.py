@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple, TypeVar
 
-from alhpo.protocols import POOL_OUTPUTS, Strategy
-from alhpo.registration import origin, refuse_taken
-from alhpo.schema import suggestion
-from alhpo.types import ConfigurationError
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import POOL_OUTPUTS, Strategy
+from alhpo.base.registry import origin, refuse_taken
+from alhpo.base.schema import suggestion
 
 ENTRY_POINT_GROUP = "alhpo.strategies"
 #: What a strategy that does not say what it needs is given: what one pass of the model yields.

@@ -16,9 +16,10 @@ import numpy as np
 import sklearn
 import torch
 
-from alhpo.schema import unknown_name
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import unknown_name
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy_family
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 #: What each strategy is given besides features and labels: nothing, the network's predictions, a
 #: committee (the passes with dropout), or a model of its own, fitted to the features.

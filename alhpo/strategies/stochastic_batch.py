@@ -16,10 +16,11 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.ranking import Scores, scoring_strategy
 from alhpo.strategies.registry import register_strategy_family
 from alhpo.strategies.rows import as_float64
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 #: Smallest probability that is told: one over it is a finite weight.
 SMALLEST = np.finfo(np.float64).tiny

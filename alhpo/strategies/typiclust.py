@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import torch
 
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import Clusters, k_means
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import Rows, as_float64, row_blocks
-from alhpo.types import PoolOutputs, Query
 
 _MOST_CLUSTERS = 500
 _SMALLEST_CLUSTER = 5

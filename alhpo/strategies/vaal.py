@@ -1,13 +1,13 @@
 """Variational adversarial active learning (VAAL).
 
 Sinha, Ebrahimi, Darrell: Variational Adversarial Active Learning (ICCV 2019), Algorithm 2. The
-networks and their training are in ``alhpo.adversarial``.
+networks and their training are in ``alhpo.outputs.adversarial``.
 """
 
 from __future__ import annotations
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import Scores, register_score
-from alhpo.types import PoolOutputs
 
 
 @register_score("vaal", needs={"labeled_scores"})

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from alhpo.config import RunConfig
-from alhpo.experiment import run_experiment
-from alhpo.files import exclusive, write_text
-from alhpo.pool_tuning import pool_record, tune_pool
-from alhpo.progress import Several, log_observer
-from alhpo.steps import Observer, Silent
+from alhpo.base.errors import RunLockedError, error_line
+from alhpo.base.files import exclusive, write_text
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.pool_tuning import pool_record, tune_pool
+from alhpo.runs.progress import Several, log_observer
+from alhpo.runs.settings import RunConfig
+from alhpo.runs.steps import Observer, Silent
 from alhpo.studies.config import Cell
-from alhpo.types import RunLockedError, error_line
 
 #: Names of the files beside those of the run or tuning itself.
 LOG, FAILURE = "cell.log", "failed.txt"

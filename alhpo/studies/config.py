@@ -14,10 +14,10 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from alhpo.config import RunConfig, TuneConfig, read_config_file
-from alhpo.identity import SEARCH_KEYS
-from alhpo.schema import Settings, parse, suggestion, unknown_name
-from alhpo.types import ConfigurationError
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import Settings, parse, suggestion, unknown_name
+from alhpo.runs.identity import SEARCH_KEYS
+from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
 
 Axis = list[Any] | dict[str, Any]
 Exclusion = dict[str, Any]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alhpo.config import DataSettings, RunConfig, TuneConfig
-from alhpo.datasets import ImageDataset
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.loading import DatasetSize, dataset_size
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
-from alhpo.loading import DatasetSize, dataset_size
+from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
-from alhpo.validation import get_validation
+from alhpo.validation.schemes import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6

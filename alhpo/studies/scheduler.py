@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
-from alhpo.config import read_config_file
-from alhpo.files import write_text
-from alhpo.formats import claim_format
-from alhpo.steps import Observer
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import write_text
+from alhpo.base.formats import claim_format
+from alhpo.runs.settings import read_config_file
+from alhpo.runs.steps import Observer
 from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
 from alhpo.studies.launch import Launcher, make_launcher
-from alhpo.types import ConfigurationError
 
 #: How often a cell is submitted again after its process died.
 RESUBMISSIONS = 3

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from alhpo.protocols import Configurations, Optimizer
-from alhpo.seeding import numpy_generator
+from alhpo.base.protocols import Configurations, Optimizer
+from alhpo.base.seeding import numpy_generator
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
 #: A learning curve: the metric of a configuration (by number) after an epoch.

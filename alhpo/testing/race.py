@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from ConfigSpace import ConfigurationSpace
 
-from alhpo.protocols import Optimizer
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import Optimizer
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.history import EarlierSearch, best_first
-from alhpo.types import ConfigurationError
 
 
 class FakeClock:

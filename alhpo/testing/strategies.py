@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from alhpo.protocols import POOL_OUTPUTS, Strategy
-from alhpo.seeding import torch_generator
-from alhpo.stochastic import TensorPasses
+from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError
+from alhpo.base.protocols import POOL_OUTPUTS, Strategy
+from alhpo.base.seeding import torch_generator
+from alhpo.base.types import PoolOutputs, Query
+from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.types import AlhpoError, ConfigurationError, DivergedError, PoolOutputs, Query
 
 #: Outputs with one row per candidate; ``passes`` have one too.
 ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images")

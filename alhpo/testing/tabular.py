@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alhpo.files import atomic_path
+from alhpo.base.errors import CheckpointError, ConfigurationError
+from alhpo.base.files import atomic_path
 from alhpo.testing.race import FakeClock
-from alhpo.types import CheckpointError, ConfigurationError
 
 
 class TabularObjective:

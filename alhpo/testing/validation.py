@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from alhpo.protocols import SELECTION_NEEDS, Splits, ValidationScheme, WeightingScheme
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import SELECTION_NEEDS, Splits, ValidationScheme, WeightingScheme
+from alhpo.base.types import Selection
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.types import ConfigurationError, Selection
 
 #: Labels by description. Schemes may refuse the scarce ones, with a ConfigurationError.
 _ORDINARY = {

@@ -1,9 +1,13 @@
 """Hyperparameter search: HPO4DL's interface, resumable, with any optimizer."""
 
 from alhpo.tuning.configurations import SampledConfigurations
-from alhpo.tuning.dyhpo import DyHPO, dyhpo
 from alhpo.tuning.history import recorded_results
-from alhpo.tuning.registry import get_optimizer_factory, optimizer_names, register_optimizer
+from alhpo.tuning.optimizers.dyhpo import DyHPO, dyhpo
+from alhpo.tuning.optimizers.registry import (
+    get_optimizer_factory,
+    optimizer_names,
+    register_optimizer,
+)
 from alhpo.tuning.tuner import Tuner
 
 __all__ = [

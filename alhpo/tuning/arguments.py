@@ -16,12 +16,12 @@ from typing import Any, cast
 import torch
 from ConfigSpace import ConfigurationSpace
 
-from alhpo.files import canonical_json
-from alhpo.protocols import OptimizerFactory
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import canonical_json
+from alhpo.base.protocols import OptimizerFactory
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.identity import identity_of
-from alhpo.tuning.registry import get_optimizer_factory
-from alhpo.types import ConfigurationError
+from alhpo.tuning.optimizers.registry import get_optimizer_factory
 
 #: The keywords that every optimizer factory is called with.
 _FACTORY_ARGUMENTS = ("max_epochs", "max_budget", "num_configurations", "seed", "device")
@@ -132,7 +132,7 @@ def optimizer_factory(
     else:
         raise ConfigurationError(
             f"optimizer is {value!r}; expected a name or an optimizer factory "
-            "(alhpo.protocols.OptimizerFactory)"
+            "(alhpo.base.protocols.OptimizerFactory)"
         )
     if max_budget is None and says(factory, "requires_budget"):
         raise ConfigurationError(

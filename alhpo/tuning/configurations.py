@@ -14,9 +14,9 @@ from ConfigSpace import (
     OrdinalHyperparameter,
 )
 
-from alhpo.protocols import Configurations
-from alhpo.tuning.spaces import is_constant, plain_value, rank, space_size
-from alhpo.types import ConfigurationError
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import Configurations
+from alhpo.hyperparameters.description import is_constant, plain_value, rank, space_size
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alhpo.tuning.spaces import to_plain
-from alhpo.types import DivergedError, TunerError
+from alhpo.base.errors import DivergedError, TunerError
+from alhpo.base.plain import to_plain
 
 logger = logging.getLogger("alhpo.tuning")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alhpo.files import Journal
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import Journal
+from alhpo.base.plain import to_plain
 from alhpo.tuning.record import SearchJournal
-from alhpo.tuning.spaces import to_plain
-from alhpo.types import ConfigurationError
 
 #: A search's results, or the folder of its experiment.
 Results = Sequence[Mapping[str, Any]] | str | os.PathLike[str]

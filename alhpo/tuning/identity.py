@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from alhpo.tuning.spaces import to_plain
+from alhpo.base.plain import to_plain
 
 
 def identity_of(function: Any) -> Any:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from alhpo.files import Journal
+from alhpo.base.errors import DataError
+from alhpo.base.files import Journal
 from alhpo.tuning.evaluation import Outcome
-from alhpo.types import DataError
 
 
 @dataclass

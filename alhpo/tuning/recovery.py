@@ -9,11 +9,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from alhpo.base.errors import ConfigurationError, EarlierResultWarning
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import Record
 from alhpo.tuning.results import Results
 from alhpo.tuning.trials import TrialFolders
-from alhpo.types import ConfigurationError, EarlierResultWarning
 
 logger = logging.getLogger("alhpo.tuning")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alhpo.files import atomic_path
+from alhpo.base.files import atomic_path
 from alhpo.tuning.evaluation import Outcome
 
 _OWN = ("configuration_id", "configuration", "time", "overhead_time", "total_time", "best_metric")

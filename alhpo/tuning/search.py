@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alhpo.protocols import Configurations, Optimizer
+from alhpo.base.errors import DataError, TunerError
+from alhpo.base.plain import to_plain
+from alhpo.base.protocols import Configurations, Optimizer
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import RecordedSuggestion, SearchJournal
 from alhpo.tuning.results import Results
-from alhpo.tuning.spaces import to_plain
 from alhpo.tuning.training import NotReproducedError, TrialTraining
 from alhpo.tuning.trials import TrialFolders
-from alhpo.types import DataError, TunerError
 
 logger = logging.getLogger("alhpo.tuning")
 

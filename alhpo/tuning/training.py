@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alhpo.base.errors import CheckpointError, TunerError
 from alhpo.tuning.evaluation import Objective, ObjectiveError, Outcome, evaluate
 from alhpo.tuning.failures import in_one_line, outside_cause
 from alhpo.tuning.record import SearchJournal
 from alhpo.tuning.trials import TrialFolders
-from alhpo.types import CheckpointError, TunerError
 
 logger = logging.getLogger("alhpo.tuning")
 

@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 from ConfigSpace import ConfigurationSpace
 
-from alhpo.files import Journal, content_hash, exclusive, write_json
-from alhpo.formats import claim_format
-from alhpo.protocols import OptimizerFactory
+from alhpo.base.errors import ConfigurationError, TunerError
+from alhpo.base.files import Journal, content_hash, exclusive, write_json
+from alhpo.base.formats import claim_format
+from alhpo.base.plain import to_plain
+from alhpo.base.protocols import OptimizerFactory
+from alhpo.hyperparameters.description import space_identity, space_to_json
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.evaluation import Objective
@@ -35,10 +38,8 @@ from alhpo.tuning.recovery import (
 )
 from alhpo.tuning.results import Results
 from alhpo.tuning.search import Search
-from alhpo.tuning.spaces import space_identity, space_to_json, to_plain
 from alhpo.tuning.training import TrialTraining
 from alhpo.tuning.trials import TrialFolders
-from alhpo.types import ConfigurationError, TunerError
 
 logger = logging.getLogger("alhpo.tuning")
 
@@ -56,8 +57,8 @@ class Tuner:
             for one epoch at a time, returns a dict with ``epoch``, ``metric`` and whatever else
             is to be recorded (or a list of one such dict). ``checkpoint_path`` is the trial's own
             and does not exist before its first epoch. A metric that is not finite, or
-            ``alhpo.types.DivergedError``, ends the trial; any other exception stops the search (see
-            ``max_failures``). ``alhpo.types.CheckpointError`` says that the checkpoint cannot be
+            ``DivergedError`` (of ``alhpo.base.errors``), ends the trial; any other exception stops
+            the search (see ``max_failures``). ``CheckpointError`` says that the checkpoint cannot be
             gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
             ``identity`` (a JSON-able value that tells it from other objectives; see the argument)
             and ``replaces_files`` (True if it only ever replaces files by renaming, which makes

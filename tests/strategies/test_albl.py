@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo import ActiveLearner
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.strategies.albl import arm_probabilities
 from alhpo.testing import check_strategy
-from alhpo.types import ConfigurationError, PoolOutputs
 
 ARMS = ("entropy", "margin", "coreset", "random")
 NAME = f"albl:{','.join(ARMS)}"

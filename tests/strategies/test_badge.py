@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy
 from alhpo.strategies.badge import _Gradients
 from alhpo.strategies.clustering import draw as _draw
-from alhpo.types import PoolOutputs
 
 badge = get_strategy("badge")
 

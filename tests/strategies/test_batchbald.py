@@ -15,9 +15,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from alhpo.stochastic import DropoutPasses, TensorPasses, keep_masks
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs
+from alhpo.outputs.dropout_passes import DropoutPasses, TensorPasses, keep_masks
 from alhpo.strategies import get_strategy, run_strategy
-from alhpo.types import ConfigurationError, PoolOutputs
 
 batchbald = get_strategy("batchbald")
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import run_strategy
-from alhpo.types import PoolOutputs
 
 
 def query(features, labeled, n):

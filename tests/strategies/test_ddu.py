@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import run_strategy
-from alhpo.types import PoolOutputs
 
 
 def query(features, labeled, labels, n):

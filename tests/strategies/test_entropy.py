@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import run_strategy
-from alhpo.types import PoolOutputs
 
 
 def query(logits, n):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.datasets import load_digits
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import clustering, run_strategy
 from alhpo.strategies.clustering import k_means, lloyd, seeds
 from alhpo.strategies.rows import Rows
-from alhpo.types import PoolOutputs
 
 
 def as_rows(values):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alhpo import ActiveLearner, run_experiment
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy, strategy_needs
 from alhpo.testing import check_strategy
-from alhpo.types import PoolOutputs
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())

@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from alhpo.stochastic import DropoutPasses, TensorPasses, keep_masks
+from alhpo.base.types import PoolOutputs
+from alhpo.outputs.dropout_passes import DropoutPasses, TensorPasses, keep_masks
 from alhpo.strategies import run_strategy
-from alhpo.types import PoolOutputs
 
 NAMES = ("variation-ratio", "mean-std", "bald", "mc-dropout")
 

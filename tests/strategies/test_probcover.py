@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.datasets import load_digits
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, probcover, run_strategy
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.probcover import pure_radius
 from alhpo.strategies.rows import Rows
-from alhpo.types import ConfigurationError, PoolOutputs
 
 
 def query(features, labeled, n, name="probcover:0.5", classes=3, seed=0):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from alhpo.protocols import POOL_OUTPUTS
-from alhpo.stochastic import TensorPasses
+from alhpo.base.errors import ConfigurationError, DivergedError
+from alhpo.base.protocols import POOL_OUTPUTS
+from alhpo.base.types import PoolOutputs, Query
+from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import run_strategy
-from alhpo.types import ConfigurationError, DivergedError, PoolOutputs, Query
 
 POOL = PoolOutputs(
     indices=torch.tensor([3, 5, 8, 9]),

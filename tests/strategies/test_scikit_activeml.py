@@ -13,12 +13,13 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from alhpo import ActiveLearner
-from alhpo.stochastic import TensorPasses
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import PoolOutputs
+from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.strategies.scikit_activeml import SUPPORTED
 from alhpo.testing import check_strategy
 from alhpo.testing.process_state import process_left_alone
-from alhpo.types import ConfigurationError, PoolOutputs
 
 pool_module = pytest.importorskip("skactiveml.pool")
 NAMES = sorted(name for name in SUPPORTED if hasattr(pool_module, name))

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as npst
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy
-from alhpo.types import PoolOutputs
 
 NAMES = ("margin", "least-confidence")
 

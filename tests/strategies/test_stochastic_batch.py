@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo import run_experiment
-from alhpo.files import Journal
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.files import Journal
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import (
     Scores,
     check_dropout,
@@ -31,8 +33,7 @@ from alhpo.strategies import (
     strategy_needs,
 )
 from alhpo.testing import check_strategy
-from alhpo.types import ConfigurationError, PoolOutputs
-from alhpo.weights import lure_weights
+from alhpo.validation.weights import lure_weights
 
 FAMILIES = ("power", "softmax", "softrank")
 ORACLES = {

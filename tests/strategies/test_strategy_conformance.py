@@ -7,8 +7,9 @@ import pytest
 import torch
 from strategy_examples import examples
 
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.types import Query
 from alhpo.testing import check_strategy
-from alhpo.types import ConfigurationError, Query
 
 
 @pytest.mark.parametrize("name", examples())

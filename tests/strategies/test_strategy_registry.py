@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from alhpo.protocols import POOL_OUTPUTS
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import POOL_OUTPUTS
+from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies import (
     get_strategy,
     register_score,
@@ -21,7 +23,6 @@ from alhpo.strategies import (
     strategy_names,
     strategy_needs,
 )
-from alhpo.types import ConfigurationError, PoolOutputs, Query
 
 
 def lowest(pool, n, generator):

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
+from alhpo.base.errors import CheckpointError, ConfigurationError
 from alhpo.testing import TabularObjective
-from alhpo.types import CheckpointError, ConfigurationError
 
 CURVES = np.array([[0.1, 0.2, 0.3], [0.4, np.nan, np.nan]])
 

@@ -12,11 +12,11 @@ from hypothesis.extra import numpy as npst
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
+from alhpo.base.types import PoolOutputs
 from alhpo.strategies import run_strategy
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.rows import Rows
 from alhpo.strategies.typiclust import mean_neighbour_distances
-from alhpo.types import PoolOutputs
 
 
 def query(features, labeled, n, seed=0):

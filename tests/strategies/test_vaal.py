@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alhpo import ActiveLearner, adversarial, run_experiment
+from alhpo import ActiveLearner, run_experiment
+from alhpo.base.types import PoolOutputs
+from alhpo.outputs import adversarial
 from alhpo.strategies import get_strategy, run_strategy, strategy_needs
 from alhpo.testing import check_strategy
-from alhpo.types import PoolOutputs
 
 CONFIG = {
     "dataset": "digits",
@@ -69,7 +70,7 @@ def test_a_run_killed_while_it_trains_goes_on_exactly(few_digits, tmp_path, monk
     assert [r.n_labeled for r in whole.records] == [20, 30, 40]
     assert not (whole.path / "query").exists()
 
-    monkeypatch.setattr("alhpo.adversarial.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("alhpo.outputs.adversarial.CHECKPOINT_SECONDS", 0.0)
     config = CONFIG | {"output_dir": str(tmp_path / "killed")}
     written, write = [], adversarial.write_checkpoint
 
@@ -79,7 +80,7 @@ def test_a_run_killed_while_it_trains_goes_on_exactly(few_digits, tmp_path, monk
         if len(written) in (2, 6):
             raise Killed
 
-    monkeypatch.setattr("alhpo.adversarial.write_checkpoint", killing)
+    monkeypatch.setattr("alhpo.outputs.adversarial.write_checkpoint", killing)
     for _ in range(2):
         with pytest.raises(Killed):
             run_experiment(config, dataset=few_digits)
@@ -100,7 +101,7 @@ def test_the_query_subset_is_what_it_trains_on(few_digits, monkeypatch):
         seen.append((len(arguments["labeled"]), len(arguments["unlabeled"])))
         return task(**arguments)
 
-    monkeypatch.setattr("alhpo.outputs.Discrimination", spy)
+    monkeypatch.setattr("alhpo.outputs.pool_outputs.Discrimination", spy)
     learner = ActiveLearner(few_digits, "resnet10t", "vaal", vaal_epochs=1, query_subset=30)
     learner.label_initial(20)
     assert len(learner.query(5)) == 5

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from alhpo.base.errors import ConfigurationError
 from alhpo.testing import check_validation_scheme
-from alhpo.types import ConfigurationError
-from alhpo.validation import get_validation
+from alhpo.validation.schemes import get_validation
 
 
 @pytest.mark.parametrize(

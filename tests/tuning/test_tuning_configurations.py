@@ -18,9 +18,9 @@ from ConfigSpace import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alhpo.protocols import Configurations
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import Configurations
 from alhpo.tuning import SampledConfigurations
-from alhpo.types import ConfigurationError
 
 
 def _build(hyperparameters, conditions=()) -> ConfigurationSpace:

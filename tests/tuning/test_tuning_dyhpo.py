@@ -27,14 +27,14 @@ from scipy.stats import multivariate_normal, norm
 from tuning_spaces import build, spaces
 
 from alhpo import Tuner
+from alhpo.base.errors import ConfigurationError
 from alhpo.testing import CurveTable, FakeClock, TabularObjective, check_optimizer, race
 from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
-from alhpo.tuning.dyhpo.encoding import Encoder
-from alhpo.tuning.dyhpo.optimizer import _improvement
-from alhpo.tuning.dyhpo.process import CurveProcess, Observations, _Fixed
-from alhpo.tuning.dyhpo.scale import Scale
 from alhpo.tuning.history import EarlierSearch
-from alhpo.types import ConfigurationError
+from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
+from alhpo.tuning.optimizers.dyhpo.optimizer import _improvement
+from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations, _Fixed
+from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
 SLOW = settings(
     max_examples=25,

@@ -16,10 +16,10 @@ import pytest
 import torch
 from tuning_toys import ToyObjective, learning_curve, read_rows, run_in_fork, toy_space
 
-from alhpo.config import SearchSettings
-from alhpo.steps import searched
+from alhpo.base.errors import CheckpointError, DivergedError, EarlierResultWarning, TunerError
+from alhpo.runs.settings import SearchSettings
+from alhpo.runs.steps import searched
 from alhpo.tuning import Tuner
-from alhpo.types import CheckpointError, DivergedError, EarlierResultWarning, TunerError
 
 
 class Checked(ToyObjective):

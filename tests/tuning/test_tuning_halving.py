@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from alhpo.testing import TabularObjective
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory
-from alhpo.tuning.asha import rungs
-from alhpo.tuning.hyperband import Bracket, brackets
-from alhpo.tuning.one_epoch import plan
+from alhpo.tuning.optimizers.asha import rungs
+from alhpo.tuning.optimizers.hyperband import Bracket, brackets
+from alhpo.tuning.optimizers.one_epoch import plan
 
 
 def drive(name, metric, *, max_epochs, num_configurations, max_budget=None, seed=0, limit=10_000):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tuning_spaces import spaces
 from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
 
-from alhpo.config import RunConfig
-from alhpo.seeding import numpy_generator
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.seeding import numpy_generator
+from alhpo.runs.settings import RunConfig
 from alhpo.testing import check_optimizer
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, optimizer_names
-from alhpo.types import ConfigurationError
 
 NAMES = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 PROPERTIES = settings(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tuning_toys import QUICK_DYHPO, ToyObjective, quick_dyhpo, read_rows, toy_space
 
+from alhpo.base.errors import TunerError
 from alhpo.tuning import Tuner
-from alhpo.types import TunerError
 
 KILLED = 9
 

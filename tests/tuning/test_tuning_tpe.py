@@ -24,9 +24,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tuning_spaces import HAS_QUANTA, build, spaces
 
-from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, tpe
-from alhpo.tuning.conditions import is_active, parents_first
-from alhpo.types import ConfigurationError
+from alhpo.base.errors import ConfigurationError
+from alhpo.hyperparameters.conditions import is_active, parents_first
+from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory
+from alhpo.tuning.optimizers import tpe
 
 optuna = pytest.importorskip("optuna")
 

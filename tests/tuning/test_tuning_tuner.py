@@ -15,14 +15,10 @@ import torch
 from ConfigSpace import ConfigurationSpace
 from tuning_toys import QUICK_DYHPO, ToyObjective, learning_curve, read_rows, toy_space
 
-from alhpo.files import exclusive
-from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer, registry
-from alhpo.types import (
-    ConfigurationError,
-    EarlierResultWarning,
-    RunLockedError,
-    TunerError,
-)
+from alhpo.base.errors import ConfigurationError, EarlierResultWarning, RunLockedError, TunerError
+from alhpo.base.files import exclusive
+from alhpo.tuning import Tuner, get_optimizer_factory, optimizer_names, register_optimizer
+from alhpo.tuning.optimizers import registry
 
 KEYS = {
     *("configuration_id", "configuration", "epoch", "metric"),

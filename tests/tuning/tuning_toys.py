@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from ConfigSpace import ConfigurationSpace
 
-from alhpo.tuning import upstream
+from alhpo.tuning.optimizers import hpo4dl
 
 TIMES = ["time", "overhead_time", "total_time"]
 
@@ -72,7 +72,7 @@ class ToyObjective:
 
 def quick_dyhpo(configurations, **settings):
     """HPO4DL's DyHPO with a surrogate that is fitted in 20 steps instead of 1000."""
-    optimizer = upstream.dyhpo(configurations, **settings)
+    optimizer = hpo4dl.dyhpo(configurations, **settings)
     optimizer._optimizer.surrogate_config["nr_epochs"] = 20
     return optimizer
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alhpo.schema import parse, unknown_name
-from alhpo.steps import Observer
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import parse, unknown_name
+from alhpo.runs.steps import Observer
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.in_process import InProcessLauncher, InProcessOptions
 from alhpo.studies.launch.local import LocalLauncher, LocalOptions
 from alhpo.studies.launch.protocol import Launcher
 from alhpo.studies.launch.ray import RayLauncher, RayOptions
-from alhpo.types import ConfigurationError
 
 __all__ = ["LAUNCHERS", "Launcher", "make_launcher"]
 

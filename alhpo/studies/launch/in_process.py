@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alhpo.schema import Settings
-from alhpo.steps import Observer
+from alhpo.base.schema import Settings
+from alhpo.runs.steps import Observer
 from alhpo.studies.cell_runner import Outcome, run_cell
 from alhpo.studies.config import Cell
 

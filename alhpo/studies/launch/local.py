@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 
 from pydantic import Field
 
-from alhpo.schema import Settings
+from alhpo.base.schema import Settings
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import physical_cores, thread_settings, visible_gpus

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import Field
 
-from alhpo.schema import Settings
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import Settings
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import physical_cores, thread_settings
 from alhpo.studies.launch.remote import pack, run_packed
-from alhpo.types import ConfigurationError
 
 #: Seconds for a cluster to take a connection.
 PATIENCE = 10.0

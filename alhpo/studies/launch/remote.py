@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from alhpo.config import RunConfig, TuneConfig
+from alhpo.base.errors import ConfigurationError
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies.cell_runner import LOG, Outcome, run_cell
 from alhpo.studies.config import Cell
-from alhpo.types import ConfigurationError
 
 
 def pack(cell: Cell) -> str:

@@ -1,0 +1,140 @@
+"""Writing so that a crash loses nothing: atomic files, append-only journals, locks, identities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from alhpo.base.errors import ConfigurationError, DataError, RunLockedError
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; the same value always gives the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_hash(value: Any, length: int = 12) -> str:
+    """Identity of a JSON-able value: the first ``length`` hex digits of its SHA-256."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it over ``path`` on success.
+
+    Args:
+        path: the file to write; its folder is made.
+        durable: flush to disk before the rename, so that a power cut leaves old or new content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+class Journal:
+    """An append-only file of one JSON value a line.
+
+    An entry counts once its line is complete: a last line cut short by a crash is dropped on
+    reading and overwritten by the next append. A damaged line before the last is an error.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> list[Any]:
+        """All complete entries, oldest first.
+
+        Raises:
+            DataError: a line other than the last is not JSON.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        return [self._parse(number, line) for number, line in enumerate(lines, start=1)]
+
+    def append(self, entry: Any) -> None:
+        """Add one entry and wait until it is on disk."""
+        line = canonical_json(entry).encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            self._drop_partial_line(file)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _parse(self, number: int, line: bytes) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}, line {number} is not JSON ({error}); the file was changed from "
+                "outside. Restore it from a copy, or remove its folder to start anew."
+            ) from error
+
+    @staticmethod
+    def _drop_partial_line(file: Any) -> None:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RunLockedError: another process (or another part of this one) holds the folder.
+        ConfigurationError: the folder cannot be made or written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunLockedError(
+            f"{folder} is in use by another process. Wait for it to end, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {folder} cannot be made or written ({error.strerror}). Choose another, or "
+            "see to it that it can be written."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

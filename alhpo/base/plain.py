@@ -1,0 +1,23 @@
+"""Values of NumPy and torch as Python's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def to_plain(value: Any) -> Any:
+    """The value with numpy and torch scalars, arrays and tensors as Python's own types."""
+    if isinstance(value, np.generic) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)

@@ -1,0 +1,24 @@
+"""The hyperparameters of training and the spaces that are searched."""
+
+from alhpo.hyperparameters.fields import Augmentation, Hyperparameters
+from alhpo.hyperparameters.spaces import (
+    SPACES,
+    active_configuration,
+    check_space,
+    check_warmup,
+    hpo4dl_space,
+    load_space,
+    paper_space,
+)
+
+__all__ = [
+    "SPACES",
+    "Augmentation",
+    "Hyperparameters",
+    "active_configuration",
+    "check_space",
+    "check_warmup",
+    "hpo4dl_space",
+    "load_space",
+    "paper_space",
+]

@@ -1,0 +1,195 @@
+"""The configuration spaces that are searched: by name, from a file, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.plain import to_plain
+from alhpo.base.schema import unknown_name
+from alhpo.hyperparameters.fields import Hyperparameters
+
+if TYPE_CHECKING:
+    # at run time where a space is at hand: settings are read and refused without ConfigSpace
+    import ConfigSpace as CS
+
+#: Configurations of a space that are checked as a whole.
+SAMPLED_COMBINATIONS = 64
+
+
+def paper_space() -> CS.ConfigurationSpace:
+    """Learning rate and weight decay, log-uniform in [1e-5, 0.1] (Huseljic et al. 2023)."""
+    import ConfigSpace as CS
+
+    space = CS.ConfigurationSpace()
+    for name in ("lr", "weight_decay"):
+        _add(space, CS.Float(name, (1e-5, 1e-1), default=1e-3, log=True))
+    return space
+
+
+def hpo4dl_space() -> CS.ConfigurationSpace:
+    """The space of HPO4DL's timm example: lr and weight decay log-uniform in [1e-5, 1], the
+    optimizer, and the momentum in [0.1, 0.99] only for sgd."""
+    import ConfigSpace as CS
+
+    space = CS.ConfigurationSpace()
+    for name in ("lr", "weight_decay"):
+        _add(space, CS.Float(name, (1e-5, 1.0), default=1e-3, log=True))
+    optimizer = CS.Categorical("optimizer", ["sgd", "adam"], default="sgd")
+    momentum = CS.Float("momentum", (0.1, 0.99), default=0.9)
+    _add(space, optimizer, momentum)
+    condition = CS.EqualsCondition(momentum, optimizer, "sgd")
+    if hasattr(space, "add_condition"):  # ConfigSpace < 1
+        space.add_condition(condition)
+    else:
+        space.add(condition)  # pyright: ignore[reportAttributeAccessIssue]
+    return space
+
+
+SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space}
+
+
+def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpace:
+    """A configuration space from its name, a file in ConfigSpace's JSON or YAML form, or itself.
+
+    Args:
+        space: one of ``SPACES``; a path that ends in .json, .yaml or .yml; or a space.
+
+    Raises:
+        ConfigurationError: an unknown name, an unreadable file, or a hyperparameter in the space
+            that ``Hyperparameters`` does not have or whose bounds it does not allow.
+    """
+    import ConfigSpace as CS
+
+    if isinstance(space, CS.ConfigurationSpace):
+        loaded = space
+    elif str(space) in SPACES:
+        loaded = SPACES[str(space)]()
+    elif Path(space).suffix in (".json", ".yaml", ".yml"):
+        loaded = _read_space(Path(space))
+    else:
+        raise unknown_name("space", str(space), [*SPACES, "a .json or .yaml file of ConfigSpace"])
+    check_space(loaded)
+    return loaded
+
+
+def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = None) -> None:
+    """Refuse a space that holds a configuration which could not be trained.
+
+    Args:
+        space: every bound and choice is checked, and a sample of combinations.
+        fixed: the hyperparameters outside the space.
+
+    Raises:
+        ConfigurationError: an unknown name, a number without bounds, or a bound, choice or
+            combination that is not legal.
+    """
+    legal = Hyperparameters.model_fields
+    if not len(list(space.values())):
+        raise ConfigurationError(f"The space is empty. Legal hyperparameters: {', '.join(legal)}.")
+    for hyperparameter in space.values():
+        name = hyperparameter.name
+        if name not in legal:
+            raise unknown_name("hyperparameter in the space", name, legal)
+        if not is_bounded(hyperparameter):
+            raise ConfigurationError(
+                f"Hyperparameter {name!r} in the space is a {type(hyperparameter).__name__} "
+                "without bounds, so that it could take values that cannot be trained. Give it "
+                "lower= and upper=."
+            )
+        for value in _extremes(hyperparameter):
+            partner = {"optimizer": "sgd"} if name == "nesterov" else {}
+            Hyperparameters.create(partner, {name: value})
+    sampled = copy.deepcopy(space)
+    sampled.seed(0)
+    for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
+        values = {name: to_plain(value) for name, value in dict(configuration).items()}
+        Hyperparameters.create(fixed or {}, values)
+
+
+def check_warmup(
+    space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None, max_epochs: int
+) -> None:
+    """Refuse a space, or fixed hyperparameters, whose warm-up leaves no epoch for training.
+
+    Args:
+        space: the longest warm-up in it is looked at, whether a range, choices or a constant.
+        fixed: the hyperparameters outside the space.
+        max_epochs: the epoch at which training ends.
+
+    Raises:
+        ConfigurationError: a ``warmup_epochs`` that is not below ``max_epochs``.
+    """
+    Hyperparameters.create(fixed or {}).check_epochs(max_epochs)
+    for hyperparameter in space.values():
+        if hyperparameter.name == "warmup_epochs":
+            longest = max(int(value) for value in _extremes(hyperparameter))
+            longest_warmup = Hyperparameters.create({"warmup_epochs": longest})
+            longest_warmup.check_epochs(max_epochs, " in the space")
+
+
+def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a space that has these values, without those that are inactive.
+
+    Raises:
+        ConfigurationError: the space does not hold it.
+    """
+    from ConfigSpace.util import deactivate_inactive_hyperparameters
+
+    known = {hp.name: values[hp.name] for hp in space.values() if hp.name in values}
+    try:
+        active = deactivate_inactive_hyperparameters(known, space)
+    except Exception as error:
+        raise ConfigurationError(f"The space does not hold {known}: {error}") from error
+    return {name: to_plain(value) for name, value in dict(active).items()}
+
+
+def is_bounded(hyperparameter: Any) -> bool:
+    """Whether a hyperparameter of ConfigSpace has finitely many values or finite bounds."""
+    if not hasattr(hyperparameter, "lower"):
+        return True
+    bounds = (hyperparameter.lower, hyperparameter.upper)
+    return all(bound is not None and math.isfinite(bound) for bound in bounds)
+
+
+def _extremes(hyperparameter: Any) -> list[Any]:
+    for attribute in ("choices", "sequence"):
+        if hasattr(hyperparameter, attribute):
+            return [to_plain(value) for value in getattr(hyperparameter, attribute)]
+    if hasattr(hyperparameter, "lower"):
+        return [to_plain(hyperparameter.lower), to_plain(hyperparameter.upper)]
+    return [to_plain(hyperparameter.default_value)]
+
+
+def _add(space: CS.ConfigurationSpace, *hyperparameters: Any) -> None:
+    if hasattr(space, "add_hyperparameters"):  # ConfigSpace < 1
+        space.add_hyperparameters(list(hyperparameters))
+    else:
+        space.add(*hyperparameters)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _read_space(path: Path) -> CS.ConfigurationSpace:
+    import ConfigSpace as CS
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        decode = getattr(CS.ConfigurationSpace, "from_serialized_dict", None)
+        if decode is not None:  # ConfigSpace >= 1
+            return decode(content)
+        from ConfigSpace.read_and_write import json as configspace_json
+
+        return configspace_json.read(json.dumps(content))
+    except Exception as error:
+        raise ConfigurationError(
+            f"{path} is not a configuration space in ConfigSpace's JSON or YAML form: {error!r}. "
+            "Write one with ConfigSpace, or give one of "
+            f"{', '.join(SPACES)}."
+        ) from error

@@ -1,0 +1,142 @@
+"""What strategies look at: a pool and the model that was fitted on its labels, as ``PoolOutputs``.
+
+Only what is needed is computed, and each of the two sets, the candidates and the labelled images,
+is run through the model once, at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alhpo.base.seeding import derive_seed, torch_generator
+from alhpo.base.types import PoolOutputs
+from alhpo.data.batches import InputFormat, PoolImages
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.pool import Pool
+from alhpo.models.timm_models import classifier
+from alhpo.outputs.adversarial import Discrimination
+from alhpo.outputs.dropout_passes import DropoutPasses, keep_masks
+from alhpo.training.epochs import Compute, predict
+from alhpo.training.loss_prediction import predicted_losses
+
+#: What the model says of the candidates, and of the labelled images.
+OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
+OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
+#: What needs a fitted model.
+OF_MODEL = OF_CANDIDATES | OF_LABELED
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How outputs are made, the same for every query.
+
+    Attributes:
+        form: how images become model input.
+        compute: device and precision.
+        dropout: probability with which each feature is dropped in a pass.
+        mc_passes: number of passes.
+        vaal_epochs: passes over the candidates in which ``labeled_scores`` are learned.
+        seed: of the run.
+    """
+
+    form: InputFormat
+    compute: Compute
+    dropout: float
+    mc_passes: int
+    vaal_epochs: int
+    seed: int
+
+
+def predicted_outputs(
+    model: nn.Module,
+    dataset: ImageDataset,
+    indices: np.ndarray,
+    settings: OutputSettings,
+    *,
+    features: bool = True,
+) -> PoolOutputs:
+    """Logits, predicted losses (where the model has a head for them) and, unless switched off,
+    features of these images of the pool, from one pass over them."""
+    chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+    compute = settings.compute
+    images = PoolImages(dataset.images, chosen, settings.form, compute.device)
+    with predicted_losses(model) as losses:
+        logits, hidden = predict(model, images, compute, features=features)
+    return PoolOutputs(
+        chosen, logits, hidden, predicted_losses=torch.cat(losses) if losses else None
+    )
+
+
+def pool_outputs(
+    needs: frozenset[str],
+    candidates: np.ndarray,
+    dataset: ImageDataset,
+    pool: Pool,
+    model: nn.Module | None,
+    settings: OutputSettings,
+    *,
+    owner: str,
+    cycle: int,
+    folder: Path | None,
+) -> PoolOutputs:
+    """What a strategy needs of the candidates and of the labelled images, and nothing else.
+
+    Args:
+        needs: fields of ``PoolOutputs``.
+        candidates: (N,) pool indices, ascending.
+        dataset: the images.
+        pool: which of them are labelled, and how.
+        model: the one fitted last; None where nothing of ``OF_MODEL`` is needed.
+        settings: see ``OutputSettings``.
+        owner: name of the strategy whose state is meant.
+        cycle: the present cycle; every query of a run has random streams of its own.
+        folder: where trainings for this query leave checkpoints; None for nowhere.
+    """
+    rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)
+    outputs: dict[str, Any] = {
+        "labels": torch.from_numpy(pool.labels),
+        "labeled_indices": labeled,
+        "state": pool.state(owner),
+    }
+    if needs & OF_CANDIDATES:
+        assert model is not None
+        features = bool(needs & {"features", "passes"})
+        predicted = predicted_outputs(model, dataset, candidates, settings, features=features)
+        outputs |= {name: getattr(predicted, name) for name in OF_CANDIDATES}
+        if "passes" in needs:
+            assert predicted.features is not None
+            outputs["passes"] = _passes(model, predicted.features, settings, cycle)
+    if needs & OF_LABELED:
+        assert model is not None
+        features = "labeled_features" in needs
+        predicted = predicted_outputs(model, dataset, pool.labeled, settings, features=features)
+        outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
+    if needs & {"images", "labeled_scores"}:
+        outputs["images"] = dataset.images[rows]
+    if needs & {"labeled_images", "labeled_scores"}:
+        outputs["labeled_images"] = dataset.images[labeled]
+    if "labeled_scores" in needs:
+        training = Discrimination(
+            labeled=outputs["labeled_images"],
+            unlabeled=outputs["images"],
+            form=replace(settings.form, size=None),
+            compute=settings.compute,
+            epochs=settings.vaal_epochs,
+            seed=derive_seed(settings.seed, "labeled scores", cycle),
+        )
+        outputs["labeled_scores"] = training.scores(folder)
+    return PoolOutputs(rows, **{name: value for name, value in outputs.items() if name in needs})
+
+
+def _passes(
+    model: nn.Module, features: torch.Tensor, settings: OutputSettings, cycle: int
+) -> DropoutPasses:
+    generator = torch_generator(settings.seed, "dropout passes", cycle + 1)
+    keep = keep_masks(settings.mc_passes, features.shape[1], settings.dropout, generator)
+    return DropoutPasses(features, classifier(model), keep, settings.dropout)

@@ -1,0 +1,208 @@
+"""The report of a study as sections, and its forms in text: Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from alhpo.base.errors import DataError, error_line
+from alhpo.base.files import Journal
+from alhpo.reports.figures import StudyFigure
+from alhpo.reports.formats import LATEX_PACKAGES, Table, markdown_text
+from alhpo.reports.formats import to_latex as table_to_latex
+from alhpo.reports.formats import to_markdown as table_to_markdown
+from alhpo.reports.published import Comparison
+from alhpo.reports.results import CellState, StudyResults
+from alhpo.reports.sentences import tuning_sentences
+
+#: Sections in order: key, title, and with what the keys of their tables and figures begin.
+SECTIONS = (
+    ("accuracy", "Accuracy", ("accuracy", "gap", "curves", "tuned")),
+    ("published", "Beside the published numbers", ()),
+    ("order", "Order of the strategies", ("order", "agreement")),
+    ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
+    ("validation", "Validation and test", ("validation", "regret")),
+    ("found", "Hyperparameters found", ("found",)),
+    ("cost", "Cost", ("cost",)),
+)
+STATES = ("finished", "failed", "damaged", "unfinished", "missing")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: text, remarks, tables, figures, in this order."""
+
+    key: str
+    title: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[StudyFigure, ...] = ()
+    text: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """All of a report but the pictures of what was picked.
+
+    Attributes:
+        title: the study's name.
+        description: what it is.
+        states: the cells by how far they are; states that no cell has are left out.
+        sections: those that hold anything.
+        made: what it was made with, by name.
+        settings: the text of the study's file.
+    """
+
+    title: str
+    description: str
+    states: Mapping[str, tuple[CellState, ...]]
+    sections: tuple[Section, ...]
+    made: Mapping[str, tuple[str, ...]]
+    settings: str
+
+    @property
+    def total(self) -> int:
+        """Number of cells."""
+        return sum(map(len, self.states.values()))
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def figures(self) -> list[StudyFigure]:
+        return [figure for section in self.sections for figure in section.figures]
+
+
+def make_document(
+    results: StudyResults,
+    tables: Sequence[Table],
+    figures: Sequence[StudyFigure],
+    comparison: Comparison | None = None,
+) -> Document:
+    """Put tables and figures where they belong."""
+    sections = []
+    for key, title, starts in SECTIONS:
+        section = Section(
+            key,
+            title,
+            tuple(table for table in tables if table.key.startswith(starts)),
+            tuple(figure for figure in figures if figure.key.startswith(starts)),
+        )
+        if key == "published" and comparison:
+            section = _published(comparison)
+        elif key == "cost":
+            section = replace(section, text=tuple(tuning_sentences(results)))
+        if section.tables or section.figures:
+            sections.append(section)
+    states = {state: tuple(one for one in results.cells if one.state == state) for state in STATES}
+    return Document(
+        title=results.study.name,
+        description=results.study.description,
+        states={state: cells for state, cells in states.items() if cells},
+        sections=tuple(sections),
+        made=_made(results),
+        settings=(results.path / "study.yaml").read_text(encoding="utf-8").strip(),
+    )
+
+
+def _published(comparison: Comparison) -> Section:
+    text = [f"Published: {comparison.source}"]
+    if comparison.differences:
+        text.append("What this study does differently:")
+    return Section(
+        "published",
+        "Beside the published numbers",
+        comparison.tables,
+        text=tuple(text),
+        remarks=comparison.differences,
+    )
+
+
+def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
+    """Versions, machines and times of all starts of all cells."""
+    starts: list[dict[str, Any]] = []
+    unknown: list[str] = []
+    for one in results.cells:
+        try:
+            entries = Journal(one.cell.path / "sessions.jsonl").read()
+        except (DataError, OSError) as error:
+            unknown.append(f"those of cell {one.cell.index}: {error_line(error)}")
+        else:
+            starts += [entry for entry in entries if isinstance(entry, dict)]
+    not_known = {"not known": tuple(unknown)} if unknown else {}
+    if not starts:
+        return not_known
+    versions: dict[str, list[str]] = {"Python": [str(start.get("python")) for start in starts]}
+    for start in starts:
+        for name, version in dict(start.get("versions") or {}).items():
+            if version:
+                versions.setdefault(name, []).append(version)
+    machines = dict.fromkeys(
+        f"{start.get('device')}, {start.get('precision')}, "
+        f"{start.get('threads')} thread{'s' * (start.get('threads') != 1)}"
+        for start in starts
+    )
+    times = sorted(str(start.get("started")) for start in starts)
+    return {
+        "versions": tuple(
+            f"{name} {' and '.join(sorted(set(numbers)))}" for name, numbers in versions.items()
+        ),
+        "machines": tuple(machines),
+        "starts": (f"{len(starts)} of cells, from {times[0]} to {times[-1]}",),
+        **not_known,
+    }
+
+
+def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
+    """The report in GitHub's Markdown.
+
+    Args:
+        document: the report.
+        pictures: the file of each figure by its key, relative to the report.
+    """
+    counts = (
+        f"{len(cells)} of {document.total} cells {state}"
+        for state, cells in document.states.items()
+    )
+    parts = [f"# {markdown_text(document.title)}", markdown_text(document.description)]
+    parts.append(f"{', '.join(counts)}.")
+    parts.append(_bullets(_unfinished(document)))
+    for section in document.sections:
+        parts += [f"## {section.title}", *section.text, _bullets(section.remarks)]
+        parts += map(table_to_markdown, section.tables)
+        for figure in section.figures:
+            title, caption = markdown_text(figure.title), markdown_text(figure.caption)
+            parts += [f"![{title}]({pictures[figure.key]})", f"**{title}.** {caption}"]
+    parts.append("## How it was made")
+    parts.append(_bullets(f"{name}: {'; '.join(lines)}" for name, lines in document.made.items()))
+    parts.append("The same again, or on from here: `alhpo study study.yaml`, with")
+    fence = "```"
+    while fence in document.settings:
+        fence += "`"
+    parts.append(f"{fence}yaml\n{document.settings}\n{fence}")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _unfinished(document: Document) -> Iterable[str]:
+    for state, cells in document.states.items():
+        if state in ("failed", "damaged"):
+            for one in cells:
+                yield f"{state}: cell {one.cell.index}, {one.cell.title}: {one.failure}"
+        elif state != "finished":
+            yield f"{state}: cells {', '.join(str(one.cell.index) for one in cells)}"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
+
+
+def to_latex(document: Document) -> str:
+    """All tables, for a document that inputs the file or into which some of them are copied."""
+    lines = [
+        f"The tables of {document.title}: \\input this file, or copy what you need.",
+        f"The document needs {LATEX_PACKAGES}",
+    ]
+    comment = "\n".join("% " + " ".join(line.split()) for line in lines)
+    return "\n\n".join([comment, *map(table_to_latex, document.tables)]) + "\n"

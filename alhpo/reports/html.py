@@ -1,0 +1,38 @@
+"""The report of a study as one HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+
+import jinja2
+
+from alhpo.reports.document import Document
+from alhpo.reports.formats import to_html as table_to_html
+from alhpo.reports.gallery import read_gallery
+from alhpo.reports.results import StudyResults
+
+
+def to_html(document: Document, results: StudyResults) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["inline"] = _inline
+    environment.filters["table"] = table_to_html
+    source = resources.files("alhpo.reports") / "report.html.j2"
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    return template.render(
+        title=document.title,
+        description=document.description,
+        states=document.states,
+        total=document.total,
+        sections=document.sections,
+        made=document.made,
+        settings=document.settings,
+        gallery=read_gallery(results),
+    )
+
+
+def _inline(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

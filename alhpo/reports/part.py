@@ -1,0 +1,166 @@
+"""The results of a study on one data set with one model, and what they are called."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from alhpo.reports.results import ACTIVE, WITHIN, StudyResults
+
+#: A pandas frame; its stubs do not know that rows of a frame are one.
+Frame = Any
+Row = dict[str, Any]
+#: A score by repetition.
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results on one data set with one model."""
+
+    results: StudyResults
+    dataset: str
+    model: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}, {self.model}"
+
+    @cached_property
+    def named(self) -> bool:
+        """Whether there are others that it must be told from."""
+        return len(parts(self.results)) > 1
+
+    def key(self, what: str, labels: int | None = None) -> str:
+        """Of a table or figure of it: letters, digits, hyphens."""
+        names = [what, self.dataset, self.model, "" if labels is None else str(labels)]
+        return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") for name in names if name)
+
+    def frame(self, frame: Frame) -> Frame:
+        """The rows of a frame of the results that belong to it."""
+        return frame[(frame["dataset"] == self.dataset) & (frame["model"] == self.model)]
+
+    def rows(self, frame: Frame) -> list[Row]:
+        """The same as a list."""
+        return self.frame(frame).to_dict("records")
+
+    @cached_property
+    def curves(self) -> Frame:
+        return self.frame(self.results.curves)
+
+    @cached_property
+    def tuned(self) -> Frame:
+        return self.frame(self.results.tuned)
+
+    @cached_property
+    def trials(self) -> Frame:
+        return self.frame(self.results.trials)
+
+    @cached_property
+    def seeds(self) -> int:
+        """How many seeds have results."""
+        return self.curves["seed"].nunique()
+
+    def shown(self, axis: Literal["strategy", "setting"]) -> list[str]:
+        """The strategies or settings that have results, in order."""
+        names = self.results.strategies if axis == "strategy" else self.results.settings
+        here = {*self.curves[axis], *self.tuned[axis]}
+        return [name for name in names if name in here]
+
+    @cached_property
+    def outcomes(self) -> list[Row]:
+        return self.rows(self.results.outcomes)
+
+    @cached_property
+    def expected(self) -> list[Row]:
+        return self.rows(self.results.expected)
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str, str, int], list[Row]]:
+        found: dict[tuple[str, str, str, int], list[Row]] = {}
+        for row in self.outcomes:
+            place = (row["strategy"], row["setting"], row["column"], row["n_labeled"])
+            found.setdefault(place, []).append(row)
+        return found
+
+    @cached_property
+    def strategies(self) -> list[str]:
+        here = {row["strategy"] for row in self.expected}
+        return [name for name in self.results.strategies if name in here]
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """The name of random sampling, if it is there once."""
+        names = {
+            row["strategy"]
+            for row in self.expected
+            if self.results.run_of(row["cell"]).strategy == "random"
+        }
+        return names.pop() if len(names) == 1 else None
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Numbers of labels that tables are made at: those tuned at and the last of the runs, or,
+        without tunings, the middle and the last; the latest so far where there is none yet."""
+        runs = [self.results.run_of(cell) for cell in {row["cell"] for row in self.expected}]
+        wanted = {run.budget for run in runs}
+        if self.results.study.tune:
+            wanted |= set(self.results.study.tune.labels)
+        else:
+            wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in (run.sizes for run in runs)}
+        there = {row["n_labeled"] for row in self.outcomes}
+        return sorted(wanted & there) or sorted(there)[-1:]
+
+    def columns(self, labels: int) -> list[tuple[str, str]]:
+        """Settings and kinds of results that the finished study has at a number of labels."""
+        kinds = [ACTIVE, WITHIN, *self.results.tunings]
+        found = {(row["setting"], row["column"]) for row in self.expected if _is_due(row, labels)}
+        every = [(setting, kind) for setting in self.results.settings for kind in kinds]
+        return [column for column in every if column in found]
+
+    def values(
+        self, strategy: str, column: tuple[str, str], labels: int, score: str
+    ) -> dict[str, float]:
+        """A score by the run's seed, where it was measured; the mean of several tunings of one
+        run, which are no independent repetitions. Diverged training, which counts as the uniform
+        prediction, is not called calibrated."""
+        found: dict[str, list[float]] = {}
+        for row in self._by_place.get((strategy, *column, labels), []):
+            if math.isfinite(row[score]) and not (score == "ece" and row["diverged"]):
+                found.setdefault(str(row["seed"]), []).append(row[score])
+        return {seed: sum(several) / len(several) for seed, several in found.items()}
+
+    def diverged(self, labels: int) -> int:
+        """How many results at a number of labels are of diverged training."""
+        return sum(row["diverged"] for row in self.outcomes if row["n_labeled"] == labels)
+
+    def repetitions(self, strategy: str, column: tuple[str, str], labels: int) -> int:
+        """How many values the finished study has there."""
+        place = (strategy, *column)
+        seeds = {
+            row["seed"]
+            for row in self.expected
+            if (row["strategy"], row["setting"], row["column"]) == place and _is_due(row, labels)
+        }
+        return len(seeds)
+
+
+def _is_due(expected: Row, labels: int) -> bool:
+    """Whether a cell will have a result at a number of labels; runs pass lower ones."""
+    n = expected["n_labeled"]
+    return n == labels or (expected["column"] == ACTIVE and n > labels)
+
+
+def parts(results: StudyResults) -> list[Part]:
+    """The data sets and models of a study, in order."""
+    pairs = zip(results.expected["dataset"], results.expected["model"], strict=True)
+    return [Part(results, *pair) for pair in dict.fromkeys(pairs)]
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names on several axes as one; empty ones stand for axes that the study does not have."""
+    return ", ".join(filter(None, names))

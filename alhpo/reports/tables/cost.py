@@ -1,0 +1,69 @@
+"""What runs and tunings took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from alhpo.reports import statistics
+from alhpo.reports.formats import Table, Value
+from alhpo.reports.part import Part, joined
+from alhpo.reports.results import ACTIVE, WITHIN
+
+
+def cost_table(part: Part) -> Table | None:
+    """Epochs, images and time that one run and one tuning took, on average."""
+    if not part.outcomes:
+        return None
+    runs = {r["cell"]: r for r in part.outcomes if r["column"] in (ACTIVE, WITHIN)}  # the last
+    tunings = [r for r in part.outcomes if r["column"] not in (ACTIVE, WITHIN)]
+    groups = {ACTIVE: list(runs.values())}
+    for kind in part.results.tunings:
+        if same := [row for row in tunings if row["column"] == kind]:
+            groups[kind] = same
+    spent: list[tuple[str, Callable[[float], str]]] = [
+        ("epochs_fit", lambda x: f"{x:,.0f}"),
+        ("epochs_hpo", lambda x: f"{x:,.0f}"),
+        ("images", _images),
+        ("seconds", _time),
+    ]
+    names = {"epochs_fit": "fit epochs", "epochs_hpo": "HPO epochs", "seconds": "time"}
+    rows, values = [], []
+    for strategy in part.strategies:
+        for setting in part.results.settings:
+            row = []
+            for group in groups.values():
+                here = [r for r in group if (r["strategy"], r["setting"]) == (strategy, setting)]
+                for what, text in spent:
+                    one = statistics.summary([row[what] for row in here])
+                    shown = Value(text(one.mean), one.mean, one.std, one.n) if one.n else Value()
+                    row.append(shown)
+            if any(value.n for value in row):
+                rows.append(joined((strategy, setting)))
+                values.append(tuple(row))
+    total = {what: sum(r[what] for group in groups.values() for r in group) for what, _ in spent}
+    return Table(
+        key=part.key("cost"),
+        title=f"{part.title}: what one run and one tuning took",
+        corner="strategy, setting",
+        columns=tuple((kind, names.get(what, what)) for kind in groups for what, _ in spent),
+        rows=tuple(rows),
+        values=tuple(values),
+        note="Means over repetitions (and numbers of labels tuned at), up to where unfinished runs "
+        "are. Images count as often as a model was trained on them. Together: "
+        f"{total['epochs_fit'] + total['epochs_hpo']:,.0f} epochs, {_images(total['images'])} "
+        f"images, {_time(total['seconds'])} of computing.",
+    )
+
+
+def _images(n: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if n >= size:
+            return f"{n / (1e3 if unit == 'k' else size):,.1f} {unit}"
+    return f"{n:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((2 * 3600, "h"), (120, "min")):
+        if seconds >= size:
+            return f"{seconds / {'h': 3600, 'min': 60}[unit]:,.1f} {unit}"
+    return f"{seconds:.1f} s"

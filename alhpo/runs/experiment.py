@@ -1,0 +1,358 @@
+"""A run: the one module that knows the order of an active-learning cycle.
+
+    labels -> search or fixed hyperparameters -> fit on all labels -> evaluation -> query -> record
+    -> labels
+
+A run's state is what is on disk, so that a killed run is continued by the same call:
+
+    format.json           the format of the folder, and the version that began it
+    config.yaml           the settings
+    dataset.json          sizes, classes and hash of the data
+    sessions.jsonl        versions, device and threads of every start
+    labels.jsonl          what was asked and told, in order
+    cycles.jsonl          one record per cycle
+    hpo/cycle_000/        the tuner's experiment of a cycle
+    fit/cycle_000/        the model of the cycle recorded last, and that of the cycle under way
+    fit/final/            the model of the final fit, which ``hpo="final"`` adds
+    query/cycle_000/      what a strategy trains for a query, until that is recorded
+    queried_indices.json  the labelled pool in dal-toolbox's form
+    first_query.png       the first images that the first query picked
+    run.json              written at the end
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from alhpo.base.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    LabelError,
+)
+from alhpo.base.files import Journal, exclusive, write_json, write_text
+from alhpo.base.formats import claim_format
+from alhpo.base.types import CycleRecord, RunResult
+from alhpo.data.dataset import ImageDataset
+from alhpo.learner import ActiveLearner
+from alhpo.runs.cycle_search import CycleSearch, Found
+from alhpo.runs.first_query import PICTURED, write_picture
+from alhpo.runs.provenance import Sessions, check_dataset
+from alhpo.runs.results import read_records
+from alhpo.runs.settings import RunConfig
+from alhpo.runs.steps import (
+    Fit,
+    Observer,
+    Silent,
+    Stopwatch,
+    fitted,
+    load_data,
+    need_evaluation_split,
+    storage_of,
+)
+from alhpo.strategies import strategy_name
+from alhpo.training.epochs import Compute
+
+
+def run_experiment(
+    config: RunConfig | Mapping[str, Any],
+    *,
+    dataset: ImageDataset | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Run active learning as configured, or continue or return what was run before.
+
+    Args:
+        config: the settings, or a mapping of them.
+        dataset: instead of loading ``config.dataset``, which then only names it.
+        observer: is told of the progress.
+
+    Returns:
+        The run's folder and its records.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, or another type of device than the run
+            began on, before anything is run.
+        DataError: a data set that cannot be loaded, or is not the one the run began with; or a
+            damaged record.
+        LabelError: the record of labels does not go with that of the cycles.
+        CheckpointError: with ``start="warm"``, the model to go on from is gone or damaged.
+        RunLockedError: another process works in the run's folder.
+        FormatError: the run was begun by a version of alhpo that writes folders otherwise.
+    """
+    if not isinstance(config, RunConfig):
+        config = RunConfig.create(config)
+    path = Path(config.output_dir).expanduser() / config.name
+    with exclusive(path):
+        return _Run(config, path, dataset, observer or Silent()).complete()
+
+
+class _Run:
+    def __init__(
+        self, config: RunConfig, path: Path, dataset: ImageDataset | None, observer: Observer
+    ) -> None:
+        self.config = config
+        self.path = path
+        self._dataset = dataset
+        self._observer = observer
+        self._journal = Journal(path / "cycles.jsonl")
+        self.records = read_records(path / "cycles.jsonl")
+        self._cycles = len(config.sizes)
+        self._watch = Stopwatch()
+
+    def complete(self) -> RunResult:
+        if self._ended():
+            return RunResult(self.path, tuple(self.records), resumed=True)
+        claim_format(self.path)
+        resumed = bool(self.records)
+        learner = self._begin()
+        self._searches = CycleSearch(self.config, self.path, self._observer)
+        total = self._cycles + (self.config.hpo == "final")
+        self._observer.started(self.config, self.path, len(self.records), total)
+        while not self._finished():
+            self._cycle(learner)
+        if self.config.hpo == "final" and self.records[-1].kind == "cycle":
+            self._final(learner)
+        self._clean_up()  # a kill after the last record may have been in its way
+        learner.pool.export(self.path / "queried_indices.json")
+        write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
+        return RunResult(self.path, tuple(self.records), resumed)
+
+    def _ended(self) -> bool:
+        """Whether the run was finished before, and all its records are still there."""
+        try:
+            records = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["records"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # or its file is damaged, which is then written anew
+        if records != len(self.records):
+            raise DataError(
+                f"{self._journal.path} holds {len(self.records)} records, but the run was finished "
+                f"with {records}: it was cut short or changed. {self._advice()}"
+            )
+        return True
+
+    def _advice(self) -> str:
+        return f"Restore it from a copy, or remove {self.path} to run anew."
+
+    def _begin(self) -> ActiveLearner:
+        config = self.config
+        sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
+        precision = sessions.precision(config.precision)
+        compute = Compute.resolve(config.device, precision)
+        sessions.check(compute, image_size_known=False)  # before any loading
+        dataset = self._dataset or load_data(config)
+        if config.budget > len(dataset):
+            raise ConfigurationError(
+                f"budget is {config.budget} labels, but the pool of {dataset.name!r} has "
+                f"{len(dataset)} images. Lower the budget."
+            )
+        need_evaluation_split(dataset)
+        check_dataset(self.path / "dataset.json", dataset)
+        learner = ActiveLearner(
+            dataset,
+            config.model,
+            config.strategy,
+            seed=config.seed,
+            hyperparameters=config.hyperparameters,
+            space=config.space,
+            validation=config.validation,
+            metric=config.metric,
+            max_epochs=config.max_epochs,
+            start=config.start,
+            pretrained=config.pretrained,
+            init=config.init,
+            cifar_stem=config.cifar_stem,
+            input_size=config.input_size,
+            dropout=config.dropout,
+            mc_passes=config.mc_passes,
+            vaal_epochs=config.vaal_epochs,
+            query_subset=config.query_subset,
+            device=config.device,
+            precision=precision,
+            path=self.path,
+        )
+        self._check_labels(learner)
+        storage_of(config)  # refused now, if it cannot be made
+        sessions.begin(learner.compute)
+        settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        write_text(self.path / "config.yaml", settings)
+        learner.label_initial(config.initial_size)
+        if self.records:
+            self._take_up(learner)
+        return learner
+
+    def _check_labels(self, learner: ActiveLearner) -> None:
+        """Refuse labels with which the records cannot go on, because a file was damaged."""
+        pool, truth = learner.pool, learner.dataset.labels
+        labeled, pending = set(pool.labeled.tolist()), set(pool.pending.tolist())
+        expected, found = self.config.initial_size, len(labeled)
+        if self.records:
+            last = self.records[-1]
+            expected = last.n_labeled + len(last.queried)
+            found = len(labeled | pending & set(last.queried))
+        elif not labeled:
+            return
+        queried = {index for record in self.records for index in record.queried}
+        true = truth is None or bool(np.array_equal(truth.numpy()[pool.labeled], pool.labels))
+        if found != expected or not queried <= labeled | pending or not true:
+            raise LabelError(
+                f"{self.path / 'labels.jsonl'} holds {found} labels, but by "
+                f"{self._journal.path.name} there are {expected}, or they are not those of the "
+                f"same images and classes: one of the files was cut short or changed. "
+                f"{self._advice()}"
+            )
+
+    def _take_up(self, learner: ActiveLearner) -> None:
+        """Bring the learner to where the records end."""
+        last = self.records[-1]
+        self._picture_first_query(learner.dataset)
+        if set(last.queried) & set(learner.pool.pending.tolist()):
+            learner.answer()
+        if self.config.start == "warm" and not last.diverged and self._fits_again():
+            try:
+                learner.restore(
+                    self._fit_folder(last.kind, last.cycle),
+                    configuration=last.configuration,
+                    n_labeled=last.n_labeled,
+                )
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"A fit with start=warm goes on from the one before, but: {error} Without it "
+                    f"this run cannot be continued. {self._advice()}"
+                ) from error
+
+    def _finished(self) -> bool:
+        return bool(self.records) and not self.records[-1].queried
+
+    def _fits_again(self) -> bool:
+        """Whether a cycle or the final fit is still to come after the last record."""
+        last = self.records[-1]
+        return bool(last.queried) or (self.config.hpo == "final" and last.kind == "cycle")
+
+    def _cycle(self, learner: ActiveLearner) -> None:
+        config, cycle = self.config, len(self.records)
+        self._watch = Stopwatch()
+        tuned = config.searches(cycle)
+        with self._watch.timed("hpo"):
+            found = self._searched(learner, cycle) if tuned else self._unsearched(learner, cycle)
+        fit = self._fit(learner, found, "cycle", cycle)
+        queried: tuple[int, ...] = ()
+        remaining = config.budget - learner.n_labeled
+        if remaining > 0:
+            with self._watch.timed("query"):
+                queried = self._query(learner, min(config.acquisition_size, remaining), fit)
+        self._record(learner, "cycle", cycle, found, tuned, fit, queried)
+        if queried:
+            self._picture_first_query(learner.dataset)
+            learner.answer()
+        learner.pool.export(self.path / "queried_indices.json")
+
+    def _picture_first_query(self, dataset: ImageDataset) -> None:
+        file = self.path / "first_query.png"
+        queried = self.records[0].queried[:PICTURED]
+        if not queried or file.exists():
+            return
+        try:
+            write_picture(file, dataset, queried)
+        except Exception as error:  # it is for people to look at; no run depends on it
+            warnings.warn(f"No picture of the first query: {error!r}", stacklevel=2)
+
+    def _final(self, learner: ActiveLearner) -> None:
+        """The search after the last cycle, and the model retrained with what it found."""
+        cycle = self.records[-1].cycle
+        self._watch = Stopwatch()
+        with self._watch.timed("hpo"):
+            found = self._searched(learner, cycle)
+        fit = self._fit(learner, found, "final", cycle)
+        self._record(learner, "final", cycle, found, True, fit, ())
+
+    def _searched(self, learner: ActiveLearner, cycle: int) -> Found:
+        return self._searches.search(learner, cycle, self.records)
+
+    def _unsearched(self, learner: ActiveLearner, cycle: int) -> Found:
+        """The configuration of the latest search, or the fixed one, measured where asked for."""
+        hp = self._searches.unsearched(self.records)
+        if not self.config.validate_fixed:
+            return Found(hp.model_dump())
+        return self._searches.measure(learner, cycle, hp)
+
+    def _fit(self, learner: ActiveLearner, found: Found, kind: str, cycle: int) -> Fit:
+        total = self.config.max_epochs
+
+        def progress(epoch: int) -> None:
+            note = f"on {learner.n_labeled} labels"
+            self._observer.progressed(cycle, "fit", epoch, total, note)
+
+        with self._watch.timed("fit"):
+            return fitted(learner, found.configuration, self._fit_folder(kind, cycle), progress)
+
+    def _fit_folder(self, kind: str, cycle: int) -> Path:
+        """Each fit has its own, for with ``start="warm"`` it goes on from the model before it."""
+        return self.path / "fit" / ("final" if kind == "final" else f"cycle_{cycle:03d}")
+
+    def _query(self, learner: ActiveLearner, n: int, fit: Fit) -> tuple[int, ...]:
+        """Ask for labels, unless that was done before a kill: by the strategy, or at random where
+        it has no model, or one that says nothing finite, to look at."""
+        if not len(learner.pool.pending):
+            try:
+                learner.ask(n, strategy="random" if fit.diverged else None)
+            except DivergedError as error:
+                warnings.warn(
+                    f"Cycle {len(self.records)} of {self.path.name}: the query is made at random. "
+                    f"{error}",
+                    stacklevel=2,
+                )
+                learner.ask(n, strategy="random")
+        return tuple(learner.pool.pending.tolist())
+
+    def _record(
+        self,
+        learner: ActiveLearner,
+        kind: Literal["cycle", "final"],
+        cycle: int,
+        found: Found,
+        tuned: bool,
+        fit: Fit,
+        queried: tuple[int, ...],
+    ) -> None:
+        """Write the record of a cycle, and drop the checkpoints that nothing needs any more."""
+        strategy = strategy_name(learner.strategy)
+        record = CycleRecord(
+            kind=kind,
+            cycle=cycle,
+            n_labeled=learner.n_labeled,
+            configuration=found.configuration,
+            tuned=tuned,
+            validation=found.validation,
+            test=fit.test.scores,
+            epochs={"hpo": self._searches.epochs(cycle, self.records), "fit": fit.epochs},
+            queried=queried,
+            random_query=any(learner.pool.asked_by(index) != strategy for index in queried),
+            diverged=fit.diverged,
+            seconds=self._watch.seconds,
+        )
+        self._journal.append(record.to_dict())
+        self.records.append(record)
+        self._clean_up()
+        self._observer.recorded(record)
+
+    def _clean_up(self) -> None:
+        """Drop what nothing needs any more, as far as it goes: no run depends on it.
+
+        What cannot be removed now is tried again after the next record.
+        """
+        last = self.records[-1]
+        kept = self._fit_folder(last.kind, last.cycle)
+        old = [folder for folder in (self.path / "fit").glob("*") if folder != kept]
+        checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
+        for folder in (*old, self.path / "query", *checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)

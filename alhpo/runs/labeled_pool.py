@@ -1,0 +1,161 @@
+"""A labelled pool, as a run, an ``ActiveLearner`` or dal-toolbox left it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+
+from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.base.files import Journal
+from alhpo.base.formats import check_format
+from alhpo.base.types import CycleRecord
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.pool import Pool, read_queried_indices
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.runs.provenance import check_dataset
+from alhpo.runs.results import read_records
+from alhpo.runs.settings import TuneConfig, read_run_config
+
+
+@dataclass(frozen=True)
+class LabeledCycle:
+    """What was labelled in a cycle.
+
+    Attributes:
+        indices: of the images in the pool, in the order of labelling.
+        labels: the class of each.
+        drawn: those of the images that a strategy asked for, in the order of asking, each with its
+            probability at its draw or None.
+    """
+
+    indices: list[int]
+    labels: list[int]
+    drawn: Mapping[int, float | None] = field(default_factory=dict)
+
+    def first(self, n: int) -> LabeledCycle:
+        """The first ``n`` labels."""
+        kept = set(self.indices[:n])
+        drawn = {index: p for index, p in self.drawn.items() if index in kept}
+        return LabeledCycle(self.indices[:n], self.labels[:n], drawn)
+
+    def label(self, pool: Pool, number: int) -> None:
+        """Have them asked for and told in a pool, as cycle ``number``."""
+        probabilities = [p for p in self.drawn.values() if p is not None]
+        known = len(probabilities) == len(self.drawn)
+        pool.ask([*self.drawn], number, probabilities=probabilities if known else None)
+        pool.tell(self.indices, self.labels, number)
+
+
+@dataclass(frozen=True)
+class LabeledPool:
+    """A labelled pool, cut off at a number of labels.
+
+    Attributes:
+        cycles: what was labelled in each.
+        own: the pool's own hyperparameters.
+    """
+
+    cycles: Sequence[LabeledCycle]
+    own: Hyperparameters
+
+
+def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
+    """The pool at the wanted number of labels; refuses what cannot be tuned on.
+
+    Raises:
+        ConfigurationError: no pool, or not with this number of labels.
+        DataError: another data set than the run's.
+        LabelError: labels that are not of this data set.
+    """
+    source = Path(config.pool).expanduser()
+    check_pool(source)
+    if source.is_dir():
+        return _read_folder(config, source, dataset)
+    if dataset.labels is None:
+        raise LabelError(
+            f"{source} holds indices only, and data set {dataset.name!r} has no labels for them."
+        )
+    cycles = [
+        LabeledCycle(indices, dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist())
+        for indices in read_queried_indices(source, len(dataset))
+    ]
+    n = sum(len(cycle.indices) for cycle in cycles)
+    if n < config.labels:
+        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {n}.")
+    return LabeledPool(
+        _first(cycles, config.labels), Hyperparameters.create(config.hyperparameters)
+    )
+
+
+def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> LabeledPool:
+    """The pool in the folder of a run, or of an ``ActiveLearner``."""
+    check_format(folder)  # another one names the data otherwise
+    if (folder / "dataset.json").exists():
+        check_dataset(folder / "dataset.json", dataset)
+    pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))
+    classes = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
+    complete = not len(pool.pending)  # else draws are missing between those that are here
+    cycles = []
+    for indices in pool.by_cycle().values():
+        own = set(indices)
+        drawn = {i: p if complete else None for i, p in pool.draws.items() if i in own}
+        cycles.append(LabeledCycle(indices, [classes[index] for index in indices], drawn))
+    records = records_by_labels(folder)
+    if records is None:
+        reached = [*accumulate(len(cycle.indices) for cycle in cycles)]
+    else:
+        reached = [*records]
+    if config.labels not in reached:
+        raise ConfigurationError(
+            f"labels is {config.labels}, but the cycles of {folder} that are complete have "
+            f"{', '.join(map(str, reached)) or 'none'}. Choose one of these numbers, or let the "
+            "run go on."
+        )
+    if len(pool) < config.labels:
+        raise LabelError(
+            f"{folder / 'labels.jsonl'} holds {len(pool)} labels, but by the run's records there "
+            f"are {config.labels}: it was cut short or changed. Restore it from a copy."
+        )
+    own_hp = _own(config, folder, (records or {}).get(config.labels))
+    return LabeledPool(_first(cycles, config.labels), own_hp)
+
+
+def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
+    """The records of a run's cycles by number of labels; None for what is no run's folder."""
+    if not (folder / "config.yaml").exists():
+        return None
+    records = read_records(folder / "cycles.jsonl")
+    return {record.n_labeled: record for record in records if record.kind == "cycle"}
+
+
+def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:
+    """The pool's own hyperparameters, with those that the settings have otherwise."""
+    if record is None:
+        return Hyperparameters.create(config.hyperparameters)
+    run = read_run_config(folder / "config.yaml").hyperparameters
+    given = {n: v for n, v in config.hyperparameters.items() if n not in run or run[n] != v}
+    return Hyperparameters.create(record.configuration, given)
+
+
+def _first(cycles: Sequence[LabeledCycle], n: int) -> list[LabeledCycle]:
+    """The first ``n`` labels, cycle by cycle."""
+    kept = []
+    for cycle in cycles:
+        if n > 0:
+            kept.append(cycle.first(n))
+        n -= len(cycle.indices)
+    return kept
+
+
+def check_pool(source: Path) -> None:
+    """Refuse a pool that is neither a folder with labels nor a JSON file."""
+    if (source / "labels.jsonl").is_file() or (source.is_file() and source.suffix == ".json"):
+        return
+    raise ConfigurationError(
+        f"No labelled pool at {source}: give the folder of a run (it has a labels.jsonl), or a "
+        "queried_indices.json as dal-toolbox writes it."
+    )

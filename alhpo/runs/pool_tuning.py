@@ -1,0 +1,282 @@
+"""Hyperparameter optimisation on the labelled pool that active learning left.
+
+The protocol of Huseljic et al., Role of Hyperparameters in Deep Active Learning (IAL@ECML-PKDD
+2023), after its active learning: the pool's own hyperparameters are the first trial, a search
+spends what is left of the budget, the configuration that is best after full training is trained
+once more on the whole labelled pool, and evaluated once. The model may be another than the one
+that chose the pool.
+
+The state is what is on disk, so that a killed tuning is continued by the same call:
+
+    config.yaml         the settings
+    dataset.json        sizes, classes and hash of the data
+    sessions.jsonl      versions, device and threads of every start
+    hpo/experiment_*/   the tuner's: the pool's own hyperparameters, and the search
+    fit/                the model trained on the whole labelled pool, until it is recorded
+    tune.json           written at the end: the record
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alhpo.base.errors import DataError
+from alhpo.base.files import exclusive, write_json, write_text
+from alhpo.base.formats import claim_format
+from alhpo.base.seeding import derive_seed
+from alhpo.base.types import CycleRecord
+from alhpo.data.dataset import ImageDataset
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.learner import ActiveLearner
+from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
+from alhpo.runs.provenance import Sessions, check_dataset
+from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.steps import (
+    Observer,
+    Silent,
+    Stopwatch,
+    constants,
+    epochs_in,
+    fitted,
+    load_data,
+    need_evaluation_split,
+    results_within,
+    searched,
+    storage_of,
+    validation_of,
+)
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished tuning.
+
+    Attributes:
+        path: its folder.
+        record: what it found, of kind "tuned".
+        resumed: whether some or all of it was there before.
+    """
+
+    path: Path
+    record: CycleRecord
+    resumed: bool
+
+
+def tune_config(pool: str | Path, **settings: Any) -> TuneConfig:
+    """The settings of a tuning: of the run that left the pool, wherever ``settings`` says nothing.
+
+    Args:
+        pool: a run's folder; or a ``queried_indices.json``, for which the defaults hold.
+        settings: see ``TuneConfig``. Its ``hyperparameters`` go over those of the run.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, or no pool there.
+    """
+    check_pool(Path(pool).expanduser())
+    file = Path(pool).expanduser() / "config.yaml"
+    if not file.exists():
+        return TuneConfig.create(settings, {"pool": str(pool)})
+    run = read_run_config(file)
+    given = settings.get("hyperparameters") or {}
+    if not isinstance(given, Mapping):
+        return TuneConfig.of_run(run, pool, **settings)  # says what is wrong
+    hyperparameters = {**run.hyperparameters, **given}
+    return TuneConfig.of_run(run, pool, **{**settings, "hyperparameters": hyperparameters})
+
+
+def tune_pool(
+    config: TuneConfig | Mapping[str, Any],
+    *,
+    dataset: ImageDataset | None = None,
+    observer: Observer | None = None,
+) -> TuneResult:
+    """Tune on a labelled pool as configured, or continue or return what was tuned before.
+
+    The first trial is the pool's own hyperparameters, trained to the end: those of the run's
+    record at this number of labels, with what ``config.hyperparameters`` has otherwise than the
+    run over them; for a ``queried_indices.json``, ``config.hyperparameters``. They need not lie in
+    the space. Hyperparameters outside the space keep these values in all trials.
+
+    Among the trials that were trained to the end, the one with the best validation metric after
+    its last epoch is chosen (among all trials, where none was); the earlier of equal ones.
+
+    Args:
+        config: the settings, or a mapping of them, which says where they differ from those of the
+            run that left the pool.
+        dataset: instead of loading ``config.dataset``, which then only names it.
+        observer: is told of the progress.
+
+    Returns:
+        The folder of the tuning, and its record.
+
+    Raises:
+        ConfigurationError: settings that cannot be used, such as a number of labels that the pool
+            does not have, or another type of device than it began on, before anything is trained.
+        DataError: a data set that cannot be loaded, or is not the one the pool was labelled in; or
+            a damaged file.
+        LabelError: the pool's file does not fit the data set.
+        RunLockedError: another process works in the folder.
+        TunerError: no trial succeeded, for another reason than divergence.
+        FormatError: the tuning was begun by a version of alhpo that writes folders otherwise.
+    """
+    if not isinstance(config, TuneConfig):
+        settings = dict(config)
+        if "pool" not in settings:
+            TuneConfig.create(settings)  # says what is missing
+        config = tune_config(settings.pop("pool"), **settings)
+    path, pool = config.path, None
+    if not (path / "tune.json").exists():  # everything is checked before there is a folder
+        dataset = dataset or load_data(config)
+        need_evaluation_split(dataset)
+        pool = read_pool(config, dataset)
+    with exclusive(path):
+        if pool is None or dataset is None or (path / "tune.json").exists():
+            _drop_checkpoints(path)
+            return TuneResult(path, _read_record(path / "tune.json"), resumed=True)
+        return _Tuning(config, path, pool, dataset, observer or Silent()).complete()
+
+
+class _Tuning:
+    def __init__(
+        self,
+        config: TuneConfig,
+        path: Path,
+        pool: LabeledPool,
+        dataset: ImageDataset,
+        observer: Observer,
+    ) -> None:
+        self.config = config
+        self.path = path
+        self._pool = pool
+        self._dataset = dataset
+        self._observer = observer
+        self._watch = Stopwatch()
+        self._cycle = len(pool.cycles) - 1
+
+    def complete(self) -> TuneResult:
+        config = self.config
+        resumed = (self.path / "sessions.jsonl").exists()
+        learner = self._begin()
+        self._observer.started(config, self.path, 0, 1)
+        with self._watch.timed("hpo"):
+            rows = self._search(learner)
+        chosen = _best(rows, config.max_epochs)
+        hp = Hyperparameters.create(self._pool.own.model_dump(), chosen["configuration"])
+        with self._watch.timed("fit"):
+            fit = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
+        record = CycleRecord(
+            kind="tuned",
+            cycle=self._cycle,
+            n_labeled=learner.n_labeled,
+            configuration=hp.model_dump(),
+            tuned=True,
+            validation=validation_of(chosen),
+            test=fit.test.scores,
+            epochs={"hpo": epochs_in(self.path / "hpo"), "fit": fit.epochs},
+            diverged=fit.diverged,
+            seconds=self._watch.seconds,
+        )
+        _drop_checkpoints(self.path)  # before the file that says that nothing is left to do
+        write_json(self.path / "tune.json", record.to_dict())
+        self._observer.recorded(record)
+        return TuneResult(self.path, record, resumed)
+
+    def _begin(self) -> ActiveLearner:
+        claim_format(self.path)
+        config = self.config
+        sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
+        precision = sessions.precision(config.precision)
+        check_dataset(self.path / "dataset.json", self._dataset)
+        learner = ActiveLearner(
+            self._dataset,
+            config.model,
+            "random",
+            seed=config.seed,
+            hyperparameters=self._pool.own.model_dump(),
+            space=config.space,
+            validation=config.validation,
+            metric=config.metric,
+            max_epochs=config.max_epochs,
+            pretrained=config.pretrained,
+            init=config.init,
+            cifar_stem=config.cifar_stem,
+            input_size=config.input_size,
+            dropout=config.dropout,
+            device=config.device,
+            precision=precision,
+        )
+        for number, cycle in enumerate(self._pool.cycles):
+            cycle.label(learner.pool, number)
+        sessions.begin(learner.compute)
+        write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
+        return learner
+
+    def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:
+        """The rows of all trials: of the pool's own hyperparameters, then of the search."""
+        config = self.config
+        shared: dict[str, Any] = {
+            "settings": config,
+            "folder": self.path / "hpo",
+            "seed": derive_seed(config.seed, "tune", config.labels),
+            "storage": storage_of(config),
+        }
+        own = learner.objective(space=constants(self._pool.own), measure_test=config.measure_test)
+        objective = learner.objective(measure_test=config.measure_test)
+        before = 0
+
+        def progress(spent: int, row: dict[str, Any]) -> None:
+            note = f"validation {row['metric']:.3f}"
+            total = config.max_budget
+            self._observer.progressed(self._cycle, "search", before + spent, total, note)
+
+        first, _ = searched(own, budget=config.max_epochs, alone=True, callback=progress, **shared)
+        before = first.epochs_spent
+        search, _ = searched(
+            objective,
+            budget=config.max_budget - before,
+            observed=results_within(objective.configuration_space, [first.experiment_path]),
+            callback=progress,
+            **shared,
+        )
+        return [*first.results, *search.results]
+
+    def _fit_progress(self, epoch: int) -> None:
+        total, note = self.config.max_epochs, f"on {self.config.labels} labels"
+        self._observer.progressed(self._cycle, "fit", epoch, total, note)
+
+
+def _read_record(file: Path) -> CycleRecord:
+    try:
+        return CycleRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{file} is no record of a tuning ({error!r}). Remove it: the same tuning then writes "
+            "it anew, from the search that is recorded."
+        ) from error
+
+
+def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:
+    """The row of the configuration to keep: see ``tune_pool``."""
+    trained = [row for row in rows if row.get("diverged") is False]
+    ended = [row for row in trained if row["epoch"] == max_epochs]
+    measured = [row for row in rows if "diverged" in row]  # the others failed
+    return max(ended or trained or measured, key=lambda row: row["metric"])
+
+
+def _drop_checkpoints(path: Path) -> None:
+    """Delete what nothing needs once the record is written."""
+    for folder in (path / "fit", *path.glob("hpo/experiment_*/best_trial")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pool_record(pool: str | Path, labels: int) -> CycleRecord | None:
+    """What the run that left a pool recorded in the cycle with so many labels; None where there
+    is no such record, or no run."""
+    return (records_by_labels(Path(pool).expanduser()) or {}).get(labels)

@@ -1,0 +1,187 @@
+"""What a run was made with: its data, and the software and machine of every start."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alhpo.base.digests import digest
+from alhpo.base.errors import ConfigurationError, DataError
+from alhpo.base.files import Journal, write_json
+from alhpo.data.dataset import ImageDataset
+from alhpo.training.epochs import Compute, Precision
+
+PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn", "optuna")
+#: What a run keeps to its end, and the setting that decides it ("" for none).
+KEPT = {"device_type": "device", "precision": "precision", "channels_last": ""}
+
+
+class Sessions:
+    """The starts of a run or a tuning, in ``sessions.jsonl``, and what they must have in common.
+
+    What the results depend on visibly is kept to the end: the type of the device, the precision,
+    the memory order of images and weights, and the versions of packages that decide what a search
+    suggests. Versions of other packages, the model of the device and the number of threads change
+    the last bits: they are recorded, and a change is warned of.
+
+    Args:
+        path: the file.
+        packages: those whose versions are kept.
+
+    Raises:
+        DataError: a file that does not say how the first session computed.
+    """
+
+    def __init__(self, path: Path, packages: Sequence[str] = ()) -> None:
+        self._journal = Journal(path)
+        self._packages = packages
+        entries = self._journal.read()
+        self._first: dict[str, Any] | None = entries[0] if entries else None
+        if entries and not (isinstance(self._first, dict) and KEPT.keys() <= self._first.keys()):
+            raise DataError(
+                f"{path}, line 1 does not say how the first session computed: "
+                f"{', '.join(KEPT)} are missing. Restore it from a copy; or remove it, where the "
+                "machine and the precision are surely the same."
+            )
+
+    def precision(self, asked: Precision) -> Precision:
+        """The precision to compute in: "auto" is what it was in the first session."""
+        return asked if asked != "auto" or self._first is None else self._first["precision"]
+
+    def check(self, compute: Compute, *, image_size_known: bool = True) -> None:
+        """Refuse to go on with other computation than in the first session.
+
+        Args:
+            compute: of this session.
+            image_size_known: whether ``compute`` was resolved for the size of the images, on which
+                the memory order depends.
+
+        Raises:
+            ConfigurationError: with the setting, or the package, that brings back what it was.
+        """
+        versions = (self._first or {}).get("versions") or {}
+        for package in self._packages:
+            then, now = versions.get(package), _version(package)
+            if self._first is not None and then != now:
+                raise ConfigurationError(
+                    f"The search in {self._journal.path.parent} began with {package} {then}, and "
+                    f"{package} {now}, which is installed here, would suggest other "
+                    f"configurations. Install {package}=={then} to go on, or choose another "
+                    "output_dir."
+                )
+        for name, value in _kept(compute).items():
+            if name == "channels_last" and not image_size_known:
+                continue
+            if self._first is not None and self._first[name] != value:
+                raise ConfigurationError(
+                    f"What is in {self._journal.path.parent} began with "
+                    f"{name}={self._first[name]}, and would go on here with {name}={value}, so "
+                    f"that its results would be of neither. {self._advice(name)}"
+                )
+
+    def begin(self, compute: Compute) -> None:
+        """Check, warn of what else differs from the first session, and record this one.
+
+        Raises:
+            ConfigurationError: as ``check``.
+        """
+        self.check(compute)
+        mine = session(compute)
+        if self._first is not None and (changed := _changes(self._first, mine)):
+            warnings.warn(
+                f"What is in {self._journal.path.parent} goes on with other {', '.join(changed)} "
+                "than it began with: results may differ in the last bits from those of one session",
+                stacklevel=2,
+            )
+        self._journal.append(mine)
+
+    def _advice(self, name: str) -> str:
+        assert self._first is not None
+        if name == "channels_last":
+            return "Go on with the version of alhpo that began it, or choose another output_dir."
+        return (
+            f"Set {KEPT[name]} to {self._first[name]} (--{KEPT[name]} {self._first[name]}) to go "
+            "on as it began, or choose another output_dir."
+        )
+
+
+def _kept(compute: Compute) -> dict[str, Any]:
+    """What a run keeps to its end."""
+    return {
+        "device_type": compute.device.type,
+        "precision": compute.precision,
+        "channels_last": compute.channels_last,
+    }
+
+
+def _changes(first: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What of two sessions differs, each as "name (then, now ...)"."""
+    pairs = {name: (first.get(name), mine[name]) for name in ("device", "threads")}
+    then = first.get("versions") or {}
+    pairs |= {name: (then.get(name), now) for name, now in mine["versions"].items()}
+    return [f"{name} ({a}, now {b})" for name, (a, b) in pairs.items() if a != b]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def session(compute: Compute) -> dict[str, Any]:
+    """Time, versions, device and number of threads of this process."""
+    versions = {package: _version(package) for package in PACKAGES}
+    cuda = compute.device.type == "cuda"
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": torch.cuda.get_device_name(compute.device) if cuda else platform.machine(),
+        "threads": torch.get_num_threads(),
+        **_kept(compute),
+    }
+
+
+def check_dataset(path: Path, dataset: ImageDataset) -> None:
+    """Record what data a run works on, or compare with what was recorded before.
+
+    Raises:
+        DataError: the run began with other data.
+    """
+    parts = (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels)
+    mine = {
+        "images": list(dataset.images.shape),
+        "eval_images": list(dataset.eval_images.shape),
+        "classes": list(dataset.classes),
+        "sha256": digest(*parts, length=64),
+    }
+    if not path.exists():
+        write_json(path, mine)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = {name: (before[name], value) for name, value in mine.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} does not say what data the run began with ({error!r}). Restore it from a "
+            "copy; or remove it, where the data is surely the same."
+        ) from error
+    changed = [
+        "pixels or labels" if name == "sha256" else f"{name} {then}, now {now}"
+        for name, (then, now) in other.items()
+        if then != now
+    ]
+    if changed:
+        raise DataError(
+            f"The run in {path.parent} began with other data: other {', '.join(changed)}. Restore "
+            "the data, or choose another output_dir."
+        )

@@ -1,0 +1,120 @@
+"""The fit of one model on all labels: continued where it was interrupted, and read back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from alhpo.base.errors import CheckpointError
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.training.checkpoints import read_checkpoint
+from alhpo.training.trainer import Task, Trainer, check_parts
+
+#: What the checkpoint of a fit names in place of a validation scheme.
+ALL_LABELS = "none"
+#: Seconds between checkpoints.
+CHECKPOINT_SECONDS = 30.0
+
+
+def fitted_model(
+    task: Task,
+    hp: Hyperparameters,
+    folder: Path | None = None,
+    callback: Callable[[int], None] | None = None,
+) -> tuple[nn.Module | None, int]:
+    """Train a model on all images of the task.
+
+    Args:
+        task: what is trained on.
+        hp: the hyperparameters.
+        folder: of a checkpoint: this fit's is continued, another training's or a damaged one
+            replaced. None keeps nothing.
+        callback: called with the number of epochs trained so far, after every epoch.
+
+    Returns:
+        The model, None where training diverged; and the epochs trained.
+    """
+    parts = [task.device_images(np.arange(len(task.labels)))]
+    trainer = Trainer(task, hp, parts, ALL_LABELS)
+    if folder is not None:
+        try:
+            trainer.load(folder)
+        except CheckpointError:
+            trainer = Trainer(task, hp, parts, ALL_LABELS)
+    saved, last = trainer.epoch, time.monotonic()
+    while trainer.epoch < task.max_epochs and not trainer.diverged:
+        trainer.advance()
+        if callback:
+            callback(trainer.epoch)
+        if folder is not None and time.monotonic() - last > CHECKPOINT_SECONDS:
+            trainer.save(folder)
+            saved, last = trainer.epoch, time.monotonic()
+    if folder is not None and saved != trainer.epoch:
+        trainer.save(folder)
+    return None if trainer.diverged else trainer.models[0], trainer.epoch
+
+
+def saved_model(
+    folder: Path,
+    template: nn.Module,
+    identity: Mapping[str, Any],
+    expected: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The model in the checkpoint of a fit or of a trial's first split, on the CPU.
+
+    Args:
+        folder: of the checkpoint.
+        template: a model of the same architecture; it is left as it is.
+        identity: of that architecture.
+        expected: parts of the checkpoint's description that it must have, such as the
+            configuration.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, one of a fit that was interrupted, or
+            of another architecture or fit than expected.
+    """
+    tensors, description = read_checkpoint(folder)
+    try:
+        _check_model(description, identity, expected or {}, folder)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"The checkpoint in {folder} is of no fit or trial: it lacks {error}."
+        ) from error
+    model = copy.deepcopy(template)
+    start = "0.model."
+    weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # one was trained with a head that predicts losses
+        raise CheckpointError(
+            f"The model in {folder} was trained for another strategy: {error}"
+        ) from error
+    return model
+
+
+def _check_model(
+    description: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    theirs = {n: v for n, v in description["model"].items() if n != "weights"}
+    if theirs != identity:
+        raise CheckpointError(
+            f"The model in {folder} was made for {theirs}, this learner's is {identity}."
+        )
+    check_parts(description, expected, folder, "Give the folder of that fit.")
+    if description["diverged"]:
+        raise CheckpointError(f"The training in {folder} diverged; it has no model.")
+    epoch, end = description["epoch"], description["training"]["max_epochs"]
+    if description["validation_scheme"] == ALL_LABELS and epoch < end:
+        raise CheckpointError(
+            f"The fit in {folder} was interrupted after epoch {epoch} of {end}. Fit again with "
+            "this checkpoint_path, which goes on from there, then restore."
+        )

@@ -1,0 +1,339 @@
+"""The resumable objective: HPO4DL's contract around the training of one active-learning cycle."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import ConfigSpace as CS
+import numpy as np
+import torch
+
+from alhpo.base.errors import CheckpointError, ConfigurationError
+from alhpo.base.files import content_hash
+from alhpo.base.protocols import ValidationScheme
+from alhpo.base.schema import unknown_name
+from alhpo.base.seeding import numpy_generator
+from alhpo.base.types import Evaluation
+from alhpo.data.batches import DeviceImages
+from alhpo.hyperparameters import Hyperparameters, check_space, check_warmup, load_space
+from alhpo.training.checkpoints import FILE_NAME
+from alhpo.training.epochs import evaluate, score_images
+from alhpo.training.trainer import Task, Trainer
+from alhpo.tuning.failures import is_out_of_memory
+from alhpo.validation.schemes import AcquisitionWeighted, Weighted
+from alhpo.validation.weights import effective_size
+
+Metric = Literal["accuracy", "likelihood"]
+Divergence = Literal["worst", "nan"]
+
+
+def check_metric(metric: str) -> None:
+    """Refuse a metric that there is not.
+
+    Raises:
+        ConfigurationError: with the legal ones.
+    """
+    if metric not in get_args(Metric):
+        raise unknown_name("metric", str(metric), get_args(Metric))
+
+
+class Objective:
+    """``objective(configuration, epoch, previous_epoch, checkpoint_path) -> list[dict]``.
+
+    What HPO4DL's ``Tuner`` and ``alhpo.Tuner`` optimise: the mean validation metric of models
+    trained on the labelled images, one epoch after the other, resumable at every epoch. It is made
+    by ``ActiveLearner.objective``.
+
+    Args:
+        task: the labelled images, the model and the length of training.
+        space: the space that is searched; every hyperparameter in it without a condition must be
+            in each configuration.
+        fixed: hyperparameters outside the space; the defaults hold where neither says anything.
+        validation: the scheme that splits the labelled images.
+        metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. The mean over
+            the splits is returned; both lie in [0, 1], higher is better.
+        on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
+        weights: (L,) of the labelled images where the scheme weighs them: validation metrics are
+            means with these weights, divided by their sum over a validation part.
+        selection: identity of what the weights are derived from.
+        test: images that fully trained models are measured on besides, for the record alone.
+        live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
+            checkpoint is written in any case before a result is returned. Where memory is short
+            they are let go of, and the epochs trained once more from the checkpoint.
+
+    Attributes:
+        configuration_space: the space, for the tuner.
+        max_epochs: the epoch at which a configuration is fully trained.
+
+    Raises:
+        ConfigurationError: a space or fixed hyperparameter that cannot be trained, or too few
+            labels for the validation scheme.
+    """
+
+    #: Checkpoint files are replaced by renaming, never written in place.
+    replaces_files = True
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        space: str | CS.ConfigurationSpace = "paper",
+        fixed: Mapping[str, Any] | None = None,
+        validation: ValidationScheme,
+        metric: Metric = "accuracy",
+        on_divergence: Divergence = "worst",
+        weights: np.ndarray | None = None,
+        selection: str = "",
+        test: DeviceImages | None = None,
+        live_bytes: int = 2**30,
+    ) -> None:
+        check_metric(metric)
+        if on_divergence not in ("worst", "nan"):
+            raise unknown_name("on_divergence", str(on_divergence), ("worst", "nan"))
+        self.configuration_space = load_space(space)
+        self.max_epochs = task.max_epochs
+        self._fixed = dict(fixed or {})
+        check_space(self.configuration_space, self._fixed)
+        self._task = task
+        self._metric: Metric = metric
+        self._worst = 0.0 if on_divergence == "worst" else math.nan
+        self._test = test
+        self._scheme = validation.name
+        self._required = _unconditional(self.configuration_space)
+        check_warmup(self.configuration_space, self._fixed, self.max_epochs)
+        weighted = isinstance(validation, Weighted | AcquisitionWeighted)
+        splitting = validation.scheme if weighted else validation  # weights keep the splits
+        generator = numpy_generator(task.seed, "validation", splitting.name)
+        splits = validation.splits(task.labels.numpy(), generator)
+        self._training = [task.device_images(train) for train, _ in splits]
+        self._weights = None
+        self._sizes: list[float] = []
+        if weights is not None:
+            parts = [weights[held_out] for _, held_out in splits]
+            _check_weights(weights, parts, self._scheme)
+            self._sizes = [effective_size(part) for part in parts]
+            device = task.compute.device
+            self._weights = [torch.from_numpy(part).double().to(device) for part in parts]
+        self._selection = selection
+        self._validation = [task.device_images(held_out) for _, held_out in splits]
+        self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...]]] = OrderedDict()
+        self._live_bytes = live_bytes
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that determines the results; tuners name their folders by it."""
+        values = {
+            **self._task.identity,
+            "augmentation": self._task.augmentation,
+            "validation": self._scheme,
+            "metric": self._metric,
+            "worst": repr(self._worst),
+            "fixed": self._fixed,
+        }
+        if self._weights is not None:
+            values["selection"] = self._selection
+        if self._test is not None:  # rows without it keep the identity they always had
+            values["test"] = self._test.digest
+        return content_hash(values)
+
+    def hyperparameters(self, configuration: Mapping[str, Any]) -> Hyperparameters:
+        """All hyperparameters of a configuration of the space, the fixed ones filled in.
+
+        Raises:
+            ConfigurationError: an unknown name, an illegal value, or a name of the space that is
+                missing.
+        """
+        hp = Hyperparameters.create(self._fixed, configuration)
+        missing = [name for name in self._required if name not in configuration]
+        if missing:
+            raise ConfigurationError(
+                f"The configuration lacks {', '.join(missing)}; it has "
+                f"{', '.join(configuration) or 'nothing'}. The space needs "
+                f"{', '.join(self._required)}; legal besides: "
+                f"{', '.join(n for n in Hyperparameters.model_fields if n not in self._required)}."
+            )
+        hp.check_epochs(self.max_epochs)
+        return hp
+
+    def __call__(
+        self,
+        configuration: Mapping[str, Any],
+        epoch: int,
+        previous_epoch: int,
+        checkpoint_path: str | os.PathLike[str],
+    ) -> list[dict[str, Any]]:
+        """Train a trial from ``previous_epoch`` to ``epoch``.
+
+        Args:
+            configuration: hyperparameter names and values.
+            epoch: the epoch to reach, at most ``max_epochs``.
+            previous_epoch: the epoch reached before; 0 starts the trial.
+            checkpoint_path: a folder for this trial alone; made where it is missing.
+
+        Returns:
+            One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
+            the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
+            ``accuracy``, ``nll`` and ``train_loss`` are None. With weights these metrics are
+            weighted, and the dict has ``accuracy_unweighted`` and ``nll_unweighted`` too, and
+            ``effective_size``, the mean over the splits of the number of equally weighted images
+            that would vary as much. Where the objective measures the
+            test, the dict of the last epoch, ``max_epochs``, has ``test_accuracy`` and
+            ``test_nll`` too, likewise.
+
+        Raises:
+            ConfigurationError: an illegal configuration or pair of epochs.
+            CheckpointError: the checkpoint is missing, truncated, or of another configuration,
+                labelled set, model, validation scheme or epoch.
+        """
+        hp = self.hyperparameters(configuration)
+        if not 0 <= previous_epoch < epoch <= self.max_epochs:
+            raise ConfigurationError(
+                f"Cannot train from epoch {previous_epoch} to {epoch}: "
+                f"0 <= previous_epoch < epoch <= max_epochs={self.max_epochs} must hold."
+            )
+        folder = Path(checkpoint_path)
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"checkpoint_path {folder} is a file; a folder is needed.")
+        try:
+            return self._trained(hp, epoch, previous_epoch, folder)
+        except Exception as error:
+            if not (self._live and is_out_of_memory(error)):
+                raise
+        # here, where the exception no longer holds what was being trained
+        self.release_memory()
+        return self._trained(hp, epoch, previous_epoch, folder)
+
+    def release_memory(self) -> None:
+        """Let go of the models of recent trials; their checkpoints are on disk."""
+        self._live.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_live": OrderedDict()}
+
+    def _trained(
+        self, hp: Hyperparameters, epoch: int, previous_epoch: int, folder: Path
+    ) -> list[dict[str, Any]]:
+        trainer = self._trainer(hp, previous_epoch, folder)
+        rows = [self._epoch(trainer) for _ in range(previous_epoch, epoch)]
+        trainer.save(folder)
+        self._keep(folder, trainer)
+        return rows
+
+    def _epoch(self, trainer: Trainer) -> dict[str, Any]:
+        loss = trainer.advance()
+        results: list[Evaluation] = []
+        unweighted: list[Evaluation] = []
+        if not trainer.diverged:
+            scores = [
+                score_images(model, images, self._task.compute)
+                for model, images in zip(trainer.models, self._validation, strict=True)
+            ]
+            unweighted = results = [score.mean() for score in scores]
+            if self._weights is not None:
+                pairs = zip(scores, self._weights, strict=True)
+                results = [score.mean(weights) for score, weights in pairs]
+            trainer.diverged = not all(math.isfinite(one.nll) for one in (*results, *unweighted))
+        if trainer.diverged:
+            results, unweighted = [], []
+        accuracy, nll = _means(results)
+        metric = accuracy if self._metric == "accuracy" or nll is None else math.exp(-nll)
+        return {
+            "epoch": trainer.epoch,
+            "metric": self._worst if metric is None else metric,
+            "accuracy": accuracy,
+            "nll": nll,
+            "train_loss": None if trainer.diverged else loss,
+            "split_accuracy": [result.accuracy for result in results],
+            "diverged": trainer.diverged,
+            **self._unweighted(unweighted),
+            **self._tested(trainer),
+        }
+
+    def _unweighted(self, results: list[Evaluation]) -> dict[str, float | None]:
+        if self._weights is None:
+            return {}
+        accuracy, nll = _means(results)
+        size = sum(self._sizes) / len(self._sizes)
+        return {"accuracy_unweighted": accuracy, "nll_unweighted": nll, "effective_size": size}
+
+    def _tested(self, trainer: Trainer) -> dict[str, float | None]:
+        """What the record of a fully trained trial says of the test; None where its training
+        diverged, or its outputs on these images are not finite."""
+        if self._test is None or trainer.epoch < self.max_epochs:
+            return {}
+        results: list[Evaluation] = []
+        if not trainer.diverged:
+            compute = self._task.compute
+            results = [evaluate(model, self._test, compute) for model in trainer.models]
+        if not all(math.isfinite(result.nll) for result in results):
+            results = []
+        accuracy, nll = _means(results)
+        return {"test_accuracy": accuracy, "test_nll": nll}
+
+    def _trainer(self, hp: Hyperparameters, previous_epoch: int, folder: Path) -> Trainer:
+        live = self._live.pop(str(folder.resolve()), None)
+        if live and live[1] == _signature(folder) and live[0].hp == hp and previous_epoch > 0:
+            trainer = live[0]
+        else:
+            trainer = Trainer(self._task, hp, self._training, self._scheme)
+            if previous_epoch > 0:
+                trainer.load(folder)
+        if trainer.epoch != previous_epoch:
+            raise CheckpointError(
+                f"The checkpoint in {folder} is of epoch {trainer.epoch}, but training was to go "
+                f"on from epoch {previous_epoch}."
+            )
+        return trainer
+
+    def _keep(self, folder: Path, trainer: Trainer) -> None:
+        self._live[str(folder.resolve())] = (trainer, _signature(folder))
+        budget = self._live_bytes
+        for path in reversed(list(self._live)):
+            budget -= self._live[path][0].nbytes
+            if budget < 0:
+                del self._live[path]
+
+
+def _means(results: list[Evaluation]) -> tuple[float, float] | tuple[None, None]:
+    """Accuracy and NLL over the splits; None where there are no results."""
+    if not results:
+        return None, None
+    accuracy = sum(result.accuracy for result in results) / len(results)
+    return accuracy, sum(result.nll for result in results) / len(results)
+
+
+def _check_weights(weights: np.ndarray, parts: list[np.ndarray], scheme: str) -> None:
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ConfigurationError(
+            f"Validation by {scheme} gave weights that are negative or not finite: {weights}."
+        )
+    empty = [number for number, part in enumerate(parts) if not part.sum() > 0]
+    if empty:
+        raise ConfigurationError(
+            f"Validation by {scheme} gave all images of validation split {empty[0]} weight 0, so "
+            "that nothing judges a configuration. Hold out more, or use a scheme without weights."
+        )
+
+
+def _signature(folder: Path) -> tuple[int, ...]:
+    """Identity of the checkpoint file itself: the live models count only while it is the same."""
+    try:
+        status = (folder / FILE_NAME).stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unconditional(space: CS.ConfigurationSpace) -> list[str]:
+    older = getattr(space, "get_all_unconditional_hyperparameters", None)  # ConfigSpace < 1
+    free = set(older() if older else space.unconditional_hyperparameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return [hp.name for hp in space.values() if hp.name in free]

@@ -1,5 +1,0 @@
-"""Our own DyHPO: freeze-thaw search that learns from earlier searches."""
-
-from alhpo.tuning.dyhpo.optimizer import DyHPO, dyhpo
-
-__all__ = ["DyHPO", "dyhpo"]

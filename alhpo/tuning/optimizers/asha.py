@@ -1,0 +1,99 @@
+"""ASHA: successive halving that never waits for a rung to fill.
+
+Li, Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt, Recht and Talwalkar, "A System for Massively
+Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from alhpo.base.protocols import Configurations
+from alhpo.tuning.configurations import fill_up
+
+ETA = 3
+
+
+def rungs(max_epochs: int, eta: int = ETA) -> list[int]:
+    """The epochs at which configurations are compared: 1, eta, eta², ... and ``max_epochs``."""
+    epochs = [1]
+    while epochs[-1] * eta < max_epochs:
+        epochs.append(epochs[-1] * eta)
+    return epochs if max_epochs == 1 else [*epochs, max_epochs]
+
+
+class ASHA:
+    """Promotes a configuration as soon as it is among the best of its rung; else starts another.
+
+    The highest rung at which a configuration can be promoted goes first. It can be promoted if
+    its metric at that rung is among the highest floor(n / eta) of the n that got there (equal
+    ones in the order of their numbers; those that diverged or failed count in n and are never
+    promoted). When nothing can be promoted or started, and no configuration has got to
+    ``max_epochs`` yet, the best of the highest rung goes on all the same; the search ends when
+    one has, or when the budget is spent.
+
+    Args:
+        configurations: what to choose from; filled up to ``num_configurations`` and started in
+            their order.
+        max_epochs: the epoch of the last rung.
+        num_configurations: how many configurations to start.
+        eta: one of so many configurations goes on at each rung.
+    """
+
+    def __init__(
+        self,
+        configurations: Configurations,
+        max_epochs: int,
+        num_configurations: int,
+        eta: int = ETA,
+    ) -> None:
+        self._available = fill_up(configurations, num_configurations)
+        self._eta = eta
+        self._epochs = rungs(max_epochs, eta)
+        self._started = 0
+        #: Per rung, the metric there of every configuration that was to get there.
+        self._metrics: list[dict[int, float]] = [{} for _ in self._epochs]
+        #: Per rung, the configurations that were promoted from it.
+        self._promoted: list[set[int]] = [set() for _ in self._epochs]
+
+    def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        lower = range(len(self._epochs) - 2, -1, -1)  # the rungs below the last, highest first
+        for rung in lower:
+            for number in self._promotable(rung, len(self._metrics[rung]) // self._eta):
+                return [number], [self._epochs[rung + 1]]
+        if self._started < self._available:
+            return [self._started], [self._epochs[0]]
+        if not self._promotable(-1, 1):
+            for rung in lower:
+                for number in self._promotable(rung, len(self._metrics[rung])):
+                    return [number], [self._epochs[rung + 1]]
+        return None, None
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        latest = configuration_results[-1]
+        number, epoch, metric = (latest[key] for key in ("configuration_id", "epoch", "metric"))
+        failed = math.isnan(metric)
+        if not failed and epoch not in self._epochs:
+            return  # the budget ended between two rungs
+        rung = next(k for k, target in enumerate(self._epochs) if target >= epoch)
+        self._metrics[rung][number] = -math.inf if failed else metric
+        if rung:
+            self._promoted[rung - 1].add(number)
+        else:
+            self._started = number + 1
+
+    def _promotable(self, rung: int, n: int) -> list[int]:
+        """Those among the best ``n`` of a rung that can go on, best first."""
+        metrics = self._metrics[rung]
+        best = sorted(metrics, key=lambda number: (-metrics[number], number))[:n]
+        gone = self._promoted[rung]
+        return [one for one in best if one not in gone and metrics[one] > -math.inf]
+
+
+def asha(
+    configurations: Configurations, *, max_epochs: int, num_configurations: int, **_: Any
+) -> ASHA:
+    """The factory registered as ``"asha"``."""
+    return ASHA(configurations, max_epochs, num_configurations)

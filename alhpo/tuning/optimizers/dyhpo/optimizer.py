@@ -1,0 +1,439 @@
+"""DyHPO: one more epoch for the configuration from which that promises most.
+
+After Wistuba, Kadra, Grabocka: Supervising the Multi-Fidelity Race of Hyperparameter
+Configurations (NeurIPS 2022), with another surrogate (see ``process``).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.seeding import numpy_generator
+from alhpo.tuning.configurations import fill_up
+from alhpo.tuning.history import EarlierSearch, best_first
+from alhpo.tuning.optimizers.dyhpo.earlier import EarlierObservations
+from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
+from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations
+from alhpo.tuning.optimizers.dyhpo.scale import Scale
+
+#: A search's own scale is used once it has so many observations; before, that of an earlier one.
+_OWN_SCALE = 20
+#: At most so many of the latest search's best are trained to the end before anything else.
+_TRANSFERRED = 3
+#: Candidates are refreshed after so many suggestions, by this share of them and some neighbours.
+_REFRESH_EVERY = 20
+_REFRESH_SHARE = 0.1
+_NEIGHBOURS = 20
+_PARENTS = 3
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+
+
+class DyHPO:
+    """Chooses, after every step, the configuration that is trained further.
+
+    The next configuration is the one with the highest expected improvement one step ahead, over
+    the best that any has shown at that epoch (over the best at all where none has come so far),
+    as in DyHPO; every other time it is the improvement over the best at all, a random number of
+    epochs ahead (the epochs on a log scale; compare ifBO, Rakotoarison et al. 2024), which is what
+    makes configurations that rise late be trained through. One suggestion in ten is a new random
+    configuration whatever the surrogate thinks. Ties go to the lowest number.
+
+    A configuration whose metric was not finite, or whose training failed, is never suggested
+    again and counts as the worst that was seen, so that its neighbourhood is avoided.
+
+    With ``parallel`` above 1 each suggestion holds as many configurations. They are chosen one
+    after the other, each as if the one before it had been observed at its predicted mean (a
+    fantasy: Ginsbourger, Le Riche, Carraro 2010, "kriging believer").
+
+    Args:
+        configurations: what to choose from, filled up to ``num_configurations``; those given by
+            the user come first, then, where there is no history, the space's default. Candidates
+            are refreshed on the way: the least promising of those never tried make way for new
+            random ones and neighbours of the best.
+        max_epochs: the epoch at which a configuration is fully trained.
+        max_budget: epochs the search may spend; None for no limit.
+        num_configurations: size of the candidate pool.
+        seed: of every random choice.
+        history: earlier searches. What they observed informs the surrogate, discounted by age,
+            each with a level and scale of its own: metrics are never pooled. The best three of the
+            latest that are among the configurations given, or as many as half the budget has room
+            for, are trained to the end at once.
+        step: epochs that a suggestion goes further.
+        parallel: configurations in a suggestion.
+        explore: share of suggestions that are new random configurations.
+        refit_growth: the surrogate's parameters are fitted again whenever there are so many times
+            the observations of the last fit; 1 fits at every step.
+        fit_steps: most L-BFGS steps of a fit.
+    """
+
+    def __init__(
+        self,
+        configurations: Any,
+        *,
+        max_epochs: int,
+        max_budget: int | None,
+        num_configurations: int,
+        seed: int,
+        history: Sequence[EarlierSearch] = (),
+        step: int = 1,
+        parallel: int = 1,
+        explore: float = 0.1,
+        refit_growth: float = 1.15,
+        fit_steps: int = 30,
+    ) -> None:
+        for name, value in (("step", step), ("parallel", parallel), ("fit_steps", fit_steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}; expected an integer from 1")
+        if not 0 <= explore <= 1:
+            raise ConfigurationError(f"explore is {explore!r}; expected a share from 0 to 1")
+        if not refit_growth >= 1:
+            raise ConfigurationError(f"refit_growth is {refit_growth!r}; expected at least 1")
+        self._configurations = configurations
+        self._max_epochs = max_epochs
+        self._budget = math.inf if max_budget is None else max_budget
+        self._n = num_configurations
+        self._step, self._parallel, self._explore = step, parallel, explore
+        self._growth, self._fit_steps = refit_growth, fit_steps
+        self._generator = numpy_generator(seed, "dyhpo")
+        self._initial = list(range(getattr(configurations, "num_initial", 0)))
+        #: What is trained to the end at once.
+        self._through = _through(configurations, history, max_epochs, max_budget)
+        if not history:
+            self._initial += _default(configurations)
+        fill_up(configurations, num_configurations)
+        self._encoder = Encoder(configurations.space)
+        self._process = CurveProcess(self._encoder.groups, max_epochs)
+        self._pool = list(range(len(configurations)))
+        self._set_aside: list[int] = []
+        self._rows: list[np.ndarray] = []
+        self._observed: list[tuple[int, int, float]] = []
+        self._reached: dict[int, int] = {}
+        self._lost: set[int] = set()
+        self._suggestions = 0
+        self._next_fit = 0
+        self._score: dict[int, float] = {}  # of the candidates that were compared last
+        self._earlier = EarlierObservations(history, self._encoder, max_epochs)
+
+    def suggest(self) -> tuple[list[int] | None, list[int] | None]:
+        """Numbers of configurations and the epoch each is to reach; ``(None, None)`` at the end."""
+        chosen: list[tuple[int, int]] = []
+        fantasies: list[tuple[int, int, float]] = []
+        self._refresh()
+        while len(chosen) < self._parallel:
+            busy = {number for number, _ in chosen}
+            number = self._choose(busy, fantasies)
+            if number is None:
+                break
+            step = self._max_epochs if number in self._through else self._step
+            target = min(self._reached.get(number, 0) + step, self._max_epochs)
+            chosen.append((number, target))
+            self._suggestions += 1
+            if len(chosen) < self._parallel and self._observed:
+                known = self._condition(self._process, fantasies)
+                mean, _ = self._predicted(self._process, known, [number], np.array([target]))
+                fantasies.append((number, target, float(mean[0])))
+        if not chosen:
+            return None, None
+        return [number for number, _ in chosen], [target for _, target in chosen]
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        """Learn results; see ``alhpo.base.protocols.Optimizer``."""
+        for result in configuration_results:
+            number, epoch = int(result["configuration_id"]), int(result["epoch"])
+            if number in self._lost or epoch <= self._reached.get(number, 0):
+                continue
+            self._reached[number] = epoch
+            metric = float(result["metric"])
+            if not math.isfinite(metric):
+                self._lost.add(number)
+                metric = math.nan
+            self._observed.append((number, epoch, metric))
+
+    def expected_gain(self) -> float | None:
+        """What the most promising configuration is expected to add to the best metric so far.
+
+        The largest expected improvement over all candidates, each at the epoch at which it is
+        largest, in units of the metric. None before anything was observed. Asking changes nothing:
+        the suggestions are the same however often it is asked.
+        """
+        scale, best = self._scale(), self._best()
+        candidates = self._free(self._pool) or self._free(sorted(self._set_aside))
+        if best is None or not candidates:
+            return None
+        process = copy.copy(self._process)  # the same parameters; conditioning leaves ours alone
+        known = self._condition(process, [], refit=False)
+        reached = np.array([self._reached.get(number, 0) for number in candidates])
+        ahead = [2**k for k in range(self._max_epochs.bit_length()) if 2**k < self._max_epochs]
+        gain = 0.0
+        for epochs in (*ahead, self._max_epochs):
+            target = np.minimum(reached + epochs, self._max_epochs)
+            mean, deviation = self._predicted(process, known, candidates, target)
+            likely = np.argsort(-_improvement(mean, deviation, best), kind="stable")[:50]
+            values = mean[likely, None] + deviation[likely, None] * _NODES
+            above = np.maximum(scale.undo(values) - scale.undo(np.array(best)), 0.0)
+            expected = above @ (_NODE_WEIGHTS / _NODE_WEIGHTS.sum())
+            gain = max(gain, float(expected.max()))
+        return gain
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the optimizer has learnt and drawn, as JSON-able values.
+
+        An optimizer made with the same arguments, whose ``configurations`` hold the same ones,
+        goes on exactly like this one after ``load_state_dict``.
+        """
+        return {
+            "generator": self._generator.bit_generator.state,
+            "parameters": self._process.parameters.tolist(),
+            "pool": list(self._pool),
+            "set_aside": list(self._set_aside),
+            "observed": [
+                [number, epoch, metric if math.isfinite(metric) else None]
+                for number, epoch, metric in self._observed
+            ],
+            "suggestions": self._suggestions,
+            "next_fit": self._next_fit,
+            "score": [[number, score] for number, score in self._score.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._generator.bit_generator.state = state["generator"]
+        self._process.parameters = np.array(state["parameters"])
+        self._pool = list(state["pool"])
+        self._set_aside = list(state["set_aside"])
+        self._observed = [
+            (number, epoch, math.nan if metric is None else metric)
+            for number, epoch, metric in state["observed"]
+        ]
+        self._reached = {number: epoch for number, epoch, _ in self._observed}
+        self._lost = {number for number, _, metric in self._observed if math.isnan(metric)}
+        self._suggestions = state["suggestions"]
+        self._next_fit = state["next_fit"]
+        self._score = dict(state["score"])
+
+    # Which configuration.
+
+    def _choose(self, busy: set[int], fantasies: list[tuple[int, int, float]]) -> int | None:
+        waiting = [
+            n for n in self._initial if n not in self._reached and n not in busy | self._lost
+        ]
+        if waiting:
+            return waiting[0]
+        candidates = self._candidates(busy)
+        if not candidates:
+            return None
+        untried = [number for number in candidates if number not in self._reached]
+        best = self._best()
+        explores = self._generator.random() < self._explore
+        if best is None or (explores and untried):
+            return (untried or candidates)[0]
+        known = self._condition(self._process, fantasies)
+        reached = np.array([self._reached.get(number, 0) for number in candidates])
+        if self._suggestions % 2:
+            target = np.minimum(reached + self._ahead(), self._max_epochs)
+            bar = np.full(len(candidates), best)
+        else:
+            target = np.minimum(reached + self._step, self._max_epochs)
+            bar = self._bar(target, best)
+        mean, deviation = self._predicted(self._process, known, candidates, target)
+        score = _improvement(mean, deviation, bar)
+        self._score = dict(zip(candidates, score.tolist(), strict=True))
+        return candidates[int(score.argmax())]
+
+    def _ahead(self) -> int:
+        """A random number of epochs, uniform on a log scale, that the budget has room for."""
+        spent = len(self._observed)
+        most = max(1.0, min(self._max_epochs, self._budget - spent))
+        return round(most ** float(self._generator.random()))
+
+    def _candidates(self, busy: set[int]) -> list[int]:
+        """Numbers that can be trained further, ascending; those set aside join them once no
+        other is left."""
+        found = self._free(self._pool, busy)
+        if not found and self._set_aside:
+            self._pool = sorted({*self._pool, *self._set_aside})
+            self._set_aside = []
+            found = self._free(self._pool, busy)
+        return found
+
+    def _free(self, numbers: Sequence[int], busy: Collection[int] = ()) -> list[int]:
+        """Those of the numbers that can be trained further and are not busy."""
+        return [
+            number
+            for number in numbers
+            if self._reached.get(number, 0) < self._max_epochs
+            and number not in self._lost
+            and number not in busy
+        ]
+
+    def _refresh(self) -> None:
+        """Replace the least promising untried candidates, every now and then."""
+        if not self._observed or self._suggestions % _REFRESH_EVERY:
+            return
+        first = len(self._configurations)
+        self._configurations.add_configurations(max(1, round(_REFRESH_SHARE * self._n)))
+        for parent in self._parents():
+            for _ in range(_NEIGHBOURS // _PARENTS):
+                values = self._configurations.get_configuration(parent)
+                try:
+                    self._configurations.add(self._encoder.neighbour(values, self._generator))
+                except ConfigurationError:
+                    continue  # outside the space
+        fresh = list(range(first, len(self._configurations)))
+        untried = [n for n in self._pool if n not in self._reached and n not in self._initial]
+        untried.sort(key=lambda number: (self._score.get(number, 0.0), -number))
+        leaving = set(untried[: min(len(fresh), len(untried))])
+        self._set_aside += sorted(leaving)
+        self._pool = [number for number in self._pool if number not in leaving] + fresh
+
+    def _parents(self) -> list[int]:
+        best: dict[int, float] = {}
+        for number, _, metric in self._observed:
+            if math.isfinite(metric):
+                best[number] = max(metric, best.get(number, -math.inf))
+        return sorted(best, key=lambda number: (-best[number], number))[:_PARENTS]
+
+    # What is known.
+
+    def _scale(self) -> Scale:
+        metrics = [metric for _, _, metric in self._observed if math.isfinite(metric)]
+        metrics += self._earlier.current
+        if self._earlier.scale is not None and len(metrics) < _OWN_SCALE:
+            return self._earlier.scale
+        return Scale.of(np.array(metrics)) if metrics else Scale(0.0, 1.0, 1.0)
+
+    def _best(self) -> float | None:
+        """The best of the present task so far, scaled."""
+        metrics = [metric for _, _, metric in self._observed if math.isfinite(metric)]
+        if not metrics:
+            return None
+        return float(self._scale().apply(np.array(max([*metrics, *self._earlier.current]))))
+
+    def _bar(self, target: np.ndarray, best: float) -> np.ndarray:
+        """What a configuration has to beat at each epoch."""
+        scale = self._scale()
+        top: dict[int, float] = {}
+        for _, epoch, metric in self._observed:
+            if math.isfinite(metric):
+                top[epoch] = max(metric, top.get(epoch, -math.inf))
+        return np.array(
+            [
+                float(scale.apply(np.array(top[epoch]))) if epoch in top else best
+                for epoch in target.tolist()
+            ]
+        )
+
+    def _condition(
+        self,
+        process: CurveProcess,
+        fantasies: list[tuple[int, int, float]],
+        *,
+        refit: bool = True,
+    ) -> dict[int, int]:
+        """Condition a process on everything; returns the trial of each tried number."""
+        scale = self._scale()
+        metrics = np.array([metric for _, _, metric in self._observed])
+        values = scale.apply(metrics)
+        values = np.where(np.isfinite(values), values, np.nanmin(values))
+        numbers = [n for n, _, _ in self._observed] + [n for n, _, _ in fantasies]
+        epochs = [e for _, e, _ in self._observed] + [e for _, e, _ in fantasies]
+        known = {number: trial for trial, number in enumerate(dict.fromkeys(numbers))}
+        x = self._encoded([*known])
+        earlier = self._earlier.observations(scale, len(known))
+        observations = Observations(
+            x=np.concatenate([x, earlier.x]),
+            search=np.concatenate([np.zeros(len(known), int), earlier.search]),
+            trial=np.concatenate([np.array([known[n] for n in numbers]), earlier.trial]),
+            epoch=np.concatenate([np.array(epochs), earlier.epoch]),
+            value=np.concatenate([values, [value for _, _, value in fantasies], earlier.value]),
+        )
+        due = refit and not fantasies and len(self._observed) >= self._next_fit
+        process.fit(observations, self._fit_steps if due else 0)
+        if due:
+            n = len(self._observed)
+            self._next_fit = max(n + 1, math.floor(n * self._growth))
+        return known
+
+    def _predicted(
+        self,
+        process: CurveProcess,
+        known: dict[int, int],
+        numbers: list[int],
+        target: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        trial = np.array([known.get(number, -1) for number in numbers])
+        return process.predict(self._encoded(numbers), trial, target)
+
+    def _encoded(self, numbers: list[int]) -> np.ndarray:
+        for number in range(len(self._rows), len(self._configurations)):
+            values = self._configurations.get_configuration(number)
+            self._rows.append(self._encoder.encode(values))
+        return np.stack([self._rows[number] for number in numbers])
+
+
+def _through(
+    configurations: Any, history: Sequence[EarlierSearch], max_epochs: int, max_budget: int | None
+) -> set[int]:
+    """Numbers of the best of the latest search, as many as half the budget has room for."""
+    room = _TRANSFERRED if max_budget is None else max_budget // (2 * max_epochs)
+    measured = any(search.age == 0 for search in history)  # a run measures what is in force
+    count = min(max(room, 1), _TRANSFERRED) - measured
+    best = best_first(history)[:count]
+    initial = range(getattr(configurations, "num_initial", 0))
+    return {n for n in initial if configurations.get_configuration(n) in best}
+
+
+def _default(configurations: Any) -> list[int]:
+    """The number of the space's default configuration, if it can be trained."""
+    try:
+        return [configurations.add(dict(configurations.space.get_default_configuration()))]
+    except ConfigurationError:
+        return []
+
+
+def _improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float) -> np.ndarray:
+    """Expected improvement over ``best`` (Mockus 1978)."""
+    z = (mean - best) / deviation
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return np.maximum(deviation * (z * ndtr(z) + density), 0.0)
+
+
+def dyhpo(
+    configurations: Any,
+    *,
+    max_epochs: int,
+    max_budget: int | None,
+    num_configurations: int,
+    seed: int,
+    device: str | None,
+    history: Sequence[EarlierSearch] = (),
+    **options: Any,
+) -> DyHPO:
+    """The factory registered as ``"dyhpo"``; it computes on the CPU whatever the device.
+
+    Give options through ``functools.partial(dyhpo, step=3, parallel=4)``.
+    """
+    return DyHPO(
+        configurations,
+        max_epochs=max_epochs,
+        max_budget=max_budget,
+        num_configurations=num_configurations,
+        seed=seed,
+        history=history,
+        **options,
+    )
+
+
+#: The Tuner refuses ``max_budget=None`` for a factory that says so.
+dyhpo.requires_budget = True  # type: ignore[attr-defined]
+#: The Tuner gives earlier searches to a factory that says so.
+dyhpo.uses_history = True  # type: ignore[attr-defined]
+#: The optimizers of this factory have ``expected_gain``.
+dyhpo.tells_gain = True  # type: ignore[attr-defined]

@@ -1,0 +1,108 @@
+"""Train every candidate for one epoch, then the best of them to the end.
+
+The baseline of Egele, Guyon, Sun and Balaprakash, "Is One Epoch All You Need For Multi-Fidelity
+Hyperparameter Optimization?", ESANN 2023, arXiv:2307.15422. The paper leaves open how many
+candidates and how many of them to keep; ``plan`` says what is done here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from alhpo.base.protocols import Configurations
+from alhpo.tuning.configurations import fill_up
+
+
+def plan(max_epochs: int, max_budget: int | None, num_configurations: int) -> tuple[int, int]:
+    """How many configurations are trained for one epoch, and how many of those to the end.
+
+    Half of the budget B goes into first epochs, the other half, R - 1 epochs each, into the best:
+    k = max(1, floor(B / 2 / (R - 1))) of them. What that leaves over goes into further first
+    epochs, so that n + k (R - 1) = B. If B does not suffice for one full training beside them,
+    half of it (rounded up) still goes into first epochs. If there are too few configurations to
+    spend that much on, all of them get a first epoch and k is what the rest of the budget buys.
+    Without a budget every configuration gets a first epoch, and as many epochs again go into the
+    best.
+
+    Args:
+        max_epochs: R.
+        max_budget: B, or None for no limit.
+        num_configurations: how many configurations there are.
+
+    Returns:
+        n and k, at least 1 and at most ``num_configurations`` and n.
+    """
+    to_the_end = max_epochs - 1
+    if to_the_end == 0:
+        n = num_configurations if max_budget is None else min(num_configurations, max_budget)
+        return n, n
+    if max_budget is None:
+        n = num_configurations
+        return n, max(1, n // to_the_end)
+    k = max(1, max_budget // (2 * to_the_end))
+    n = max(max_budget - k * to_the_end, -(-max_budget // 2))
+    if n > num_configurations:
+        n = num_configurations
+        k = max(1, -(-(max_budget - n) // to_the_end))
+    return n, min(n, k)
+
+
+class OneEpoch:
+    """One epoch for each of n configurations, then the k best to ``max_epochs`` (see ``plan``).
+
+    The candidates are one suggestion, the best of them another, best first (equal ones by their
+    number). For those of the best that diverge or fail, the next best are continued.
+
+    Args:
+        configurations: what to choose from; filled up to n and started in their order.
+        max_epochs: the epoch that the best are trained to.
+        max_budget: epochs the search may spend, or None.
+        num_configurations: the most configurations to choose from.
+    """
+
+    def __init__(
+        self,
+        configurations: Configurations,
+        max_epochs: int,
+        max_budget: int | None,
+        num_configurations: int,
+    ) -> None:
+        available = fill_up(configurations, num_configurations)
+        self._n, self._k = plan(max_epochs, max_budget, available)
+        self._max_epochs = max_epochs
+        self._began = False
+        #: The candidates that are to be continued, best first.
+        self._ranked: list[int] = []
+        self._trained = 0  # to the end
+
+    def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        if not self._began:
+            return list(range(self._n)), [1] * self._n
+        best = self._ranked[: self._k - self._trained]
+        return (best, [self._max_epochs] * len(best)) if best else (None, None)
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        results = [one for one in configuration_results if not math.isnan(one["metric"])]
+        if self._began:
+            self._trained += sum(one["epoch"] == self._max_epochs for one in results)
+            seen = {one["configuration_id"] for one in configuration_results}
+            self._ranked = [number for number in self._ranked if number not in seen]
+            return
+        self._began = True
+        if self._max_epochs > 1:
+            results.sort(key=lambda one: (-one["metric"], one["configuration_id"]))
+            self._ranked = [one["configuration_id"] for one in results]
+
+
+def one_epoch(
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    max_budget: int | None,
+    num_configurations: int,
+    **_: Any,
+) -> OneEpoch:
+    """The factory registered as ``"one-epoch"``."""
+    return OneEpoch(configurations, max_epochs, max_budget, num_configurations)

@@ -1,0 +1,42 @@
+"""Random search: each configuration is trained to the end, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from alhpo.base.protocols import Configurations
+from alhpo.tuning.configurations import fill_up
+
+
+class RandomSearch:
+    """The humble baseline; it learns nothing and needs no budget.
+
+    Args:
+        configurations: what to choose from; filled up to ``num_configurations``.
+        max_epochs: the epoch every configuration is trained to.
+        num_configurations: after how many configurations the search ends.
+    """
+
+    def __init__(
+        self, configurations: Configurations, max_epochs: int, num_configurations: int
+    ) -> None:
+        self._n = fill_up(configurations, num_configurations)
+        self._max_epochs = max_epochs
+        self._next = 0
+
+    def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        if self._next >= self._n:
+            return None, None
+        self._next += 1
+        return [self._next - 1], [self._max_epochs]
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        """Nothing is learnt from results."""
+
+
+def random_search(
+    configurations: Configurations, *, max_epochs: int, num_configurations: int, **_: Any
+) -> RandomSearch:
+    """The factory registered as ``"random"``."""
+    return RandomSearch(configurations, max_epochs, num_configurations)

@@ -1,0 +1,265 @@
+"""The tree-structured Parzen estimator of Optuna, every configuration trained to the end.
+
+Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization", NIPS 2011. The
+algorithm is Optuna's own (``optuna.samplers.TPESampler`` with its defaults), driven through
+ask and tell; the only module that knows optuna.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
+from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparameter
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.protocols import Configurations
+from alhpo.hyperparameters.conditions import is_active, parents_first
+from alhpo.hyperparameters.description import is_constant, plain_value, rank
+from alhpo.tuning.history import EarlierSearch
+from alhpo.tuning.optimizers.containment import Containment
+
+#: After so many proposals in a row that were forbidden or trained before, Optuna is given a fresh
+#: random configuration to try instead.
+TRIES = 20
+
+
+#: Optuna 4's defaults, of which Optuna 5 has others: the sampler of Huseljic et al. (2023).
+SETTINGS: dict[str, Any] = {
+    "n_startup_trials": 10,
+    "n_ei_candidates": 24,
+    "multivariate": False,
+    "group": False,
+    "constant_liar": False,
+}
+
+
+def require_optuna(optimizer: str) -> None:
+    """Raise ConfigurationError unless optuna can be imported."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigurationError(
+            f"optimizer {optimizer!r} needs the package optuna. Install it with "
+            "`pip install 'alhpo[tpe]'` or `pip install optuna`; or choose another optimizer, "
+            "such as 'hyperband' or 'random'."
+        )
+
+
+class TPE:
+    """Asks Optuna for one configuration after the other and tells it their last epoch's metric.
+
+    Floats, integers and ordinals (as their rank) are numbers to Optuna, on a logarithmic scale
+    where they are so in the space, and categoricals the number of their choice. Distributions
+    other than uniform and the weights of choices are not known to it: it sees the bounds alone.
+    Conditional hyperparameters are asked for only where they are active. A configuration that
+    diverged or failed is a failed trial to Optuna, as is one that a clause forbids or that was
+    trained before; it is asked again then. What was trained to the end on the very same task
+    elsewhere, then the initial configurations, are Optuna's first trials, in their order; earlier
+    searches on other tasks are not known to it. The search ends after ``num_configurations``, when
+    the space holds no more, or when the budget is spent.
+
+    Args:
+        configurations: the space, and where the configurations are added.
+        max_epochs: the epoch every configuration is trained to.
+        num_configurations: after how many configurations the search ends.
+        seed: of the sampler; taken modulo 2**32.
+        history: earlier searches.
+
+    Raises:
+        ConfigurationError: optuna is not installed, or the space has a hyperparameter without
+            bounds or of an unknown type.
+    """
+
+    def __init__(
+        self,
+        configurations: Configurations,
+        max_epochs: int,
+        num_configurations: int,
+        seed: int,
+        history: Sequence[EarlierSearch] = (),
+    ) -> None:
+        require_optuna("tpe")
+        self._configurations = configurations
+        self._space: ConfigurationSpace = configurations.space
+        self._names = parents_first(self._space)
+        check_space(self._space)
+        self._max_epochs = max_epochs
+        self._n = num_configurations
+        self._suggested: set[int] = set()
+        self._trial: Any = None
+        self._current: int | None = None
+        self._containment = Containment("optuna")
+        with self._containment.active():
+            import optuna
+
+            self._failed = optuna.trial.TrialState.FAIL
+            sampler = optuna.samplers.TPESampler(**SETTINGS, seed=seed % 2**32)
+            # It tells of every study on stderr; this one is nobody's but the tuner's.
+            verbosity = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            try:
+                self._study = optuna.create_study(direction="maximize", sampler=sampler)
+            finally:
+                optuna.logging.set_verbosity(verbosity)
+            initial = range(min(num_configurations, len(configurations)))
+            for configuration, epoch, metric in (
+                row for s in history if not s.age for row in s.rows
+            ):
+                if epoch == max_epochs:
+                    self._learn(configuration, metric)
+            for number in initial:
+                self._enqueue(number)
+
+    def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        if self._current is None and len(self._suggested) < self._n:
+            with self._containment.active():
+                self._current = self._proposal()
+        if self._current is None:
+            return None, None
+        self._suggested.add(self._current)
+        return [self._current], [self._max_epochs]
+
+    def observe(self, configuration_results: list[dict[str, Any]]) -> None:
+        latest = configuration_results[-1]
+        failed = math.isnan(latest["metric"])
+        if not failed and latest["epoch"] < self._max_epochs:
+            return  # the budget ended before the training
+        with self._containment.active():
+            if failed:
+                self._study.tell(self._trial, state=self._failed)
+            else:
+                self._study.tell(self._trial, latest["metric"])
+        self._trial = self._current = None
+
+    def _proposal(self) -> int | None:
+        """A configuration that is new and allowed; None where the space holds no more."""
+        for _ in range(TRIES):
+            number = self._asked()
+            if number is not None:
+                return number
+        for number in self._configurations.add_configurations(1):
+            self._enqueue(number)
+            return self._asked()
+        return None
+
+    def _learn(self, configuration: Mapping[str, Any], metric: float) -> None:
+        """Tell Optuna of a configuration that was trained to the end elsewhere."""
+        known = self._configurations.add(configuration)
+        self._enqueue(known)
+        if self._asked() is not None:
+            self._study.tell(self._trial, metric)
+            self._suggested.add(known)
+            self._trial = None
+
+    def _enqueue(self, number: int) -> None:
+        """Have Optuna propose this configuration next."""
+        values = self._configurations.get_configuration(number)
+        self._study.enqueue_trial(
+            {name: _encoded(self._space[name], value) for name, value in values.items()}
+        )
+
+    def _asked(self) -> int | None:
+        """Optuna's next proposal, if it is allowed and new; it remains the trial at work."""
+        trial = self._study.ask()
+        values: dict[str, Any] = {}
+        for name in self._names:
+            if is_active(self._space, name, values):
+                values[name] = _value(trial, self._space[name])
+        number = self._number(values)
+        if number is None or number in self._suggested:
+            self._study.tell(trial, state=self._failed)
+            return None
+        self._trial = trial
+        return number
+
+    def _number(self, values: Mapping[str, Any]) -> int | None:
+        try:
+            return self._configurations.add(values)
+        except ConfigurationError:  # forbidden
+            return None
+
+
+def check_space(space: ConfigurationSpace) -> None:
+    """Refuse a space that Optuna cannot search.
+
+    Raises:
+        ConfigurationError: a hyperparameter without bounds, or of an unknown type.
+    """
+    for name in space:
+        _check(space[name])
+
+
+def _check(hyperparameter: Any) -> None:
+    if isinstance(hyperparameter, CategoricalHyperparameter | OrdinalHyperparameter):
+        return
+    if isinstance(hyperparameter, FloatHyperparameter | IntegerHyperparameter):
+        if hyperparameter.lower is None or hyperparameter.upper is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigurationError(
+                f"hyperparameter {hyperparameter.name!r} has no bounds; optimizer 'tpe' needs "
+                "them: give it lower= and upper="
+            )
+    elif not is_constant(hyperparameter):
+        raise ConfigurationError(
+            f"hyperparameter {hyperparameter.name!r} is a {type(hyperparameter).__name__}; "
+            "optimizer 'tpe' knows floats, integers, ordinals, categoricals and constants"
+        )
+
+
+def _value(trial: Any, hyperparameter: Any) -> Any:
+    """A value that Optuna suggests."""
+    name = hyperparameter.name
+    if isinstance(hyperparameter, CategoricalHyperparameter):
+        choices = hyperparameter.choices
+        value = choices[trial.suggest_categorical(name, range(len(choices)))]
+    elif isinstance(hyperparameter, OrdinalHyperparameter):
+        sequence = hyperparameter.sequence
+        value = sequence[trial.suggest_int(name, 0, len(sequence) - 1)]
+    elif is_constant(hyperparameter):
+        value = hyperparameter.value
+    else:
+        value = _number_value(trial, hyperparameter)
+    return plain_value(hyperparameter, value)
+
+
+def _number_value(trial: Any, hyperparameter: Any) -> float | int:
+    name, log = hyperparameter.name, hyperparameter.log
+    lower, upper = hyperparameter.lower, hyperparameter.upper
+    whole = isinstance(hyperparameter, IntegerHyperparameter)
+    suggest = trial.suggest_int if whole else trial.suggest_float
+    step = getattr(hyperparameter, "q", None)
+    if step is None:
+        return suggest(name, lower, upper, log=log)
+    if not log:
+        return suggest(name, lower, upper, step=step)
+    # Optuna has no steps on a logarithmic scale
+    return lower + round((suggest(name, lower, upper, log=True) - lower) / step) * step
+
+
+def _encoded(hyperparameter: Any, value: Any) -> Any:
+    """A value as Optuna knows it."""
+    if isinstance(hyperparameter, CategoricalHyperparameter):
+        return rank(hyperparameter.choices, value)
+    if isinstance(hyperparameter, OrdinalHyperparameter):
+        return rank(hyperparameter.sequence, value)
+    return value
+
+
+def tpe(
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    num_configurations: int,
+    seed: int,
+    history: Sequence[EarlierSearch] = (),
+    **_: Any,
+) -> TPE:
+    """The factory registered as ``"tpe"``."""
+    return TPE(configurations, max_epochs, num_configurations, seed, history)
+
+
+tpe.uses_history = True  # type: ignore[attr-defined]
+#: The Tuner asks it before anything happens.
+tpe.check_space = check_space  # type: ignore[attr-defined]
+tpe.packages = ("optuna",)  # type: ignore[attr-defined]
