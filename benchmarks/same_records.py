@@ -10,6 +10,7 @@ times. Ends with status 1 and the first difference of each file where there is o
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,11 +140,10 @@ def main(before: str | None, after: str | None, out: str | None) -> None:
             if commit is None:
                 source = REPOSITORY
             else:
-                subprocess.run(
-                    f"git -C {REPOSITORY} archive --prefix={source.name}/ {commit} | tar x -C {work}",
-                    shell=True,
-                    check=True,
-                )
+                archive = work / f"{name}.tar"
+                command = ["git", "archive", f"--output={archive}", commit]
+                subprocess.run(command, cwd=REPOSITORY, check=True)
+                shutil.unpack_archive(archive, source)
             results.append(run(source, work / name))
         old, new = results
     differences = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]

@@ -17,9 +17,9 @@ create = RunConfig.create
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    for name in ("_strategies", "_aliases", "_families", "_members"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+def own_registry():
+    with registry.STRATEGIES.temporary():
+        yield
 
 
 def test_defaults_are_legal_and_layers_override():

@@ -14,8 +14,7 @@ import alhpo
 from alhpo.cli import main
 from alhpo.reports import published_names
 from alhpo.runs.settings import STRATEGIES, RunConfig
-from alhpo.strategies import strategy_families, strategy_names
-from alhpo.strategies.registry import registered_strategies
+from alhpo.strategies import registry, strategy_families, strategy_names
 from alhpo.studies.launch import LAUNCHERS
 
 #: What takes seconds to import.
@@ -94,7 +93,11 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_help_names_what_there_is() -> None:
-    own = {name for name, f in registered_strategies().items() if f.__module__.startswith("alhpo.")}
+    own = {
+        name
+        for name, f in registry.STRATEGIES.registered().items()
+        if f.__module__.startswith("alhpo.")
+    }
     assert own | set(strategy_families()) >= set(STRATEGIES)
     assert set(STRATEGIES) >= own
     assert set(strategy_names()) >= set(STRATEGIES)

@@ -252,7 +252,7 @@ def test_a_final_fit_that_diverges_is_said_to(few_digits, tmp_path):
         ({"max_epochs": 6}, "nothing is left to search with"),
         ({"hyperparameters": {"learning_rate": 1}}, "Legal: augmentation"),
         ({"hyperparameters": {"warmup_epochs": 2}}, "warmup_epochs is 2"),
-        ({"optimizer": "bohb"}, "unknown optimizer"),
+        ({"optimizer": "bohb"}, "Unknown optimizer"),
         ({"labels": None}, "labels"),
         ({"strategy": "badge"}, "Unknown setting 'strategy'"),
     ],

@@ -217,7 +217,7 @@ def test_every_point_is_one_cell_with_a_folder_of_its_own(seeds, strategies, lab
         ({"tune": {"labels": [25]}}, "25 labels: the cycles of the run have 20, 30, 40"),
         (
             {"tune": {"labels": [20], "settings": {"optimizer": "dyhop"}}},
-            "Cell labels 20: unknown optimizer 'dyhop'",
+            "Cell labels 20: Unknown optimizer 'dyhop'",
         ),
     ],
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 
 def to_plain(value: Any) -> Any:
     """The value with numpy and torch scalars, arrays and tensors as Python's own types."""
-    if isinstance(value, np.generic) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0):
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}

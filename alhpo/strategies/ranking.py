@@ -12,9 +12,9 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import unknown_name
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import (
+    STRATEGIES,
     get_strategy,
     register_strategy,
-    registered_strategies,
     strategy_name,
     strategy_names,
 )
@@ -144,7 +144,7 @@ def scoring_strategy(name: str) -> ScoringStrategy:
 
 def score_names() -> tuple[str, ...]:
     """The names of what ``register_score`` made, sorted; plug-ins once they are imported."""
-    strategies = registered_strategies().items()
+    strategies = STRATEGIES.registered().items()
     return tuple(sorted(name for name, one in strategies if isinstance(one, ScoringStrategy)))
 
 

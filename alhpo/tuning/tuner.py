@@ -58,8 +58,8 @@ class Tuner:
             is to be recorded (or a list of one such dict). ``checkpoint_path`` is the trial's own
             and does not exist before its first epoch. A metric that is not finite, or
             ``DivergedError`` (of ``alhpo.base.errors``), ends the trial; any other exception stops
-            the search (see ``max_failures``). ``CheckpointError`` says that the checkpoint cannot be
-            gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
+            the search (see ``max_failures``). ``CheckpointError`` says that the checkpoint cannot
+            be gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
             ``identity`` (a JSON-able value that tells it from other objectives; see the argument)
             and ``replaces_files`` (True if it only ever replaces files by renaming, which makes
             securing checkpoints cheap).

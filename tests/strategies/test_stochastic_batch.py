@@ -46,17 +46,14 @@ ORACLES = {
 @pytest.fixture(scope="module", autouse=True)
 def given_scores():
     """The scores "given", of any number, and "given-signed" are the only feature."""
-    patch = pytest.MonkeyPatch()
-    for name in ("_strategies", "_aliases", "_families", "_members"):
-        patch.setattr(registry, name, dict(getattr(registry, name)))
+    with registry.STRATEGIES.temporary():
 
-    def feature(pool):
-        return pool.features[:, 0]
+        def feature(pool):
+            return pool.features[:, 0]
 
-    register_score("given", needs={"features"})(feature)
-    register_score("given-signed", needs={"features"}, signed=True)(feature)
-    yield
-    patch.undo()
+        register_score("given", needs={"features"})(feature)
+        register_score("given-signed", needs={"features"}, signed=True)(feature)
+        yield
 
 
 def rng(seed=0):

@@ -30,11 +30,9 @@ def lowest(pool, n, generator):
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_strategies", dict(registry._strategies))
-    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
-    monkeypatch.setattr(registry, "_families", dict(registry._families))
-    monkeypatch.setattr(registry, "_members", dict(registry._members))
+def own_registry():
+    with registry.STRATEGIES.temporary():
+        yield
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def plugin(monkeypatch, tmp_path):
     def install(text, attribute="strategy"):
         (tmp_path / "alhpo_plugged.py").write_text(text)
         point = EntryPoint("plugged", f"alhpo_plugged:{attribute}", "alhpo.strategies")
-        monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+        monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
         monkeypatch.syspath_prepend(tmp_path)
 
     yield install
@@ -261,7 +259,7 @@ def test_plug_ins_may_bring_a_family(plugin):
 
 def test_plug_ins_do_not_shadow_built_in_strategies(monkeypatch):
     point = EntryPoint("badge", "nowhere:nothing", "alhpo.strategies")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
     assert get_strategy("badge").__module__ == "alhpo.strategies.badge"
 
 

@@ -479,8 +479,9 @@ def test_arguments_are_checked_before_any_work(tmp_path, change, message):
 
 
 @pytest.fixture
-def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+def own_registry():
+    with registry.OPTIMIZERS.temporary():
+        yield
 
 
 def test_registering_nonsense_is_refused():
@@ -515,9 +516,9 @@ def test_a_taken_name_is_refused_unless_the_same_factory_is_defined_again(own_re
 
 
 @pytest.mark.parametrize("value", ["nowhere:nothing", "math:pi"])
-def test_a_broken_plug_in_is_named(tmp_path, monkeypatch, value):
+def test_a_broken_plug_in_is_named(tmp_path, monkeypatch, own_registry, value):
     point = EntryPoint("plugged", value, "alhpo.optimizers")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
     assert "plugged" in optimizer_names()
     with pytest.raises(ConfigurationError, match=rf"'plugged' \({value}\)"):
         tuner(ToyObjective(), tmp_path, "plugged")
