@@ -123,3 +123,7 @@ def hyperband(
 ) -> Hyperband:
     """The factory registered as ``"hyperband"``."""
     return Hyperband(configurations, max_epochs, num_configurations)
+
+
+#: The Tuner gives ``parallel`` to a factory that says so; suggestions are whole rungs in any case.
+hyperband.takes_parallel = True  # type: ignore[attr-defined]

@@ -418,7 +418,7 @@ def dyhpo(
 ) -> DyHPO:
     """The factory registered as ``"dyhpo"``; it computes on the CPU whatever the device.
 
-    Give options through ``functools.partial(dyhpo, step=3, parallel=4)``.
+    Give options through ``functools.partial(dyhpo, step=3)``.
     """
     return DyHPO(
         configurations,
@@ -435,5 +435,7 @@ def dyhpo(
 dyhpo.requires_budget = True  # type: ignore[attr-defined]
 #: The Tuner gives earlier searches to a factory that says so.
 dyhpo.uses_history = True  # type: ignore[attr-defined]
+#: The Tuner gives ``parallel`` to a factory that says so.
+dyhpo.takes_parallel = True  # type: ignore[attr-defined]
 #: The optimizers of this factory have ``expected_gain``.
 dyhpo.tells_gain = True  # type: ignore[attr-defined]
