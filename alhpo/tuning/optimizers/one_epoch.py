@@ -108,5 +108,5 @@ def one_epoch(
     return OneEpoch(configurations, max_epochs, max_budget, num_configurations)
 
 
-#: The Tuner gives ``parallel`` to a factory that says so; suggestions are whole rungs in any case.
+#: The Tuner gives ``parallel`` to a factory that says so; its suggestions hold many in any case.
 one_epoch.takes_parallel = True  # type: ignore[attr-defined]
