@@ -135,7 +135,7 @@ class DyHPO:
             target = min(self._reached.get(number, 0) + step, self._max_epochs)
             chosen.append((number, target))
             self._suggestions += 1
-            if len(chosen) < self._parallel and self._observed:
+            if len(chosen) < self._parallel and self._best() is not None:
                 known = self._condition(self._process, fantasies)
                 mean, _ = self._predicted(self._process, known, [number], np.array([target]))
                 fantasies.append((number, target, float(mean[0])))
