@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tabular import TabularObjective
 
-from alhpo.testing import TabularObjective, check_optimizer
+from alhpo.testing import check_optimizer
 
 
 class Listed:
