@@ -122,6 +122,13 @@ class Optimizer(Protocol):
     be deterministic given its seed and what it observed: a killed search is continued by replaying
     the record. It sees metrics that are to be **maximised**, whatever the user's sign.
 
+    A suggestion may hold several configurations: their results are observed together, grouped by
+    configuration in the order of the suggestion. An optimizer whose factory has the attribute
+    ``takes_parallel = True`` can be used with ``Tuner(parallel=N)``: the factory then gets the
+    keyword ``parallel`` too, where it is above 1, and suggestions should hold N configurations, or
+    more, wherever so many can be chosen without knowing each other's results. The Tuner trains N of
+    a suggestion at a time and all of it before it asks again.
+
     An optimizer whose factory has the attribute ``tells_gain = True`` also offers
     ``expected_gain() -> float | None``: what one more epoch or configuration is expected to add to
     the best metric, from 0, or None where it cannot tell. ``Tuner(min_gain=...)`` asks for it,

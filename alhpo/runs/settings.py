@@ -101,6 +101,11 @@ class SearchSettings(Settings):
     num_configurations: int = Field(
         1000, ge=1, description="Configurations that the optimizer chooses from."
     )
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="Trials of a search that are trained at a time; more than 1 is another search.",
+    )
     space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
@@ -147,14 +152,16 @@ class SearchSettings(Settings):
         """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
 
         Raises:
-            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell, or
-                a warm-up in the space that is longer than training.
+            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell,
+                ``parallel`` with one that suggests one trial at a time, or a warm-up in the space
+                that is longer than training.
         """
         from alhpo.tuning import get_optimizer_factory
-        from alhpo.tuning.arguments import says
+        from alhpo.tuning.arguments import parallel, says
 
         check_warmup(load_space(self.space), self.hyperparameters, self.max_epochs)
         factory = get_optimizer_factory(self.optimizer)
+        parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
                 f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
@@ -285,6 +292,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             del values["dropout"]
         if self.init == "timm":
             del values["init"]
+        if self.parallel == 1:
+            values.pop("parallel", None)
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -349,6 +358,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         values |= _space_content(self.space)
         if self.init == "timm":
             del values["init"]
+        if self.parallel == 1:
+            del values["parallel"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():

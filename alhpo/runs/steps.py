@@ -155,6 +155,7 @@ def searched(
         optimizer="random" if alone else settings.optimizer,
         num_configurations=1 if alone else settings.num_configurations,
         min_gain=None if alone else settings.min_gain,
+        parallel=1 if alone else settings.parallel,
         **start,
         seed=seed % 2**31,
         storage_path=storage,

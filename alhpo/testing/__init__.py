@@ -10,18 +10,7 @@ test framework::
 """
 
 from alhpo.testing.optimizers import check_optimizer
-from alhpo.testing.race import CurveTable, FakeClock, Race, race
 from alhpo.testing.strategies import check_strategy
-from alhpo.testing.tabular import TabularObjective
 from alhpo.testing.validation import check_validation_scheme
 
-__all__ = [
-    "CurveTable",
-    "FakeClock",
-    "Race",
-    "TabularObjective",
-    "check_optimizer",
-    "check_strategy",
-    "check_validation_scheme",
-    "race",
-]
+__all__ = ["check_optimizer", "check_strategy", "check_validation_scheme"]
