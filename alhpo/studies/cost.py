@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.loading import DatasetSize, dataset_size
+from alhpo.data.loading import dataset_size
+from alhpo.data.sources import DatasetSize
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
