@@ -9,7 +9,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import ValidationScheme
 from alhpo.testing import check_validation_scheme
 from alhpo.testing.process_state import process_left_alone
-from alhpo.validation.schemes import (
+from alhpo.validation import (
     AcquisitionWeighted,
     Holdout,
     KFold,

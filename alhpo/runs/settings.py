@@ -123,7 +123,7 @@ class SearchSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _known_validation_and_space(self) -> Self:
-        from alhpo.validation.schemes import get_validation
+        from alhpo.validation import get_validation
 
         with _setting("validation", self.validation):
             get_validation(self.validation)

@@ -18,7 +18,7 @@ from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6
