@@ -9,6 +9,8 @@ test framework::
         check_strategy(my_strategy)
 """
 
+from alhpo.testing.data_sources import check_data_source
+from alhpo.testing.launchers import check_launcher
 from alhpo.testing.optimizers import check_optimizer
 from alhpo.testing.race import CurveTable, FakeClock, Race, race
 from alhpo.testing.strategies import check_strategy
@@ -20,6 +22,8 @@ __all__ = [
     "FakeClock",
     "Race",
     "TabularObjective",
+    "check_data_source",
+    "check_launcher",
     "check_optimizer",
     "check_strategy",
     "check_validation_scheme",
