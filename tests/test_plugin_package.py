@@ -79,10 +79,10 @@ def show(use):
         print(error)
 
 show(lambda: load_dataset("stripe"))
-show(lambda: RunConfig(strategy="gab"))
-show(lambda: RunConfig(optimizer="best-too"))
-show(lambda: RunConfig(validation="every-kth:one"))
-show(lambda: RunConfig(validation="every-kht:4"))
+show(lambda: RunConfig.create({"strategy": "gab"}))
+show(lambda: RunConfig.create({"optimizer": "best-too"}))
+show(lambda: RunConfig.create({"validation": "every-kth:one"}))
+show(lambda: RunConfig.create({"validation": "every-kht:4"}))
 """
 
 
@@ -111,7 +111,7 @@ def test_its_parts_pass_the_suites(python_path: str, tmp_path: Path) -> None:
 
 def test_near_misses_of_its_names_are_suggested(python_path: str, tmp_path: Path) -> None:
     shown = python(NEAR_MISSES, python_path=python_path, cwd=tmp_path).splitlines()
-    expected = ["'stripes'", "'gap'", "'best-two'", "a number from 2", "'every-kth'"]
+    expected = ["'stripes'", "'gap'", "'best-two'", "a number from 2", "'every-kth:K'"]
     assert len(shown) == len(expected)
     for line, text in zip(shown, expected, strict=True):
         assert (text if " " in text else f"Did you mean {text}?") in line

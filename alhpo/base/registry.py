@@ -144,7 +144,8 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """All names, sorted, then the families as ``"albl:A,B,..."``; plug-ins are listed without
         being imported."""
-        return (*sorted({*self._things, *self._plugins()}), *self.families())
+        plugins = self._plugins().keys() - self._families.keys()  # their modules were imported
+        return (*sorted(self._things.keys() | plugins), *self.families())
 
     def families(self) -> tuple[str, ...]:
         """The forms of the names that families make, sorted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,14 @@ def _check_images(images: Any, others: list[Any], where: str) -> None:
         fits = len(images.paths) == images.count
         require(fits, f"{where}: {len(images.paths)} paths of {images.count} images.")
     chosen = np.unique(np.linspace(0, images.count - 1, min(images.count, LOOKED_AT)).astype(int))
-    first = [_content(images, int(i), where) for i in chosen]
+    first = [_content(images, i, where) for i in chosen.tolist()]
     for other in others:
         same = (other.count, other.paths) == (images.count, images.paths)
         same = same and list(other.classes or ()) == list(images.classes or ())
         require(same, f"{where}: asked again, it has other images, paths or classes.")
+        read = functools.partial(_content, other, where=where)
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda i: _content(other, int(i), where), reversed(chosen)))
+            found = list(pool.map(read, chosen[::-1].tolist()))
         require(found[::-1] == first, f"{where}: asked again, it gives other images or labels.")
 
 
