@@ -66,7 +66,7 @@ def check_launcher(name: str, options: Mapping[str, Any] | None = None) -> None:
 
 
 def _cells(folder: Path) -> list[Cell]:
-    """Two that can be run, and one with a larger budget than its pool."""
+    """Cells: two that can be run, and one with a larger budget than its pool."""
     study = StudyConfig(
         name="check",
         output_dir=str(folder),
@@ -107,4 +107,4 @@ def _check_outcome(outcome: Outcome, cell: Cell, expected: Cell, where: str) -> 
 
 def _queries(cell: Cell) -> list[Any]:
     lines = (cell.path / "cycles.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(record["cycle"], record["n_labeled"]) for record in map(json.loads, lines)]
+    return [(record["n_labeled"], record["queried"]) for record in map(json.loads, lines)]
