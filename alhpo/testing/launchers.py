@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alhpo.base.schema import parse
 from alhpo.studies import StudyConfig, expand
 from alhpo.studies.cell_runner import FAILURE, Outcome, run_cell
 from alhpo.studies.config import Cell
@@ -67,13 +68,8 @@ def check_launcher(name: str, options: Mapping[str, Any] | None = None) -> None:
 
 def _cells(folder: Path) -> list[Cell]:
     """Cells: two that can be run, and one with a larger budget than its pool."""
-    study = StudyConfig(
-        name="check",
-        output_dir=str(folder),
-        settings=_SETTINGS,
-        grid={"budget": [4, 8, 80]},
-    )
-    return expand(study)
+    values = {"output_dir": str(folder), "settings": _SETTINGS, "grid": {"budget": [4, 8, 80]}}
+    return expand(parse(StudyConfig, {"name": "check", **values}, "study setting"))
 
 
 def _run(launcher: Launcher, cells: list[Cell], where: str) -> dict[int, Outcome]:
