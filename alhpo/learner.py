@@ -43,7 +43,7 @@ from alhpo.training.loss_prediction import add_loss_predictor
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
 from alhpo.validation.weights import pixel_features
 

@@ -14,7 +14,7 @@ from ConfigSpace import ConfigurationSpace, Float
 from toy_models import TOY, alhpo_toy
 
 from alhpo.base.errors import DivergedError, TunerError
-from alhpo.data.loading import DatasetSize
+from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.pool_tuning import tune_pool

@@ -39,10 +39,11 @@ class DataSettings(Settings):
     dataset: str = Field(
         "digits",
         min_length=1,
-        description="digits; a folder with class sub-folders (or train/val splits of them); or a "
-        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...",
+        description="digits; a folder with class sub-folders (or train/val splits of them); a "
+        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or that of a "
+        "data source of your own.",
     )
-    data_dir: str | None = Field(None, description="Where timm keeps or downloads its data sets.")
+    data_dir: str | None = Field(None, description="Where data sets are kept or downloaded to.")
     train_split: str = Field("train", description="The split that is the pool.")
     val_split: str = Field("validation", description="The evaluation split, as timm resolves it.")
     download: bool = Field(True, description="Fetch a torchvision data set that is not there.")
@@ -114,7 +115,8 @@ class SearchSettings(Settings):
         "holdout:0.2",
         description="Which labels judge a configuration: random:F (a random share), holdout:F "
         "(stratified by class), either with xR for R repeats, or kfold:K; weighted: or "
-        "acquisition: before one of them weighs its images against selection bias.",
+        "acquisition: before one of them weighs its images against selection bias; or one that "
+        "was registered.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
         "accuracy", description="What the search maximises on the validation images."
@@ -128,7 +130,7 @@ class SearchSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _known_validation_and_space(self) -> Self:
-        from alhpo.validation.schemes import get_validation
+        from alhpo.validation import get_validation
 
         with _setting("validation", self.validation):
             get_validation(self.validation)

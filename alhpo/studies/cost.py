@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.loading import DatasetSize, dataset_size
+from alhpo.data.loading import dataset_size
+from alhpo.data.sources import DatasetSize
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6

@@ -9,8 +9,16 @@ test framework::
         check_strategy(my_strategy)
 """
 
+from alhpo.testing.data_sources import check_data_source
+from alhpo.testing.launchers import check_launcher
 from alhpo.testing.optimizers import check_optimizer
 from alhpo.testing.strategies import check_strategy
 from alhpo.testing.validation import check_validation_scheme
 
-__all__ = ["check_optimizer", "check_strategy", "check_validation_scheme"]
+__all__ = [
+    "check_data_source",
+    "check_launcher",
+    "check_optimizer",
+    "check_strategy",
+    "check_validation_scheme",
+]
