@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from alhpo.base.errors import AlhpoError, ConfigurationError, error_line
 from alhpo.hyperparameters import load_space
+from alhpo.runs.modes import MODES
 from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _end(what: str, failed: Sequence[tuple[str, Exception]], console: Console) -
 
 
 def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:
-    """The settings with the budget of so many full trainings."""
+    """The settings with the budget of this number of full trainings."""
     if "max_budget" in settings:
         raise ConfigurationError("--trials and max_budget say the same; give one of them.")
     if trials < 2:
@@ -439,11 +440,11 @@ def _expand(
     from alhpo.strategies import split_strategy_names
 
     settings = _with_hyperparameters(file | flags, hyperparameters)
+    splits = {"strategy": split_strategy_names, "hpo": MODES.split}
     choices = []
     for name in SEVERAL:
         value = settings.get(name, RunConfig.model_fields[name].default)
-        split = split_strategy_names if name == "strategy" else _split
-        choices.append(_listed(value, split))
+        choices.append(_listed(value, splits.get(name, _split)))
         if not choices[-1]:
             raise ConfigurationError(f"Setting {name!r} is an empty list; give at least one value.")
     return [

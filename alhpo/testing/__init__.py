@@ -9,6 +9,7 @@ test framework::
         check_strategy(my_strategy)
 """
 
+from alhpo.testing.hpo_modes import check_hpo_mode
 from alhpo.testing.optimizers import check_optimizer
 from alhpo.testing.race import CurveTable, FakeClock, Race, race
 from alhpo.testing.strategies import check_strategy
@@ -20,6 +21,7 @@ __all__ = [
     "FakeClock",
     "Race",
     "TabularObjective",
+    "check_hpo_mode",
     "check_optimizer",
     "check_strategy",
     "check_validation_scheme",

@@ -7,7 +7,7 @@ from typing import Any
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import parse, unknown_name
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.in_process import InProcessLauncher, InProcessOptions
 from alhpo.studies.launch.local import LocalLauncher, LocalOptions

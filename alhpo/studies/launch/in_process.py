@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alhpo.base.schema import Settings
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome, run_cell
 from alhpo.studies.config import Cell
 
