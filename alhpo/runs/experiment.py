@@ -153,29 +153,7 @@ class _Run:
             )
         need_evaluation_split(dataset)
         check_dataset(self.path / "dataset.json", dataset)
-        learner = ActiveLearner(
-            dataset,
-            config.model,
-            config.strategy,
-            seed=config.seed,
-            hyperparameters=config.hyperparameters,
-            space=config.space,
-            validation=config.validation,
-            metric=config.metric,
-            max_epochs=config.max_epochs,
-            start=config.start,
-            pretrained=config.pretrained,
-            init=config.init,
-            cifar_stem=config.cifar_stem,
-            input_size=config.input_size,
-            dropout=config.dropout,
-            mc_passes=config.mc_passes,
-            vaal_epochs=config.vaal_epochs,
-            query_subset=config.query_subset,
-            device=config.device,
-            precision=precision,
-            path=self.path,
-        )
+        learner = ActiveLearner.of(config, dataset, precision=precision, path=self.path)
         self._check_labels(learner)
         storage_of(config)  # refused now, if it cannot be made
         sessions.begin(learner.compute)

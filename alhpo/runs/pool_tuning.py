@@ -193,22 +193,11 @@ class _Tuning:
         sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
         precision = sessions.precision(config.precision)
         check_dataset(self.path / "dataset.json", self._dataset)
-        learner = ActiveLearner(
+        learner = ActiveLearner.of(
+            config,
             self._dataset,
-            config.model,
-            "random",
-            seed=config.seed,
+            strategy="random",
             hyperparameters=self._pool.own.model_dump(),
-            space=config.space,
-            validation=config.validation,
-            metric=config.metric,
-            max_epochs=config.max_epochs,
-            pretrained=config.pretrained,
-            init=config.init,
-            cifar_stem=config.cifar_stem,
-            input_size=config.input_size,
-            dropout=config.dropout,
-            device=config.device,
             precision=precision,
         )
         for number, cycle in enumerate(self._pool.cycles):

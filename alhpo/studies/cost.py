@@ -149,15 +149,12 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     labels = torch.arange(n) % data.classes
     classes = tuple(map(str, range(data.classes)))
     dataset = ImageDataset("random", images, labels, images[:0], labels[:0], classes)
-    learner = ActiveLearner(
+    learner = ActiveLearner.of(
+        config,
         dataset,
-        config.model,
-        "random",
+        strategy="random",
         hyperparameters={"batch_size": batch},
-        cifar_stem=config.cifar_stem,
-        input_size=config.input_size,
-        device=config.device,
-        precision=config.precision,
+        pretrained=False,  # which is as fast
     )
     learner.label_initial(n)
     ends: list[float] = []
