@@ -139,7 +139,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 @main.command()
 @click.argument("pool")
 @click.option(
-    "--trials", type=int, metavar="N", help="max_budget as a number of full trainings instead."
+    "--trials", type=int, metavar="N", help="Budget in full trainings, instead of max_budget."
 )
 @setting_options(TuneConfig, ("labels",), without=("pool",))
 def tune(
@@ -254,7 +254,9 @@ def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> No
     show_default=True,
     help="Where cells are run.",
 )
-@click.option("--workers", type=int, metavar="N", help="Cells at once; default: what there is.")
+@click.option(
+    "--workers", type=int, metavar="N", help="Cells at once; default: as many as there is room for."
+)
 @click.option("--threads", type=int, metavar="N", help="local: threads; default: cores / workers.")
 @click.option("--per-gpu", type=int, metavar="N", help="local: workers on each GPU; default: 1.")
 @click.option("--cpus-per-cell", type=float, metavar="N", help="ray: CPUs of a cell; default: 1.")

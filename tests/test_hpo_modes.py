@@ -42,7 +42,7 @@ class WhenWorse(Schedule):
     "mode", ["fixed", "initial", "per-cycle", "every:2", "at:12,16", "final", WhenWorse()]
 )
 def test_modes_conform(mode):
-    check_hpo_mode(mode)
+    check_hpo_mode(mode, model=TOY["model"])
 
 
 class Broken(Schedule):
@@ -88,7 +88,7 @@ class Silent(Schedule):
 )
 def test_the_suite_finds_what_is_broken(mode, message):
     with pytest.raises(AssertionError, match=message):
-        check_hpo_mode(mode)
+        check_hpo_mode(mode, model=TOY["model"])
     assert "under-test" not in MODES.names()
 
 

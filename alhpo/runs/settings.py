@@ -46,15 +46,21 @@ class DataSettings(Settings):
         description="digits; a folder with class sub-folders (or train/val splits of them); or a "
         "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...",
     )
-    data_dir: str | None = Field(None, description="Where timm keeps or downloads its data sets.")
+    data_dir: str | None = Field(
+        None, description="Folder of timm's data sets, and of their downloads."
+    )
     train_split: str = Field("train", description="The split that is the pool.")
     val_split: str = Field("validation", description="The evaluation split, as timm resolves it.")
     download: bool = Field(True, description="Fetch a torchvision data set that is not there.")
     image_size: int | None = Field(
         None, ge=1, description="Side in pixels to decode to; by default the images' own."
     )
-    pool_size: int | None = Field(None, ge=1, description="Random subset of the pool to keep.")
-    eval_size: int | None = Field(None, ge=1, description="Random subset to evaluate on.")
+    pool_size: int | None = Field(
+        None, ge=1, description="Keep a random subset of this many pool images."
+    )
+    eval_size: int | None = Field(
+        None, ge=1, description="Evaluate on a random subset of this many images."
+    )
 
 
 class ModelSettings(Settings):
@@ -204,7 +210,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     query_subset: int | None = Field(
         None,
         ge=1,
-        description="The strategy looks at a random subset of this many images; random does not.",
+        description="The strategy chooses from a random subset of this many images; the strategy "
+        "random from all.",
     )
     initial_size: int = Field(100, ge=2, description="Random initial labels.")
     acquisition_size: int = Field(100, ge=1, description="Labels acquired per cycle.")
@@ -233,7 +240,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     start: Literal["cold", "warm"] = Field(
         "cold", description="Start trainings from the same initial weights or the latest fit."
     )
-    output_dir: str = Field("runs", description="Folder of the run folders.")
+    output_dir: str = Field("runs", description="Folder in which every run has its own.")
 
     @pydantic.field_validator("hpo")
     @classmethod
@@ -325,7 +332,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         "the report's rank correlation of validation and test; no choice depends on it.",
     )
     output_dir: str | None = Field(
-        None, description="Folder of the result's folder; by default tune/ beside the pool's file."
+        None,
+        description="Folder in which every tuning has its own; by default tune/ beside the labels.",
     )
 
     @pydantic.model_validator(mode="after")

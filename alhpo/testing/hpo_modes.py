@@ -28,6 +28,7 @@ def check_hpo_mode(
     initial_size: int = 8,
     acquisition_size: int = 4,
     budget: int = 16,
+    model: str = "resnet10t",
 ) -> None:
     """Check that a mode does what the engine relies on; takes some seconds.
 
@@ -44,6 +45,7 @@ def check_hpo_mode(
     Args:
         mode: the name of a mode; or one that is not registered.
         initial_size, acquisition_size, budget: of the run, at most 60 labels.
+        model: a timm name; one that is quick to make is enough.
 
     Raises:
         AssertionError: a rule that is broken.
@@ -56,8 +58,10 @@ def check_hpo_mode(
             MODES.register(UNDER_TEST, mode)
             mode = UNDER_TEST
         sizes = {"initial_size": initial_size, "acquisition_size": acquisition_size}
+        sizes["budget"] = budget
         config = RunConfig.create(
-            {"hpo": mode, "budget": budget, "output_dir": str(folder / "whole"), **sizes}, _SMALL
+            _SMALL,
+            {"hpo": mode, "model": model, "output_dir": str(folder / "whole"), **sizes},
         )
         _check_words(config.mode)
         records = run_experiment(config, dataset=_images()).records
@@ -73,7 +77,6 @@ def check_hpo_mode(
 
 _SMALL = {
     "dataset": "random",
-    "model": "mobilenetv3_small_050",
     "strategy": "random",
     "max_epochs": 1,
     "max_budget": 2,
