@@ -128,6 +128,13 @@ def test_a_mode_of_another_package(few_digits, tmp_path):
         RunConfig.create(TOY, {"hpo": "when-worse"})
 
 
+def test_a_search_in_the_last_cycle_and_after_it_is_refused():
+    with MODES.temporary():
+        MODES.register("both", type("Both", (WhenWorse,), {"final_search": True}))
+        with pytest.raises(ConfigurationError, match="'both': the mode searches in the last cycle"):
+            RunConfig.create(TOY, {"hpo": "both"})
+
+
 def test_what_is_no_mode():
     with MODES.temporary(), pytest.raises(ConfigurationError, match="lacks searches_ever"):
         MODES.register("sometimes", lambda cycle: cycle == 3)

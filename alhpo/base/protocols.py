@@ -187,7 +187,8 @@ class HPOMode(Protocol):
 
     @property
     def final_search(self) -> bool:
-        """Whether a search on all labels and one more fit follow the last cycle."""
+        """Whether a search on all labels and one more fit follow the last cycle, which then has no
+        search of its own."""
         ...
 
     @property

@@ -263,7 +263,12 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
                 "counts the initial labels too."
             )
         with _setting("hpo", self.hpo):
-            self.mode.cycles(self.sizes)
+            in_the_last = len(self.sizes) - 1 in self.search_cycles  # refuses what does not fit
+            if in_the_last and self.mode.final_search:
+                raise ConfigurationError(
+                    "the mode searches in the last cycle and again after it, on the same labels. "
+                    "It must leave out one of the two."
+                )
         return self
 
     @property
@@ -291,7 +296,6 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Whether the final search finds its first part done: the last cycle measured the same
         configuration on the same labels, from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
-        measured = measured and len(self.sizes) - 1 not in self.search_cycles
         return self.mode.final_search and measured and self.max_budget > self.max_epochs
 
     @property
