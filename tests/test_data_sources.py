@@ -21,7 +21,7 @@ from alhpo.data.sources import (
     register_data_source,
 )
 from alhpo.data.sources.registry import SOURCES
-from alhpo.runs.steps import load_data
+from alhpo.runs.data import load_data
 from alhpo.testing import check_data_source
 
 

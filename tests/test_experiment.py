@@ -32,8 +32,8 @@ from alhpo.base.errors import (
 )
 from alhpo.base.files import exclusive
 from alhpo.cli import main
+from alhpo.runs.observer import Observer
 from alhpo.runs.results import load_runs
-from alhpo.runs.steps import Silent
 
 TINY = {
     "model": "alhpo_toy",
@@ -201,7 +201,7 @@ class Killed(BaseException):
     """Ends the process as SIGKILL would: nothing catches it."""
 
 
-class KilledAfterACycle(Silent):
+class KilledAfterACycle(Observer):
     def recorded(self, record):
         raise Killed
 

@@ -40,7 +40,7 @@ def journals(path) -> list[dict]:
     return [line for line in lines if line["kind"] == "epoch"]
 
 
-MODES = ["fixed", "per-cycle", "every:2", "final"]
+MODES = ["fixed", "initial", "per-cycle", "every:2", "at:12,20", "final"]
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])

@@ -150,15 +150,12 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     labels = torch.arange(n) % data.classes
     classes = tuple(map(str, range(data.classes)))
     dataset = ImageDataset("random", images, labels, images[:0], labels[:0], classes)
-    learner = ActiveLearner(
+    learner = ActiveLearner.of(
+        config,
         dataset,
-        config.model,
-        "random",
+        strategy="random",
         hyperparameters={"batch_size": batch},
-        cifar_stem=config.cifar_stem,
-        input_size=config.input_size,
-        device=config.device,
-        precision=config.precision,
+        pretrained=False,  # which is as fast
     )
     learner.label_initial(n)
     ends: list[float] = []
@@ -172,16 +169,17 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     total = Cost()
     sizes = config.sizes
+    searching = config.search_cycles
     needs = strategy_needs(get_strategy(config.strategy))
     for cycle, n in enumerate(sizes):
-        if config.searches(cycle):
+        if cycle in searching:
             total += _search_cost(config, n, config.max_budget)
         elif config.validate_fixed:
             total += _search_cost(config, n, config.max_epochs)
         total += _fit_cost(config, n, data)
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
-    if config.hpo == "final":
+    if config.mode.final_search:
         budget = config.max_budget
         if config.measures_once:  # the last cycle has trained that part of it
             budget -= config.max_epochs

@@ -10,6 +10,7 @@ test framework::
 """
 
 from alhpo.testing.data_sources import check_data_source
+from alhpo.testing.hpo_modes import check_hpo_mode
 from alhpo.testing.launchers import check_launcher
 from alhpo.testing.optimizers import check_optimizer
 from alhpo.testing.strategies import check_strategy
@@ -17,6 +18,7 @@ from alhpo.testing.validation import check_validation_scheme
 
 __all__ = [
     "check_data_source",
+    "check_hpo_mode",
     "check_launcher",
     "check_optimizer",
     "check_strategy",

@@ -16,8 +16,8 @@ from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
 
 from alhpo.base.errors import CheckpointError, ConfigurationError, DivergedError, TunerError
 from alhpo.base.seeding import numpy_generator
+from alhpo.runs.search import run_search
 from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
-from alhpo.runs.steps import searched
 from alhpo.tuning import Tuner
 from alhpo.tuning.optimizers import hpo4dl
 from alhpo.tuning.optimizers.registry import OPTIMIZERS, register_optimizer
@@ -372,6 +372,6 @@ def test_a_runs_searches_train_several_at_a_time(tmp_path):
     objective = Together()
     objective.configuration_space, objective.max_epochs = toy_space(), 3
     chosen = SearchSettings(optimizer="random", num_configurations=5, parallel=2)
-    arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda n, row: None}
-    searched(objective, chosen, tmp_path, **arguments)
+    arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda *_: None}
+    run_search(objective, chosen, tmp_path, **arguments)
     assert [len(step) for step in objective.steps] == [2, 2, 2]

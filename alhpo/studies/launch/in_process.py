@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from alhpo.base.schema import Settings
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome, run_cell
 from alhpo.studies.config import Cell
 

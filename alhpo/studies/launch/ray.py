@@ -15,7 +15,7 @@ from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings

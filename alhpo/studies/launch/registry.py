@@ -8,7 +8,7 @@ from typing import Any
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.registry import Registry
 from alhpo.base.schema import Settings, parse
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.config import Cell
 from alhpo.studies.launch.protocol import Launcher, LauncherClass
 
