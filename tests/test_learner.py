@@ -23,7 +23,7 @@ from alhpo.base.protocols import POOL_OUTPUTS
 from alhpo.models.timm_models import weights_hash
 from alhpo.outputs.dropout_passes import DropoutPasses
 from alhpo.strategies import get_strategy
-from alhpo.training.epochs import predict
+from alhpo.training.evaluation import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
 
@@ -264,9 +264,9 @@ def test_every_output_that_is_needed_is_filled_in(few_digits):
 def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatch):
     looked_at = []
 
-    def counted(model, images, compute, **options):
+    def counted(recipe, model, images, compute, **options):
         looked_at.append(len(images))
-        return predict(model, images, compute, **options)
+        return predict(recipe, model, images, compute, **options)
 
     spy = spying(needed)
     learner = ActiveLearner(few_digits, strategy=spy, dropout=0.5, mc_passes=3, **FAST)
@@ -288,9 +288,9 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
 ):
     looked_at = []
 
-    def counted(model, images, compute, **options):
+    def counted(recipe, model, images, compute, **options):
         looked_at.append(len(images))
-        return predict(model, images, compute, **options)
+        return predict(recipe, model, images, compute, **options)
 
     monkeypatch.setattr("alhpo.outputs.pool_outputs.predict", counted)
     learner = ActiveLearner(few_digits, strategy=spying(*UNTRAINED), dropout=0.5, **FAST)

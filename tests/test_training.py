@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,20 +20,20 @@ from alhpo.data.loading import load_dataset
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.models.timm_models import ModelSpec, build_model, weights_hash
 from alhpo.testing.process_state import global_seed, process_left_alone
-from alhpo.training.epochs import (
-    Compute,
-    ImageScores,
-    evaluate,
-    learning_rate,
-    make_optimizer,
-    predict,
-    score_images,
-    train_epoch,
-)
+from alhpo.training import evaluation
+from alhpo.training.compute import Compute
+from alhpo.training.epochs import learning_rate, make_optimizer, train_epoch
+from alhpo.training.evaluation import ImageScores
+from alhpo.training.recipes.network import NetworkRecipe
 
 CPU = torch.device("cpu")
 PLAIN = Compute(CPU, "float32", False)
 KEY = (0, "training", 3)
+#: A recipe without a model of its own: it is asked about those of the tests.
+NETWORK = object.__new__(NetworkRecipe)
+evaluate = partial(evaluation.evaluate, NETWORK)
+predict = partial(evaluation.predict, NETWORK)
+score_images = partial(evaluation.score_images, NETWORK)
 
 
 @pytest.fixture(scope="module")
@@ -480,13 +481,13 @@ def test_scores_of_any_outputs_and_weights(classes, n, seed, scale):
 
 def test_predictions_are_those_that_are_evaluated(digits, resnet):
     found = evaluate(resnet, digits, PLAIN)
-    logits, features = predict(resnet, digits, PLAIN)
+    logits, features, _ = predict(resnet, digits, PLAIN)
     assert logits.shape == (70, 10) and features.shape == (70, resnet.num_features)
     assert logits.dtype == features.dtype == torch.float32
     assert int((logits.argmax(1) == digits.labels).sum()) == round(found.accuracy * 70)
     assert float(F.cross_entropy(logits, digits.labels)) == pytest.approx(found.nll, rel=1e-5)
-    alone, nothing = predict(resnet, digits, PLAIN, features=False)
-    assert nothing is None and torch.allclose(alone, logits, atol=1e-5)
+    alone, *nothing = predict(resnet, digits, PLAIN, features=False)
+    assert nothing == [None, None] and torch.allclose(alone, logits, atol=1e-5)
 
 
 def test_images_without_labels_are_predicted(digits, resnet):

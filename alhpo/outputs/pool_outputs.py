@@ -6,24 +6,24 @@ is run through the model once, at most.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from alhpo.base.seeding import derive_seed, torch_generator
 from alhpo.base.types import PoolOutputs
 from alhpo.data.batches import InputFormat, PoolImages
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
-from alhpo.models.timm_models import classifier
 from alhpo.outputs.adversarial import Discrimination
 from alhpo.outputs.dropout_passes import DropoutPasses, keep_masks
-from alhpo.training.epochs import Compute, predict
-from alhpo.training.loss_prediction import predicted_losses
+from alhpo.training.compute import Compute
+from alhpo.training.evaluation import predict
+from alhpo.training.recipes.recipe import Recipe
 
 #: What the model says of the candidates, and of the labelled images.
 OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
@@ -54,23 +54,21 @@ class OutputSettings:
 
 
 def predicted_outputs(
-    model: nn.Module,
+    recipe: Recipe,
+    model: Any,
     dataset: ImageDataset,
     indices: np.ndarray,
     settings: OutputSettings,
     *,
     features: bool = True,
 ) -> PoolOutputs:
-    """Logits, predicted losses (where the model has a head for them) and, unless switched off,
-    features of these images of the pool, from one pass over them."""
+    """What the model says of these images of the pool, features unless they are switched off,
+    from one pass over them."""
     chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     compute = settings.compute
     images = PoolImages(dataset.images, chosen, settings.form, compute.device)
-    with predicted_losses(model) as losses:
-        logits, hidden = predict(model, images, compute, features=features)
-    return PoolOutputs(
-        chosen, logits, hidden, predicted_losses=torch.cat(losses) if losses else None
-    )
+    said = predict(recipe, model, images, compute, features=features)
+    return PoolOutputs(chosen, **said._asdict())
 
 
 def pool_outputs(
@@ -78,7 +76,8 @@ def pool_outputs(
     candidates: np.ndarray,
     dataset: ImageDataset,
     pool: Pool,
-    model: nn.Module | None,
+    recipe: Recipe,
+    model: Any,
     settings: OutputSettings,
     *,
     owner: str,
@@ -92,6 +91,7 @@ def pool_outputs(
         candidates: (N,) pool indices, ascending.
         dataset: the images.
         pool: which of them are labelled, and how.
+        recipe: what was trained.
         model: the one fitted last; None where nothing of ``OF_MODEL`` is needed.
         settings: see ``OutputSettings``.
         owner: name of the strategy whose state is meant.
@@ -107,15 +107,21 @@ def pool_outputs(
     if needs & OF_CANDIDATES:
         assert model is not None
         features = bool(needs & {"features", "passes"})
-        predicted = predicted_outputs(model, dataset, candidates, settings, features=features)
+        predicted = predicted_outputs(
+            recipe, model, dataset, candidates, settings, features=features
+        )
         outputs |= {name: getattr(predicted, name) for name in OF_CANDIDATES}
         if "passes" in needs:
             assert predicted.features is not None
-            outputs["passes"] = _passes(model, predicted.features, settings, cycle)
+            outputs["passes"] = _passes(
+                recipe.classifier(model), predicted.features, settings, cycle
+            )
     if needs & OF_LABELED:
         assert model is not None
         features = "labeled_features" in needs
-        predicted = predicted_outputs(model, dataset, pool.labeled, settings, features=features)
+        predicted = predicted_outputs(
+            recipe, model, dataset, pool.labeled, settings, features=features
+        )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
     if needs & {"images", "labeled_scores"}:
         outputs["images"] = dataset.images[rows]
@@ -135,8 +141,11 @@ def pool_outputs(
 
 
 def _passes(
-    model: nn.Module, features: torch.Tensor, settings: OutputSettings, cycle: int
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    settings: OutputSettings,
+    cycle: int,
 ) -> DropoutPasses:
     generator = torch_generator(settings.seed, "dropout passes", cycle + 1)
     keep = keep_masks(settings.mc_passes, features.shape[1], settings.dropout, generator)
-    return DropoutPasses(features, classifier(model), keep, settings.dropout)
+    return DropoutPasses(features, classifier, keep, settings.dropout)

@@ -60,7 +60,7 @@ from alhpo.runs.steps import (
     storage_of,
 )
 from alhpo.strategies import strategy_name
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 
 def run_experiment(
