@@ -13,7 +13,7 @@ import ConfigSpace as CS
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import RunConfig
 from alhpo.runs.steps import (
@@ -88,28 +88,28 @@ class CycleSearch:
         found = self._run(objective, cycle, budget, hp, **start)
         return found if found.metric > current.metric else current
 
-    def measure(self, learner: ActiveLearner, cycle: int, hp: Hyperparameters) -> Found:
+    def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
         objective = learner.objective(space=constants(hp))
         return self._run(objective, cycle, self._config.max_epochs, hp, alone=True)
 
-    def unsearched(self, records: Sequence[CycleRecord]) -> Hyperparameters:
+    def unsearched(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
         """What a cycle without a search uses: the latest search's, or the fixed configuration."""
         if self._config.hpo.startswith("every"):
             return self._latest(records)
-        return Hyperparameters.create(self._config.hyperparameters)
+        return self._config.hyperparameter_class.create(self._config.hyperparameters)
 
     def epochs(self, cycle: int, records: Sequence[CycleRecord]) -> int:
         """Epochs trained in searches of this cycle that none of these records has counted."""
         counted = sum(record.epochs["hpo"] for record in records if record.cycle == cycle)
         return max(epochs_in(self._cycle_folder(cycle)) - counted, 0)
 
-    def _latest(self, records: Sequence[CycleRecord]) -> Hyperparameters:
+    def _latest(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
         values = records[-1].configuration if records else self._config.hyperparameters
-        return Hyperparameters.create(values)
+        return self._config.hyperparameter_class.create(values)
 
     def _run(
-        self, objective: Objective, cycle: int, budget: int, current: Hyperparameters, **how: Any
+        self, objective: Objective, cycle: int, budget: int, current: TrainingHyperparameters, **how: Any
     ) -> Found:
         """What a search, or a measurement, finds; ``current`` where all that it tried diverged."""
 
@@ -142,7 +142,7 @@ class CycleSearch:
         earlier = [results_within(space, self._experiments(record)) for record in tuned]
         if any(earlier):
             return {"warm_start": earlier, "observed": observed}
-        fixed = Hyperparameters.create(self._config.hyperparameters).model_dump()
+        fixed = self._config.hyperparameter_class.create(self._config.hyperparameters).model_dump()
         known = [row["configuration"] for row in observed]
         initial = [one for one in within(space, fixed) if one not in known]
         return {"initial_configurations": initial, "observed": observed}

@@ -168,6 +168,7 @@ class _Run:
             metric=config.metric,
             max_epochs=config.max_epochs,
             start=config.start,
+            recipe=config.recipe,
             pretrained=config.pretrained,
             init=config.init,
             cifar_stem=config.cifar_stem,

@@ -33,7 +33,6 @@ from alhpo.base.formats import claim_format
 from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.runs.provenance import Sessions, check_dataset
@@ -168,7 +167,8 @@ class _Tuning:
         with self._watch.timed("hpo"):
             rows = self._search(learner)
         chosen = _best(rows, config.max_epochs)
-        hp = Hyperparameters.create(self._pool.own.model_dump(), chosen["configuration"])
+        own = self._pool.own
+        hp = type(own).create(own.model_dump(), chosen["configuration"])
         with self._watch.timed("fit"):
             fit = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
         record = CycleRecord(
@@ -204,6 +204,7 @@ class _Tuning:
             validation=config.validation,
             metric=config.metric,
             max_epochs=config.max_epochs,
+            recipe=config.recipe,
             pretrained=config.pretrained,
             init=config.init,
             cifar_stem=config.cifar_stem,

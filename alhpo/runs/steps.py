@@ -16,7 +16,7 @@ from alhpo.base.files import Journal
 from alhpo.base.types import CycleRecord, Evaluation
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import load_dataset
-from alhpo.hyperparameters import Hyperparameters, active_configuration
+from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, SearchSettings, TuneConfig
 from alhpo.training.objective import Objective
@@ -227,7 +227,7 @@ def fitted(
     return Fit(test, learner.max_epochs)
 
 
-def constants(hp: Hyperparameters) -> CS.ConfigurationSpace:
+def constants(hp: TrainingHyperparameters) -> CS.ConfigurationSpace:
     """The space whose only configuration is ``hp``."""
     values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
     return CS.ConfigurationSpace(values)

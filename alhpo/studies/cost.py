@@ -12,7 +12,6 @@ import torch
 
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import DatasetSize, dataset_size
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
@@ -21,6 +20,8 @@ from alhpo.validation.schemes import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6
+#: Images of a step, of a recipe without batch_size.
+UNKNOWN_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def cell_cost(cell: Cell, data: DatasetSize) -> Cost:
 def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
     """What the speed of a cell depends on."""
     config = cell.config
-    batch = Hyperparameters.create(config.hyperparameters).batch_size
-    model = (config.model, config.cifar_stem, config.input_size)
+    batch = _batch_size(config)
+    model = (config.model, config.recipe, config.cifar_stem, config.input_size)
     return (*model, config.device, config.precision, batch, data.shape, data.classes)
 
 
@@ -141,7 +142,8 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     It takes some seconds; torch's present number of threads counts.
     """
     config = cell.config
-    batch = Hyperparameters.create(config.hyperparameters).batch_size
+    batch = _batch_size(config)
+    given = {k: v for k, v in config.hyperparameters.items() if k == "batch_size"}
     n = MEASURED_STEPS * batch
     images = torch.randint(
         256, (n, *data.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -153,7 +155,8 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
         dataset,
         config.model,
         "random",
-        hyperparameters={"batch_size": batch},
+        hyperparameters=given,
+        recipe=config.recipe,
         cifar_stem=config.cifar_stem,
         input_size=config.input_size,
         device=config.device,
@@ -166,6 +169,11 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     start = time.perf_counter()
     learner.predict()
     return Speed(n / (ends[1] - ends[0]), n / (time.perf_counter() - start))
+
+
+def _batch_size(config: RunConfig | TuneConfig) -> int:
+    hp = config.hyperparameter_class.create(config.hyperparameters)
+    return getattr(hp, "batch_size", UNKNOWN_BATCH)
 
 
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:

@@ -11,6 +11,7 @@ test framework::
 
 from alhpo.testing.optimizers import check_optimizer
 from alhpo.testing.race import CurveTable, FakeClock, Race, race
+from alhpo.testing.recipes import check_recipe
 from alhpo.testing.strategies import check_strategy
 from alhpo.testing.tabular import TabularObjective
 from alhpo.testing.validation import check_validation_scheme
@@ -21,6 +22,7 @@ __all__ = [
     "Race",
     "TabularObjective",
     "check_optimizer",
+    "check_recipe",
     "check_strategy",
     "check_validation_scheme",
     "race",
