@@ -29,6 +29,9 @@ class ToyNet(nn.Module):
         x = x.mean((2, 3))
         return x if pre_logits else self.fc(x)
 
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
 

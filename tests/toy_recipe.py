@@ -8,8 +8,8 @@ import pydantic
 import torch
 from torch.nn import functional as F
 
-from alhpo.base.errors import CheckpointError
 from alhpo.base.digests import digest
+from alhpo.base.errors import CheckpointError
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.training.recipes import RECIPES
 from alhpo.training.recipes.recipe import Prediction

@@ -109,7 +109,12 @@ class CycleSearch:
         return self._config.hyperparameter_class.create(values)
 
     def _run(
-        self, objective: Objective, cycle: int, budget: int, current: TrainingHyperparameters, **how: Any
+        self,
+        objective: Objective,
+        cycle: int,
+        budget: int,
+        current: TrainingHyperparameters,
+        **how: Any,
     ) -> Found:
         """What a search, or a measurement, finds; ``current`` where all that it tried diverged."""
 

@@ -174,9 +174,7 @@ class SearchSettings(Settings):
         from alhpo.tuning.arguments import says
 
         legal = self.hyperparameter_class
-        check_warmup(
-            load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal
-        )
+        check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
         factory = get_optimizer_factory(self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
@@ -306,7 +304,9 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Name of the run's folder: what it is, and the hash of what defines it."""
         from alhpo.strategies import get_strategy, strategy_needs
 
-        values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space, self.hyperparameter_class)
+        values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(
+            self.space, self.hyperparameter_class
+        )
         if self.hpo == "fixed":
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         if not self.dropout:  # runs keep the names they had before there were these settings

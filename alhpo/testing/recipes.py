@@ -87,8 +87,7 @@ def check_recipe(
         "the key.",
     )
     require(
-        task.identity == _task(made, image_size).identity
-        and made.weights == make(spec, 0).weights,
+        task.identity == _task(made, image_size).identity and made.weights == make(spec, 0).weights,
         f"{name}: training changed the weights that trainings start from.",
     )
     _check_resume(name, task, hp, whole, losses)
