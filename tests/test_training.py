@@ -66,7 +66,9 @@ def small_model(dropout=0.0):
 
 
 def hyperparameters(**values):
-    return Hyperparameters.create({"augmentation": "crop", "batch_size": 16}, values)
+    return Hyperparameters.create(
+        {"augmentation": "crop", "batch_size": 16, "lr_steps": "epoch"}, values
+    )
 
 
 # --- schedule ------------------------------------------------------------------------------------
@@ -120,6 +122,22 @@ def test_step_is_torchs(warmup, max_epochs):
         lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [rest // 2, rest * 3 // 4]),
     )
     assert np.allclose(rates(hp, max_epochs), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "size"), [("step", 4), ("epoch", 1)])
+def test_rates_change_after_every_step_or_every_epoch(digits, steps, size):
+    """70 images are four full batches of 16; warm-up ends with its last step, cosine at 0."""
+    hp = hyperparameters(lr=2.0, warmup_epochs=1, lr_steps=steps)
+    model, seen = small_model(), []
+    optimizer = make_optimizer(model, hp)
+    step = optimizer.step
+    optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())
+    train(model, digits, hp, 3, max_epochs=3, optimizer=optimizer)
+    times = [epoch + part / size for epoch in range(3) for part in range(size)]
+    warm_up = [2 * (0.01 + 0.99 * time) for time in times if time < 1]
+    cosine = [1 + math.cos(math.pi * (time - 1) / 2) for time in times if time >= 1]
+    assert seen[:: 4 // size] == pytest.approx(warm_up + cosine)
+    assert len(seen) == 12
 
 
 def test_closed_forms():

@@ -75,6 +75,9 @@ class Hyperparameters(TrainingHyperparameters):
         "cosine",
         description="Learning rate after warm-up: cosine to 0; x0.1 at 1/2 and 3/4; constant.",
     )
+    lr_steps: Literal["step", "epoch"] = pydantic.Field(
+        "step", description="Whether the learning rate changes after every step or every epoch."
+    )
     warmup_epochs: int = pydantic.Field(
         0, ge=0, description="Epochs of linear warm-up from 0.01 x lr."
     )

@@ -15,14 +15,14 @@ from alhpo.hyperparameters import Hyperparameters
 from alhpo.training.compute import Compute
 
 
-def learning_rate(hp: Hyperparameters, epoch: int, max_epochs: int) -> float:
-    """The learning rate of an epoch; depends on nothing but its arguments.
+def learning_rate(hp: Hyperparameters, epoch: float, max_epochs: int) -> float:
+    """The learning rate at a time of training; depends on nothing but its arguments.
 
     Linear warm-up from 0.01 lr over ``warmup_epochs``, then the schedule over what is left.
 
     Args:
         hp: ``lr``, ``schedule`` and ``warmup_epochs`` are read.
-        epoch: from 0.
+        epoch: from 0; with a fraction, the share of the steps of that epoch that are done.
         max_epochs: the epoch at which a full training ends.
     """
     warmup = hp.warmup_epochs
@@ -125,13 +125,16 @@ def train_epoch(
     Returns:
         The mean training loss of the epoch; NaN or infinity after divergence.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(hp, epoch, max_epochs)
     model.train()
     total = torch.zeros((), device=images.device)
     n_batches = 0
+    steps = images.batches(hp.batch_size) if hp.lr_steps == "step" else 0
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
         for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, epoch):
+            if n_batches == 0 or steps:
+                time = epoch + (n_batches / steps if steps else 0)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(hp, time, max_epochs)
             loss = loss_function(model, inputs, labels, hp, compute, epoch / max_epochs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
