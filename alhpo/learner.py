@@ -130,6 +130,7 @@ class ActiveLearner:
         vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
         mc_passes = whole_number("mc_passes", mc_passes, 1)
         check_dropout(self.strategy, dropout)
+        _check_oracle(self.strategy, dataset)
         make_recipe.hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
         check_metric(metric)
         self._metric: Metric = metric
@@ -163,6 +164,7 @@ class ActiveLearner:
             journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: Any = None
+        self._fit: list[Any] = []  # hyperparameters and epochs of the model fitted last
         self._eval_images: DeviceImages | None = None
 
     @property
@@ -234,6 +236,7 @@ class ActiveLearner:
         """
         chooser = self.strategy if strategy is None else get_strategy(strategy)
         check_dropout(chooser, self._outputs.dropout)
+        _check_oracle(chooser, self.dataset)
         n = _whole_number(n)
         candidates = self._candidates(n)
         step = self.cycle + 1
@@ -254,6 +257,7 @@ class ActiveLearner:
             owner=strategy_name(chooser),
             cycle=self.cycle,
             folder=folder,
+            retrain=self._retrained,
         )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(chooser, outputs, n, generator)
@@ -380,6 +384,7 @@ class ActiveLearner:
         hp.check_epochs(task.max_epochs)
         folder = None if checkpoint_path is None else Path(checkpoint_path)
         self._fitted, epochs = fitted_model(task, hp, folder, callback)
+        self._fit = [hp, task.max_epochs]
         if self._fitted is not None:
             result = self.evaluate()
             if result.n == 0 or math.isfinite(result.nll):
@@ -424,7 +429,8 @@ class ActiveLearner:
                 "labeled_set": task.labeled_set,
                 "training": task.training,
             }
-        self._fitted = saved_model(Path(checkpoint_path), self._recipe, self.compute, expected)
+        saved = saved_model(Path(checkpoint_path), self._recipe, self.compute, expected)
+        self._fitted, *self._fit = saved
 
     def evaluate(self) -> Evaluation:
         """How the fitted model does on the evaluation split."""
@@ -510,6 +516,32 @@ class ActiveLearner:
             augmentation=self.dataset.augmentation,
         )
 
+    def _retrained(self, indices: Sequence[int]) -> Evaluation:
+        """``PoolOutputs.retrain``; sets of one size are trained with the same random streams."""
+        added = torch.as_tensor(indices, dtype=torch.int64)
+        labeled = torch.cat([torch.from_numpy(self.pool.labeled), added])
+        inside = added.ndim == 1 and bool(((added >= 0) & (added < len(self.dataset))).all())
+        if not inside or len(labeled.unique()) < len(labeled):
+            raise ConfigurationError(
+                f"retrain was given {indices!r}; expected are pool indices without labels, each "
+                "once."
+            )
+        images, labels = self._evaluation_images(), self.dataset.labels
+        assert images is not None and labels is not None  # _check_oracle
+        hp, max_epochs = self._fit
+        task = replace(
+            self._task("retrain", max_epochs=max_epochs),
+            images=self.dataset.images[labeled],
+            labels=labels[labeled],
+            recipe=self._recipe,
+        )
+        model, _ = fitted_model(task, hp)
+        if model is not None:
+            result = evaluate(self._recipe, model, images, self.compute)
+            if math.isfinite(result.nll):
+                return result
+        return Evaluation.uniform(self.dataset.num_classes)
+
     def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
         return DeviceImages(images, labels, self._form, self.compute.device)
 
@@ -542,6 +574,17 @@ class ActiveLearner:
                 f"Data set {self.dataset.name!r} has no labels to simulate with: use ask() and "
                 "tell()."
             )
+
+
+def _check_oracle(strategy: Strategy, dataset: ImageDataset) -> None:
+    """Refuse a strategy that is told labels where there are none."""
+    simulated = dataset.labels is not None and len(dataset.eval_images) > 0
+    if "retrain" in strategy_needs(strategy) and not simulated:
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} is an oracle: it retrains with labels that "
+            f"nobody gave yet, and looks at the evaluation split. Data set {dataset.name!r} lacks "
+            "labels or an evaluation split; choose another strategy."
+        )
 
 
 def _whole_number(n: int) -> int:

@@ -221,7 +221,7 @@ def spying(*needs):
 
 
 MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state"}
-UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores"}
+UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores", "classify", "retrain"}
 
 
 def test_every_output_that_is_needed_is_filled_in(few_digits):

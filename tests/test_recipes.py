@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_models  # noqa: F401
@@ -9,7 +11,8 @@ from toy_recipe import ToyHyperparameters, ToyRecipe
 
 from alhpo import ActiveLearner, RunConfig, load_dataset, run_experiment
 from alhpo.base.errors import ConfigurationError
-from alhpo.testing import check_recipe
+from alhpo.base.types import Query
+from alhpo.testing import check_recipe, check_strategy
 from alhpo.training.recipes import RECIPES, get_recipe
 
 TOY = {
@@ -139,3 +142,75 @@ def test_restore_and_warm_start_of_a_recipe_without_a_network(tmp_path):
     other.restore(tmp_path / "fit")
     assert torch.equal(other.predict().logits, learner.predict().logits)
     assert learner.fit().nll < first.nll
+
+
+def oracle(pool, n, generator):
+    """Of the first ten candidates those that help most, each by itself."""
+    tried = pool.indices[: max(n, 10)].tolist()
+    worth = torch.tensor([pool.retrain([index]).nll for index in tried])
+    chosen = worth.sort(stable=True)
+    return Query(tuple(tried[i] for i in chosen.indices[:n]), tuple(chosen.values[:n].tolist()))
+
+
+oracle.needs = frozenset({"retrain"})
+
+
+def flattened(pool, n, generator):
+    """The least sure of half of its features."""
+    logits = pool.classify(pool.features / 2)
+    order = logits.softmax(1).amax(1).sort(stable=True).indices[:n]
+    return Query(tuple(pool.indices[order].tolist()))
+
+
+flattened.needs = frozenset({"features", "classify"})
+
+
+def test_strategies_that_classify_conform():
+    check_strategy(flattened)
+
+
+def test_what_an_oracle_is_told_is_a_fresh_training(tmp_path):
+    data = load_dataset("digits", pool_size=60, eval_size=50)
+    options = {"recipe": "toy", "max_epochs": 3, "hyperparameters": {"lr": 0.05}}
+    learner = ActiveLearner(data, strategy=oracle, **options)
+    learner.label_initial(10)
+    learner.fit({"batch_size": 4}, checkpoint_path=tmp_path)
+    query = learner.ask(3)
+    restored = ActiveLearner(data, strategy=oracle, **options)
+    restored.label_initial(10)
+    restored.restore(tmp_path)
+    assert restored.ask(3) == query
+    assert len(set(query.scores)) == 3
+    labeled = torch.tensor([*learner.pool.labeled.tolist(), query.indices[0]])
+    by_hand = ActiveLearner(data, strategy="random", **options)
+    by_hand.tell(labeled.tolist(), data.labels[labeled].tolist())
+    task = replace(by_hand._task("retrain"), seed=learner._task("retrain").seed)
+    by_hand._task = lambda purpose, **how: task
+    assert by_hand.fit({"batch_size": 4}).nll == query.scores[0]
+    with pytest.raises(ConfigurationError, match="without labels"):
+        learner._retrained([int(labeled[0])])
+
+
+def test_an_oracle_is_refused_outside_simulations():
+    data = load_dataset("digits", pool_size=60, eval_size=50)
+    with pytest.raises(ConfigurationError, match="is an oracle"):
+        ActiveLearner(replace(data, labels=None), strategy=oracle, recipe="toy")
+    learner = ActiveLearner(replace(data, labels=None), strategy="entropy", recipe="toy")
+    with pytest.raises(ConfigurationError, match="is an oracle"):
+        learner.ask(1, strategy=oracle)
+
+
+def test_the_classifier_makes_the_logits():
+    seen = []
+
+    def spy(pool, n, generator):
+        seen.append(pool)
+        return flattened(pool, n, generator)
+
+    spy.needs = flattened.needs | {"logits"}
+    learner = ActiveLearner(load_dataset("digits", pool_size=60), strategy=spy, recipe="toy")
+    learner.label_initial(10)
+    learner.fit(max_epochs=2)
+    learner.ask(4)
+    assert torch.allclose(seen[0].classify(seen[0].features), seen[0].logits, atol=1e-5)
+    assert seen[0].retrain is None

@@ -6,7 +6,7 @@ is run through the model once, at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from alhpo.base.seeding import derive_seed, torch_generator
-from alhpo.base.types import PoolOutputs
+from alhpo.base.types import Evaluation, PoolOutputs
 from alhpo.data.batches import InputFormat, PoolImages
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
@@ -29,7 +29,7 @@ from alhpo.training.recipes.recipe import Recipe
 OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
 #: What needs a fitted model.
-OF_MODEL = OF_CANDIDATES | OF_LABELED
+OF_MODEL = OF_CANDIDATES | OF_LABELED | {"classify", "retrain"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def pool_outputs(
     owner: str,
     cycle: int,
     folder: Path | None,
+    retrain: Callable[[Sequence[int]], Evaluation],
 ) -> PoolOutputs:
     """What a strategy needs of the candidates and of the labelled images, and nothing else.
 
@@ -97,12 +98,14 @@ def pool_outputs(
         owner: name of the strategy whose state is meant.
         cycle: the present cycle; every query of a run has random streams of its own.
         folder: where trainings for this query leave checkpoints; None for nowhere.
+        retrain: see ``PoolOutputs``.
     """
     rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)
     outputs: dict[str, Any] = {
         "labels": torch.from_numpy(pool.labels),
         "labeled_indices": labeled,
         "state": pool.state(owner),
+        "retrain": retrain,
     }
     if needs & OF_CANDIDATES:
         assert model is not None
@@ -123,6 +126,8 @@ def pool_outputs(
             recipe, model, dataset, pool.labeled, settings, features=features
         )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
+    if "classify" in needs:
+        outputs["classify"] = _without_gradients(recipe.classifier(model))
     if needs & {"images", "labeled_scores"}:
         outputs["images"] = dataset.images[rows]
     if needs & {"labeled_images", "labeled_scores"}:
@@ -138,6 +143,16 @@ def pool_outputs(
         )
         outputs["labeled_scores"] = training.scores(folder)
     return PoolOutputs(rows, **{name: value for name, value in outputs.items() if name in needs})
+
+
+def _without_gradients(
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    @torch.no_grad()
+    def classify(features: torch.Tensor) -> torch.Tensor:
+        return classifier(features).float()
+
+    return classify
 
 
 def _passes(

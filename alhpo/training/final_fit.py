@@ -65,8 +65,9 @@ def saved_model(
     recipe: Recipe,
     compute: Compute,
     expected: Mapping[str, Any] | None = None,
-) -> Any:
-    """The model in the checkpoint of a fit or of a trial's first split, on the device.
+) -> tuple[Any, TrainingHyperparameters, int]:
+    """The model in the checkpoint of a fit or of a trial's first split, on the device; its
+    hyperparameters, and the epochs of a full training of it.
 
     Args:
         folder: of the checkpoint.
@@ -83,7 +84,8 @@ def saved_model(
     try:
         _check_model(description, recipe.identity, expected or {}, folder)
         hp = recipe.hyperparameters.create(description["configuration"])
-        training = recipe.start(hp, description["training"]["max_epochs"], compute)
+        max_epochs = description["training"]["max_epochs"]
+        training = recipe.start(hp, max_epochs, compute)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"The checkpoint in {folder} is of no fit or trial: it lacks {error}."
@@ -98,7 +100,7 @@ def saved_model(
         raise CheckpointError(
             f"The model in {folder} was trained for another strategy or recipe: {error}"
         ) from error
-    return training.model
+    return training.model, hp, max_epochs
 
 
 def _check_model(

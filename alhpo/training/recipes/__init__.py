@@ -50,7 +50,11 @@ def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     if name == "network" and "predicted_losses" in needs:
         name = "learning-loss"
     recipe = RECIPES.get(name)
-    of_model = {"passes": "features", "predicted_losses": "predicted_losses"}
+    of_model = {
+        "passes": "features",
+        "classify": "features",
+        "predicted_losses": "predicted_losses",
+    }
     of_model |= {
         one: one.removeprefix("labeled_") for one in ("labeled_logits", "labeled_features")
     }
