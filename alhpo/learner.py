@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import operator
@@ -17,7 +16,6 @@ import ConfigSpace as CS
 import numpy as np
 import pydantic
 import torch
-from torch import nn
 
 from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError, LabelError
 from alhpo.base.files import Journal
@@ -28,8 +26,8 @@ from alhpo.base.types import Evaluation, PoolOutputs, Query
 from alhpo.data.batches import DeviceImages, InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
-from alhpo.hyperparameters import Hyperparameters, load_space
-from alhpo.models.timm_models import Init, ModelSpec, build_model, model_input
+from alhpo.hyperparameters import load_space
+from alhpo.models.timm_models import Init, ModelSpec
 from alhpo.outputs.adversarial import check_image_size
 from alhpo.outputs.pool_outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.strategies import (
@@ -39,10 +37,11 @@ from alhpo.strategies import (
     strategy_name,
     strategy_needs,
 )
-from alhpo.training.epochs import Compute, Precision, evaluate, predict
+from alhpo.training.compute import Compute, Precision
+from alhpo.training.evaluation import evaluate, predict
 from alhpo.training.final_fit import ALL_LABELS, fitted_model, saved_model
-from alhpo.training.loss_prediction import add_loss_predictor
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
+from alhpo.training.recipes import get_recipe
 from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
 from alhpo.validation import get_validation
@@ -68,6 +67,8 @@ class ActiveLearner:
         max_epochs: length of a full training where a call does not say.
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
+        recipe: what is trained, such as "network", all of the model; a strategy that looks at
+            predicted losses takes "learning-loss" in its place.
         pretrained: start from timm's pretrained weights.
         init: whose random initial weights: "timm" or "torch" (PyTorch's defaults for every layer).
         cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
@@ -102,6 +103,7 @@ class ActiveLearner:
         metric: Metric = "accuracy",
         max_epochs: int = 27,
         start: Start = "cold",
+        recipe: str = "network",
         pretrained: bool = False,
         init: Init = "timm",
         cifar_stem: bool | None = None,
@@ -117,7 +119,9 @@ class ActiveLearner:
         self.dataset = dataset
         self.seed = seed
         self.strategy = get_strategy(strategy)
-        self.space = load_space(space)
+        needs = strategy_needs(self.strategy)
+        make_recipe = get_recipe(recipe, needs)
+        self.space = load_space(space, make_recipe.hyperparameters)
         self.validation = get_validation(validation)
         self.fixed = dict(hyperparameters or {})
         self.max_epochs = whole_number("max_epochs", max_epochs, 1)
@@ -128,7 +132,8 @@ class ActiveLearner:
         vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
         mc_passes = whole_number("mc_passes", mc_passes, 1)
         check_dropout(self.strategy, dropout)
-        Hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
+        _check_oracle(self.strategy, dataset)
+        make_recipe.hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
         check_metric(metric)
         self._metric: Metric = metric
         self._start = start
@@ -145,24 +150,23 @@ class ActiveLearner:
             dropout,
             init,
         )
-        self._initial = build_model(self._spec, seed)
-        size, settings = model_input(self._spec, self._initial)
+        self._recipe = make_recipe(self._spec, seed)
+        size = self._recipe.input_size
         self.compute = Compute.resolve(device, precision, max(size or dataset.image_size))
-        self._form = self._input_format(size, settings)
+        mean, std = self._recipe.input_statistics or dataset.channel_statistics()
+        self._form = InputFormat(mean, std, size, self.compute.channels_last)
         self._outputs = OutputSettings(
             self._form, self.compute, dropout, mc_passes, vaal_epochs, seed
         )
-        if "predicted_losses" in strategy_needs(self.strategy):
-            shape = (dataset.channels, *(size or dataset.image_size))
-            add_loss_predictor(self._initial, shape, seed)
-        if "labeled_scores" in strategy_needs(self.strategy):
+        if "labeled_scores" in needs:
             check_image_size(dataset.image_size)
         journal = None
         if self._path is not None:
             claim_format(self._path)
             journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
-        self._fitted: nn.Module | None = None
+        self._fitted: Any = None
+        self._fit: list[Any] = []  # hyperparameters and epochs of the model fitted last
         self._eval_images: DeviceImages | None = None
 
     @classmethod
@@ -195,8 +199,8 @@ class ActiveLearner:
         return self.pool.cycle
 
     @property
-    def model(self) -> nn.Module:
-        """The model fitted last.
+    def model(self) -> Any:
+        """The model fitted last: a torch module, where the recipe trains one.
 
         Raises:
             AlhpoError: nothing was fitted yet.
@@ -252,6 +256,7 @@ class ActiveLearner:
         """
         chooser = self.strategy if strategy is None else get_strategy(strategy)
         check_dropout(chooser, self._outputs.dropout)
+        _check_oracle(chooser, self.dataset)
         n = _whole_number(n)
         candidates = self._candidates(n)
         step = self.cycle + 1
@@ -266,11 +271,13 @@ class ActiveLearner:
             candidates,
             self.dataset,
             self.pool,
+            self._recipe,
             self.model if needs & OF_MODEL else None,
             self._outputs,
             owner=strategy_name(chooser),
             cycle=self.cycle,
             folder=folder,
+            retrain=self._retrained,
         )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(chooser, outputs, n, generator)
@@ -396,11 +403,12 @@ class ActiveLearner:
             DivergedError: the loss or the outputs became NaN or infinite; there is no fitted
                 model then.
         """
-        hp = Hyperparameters.create(self.fixed, configuration or {})
+        hp = self._recipe.hyperparameters.create(self.fixed, configuration or {})
         task = self._task("fit", max_epochs=max_epochs)
         hp.check_epochs(task.max_epochs)
         folder = None if checkpoint_path is None else Path(checkpoint_path)
         self._fitted, epochs = fitted_model(task, hp, folder, callback)
+        self._fit = [hp, task.max_epochs]
         if self._fitted is not None:
             result = self.evaluate()
             if result.n == 0 or math.isfinite(result.nll):
@@ -438,23 +446,22 @@ class ActiveLearner:
         expected: dict[str, Any] = {}
         if configuration is not None:
             task = self._task("fit", n_labeled=n_labeled)
-            hp = Hyperparameters.create(self.fixed, configuration)
+            hp = self._recipe.hyperparameters.create(self.fixed, configuration)
             expected = {
                 "validation_scheme": ALL_LABELS,
-                "configuration": task.resolved(hp).model_dump(),
+                "configuration": hp.resolved(task.augmentation).model_dump(),
                 "labeled_set": task.labeled_set,
                 "training": task.training,
             }
-        identity = self._spec.identity()
-        model = saved_model(Path(checkpoint_path), self._initial, identity, expected)
-        self._fitted = self.compute.place(model)
+        saved = saved_model(Path(checkpoint_path), self._recipe, self.compute, expected)
+        self._fitted, *self._fit = saved
 
     def evaluate(self) -> Evaluation:
         """How the fitted model does on the evaluation split."""
         images = self._evaluation_images()
         if images is None:
             return Evaluation.nothing()
-        return evaluate(self.model, images, self.compute)
+        return evaluate(self._recipe, self.model, images, self.compute)
 
     def predict(self, indices: Sequence[int] | np.ndarray | None = None) -> PoolOutputs:
         """Logits and penultimate features of pool images under the fitted model.
@@ -463,7 +470,7 @@ class ActiveLearner:
             indices: pool indices; all of the pool where None.
         """
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
-        return predicted_outputs(self.model, self.dataset, chosen, self._outputs)
+        return predicted_outputs(self._recipe, self.model, self.dataset, chosen, self._outputs)
 
     def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
         """Take over a labelled pool in dal-toolbox's form, with the data set's own labels.
@@ -490,12 +497,15 @@ class ActiveLearner:
         self, labeled: torch.Tensor, unlabeled: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features of a pretrained initial model, or of the pixels where there is none."""
-        if not self._spec.pretrained or not len(unlabeled):
+        recipe = self._recipe
+        learned = self._spec.pretrained and "features" in recipe.outputs
+        if not learned or not len(unlabeled):
             return pixel_features(labeled, unlabeled)
-        model = self.compute.place(copy.deepcopy(self._initial))
+        hp = recipe.hyperparameters.create(self.fixed)
+        model = recipe.start(hp, self.max_epochs, self.compute).model
         found = []
         for images in (labeled, unlabeled):
-            hidden = predict(model, self._images(images, None), self.compute)[1]
+            hidden = predict(recipe, model, self._images(images, None), self.compute).features
             assert hidden is not None
             found.append(hidden.float().cpu().numpy())
         return found[0], found[1]
@@ -504,15 +514,6 @@ class ActiveLearner:
         if self._eval_images is None and len(self.dataset.eval_images):
             self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
         return self._eval_images
-
-    def _input_format(
-        self, size: tuple[int, int] | None, settings: Mapping[str, Any]
-    ) -> InputFormat:
-        if self._spec.pretrained and len(settings.get("mean", ())) == self.dataset.channels:
-            mean, std = tuple(settings["mean"]), tuple(settings["std"])
-        else:
-            mean, std = self.dataset.channel_statistics()
-        return InputFormat(mean, std, size, self.compute.channels_last)
 
     def _task(
         self, purpose: str, *, max_epochs: int | None = None, n_labeled: int | None = None
@@ -525,20 +526,45 @@ class ActiveLearner:
             )
         epochs = self.max_epochs if max_epochs is None else max_epochs
         indices = torch.from_numpy(self.pool.labeled[:n_labeled])
-        template = self._initial
+        recipe = self._recipe
         if self._start == "warm" and self._fitted is not None:
-            template = self._fitted
+            recipe = recipe.from_model(self._fitted)
         return Task(
             images=self.dataset.images[indices],
             labels=torch.from_numpy(self.pool.labels[:n_labeled]),
-            template=template,
-            model=self._spec.identity(),
+            recipe=recipe,
             form=self._form,
             compute=self.compute,
             max_epochs=whole_number("max_epochs", epochs, 1),
             seed=derive_seed(self.seed, purpose, len(indices)),
             augmentation=self.dataset.augmentation,
         )
+
+    def _retrained(self, indices: Sequence[int]) -> Evaluation:
+        """``PoolOutputs.retrain``; sets of one size are trained with the same random streams."""
+        added = torch.as_tensor(indices, dtype=torch.int64)
+        labeled = torch.cat([torch.from_numpy(self.pool.labeled), added])
+        inside = added.ndim == 1 and bool(((added >= 0) & (added < len(self.dataset))).all())
+        if not inside or len(labeled.unique()) < len(labeled):
+            raise ConfigurationError(
+                f"retrain was given {indices!r}; expected are pool indices without labels, each "
+                "once."
+            )
+        images, labels = self._evaluation_images(), self.dataset.labels
+        assert images is not None and labels is not None  # _check_oracle
+        hp, max_epochs = self._fit
+        task = replace(
+            self._task("retrain", max_epochs=max_epochs),
+            images=self.dataset.images[labeled],
+            labels=labels[labeled],
+            recipe=self._recipe,
+        )
+        model, _ = fitted_model(task, hp)
+        if model is not None:
+            result = evaluate(self._recipe, model, images, self.compute)
+            if math.isfinite(result.nll):
+                return result
+        return Evaluation.uniform(self.dataset.num_classes)
 
     def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
         return DeviceImages(images, labels, self._form, self.compute.device)
@@ -572,6 +598,17 @@ class ActiveLearner:
                 f"Data set {self.dataset.name!r} has no labels to simulate with: use ask() and "
                 "tell()."
             )
+
+
+def _check_oracle(strategy: Strategy, dataset: ImageDataset) -> None:
+    """Refuse a strategy that is told labels where there are none."""
+    simulated = dataset.labels is not None and len(dataset.eval_images) > 0
+    if "retrain" in strategy_needs(strategy) and not simulated:
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} is an oracle: it retrains with labels that "
+            f"nobody gave yet, and looks at the evaluation split. Data set {dataset.name!r} lacks "
+            "labels or an evaluation split; choose another strategy."
+        )
 
 
 def _whole_number(n: int) -> int:

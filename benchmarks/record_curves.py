@@ -27,7 +27,7 @@ from alhpo import ActiveLearner, load_dataset
 from alhpo.base.files import atomic_path
 from alhpo.data.batches import DeviceImages
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.training.epochs import evaluate
+from alhpo.training.evaluation import evaluate
 from alhpo.training.trainer import Trainer
 from alhpo.tuning import SampledConfigurations
 
@@ -110,7 +110,7 @@ def curve(
         trainer.advance()
         if trainer.diverged:
             break
-        accuracies.append(evaluate(trainer.models[0], held_out, task.compute).accuracy)
+        accuracies.append(evaluate(task.recipe, trainer.models[0], held_out, task.compute).accuracy)
     return accuracies + [float("nan")] * (epochs - len(accuracies))
 
 

@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from alhpo import ActiveLearner, Hyperparameters, ImageDataset, load_dataset
-from alhpo.training.epochs import evaluate, make_optimizer
+from alhpo.training.epochs import make_optimizer
+from alhpo.training.evaluation import evaluate
 from alhpo.training.trainer import Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -213,7 +214,8 @@ def objective_step(data: ImageDataset, batch_size: int, precision: str) -> dict:
 
         def epoch_itself() -> None:
             plain.advance()
-            evaluate(plain.models[0], objective._validation[0], learner.compute)
+            task, held_out = objective._task, objective._validation[0]
+            evaluate(task.recipe, plain.models[0], held_out, learner.compute)
 
         seconds = interleaved(
             {"objective": through_objective, "epoch": epoch_itself}, learner.compute.device

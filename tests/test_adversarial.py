@@ -15,7 +15,7 @@ from alhpo.data.batches import InputFormat
 from alhpo.outputs.adversarial import VAE, Discrimination, Discriminator, negative_elbo
 from alhpo.testing.process_state import process_left_alone
 from alhpo.training.checkpoints import FILE_NAME
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 CPU = Compute.resolve("cpu", "float32", 8)
 

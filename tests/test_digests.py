@@ -139,7 +139,7 @@ def peak():
 for name, call in {
     "warm up": lambda: digest(images[:9].permute(3, 1, 2, 0), weights_hash(nn.Conv2d(9, 9, 3))),
     "data set": lambda: check_dataset(Path(sys.argv[1]), dataset),
-    "task": lambda: Task(images, labels, None, {}, form, None, 1, 0, "none").labeled_set,
+    "task": lambda: Task(images, labels, None, form, None, 1, 0, "none").labeled_set,
     "images": lambda: DeviceImages(images, labels, form, cpu).digest,
     "weights": lambda: weights_hash(conv),
     "strided tensor": lambda: digest(images.permute(3, 1, 2, 0)),

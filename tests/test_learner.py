@@ -29,7 +29,7 @@ from alhpo.runs.settings import (
     RunConfig,
     TuneConfig,
 )
-from alhpo.training.epochs import predict
+from alhpo.training.evaluation import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
 
@@ -227,7 +227,7 @@ def spying(*needs):
 
 
 MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state"}
-UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores"}
+UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores", "classify", "retrain"}
 
 
 def test_every_output_that_is_needed_is_filled_in(few_digits):
@@ -270,9 +270,9 @@ def test_every_output_that_is_needed_is_filled_in(few_digits):
 def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatch):
     looked_at = []
 
-    def counted(model, images, compute, **options):
+    def counted(recipe, model, images, compute, **options):
         looked_at.append(len(images))
-        return predict(model, images, compute, **options)
+        return predict(recipe, model, images, compute, **options)
 
     spy = spying(needed)
     learner = ActiveLearner(few_digits, strategy=spy, dropout=0.5, mc_passes=3, **FAST)
@@ -294,9 +294,9 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
 ):
     looked_at = []
 
-    def counted(model, images, compute, **options):
+    def counted(recipe, model, images, compute, **options):
         looked_at.append(len(images))
-        return predict(model, images, compute, **options)
+        return predict(recipe, model, images, compute, **options)
 
     monkeypatch.setattr("alhpo.outputs.pool_outputs.predict", counted)
     learner = ActiveLearner(few_digits, strategy=spying(*UNTRAINED), dropout=0.5, **FAST)

@@ -21,7 +21,8 @@ from alhpo.base.types import Query
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.models.timm_models import ModelSpec, build_model, weights_hash
 from alhpo.training.checkpoints import FILE_NAME
-from alhpo.training.epochs import Compute, classification_loss
+from alhpo.training.compute import Compute
+from alhpo.training.epochs import classification_loss
 from alhpo.training.loss_prediction import (
     add_loss_predictor,
     joint_loss,
@@ -145,7 +146,7 @@ def test_models_without_stages_are_refused_before_any_work(few_digits, monkeypat
         def forward(self, images):
             return self.forward_head(self.forward_features(images))
 
-    monkeypatch.setattr("alhpo.learner.build_model", lambda spec, seed: Flat())
+    monkeypatch.setattr("alhpo.training.recipes.network.build_model", lambda spec, seed: Flat())
     with pytest.raises(ConfigurationError, match="Flat offers no stages"):
         ActiveLearner(few_digits, strategy=by_loss)
     assert len(ActiveLearner(few_digits, strategy=at_random).ask_initial(3)) == 3
@@ -277,7 +278,7 @@ def test_divergence_is_handled_as_ever(few_digits, tmp_path):
 
 def test_a_head_that_diverges_alone_counts(few_digits):
     learner = learner_of(few_digits)
-    learner._initial.loss_predictor.score.weight.data.fill_(float("nan"))
+    learner._recipe.template.loss_predictor.score.weight.data.fill_(float("nan"))
     with pytest.raises(DivergedError):
         learner.fit(CONFIGURATION)
 

@@ -16,7 +16,7 @@ from alhpo.base.errors import ConfigurationError, LabelError
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import RunConfig, TuneConfig
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 from alhpo.validation import KFold, get_validation
 
 NAME = alhpo_toy.__name__

@@ -19,7 +19,7 @@ from alhpo.runs.settings import RunConfig
 from alhpo.studies.cell_runner import run_cell
 from alhpo.studies.config import Cell
 from alhpo.training.checkpoints import read_description, write_checkpoint
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 
 def settings(folder, **changes) -> RunConfig:

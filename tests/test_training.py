@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,20 +20,20 @@ from alhpo.data.loading import load_dataset
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.models.timm_models import ModelSpec, build_model, weights_hash
 from alhpo.testing.process_state import global_seed, process_left_alone
-from alhpo.training.epochs import (
-    Compute,
-    ImageScores,
-    evaluate,
-    learning_rate,
-    make_optimizer,
-    predict,
-    score_images,
-    train_epoch,
-)
+from alhpo.training import evaluation
+from alhpo.training.compute import Compute
+from alhpo.training.epochs import learning_rate, make_optimizer, train_epoch
+from alhpo.training.evaluation import ImageScores
+from alhpo.training.recipes.network import NetworkRecipe
 
 CPU = torch.device("cpu")
 PLAIN = Compute(CPU, "float32", False)
 KEY = (0, "training", 3)
+#: A recipe without a model of its own: it is asked about those of the tests.
+NETWORK = object.__new__(NetworkRecipe)
+evaluate = partial(evaluation.evaluate, NETWORK)
+predict = partial(evaluation.predict, NETWORK)
+score_images = partial(evaluation.score_images, NETWORK)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def small_model(dropout=0.0):
 
 
 def hyperparameters(**values):
-    return Hyperparameters.create({"augmentation": "crop", "batch_size": 16}, values)
+    return Hyperparameters.create(
+        {"augmentation": "crop", "batch_size": 16, "lr_steps": "epoch"}, values
+    )
 
 
 # --- schedule ------------------------------------------------------------------------------------
@@ -119,6 +122,22 @@ def test_step_is_torchs(warmup, max_epochs):
         lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [rest // 2, rest * 3 // 4]),
     )
     assert np.allclose(rates(hp, max_epochs), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "size"), [("step", 4), ("epoch", 1)])
+def test_rates_change_after_every_step_or_every_epoch(digits, steps, size):
+    """70 images are four full batches of 16; warm-up ends with its last step, cosine at 0."""
+    hp = hyperparameters(lr=2.0, warmup_epochs=1, lr_steps=steps)
+    model, seen = small_model(), []
+    optimizer = make_optimizer(model, hp)
+    step = optimizer.step
+    optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())
+    train(model, digits, hp, 3, max_epochs=3, optimizer=optimizer)
+    times = [epoch + part / size for epoch in range(3) for part in range(size)]
+    warm_up = [2 * (0.01 + 0.99 * time) for time in times if time < 1]
+    cosine = [1 + math.cos(math.pi * (time - 1) / 2) for time in times if time >= 1]
+    assert seen[:: 4 // size] == pytest.approx(warm_up + cosine)
+    assert len(seen) == 12
 
 
 def test_closed_forms():
@@ -480,13 +499,13 @@ def test_scores_of_any_outputs_and_weights(classes, n, seed, scale):
 
 def test_predictions_are_those_that_are_evaluated(digits, resnet):
     found = evaluate(resnet, digits, PLAIN)
-    logits, features = predict(resnet, digits, PLAIN)
+    logits, features, _ = predict(resnet, digits, PLAIN)
     assert logits.shape == (70, 10) and features.shape == (70, resnet.num_features)
     assert logits.dtype == features.dtype == torch.float32
     assert int((logits.argmax(1) == digits.labels).sum()) == round(found.accuracy * 70)
     assert float(F.cross_entropy(logits, digits.labels)) == pytest.approx(found.nll, rel=1e-5)
-    alone, nothing = predict(resnet, digits, PLAIN, features=False)
-    assert nothing is None and torch.allclose(alone, logits, atol=1e-5)
+    alone, *nothing = predict(resnet, digits, PLAIN, features=False)
+    assert nothing == [None, None] and torch.allclose(alone, logits, atol=1e-5)
 
 
 def test_images_without_labels_are_predicted(digits, resnet):

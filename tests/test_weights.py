@@ -429,7 +429,7 @@ def test_features_of_a_pretrained_model(few_digits, monkeypatch):
     learner.label_initial(12)
     learner._spec = replace(learner._spec, pretrained=True)
     labeled, unlabeled = learner._selection_features(few_digits.images[:5], few_digits.images[5:12])
-    learner._fitted = learner._initial
+    learner._fitted = learner._recipe.template
     expected = learner.predict(range(12)).features.numpy()
     np.testing.assert_allclose(np.concatenate([labeled, unlabeled]), expected, rtol=1e-4, atol=1e-5)
 

@@ -15,7 +15,7 @@ POOL_OUTPUTS = frozenset(
     {
         *("logits", "features", "passes", "predicted_losses", "labeled_scores", "images"),
         *("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images"),
-        "state",
+        *("state", "classify", "retrain"),
     }
 )
 

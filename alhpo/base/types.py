@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -87,6 +87,10 @@ class PoolOutputs:
         labeled_features: (L, D) penultimate features of the labelled images.
         labeled_images: (L, H, W, C) uint8, the labelled images themselves.
         state: what the strategy's latest query left in ``Query.state``; None before the first.
+        classify: (B, C) float32 logits that the model's classifier makes of (B, D) features.
+        retrain: for oracles in simulations: how a model does on the evaluation split that is
+            trained from the start, with the configuration fitted last, on the labelled images and
+            the images with these pool indices, whose labels it is told.
     """
 
     indices: torch.Tensor
@@ -102,6 +106,8 @@ class PoolOutputs:
     labeled_features: torch.Tensor | None = None
     labeled_images: torch.Tensor | None = None
     state: Mapping[str, Any] | None = None
+    classify: Callable[[torch.Tensor], torch.Tensor] | None = None
+    retrain: Callable[[Sequence[int]], Evaluation] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

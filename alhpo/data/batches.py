@@ -138,6 +138,11 @@ class DeviceImages:
             labels = None if self.labels is None else self.labels[rows]
             yield self._input(self.images[rows]), labels
 
+    def batches(self, batch_size: int) -> int:
+        """How many batches an epoch has."""
+        n = max(len(self), 2)  # a lone image is used twice
+        return n // min(batch_size, n)
+
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -161,8 +166,7 @@ class DeviceImages:
         if n == 1:
             order = order.repeat(2)
         size = min(batch_size, len(order))
-        n_batches = len(order) // size
-        order = order[: n_batches * size].to(self.device)
+        order = order[: self.batches(batch_size) * size].to(self.device)
         crop, flip = "crop" in augmentation, "flip" in augmentation
         height, width = self.images.shape[1:3]
         rows = columns = None

@@ -1,6 +1,10 @@
 """The hyperparameters of training and the spaces that are searched."""
 
-from alhpo.hyperparameters.fields import Augmentation, Hyperparameters
+from alhpo.hyperparameters.fields import (
+    Augmentation,
+    Hyperparameters,
+    TrainingHyperparameters,
+)
 from alhpo.hyperparameters.spaces import (
     SPACES,
     active_configuration,
@@ -15,6 +19,7 @@ __all__ = [
     "SPACES",
     "Augmentation",
     "Hyperparameters",
+    "TrainingHyperparameters",
     "active_configuration",
     "check_space",
     "check_warmup",

@@ -14,7 +14,7 @@ import yaml
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.plain import to_plain
 from alhpo.base.schema import unknown_name
-from alhpo.hyperparameters.fields import Hyperparameters
+from alhpo.hyperparameters.fields import Hyperparameters, TrainingHyperparameters
 
 if TYPE_CHECKING:
     # at run time where a space is at hand: settings are read and refused without ConfigSpace
@@ -56,15 +56,19 @@ def hpo4dl_space() -> CS.ConfigurationSpace:
 SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space}
 
 
-def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpace:
+def load_space(
+    space: str | Path | CS.ConfigurationSpace,
+    legal: type[TrainingHyperparameters] = Hyperparameters,
+) -> CS.ConfigurationSpace:
     """A configuration space from its name, a file in ConfigSpace's JSON or YAML form, or itself.
 
     Args:
         space: one of ``SPACES``; a path that ends in .json, .yaml or .yml; or a space.
+        legal: the hyperparameters that there are.
 
     Raises:
         ConfigurationError: an unknown name, an unreadable file, or a hyperparameter in the space
-            that ``Hyperparameters`` does not have or whose bounds it does not allow.
+            that ``legal`` does not have or whose bounds it does not allow.
     """
     import ConfigSpace as CS
 
@@ -76,28 +80,33 @@ def load_space(space: str | Path | CS.ConfigurationSpace) -> CS.ConfigurationSpa
         loaded = _read_space(Path(space))
     else:
         raise unknown_name("space", str(space), [*SPACES, "a .json or .yaml file of ConfigSpace"])
-    check_space(loaded)
+    check_space(loaded, legal=legal)
     return loaded
 
 
-def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = None) -> None:
+def check_space(
+    space: CS.ConfigurationSpace,
+    fixed: Mapping[str, Any] | None = None,
+    legal: type[TrainingHyperparameters] = Hyperparameters,
+) -> None:
     """Refuse a space that holds a configuration which could not be trained.
 
     Args:
         space: every bound and choice is checked, and a sample of combinations.
         fixed: the hyperparameters outside the space.
+        legal: the hyperparameters that there are.
 
     Raises:
         ConfigurationError: an unknown name, a number without bounds, or a bound, choice or
             combination that is not legal.
     """
-    legal = Hyperparameters.model_fields
+    names = legal.model_fields
     if not len(list(space.values())):
-        raise ConfigurationError(f"The space is empty. Legal hyperparameters: {', '.join(legal)}.")
+        raise ConfigurationError(f"The space is empty. Legal hyperparameters: {', '.join(names)}.")
     for hyperparameter in space.values():
         name = hyperparameter.name
-        if name not in legal:
-            raise unknown_name("hyperparameter in the space", name, legal)
+        if name not in names:
+            raise unknown_name("hyperparameter in the space", name, names)
         if not is_bounded(hyperparameter):
             raise ConfigurationError(
                 f"Hyperparameter {name!r} in the space is a {type(hyperparameter).__name__} "
@@ -106,16 +115,19 @@ def check_space(space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None = 
             )
         for value in _extremes(hyperparameter):
             partner = {"optimizer": "sgd"} if name == "nesterov" else {}
-            Hyperparameters.create(partner, {name: value})
+            legal.create(partner, {name: value})
     sampled = copy.deepcopy(space)
     sampled.seed(0)
     for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
         values = {name: to_plain(value) for name, value in dict(configuration).items()}
-        Hyperparameters.create(fixed or {}, values)
+        legal.create(fixed or {}, values)
 
 
 def check_warmup(
-    space: CS.ConfigurationSpace, fixed: Mapping[str, Any] | None, max_epochs: int
+    space: CS.ConfigurationSpace,
+    fixed: Mapping[str, Any] | None,
+    max_epochs: int,
+    legal: type[TrainingHyperparameters] = Hyperparameters,
 ) -> None:
     """Refuse a space, or fixed hyperparameters, whose warm-up leaves no epoch for training.
 
@@ -123,15 +135,16 @@ def check_warmup(
         space: the longest warm-up in it is looked at, whether a range, choices or a constant.
         fixed: the hyperparameters outside the space.
         max_epochs: the epoch at which training ends.
+        legal: the hyperparameters that there are.
 
     Raises:
         ConfigurationError: a ``warmup_epochs`` that is not below ``max_epochs``.
     """
-    Hyperparameters.create(fixed or {}).check_epochs(max_epochs)
+    legal.create(fixed or {}).check_epochs(max_epochs)
     for hyperparameter in space.values():
         if hyperparameter.name == "warmup_epochs":
             longest = max(int(value) for value in _extremes(hyperparameter))
-            longest_warmup = Hyperparameters.create({"warmup_epochs": longest})
+            longest_warmup = legal.create({"warmup_epochs": longest})
             longest_warmup.check_epochs(max_epochs, " in the space")
 
 

@@ -30,7 +30,7 @@ from alhpo.training.checkpoints import (
     training_tensors,
     write_checkpoint,
 )
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 #: Dimensions of the latent space (the paper's).
 LATENT = 32

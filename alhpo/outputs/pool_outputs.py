@@ -6,30 +6,30 @@ is run through the model once, at most.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from alhpo.base.seeding import derive_seed, torch_generator
-from alhpo.base.types import PoolOutputs
+from alhpo.base.types import Evaluation, PoolOutputs
 from alhpo.data.batches import InputFormat, PoolImages
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
-from alhpo.models.timm_models import classifier
 from alhpo.outputs.adversarial import Discrimination
 from alhpo.outputs.dropout_passes import DropoutPasses, keep_masks
-from alhpo.training.epochs import Compute, predict
-from alhpo.training.loss_prediction import predicted_losses
+from alhpo.training.compute import Compute
+from alhpo.training.evaluation import predict
+from alhpo.training.recipes.recipe import Recipe
 
 #: What the model says of the candidates, and of the labelled images.
 OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
 #: What needs a fitted model.
-OF_MODEL = OF_CANDIDATES | OF_LABELED
+OF_MODEL = OF_CANDIDATES | OF_LABELED | {"classify", "retrain"}
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,21 @@ class OutputSettings:
 
 
 def predicted_outputs(
-    model: nn.Module,
+    recipe: Recipe,
+    model: Any,
     dataset: ImageDataset,
     indices: np.ndarray,
     settings: OutputSettings,
     *,
     features: bool = True,
 ) -> PoolOutputs:
-    """Logits, predicted losses (where the model has a head for them) and, unless switched off,
-    features of these images of the pool, from one pass over them."""
+    """What the model says of these images of the pool, features unless they are switched off,
+    from one pass over them."""
     chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     compute = settings.compute
     images = PoolImages(dataset.images, chosen, settings.form, compute.device)
-    with predicted_losses(model) as losses:
-        logits, hidden = predict(model, images, compute, features=features)
-    return PoolOutputs(
-        chosen, logits, hidden, predicted_losses=torch.cat(losses) if losses else None
-    )
+    said = predict(recipe, model, images, compute, features=features)
+    return PoolOutputs(chosen, **said._asdict())
 
 
 def pool_outputs(
@@ -78,12 +76,14 @@ def pool_outputs(
     candidates: np.ndarray,
     dataset: ImageDataset,
     pool: Pool,
-    model: nn.Module | None,
+    recipe: Recipe,
+    model: Any,
     settings: OutputSettings,
     *,
     owner: str,
     cycle: int,
     folder: Path | None,
+    retrain: Callable[[Sequence[int]], Evaluation],
 ) -> PoolOutputs:
     """What a strategy needs of the candidates and of the labelled images, and nothing else.
 
@@ -92,31 +92,42 @@ def pool_outputs(
         candidates: (N,) pool indices, ascending.
         dataset: the images.
         pool: which of them are labelled, and how.
+        recipe: what was trained.
         model: the one fitted last; None where nothing of ``OF_MODEL`` is needed.
         settings: see ``OutputSettings``.
         owner: name of the strategy whose state is meant.
         cycle: the present cycle; every query of a run has random streams of its own.
         folder: where trainings for this query leave checkpoints; None for nowhere.
+        retrain: see ``PoolOutputs``.
     """
     rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)
     outputs: dict[str, Any] = {
         "labels": torch.from_numpy(pool.labels),
         "labeled_indices": labeled,
         "state": pool.state(owner),
+        "retrain": retrain,
     }
     if needs & OF_CANDIDATES:
         assert model is not None
         features = bool(needs & {"features", "passes"})
-        predicted = predicted_outputs(model, dataset, candidates, settings, features=features)
+        predicted = predicted_outputs(
+            recipe, model, dataset, candidates, settings, features=features
+        )
         outputs |= {name: getattr(predicted, name) for name in OF_CANDIDATES}
         if "passes" in needs:
             assert predicted.features is not None
-            outputs["passes"] = _passes(model, predicted.features, settings, cycle)
+            outputs["passes"] = _passes(
+                recipe.classifier(model), predicted.features, settings, cycle
+            )
     if needs & OF_LABELED:
         assert model is not None
         features = "labeled_features" in needs
-        predicted = predicted_outputs(model, dataset, pool.labeled, settings, features=features)
+        predicted = predicted_outputs(
+            recipe, model, dataset, pool.labeled, settings, features=features
+        )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
+    if "classify" in needs:
+        outputs["classify"] = _without_gradients(recipe.classifier(model))
     if needs & {"images", "labeled_scores"}:
         outputs["images"] = dataset.images[rows]
     if needs & {"labeled_images", "labeled_scores"}:
@@ -134,9 +145,22 @@ def pool_outputs(
     return PoolOutputs(rows, **{name: value for name, value in outputs.items() if name in needs})
 
 
+def _without_gradients(
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    @torch.no_grad()
+    def classify(features: torch.Tensor) -> torch.Tensor:
+        return classifier(features).float()
+
+    return classify
+
+
 def _passes(
-    model: nn.Module, features: torch.Tensor, settings: OutputSettings, cycle: int
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    settings: OutputSettings,
+    cycle: int,
 ) -> DropoutPasses:
     generator = torch_generator(settings.seed, "dropout passes", cycle + 1)
     keep = keep_masks(settings.mc_passes, features.shape[1], settings.dropout, generator)
-    return DropoutPasses(features, classifier(model), keep, settings.dropout)
+    return DropoutPasses(features, classifier, keep, settings.dropout)

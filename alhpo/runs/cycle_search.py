@@ -13,7 +13,7 @@ import ConfigSpace as CS
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.observer import Observer
 from alhpo.runs.search import (
@@ -91,15 +91,15 @@ class CycleSearch:
         found = _found(tuner, best, objective.hyperparameters(best["configuration"]))
         return found if found.metric > current.metric else current
 
-    def measure(self, learner: ActiveLearner, cycle: int, hp: Hyperparameters) -> Found:
+    def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
         tuner, best = measure(learner, hp, **self._place(cycle, self._config.max_epochs))
         return _found(tuner, best, hp)
 
-    def current(self, records: Sequence[CycleRecord]) -> Hyperparameters:
+    def current(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
         """The configuration of the cycle before, in the first cycle the fixed hyperparameters."""
         values = records[-1].configuration if records else self._config.hyperparameters
-        return Hyperparameters.create(values)
+        return self._config.hyperparameter_class.create(values)
 
     def epochs(self, cycle: int, records: Sequence[CycleRecord]) -> int:
         """Epochs trained in searches of this cycle that none of these records has counted."""
@@ -129,7 +129,7 @@ class CycleSearch:
         earlier = [results_in_space(space, self._experiments(record)) for record in tuned]
         if any(earlier):
             return {"warm_start": earlier, "observed": observed}
-        fixed = Hyperparameters.create(self._config.hyperparameters).model_dump()
+        fixed = self._config.hyperparameter_class.create(self._config.hyperparameters).model_dump()
         known = [row["configuration"] for row in observed]
         initial = [one for one in in_space(space, fixed) if one not in known]
         return {"initial_configurations": initial, "observed": observed}
@@ -158,7 +158,7 @@ class CycleSearch:
         return self._folder / f"cycle_{cycle:03d}"
 
 
-def _found(tuner: Tuner, best: dict[str, Any] | None, hp: Hyperparameters) -> Found:
+def _found(tuner: Tuner, best: dict[str, Any] | None, hp: TrainingHyperparameters) -> Found:
     """What the best row of a search says of the configuration in it."""
     experiment = tuner.experiment_path
     if best is None:

@@ -55,7 +55,7 @@ from alhpo.runs.search import storage_of
 from alhpo.runs.settings import RunConfig
 from alhpo.runs.stopwatch import Stopwatch
 from alhpo.strategies import strategy_name
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 
 def run_experiment(

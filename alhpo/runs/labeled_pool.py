@@ -15,7 +15,7 @@ from alhpo.base.formats import check_format
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.runs.provenance import check_dataset
 from alhpo.runs.results import read_records
 from alhpo.runs.settings import TuneConfig, read_run_config
@@ -60,7 +60,7 @@ class LabeledPool:
     """
 
     cycles: Sequence[LabeledCycle]
-    own: Hyperparameters
+    own: TrainingHyperparameters
 
 
 def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
@@ -87,7 +87,7 @@ def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
     if n < config.labels:
         raise ConfigurationError(f"labels is {config.labels}, but {source} holds {n}.")
     return LabeledPool(
-        _first(cycles, config.labels), Hyperparameters.create(config.hyperparameters)
+        _first(cycles, config.labels), config.hyperparameter_class.create(config.hyperparameters)
     )
 
 
@@ -132,13 +132,13 @@ def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
     return {record.n_labeled: record for record in records if record.kind == "cycle"}
 
 
-def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> Hyperparameters:
+def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> TrainingHyperparameters:
     """The pool's own hyperparameters, with those that the settings have otherwise."""
     if record is None:
-        return Hyperparameters.create(config.hyperparameters)
+        return config.hyperparameter_class.create(config.hyperparameters)
     run = read_run_config(folder / "config.yaml").hyperparameters
     given = {n: v for n, v in config.hyperparameters.items() if n not in run or run[n] != v}
-    return Hyperparameters.create(record.configuration, given)
+    return config.hyperparameter_class.create(record.configuration, given)
 
 
 def _first(cycles: Sequence[LabeledCycle], n: int) -> list[LabeledCycle]:

@@ -33,7 +33,6 @@ from alhpo.base.formats import claim_format
 from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.data import load_data, need_evaluation_split
 from alhpo.runs.fit import fit_or_continue
@@ -166,7 +165,8 @@ class _Tuning:
         with self._watch.timed("hpo"):
             rows = self._search(learner)
         chosen = _best(rows, config.max_epochs)
-        hp = Hyperparameters.create(self._pool.own.model_dump(), chosen["configuration"])
+        own = self._pool.own
+        hp = type(own).create(own.model_dump(), chosen["configuration"])
         with self._watch.timed("fit"):
             folder = self.path / "fit"
             fit = fit_or_continue(learner, hp.model_dump(), folder, self._fit_progress)

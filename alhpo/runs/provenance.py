@@ -17,7 +17,7 @@ from alhpo.base.digests import digest
 from alhpo.base.errors import ConfigurationError, DataError
 from alhpo.base.files import Journal, write_json
 from alhpo.data.dataset import ImageDataset
-from alhpo.training.epochs import Compute, Precision
+from alhpo.training.compute import Compute, Precision
 
 PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn", "optuna")
 #: What a run keeps to its end, and the setting that decides it ("" for none).

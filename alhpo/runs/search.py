@@ -10,7 +10,7 @@ import ConfigSpace as CS
 
 from alhpo.base.errors import ConfigurationError, TunerError
 from alhpo.base.files import Journal
-from alhpo.hyperparameters import Hyperparameters, active_configuration
+from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
 from alhpo.training.objective import Objective
@@ -80,7 +80,7 @@ def run_search(
 
 def measure(
     learner: ActiveLearner,
-    hp: Hyperparameters,
+    hp: TrainingHyperparameters,
     folder: Path,
     *,
     seed: int,
@@ -167,7 +167,7 @@ def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
     }
 
 
-def constant_space(hp: Hyperparameters) -> CS.ConfigurationSpace:
+def constant_space(hp: TrainingHyperparameters) -> CS.ConfigurationSpace:
     """The space whose only configuration is ``hp``."""
     values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
     return CS.ConfigurationSpace(values)

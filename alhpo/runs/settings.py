@@ -21,7 +21,13 @@ from pydantic import Field
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import content_hash
 from alhpo.base.schema import Settings, parse
-from alhpo.hyperparameters import SPACES, Hyperparameters, check_warmup, load_space
+from alhpo.hyperparameters import (
+    SPACES,
+    Hyperparameters,
+    TrainingHyperparameters,
+    check_warmup,
+    load_space,
+)
 from alhpo.runs.identity import INCIDENTAL_KEYS, SEARCH_KEYS
 from alhpo.runs.modes import MODES, get_mode
 
@@ -98,6 +104,11 @@ class ModelSettings(Settings):
 class SearchSettings(Settings):
     """How configurations are trained, judged and searched."""
 
+    recipe: str = Field(
+        "network",
+        description="What is trained: network, all of the model (with a head that predicts losses "
+        "where the strategy looks at them); learning-loss; or one that was registered.",
+    )
     optimizer: str = Field("dyhpo", description="Optimizer of the search.")
     max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
     max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
@@ -131,10 +142,19 @@ class SearchSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
 
+    @pydantic.field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str) -> str:
+        _hyperparameters_of(value)
+        return value
+
     @pydantic.field_validator("hyperparameters")
     @classmethod
-    def _typed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return Hyperparameters.create(value).model_dump(include=set(value))
+    def _typed(cls, value: dict[str, Any], info: pydantic.ValidationInfo) -> dict[str, Any]:
+        if "recipe" not in info.data:  # refused
+            return value
+        legal = _hyperparameters_of(info.data["recipe"])
+        return legal.create(value).model_dump(include=set(value))
 
     @pydantic.model_validator(mode="after")
     def _known_validation_and_space(self) -> Self:
@@ -143,7 +163,7 @@ class SearchSettings(Settings):
         with _setting("validation", self.validation):
             get_validation(self.validation)
         with _setting("space", self.space):
-            load_space(self.space)
+            load_space(self.space, self.hyperparameter_class)
         return self
 
     @classmethod
@@ -169,7 +189,8 @@ class SearchSettings(Settings):
         from alhpo.tuning import get_optimizer_factory
         from alhpo.tuning.arguments import parallel, says
 
-        check_warmup(load_space(self.space), self.hyperparameters, self.max_epochs)
+        legal = self.hyperparameter_class
+        check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
         factory = get_optimizer_factory(self.optimizer)
         parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
@@ -177,6 +198,11 @@ class SearchSettings(Settings):
                 f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
                 "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
             )
+
+    @property
+    def hyperparameter_class(self) -> type[TrainingHyperparameters]:
+        """The hyperparameters that its recipe has."""
+        return _hyperparameters_of(self.recipe)
 
     @property
     def search_packages(self) -> tuple[str, ...]:
@@ -263,7 +289,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         check_dropout(self.strategy, self.dropout)
         if self.mode.searches_ever or self.optimizer not in optimizer_names():
             self.check_search()
-        Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
+        self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.budget < self.initial_size:
             raise ConfigurationError(
                 f"budget is {self.budget} labels, below initial_size={self.initial_size}; it "
@@ -310,7 +336,9 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Name of the run's folder: what it is, and the hash of what defines it."""
         from alhpo.strategies import get_strategy, strategy_needs
 
-        values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(self.space)
+        values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(
+            self.space, self.hyperparameter_class
+        )
         if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         if not self.dropout:  # runs keep the names they had before there were these settings
@@ -319,6 +347,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             del values["init"]
         if self.parallel == 1:
             values.pop("parallel", None)
+        if self.recipe == "network":
+            del values["recipe"]
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -352,7 +382,7 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     @pydantic.model_validator(mode="after")
     def _usable(self) -> TuneConfig:
         self.check_search()
-        Hyperparameters.create(self.hyperparameters).check_epochs(self.max_epochs)
+        self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.max_budget <= self.max_epochs:
             raise ConfigurationError(
                 f"max_budget is {self.max_budget} epochs, of which the pool's own hyperparameters "
@@ -381,11 +411,13 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Name of the result's folder: what it is, and the hash of what defines it. A run counts
         with the name of its folder only, where the result lies in it, so that it can be moved."""
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS))
-        values |= _space_content(self.space)
+        values |= _space_content(self.space, self.hyperparameter_class)
         if self.init == "timm":
             del values["init"]
         if self.parallel == 1:
             del values["parallel"]
+        if self.recipe == "network":
+            del values["recipe"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
@@ -394,6 +426,14 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             values["pool"] = str(pool.resolve())
         what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"
+
+
+def _hyperparameters_of(recipe: str) -> type[TrainingHyperparameters]:
+    if recipe == "network":  # known without importing torch
+        return Hyperparameters
+    from alhpo.training.recipes import RECIPES
+
+    return RECIPES.get(recipe).hyperparameters
 
 
 @contextmanager
@@ -405,13 +445,13 @@ def _setting(name: str, value: Any) -> Iterator[None]:
         raise ConfigurationError(f"Setting {name!r} is {value!r}: {error}") from None
 
 
-def _space_content(space: str) -> dict[str, Any]:
+def _space_content(space: str, legal: type[TrainingHyperparameters]) -> dict[str, Any]:
     """A space from a file defines a run by what it holds, not by where it lies."""
     if space in SPACES:
         return {}
     from alhpo.hyperparameters.description import space_identity
 
-    return {"space": space_identity(load_space(space))}
+    return {"space": space_identity(load_space(space, legal))}
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -149,6 +149,11 @@ def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
         if output.is_floating_point():
             _check_finite(output, field, name)
     _check_values(pool, needs, sizes.get("C"), name)
+    for field in sorted(needs & {"classify", "retrain"}):
+        if getattr(pool, field) is None:
+            raise ConfigurationError(
+                f"Strategy {name!r} needs {field} of the pool, which is not offered here."
+            )
 
 
 def _check_finite(output: torch.Tensor, field: str, name: str) -> None:

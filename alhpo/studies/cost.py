@@ -13,7 +13,6 @@ import torch
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import dataset_size
 from alhpo.data.sources import DatasetSize
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
@@ -22,6 +21,8 @@ from alhpo.validation import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6
+#: Images of a step, of a recipe without batch_size.
+UNKNOWN_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def cell_cost(cell: Cell, data: DatasetSize) -> Cost:
 def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
     """What the speed of a cell depends on."""
     config = cell.config
-    batch = Hyperparameters.create(config.hyperparameters).batch_size
-    model = (config.model, config.cifar_stem, config.input_size)
+    batch = _batch_size(config)
+    model = (config.model, config.recipe, config.cifar_stem, config.input_size)
     return (*model, config.device, config.precision, batch, data.shape, data.classes)
 
 
@@ -142,7 +143,8 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     It takes some seconds; torch's present number of threads counts.
     """
     config = cell.config
-    batch = Hyperparameters.create(config.hyperparameters).batch_size
+    batch = _batch_size(config)
+    given = {k: v for k, v in config.hyperparameters.items() if k == "batch_size"}
     n = MEASURED_STEPS * batch
     images = torch.randint(
         256, (n, *data.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -154,7 +156,7 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
         config,
         dataset,
         strategy="random",
-        hyperparameters={"batch_size": batch},
+        hyperparameters=given,
         pretrained=False,  # which is as fast
     )
     learner.label_initial(n)
@@ -164,6 +166,11 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     start = time.perf_counter()
     learner.predict()
     return Speed(n / (ends[1] - ends[0]), n / (time.perf_counter() - start))
+
+
+def _batch_size(config: RunConfig | TuneConfig) -> int:
+    hp = config.hyperparameter_class.create(config.hyperparameters)
+    return getattr(hp, "batch_size", UNKNOWN_BATCH)
 
 
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:

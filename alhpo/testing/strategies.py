@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError
 from alhpo.base.protocols import POOL_OUTPUTS, Strategy
 from alhpo.base.seeding import torch_generator
-from alhpo.base.types import PoolOutputs, Query
+from alhpo.base.types import Evaluation, PoolOutputs, Query
 from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy_needs
 from alhpo.testing.process_state import global_seed, process_left_alone, require
@@ -135,7 +135,7 @@ def _check_refusals(strategy: Strategy, name: str) -> None:
 
 def _check_numbering(strategy: Strategy, name: str) -> None:
     pool = _pool(40, strategy_needs(strategy))
-    renumbered = replace(pool, indices=torch.arange(len(pool)) * 11 + 1000)
+    renumbered = _numbered(pool, torch.arange(len(pool)) * 11 + 1000)
     positions = [
         [p.indices.tolist().index(i) for i in _query(strategy, p, 9, name).indices]
         for p in (pool, renumbered)
@@ -262,7 +262,7 @@ def _labeled_now(pool: PoolOutputs, query: Query) -> PoolOutputs:
         if old is not None:
             new = _random_rows(field, len(query)) if new is None else new
             grown[field] = torch.cat([old, new[chosen] if len(new) == len(chosen) else new])
-    return replace(left, indices=pool.indices[~chosen], **grown)
+    return replace(_numbered(left, pool.indices[~chosen]), **grown)
 
 
 def _draws(strategy: Strategy, pool: PoolOutputs, n: int) -> bool:
@@ -298,9 +298,41 @@ def _pool(n: int, needs: frozenset[str], *, classes: int = 5, labeled: int = 10)
         "labeled_logits": 2 * torch.randn(labeled, classes, generator=draw),
         "labeled_images": _pixels(labeled, draw),
         "state": None,
+        "classify": _Linear(torch.randn(8, classes, generator=draw)),
+        "retrain": _Retrained(torch.arange(n) * 3 + 7, torch.rand(n, generator=draw)),
     }
     assert outputs.keys() == POOL_OUTPUTS
     return PoolOutputs(torch.arange(n) * 3 + 7, **{name: outputs[name] for name in needs})
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """A classifier of features."""
+
+    weights: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return features.float() @ self.weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Retrained:
+    """Retraining whose accuracy is the mean of what the added images are worth."""
+
+    indices: torch.Tensor
+    values: torch.Tensor
+
+    def __call__(self, indices: Sequence[int]) -> Evaluation:
+        numbers = self.indices.tolist()
+        worth = self.values[[numbers.index(int(i)) for i in indices]].double()
+        accuracy = float(worth.sort().values.mean()) if len(worth) else 0.0
+        return Evaluation(accuracy, 2 - accuracy, 50, 1 - accuracy, 0.0)
+
+
+def _numbered(pool: PoolOutputs, indices: torch.Tensor) -> PoolOutputs:
+    """The same candidates under other pool indices."""
+    retrain = pool.retrain and _Retrained(indices, cast(_Retrained, pool.retrain).values)
+    return replace(pool, indices=indices, retrain=retrain)
 
 
 def _pixels(n: int, draw: torch.Generator) -> torch.Tensor:
@@ -329,7 +361,11 @@ def _changed(
 def _rows(pool: PoolOutputs, rows: list[int]) -> PoolOutputs:
     """The pool with its indices, and the outputs of these rows in their place."""
     moved = _changed(pool, ROWS, lambda x: x[rows])
-    return _changed(moved, ("passes",), lambda x: x[:, rows])
+    moved = _changed(moved, ("passes",), lambda x: x[:, rows])
+    if pool.retrain is None:
+        return moved
+    values = cast(_Retrained, pool.retrain).values[rows]
+    return replace(moved, retrain=_Retrained(pool.indices[: len(rows)], values))
 
 
 def _like_labeled(pool: PoolOutputs) -> PoolOutputs:
@@ -360,6 +396,8 @@ def _equal(one: PoolOutputs, other: PoolOutputs) -> bool:
             value.values if isinstance(value, TensorPasses) else value
             for value in (getattr(one, field.name), getattr(other, field.name))
         )
+        if field.name in ("classify", "retrain"):  # functions
+            continue
         same = a == b if a is None or isinstance(a, Mapping) else torch.equal(a, b)
         if not same:
             return False

@@ -1,104 +1,28 @@
-"""Training epochs, evaluation and prediction of one model on one device."""
+"""An epoch of a network: learning rate, optimizer, loss and steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alhpo.base.errors import ConfigurationError
 from alhpo.base.seeding import Key, isolated_torch_rng
-from alhpo.base.types import Evaluation
-from alhpo.data.batches import DeviceImages, PoolImages
+from alhpo.data.batches import DeviceImages
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.models.timm_models import forward_features
-
-Precision = Literal["auto", "float32", "bfloat16"]
-#: Equal-width bins of the expected calibration error (Guo et al. 2017 use 15).
-ECE_BINS = 15
+from alhpo.training.compute import Compute
 
 
-@dataclass(frozen=True)
-class Compute:
-    """Where and how numbers are computed.
-
-    Attributes:
-        device: the torch device.
-        precision: of convolutions and matrix products; bfloat16 runs under autocast.
-        channels_last: memory order of images and weights.
-    """
-
-    device: torch.device
-    precision: Literal["float32", "bfloat16"]
-    channels_last: bool
-
-    @classmethod
-    def resolve(
-        cls, device: str = "auto", precision: Precision = "auto", image_size: int = 32
-    ) -> Compute:
-        """Settings for this machine.
-
-        Args:
-            device: "auto" (CUDA where there is one, else the CPU), "cpu" or a CUDA device.
-            precision: "auto" is bfloat16 on CUDA devices that have it and float32 elsewhere.
-            image_size: longer side in pixels. Channels-last is chosen on CUDA, and on the CPU
-                from 16 pixels on; below, it is the slower order there.
-
-        Raises:
-            ConfigurationError: a device that torch does not know, that is not there, or on which
-                random streams cannot be seeded, such as mps.
-        """
-        name = device
-        if device == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            target = torch.device(name)
-            if target.type not in ("cpu", "cuda"):
-                raise ConfigurationError(
-                    f"Device {device!r} cannot be used: on devices of type {target.type!r} random "
-                    "streams are not seeded, and scores need float64. Legal: auto, cpu, cuda, "
-                    "cuda:1, ..."
-                )
-            torch.zeros(1, device=target).tolist()
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigurationError(
-                f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}). "
-                "Legal: auto, cpu, cuda, cuda:1, ..."
-            ) from error
-        if precision == "auto":
-            fast = target.type == "cuda" and torch.cuda.is_bf16_supported()
-            precision = "bfloat16" if fast else "float32"
-        elif precision not in ("float32", "bfloat16"):
-            raise ConfigurationError(
-                f"Unknown precision {precision!r}. Legal: auto, float32, bfloat16."
-            )
-        return cls(target, precision, target.type == "cuda" or image_size >= 16)
-
-    def autocast(self) -> torch.autocast:
-        """The context in which the forward pass runs."""
-        enabled = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, its weights in the memory order of the images."""
-        order = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(device=self.device, memory_format=order)  # type: ignore[call-overload]
-
-
-def learning_rate(hp: Hyperparameters, epoch: int, max_epochs: int) -> float:
-    """The learning rate of an epoch; depends on nothing but its arguments.
+def learning_rate(hp: Hyperparameters, epoch: float, max_epochs: int) -> float:
+    """The learning rate at a time of training; depends on nothing but its arguments.
 
     Linear warm-up from 0.01 lr over ``warmup_epochs``, then the schedule over what is left.
 
     Args:
         hp: ``lr``, ``schedule`` and ``warmup_epochs`` are read.
-        epoch: from 0.
+        epoch: from 0; with a fraction, the share of the steps of that epoch that are done.
         max_epochs: the epoch at which a full training ends.
     """
     warmup = hp.warmup_epochs
@@ -201,13 +125,16 @@ def train_epoch(
     Returns:
         The mean training loss of the epoch; NaN or infinity after divergence.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(hp, epoch, max_epochs)
     model.train()
     total = torch.zeros((), device=images.device)
     n_batches = 0
+    steps = images.batches(hp.batch_size) if hp.lr_steps == "step" else 0
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
         for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, epoch):
+            if n_batches == 0 or steps:
+                time = epoch + (n_batches / steps if steps else 0)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(hp, time, max_epochs)
             loss = loss_function(model, inputs, labels, hp, compute, epoch / max_epochs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -215,98 +142,3 @@ def train_epoch(
             total += loss.detach()
             n_batches += 1
     return float(total) / n_batches
-
-
-@contextmanager
-def _inference(model: nn.Module, compute: Compute) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), compute.autocast():
-            yield
-    finally:
-        model.train(training)
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """How a model does on each of n labelled images; float64, on the device.
-
-    Attributes:
-        correct: (n,) 1 where the label is the class of the largest output, else 0.
-        nll: (n,) negative log-likelihood of the label, in nats.
-        brier: (n,) squared distance of the probabilities from the one-hot label.
-        confidence: (n,) the largest probability.
-    """
-
-    correct: torch.Tensor
-    nll: torch.Tensor
-    brier: torch.Tensor
-    confidence: torch.Tensor
-
-    def mean(self, weights: torch.Tensor | None = None) -> Evaluation:
-        """The mean over the images.
-
-        Args:
-            weights: (n,) float64 of each image, not negative, with a positive sum; the mean is
-                divided by that sum. None weighs all alike.
-        """
-        n = len(self.correct)
-        share = torch.full_like(self.nll, 1 / n) if weights is None else weights / weights.sum()
-        upper_edges = (self.confidence.nan_to_num() * ECE_BINS).ceil()
-        bins = upper_edges.clamp(1, ECE_BINS)[:, None] == self._bin_numbers()
-        gaps = (share * (self.correct - self.confidence))[:, None] * bins
-        accuracy = self.correct.sum() / n if weights is None else (share * self.correct).sum()
-        nll = self.nll.sum() / n if weights is None else (share * self.nll).sum()
-        scores = (accuracy, nll, (share * self.brier).sum(), gaps.sum(0).abs().sum())
-        accuracy, nll, brier, ece = torch.stack(scores).tolist()
-        return Evaluation(accuracy, nll, n, brier, ece)
-
-    def _bin_numbers(self) -> torch.Tensor:
-        return torch.arange(1, ECE_BINS + 1, device=self.confidence.device)
-
-
-def score_images(model: nn.Module, images: DeviceImages, compute: Compute) -> ImageScores:
-    """How the model does on each labelled image, unaugmented, from one pass."""
-    parts: list[tuple[torch.Tensor, ...]] = []
-    with _inference(model, compute):
-        for inputs, labels in images.blocks():
-            assert labels is not None
-            logits = model(inputs).float()
-            probabilities = logits.double().softmax(1)
-            errors = probabilities - F.one_hot(labels, probabilities.shape[1])
-            parts.append(
-                (
-                    (logits.argmax(1) == labels).double(),
-                    F.cross_entropy(logits, labels, reduction="none").double(),
-                    errors.square().sum(1),
-                    probabilities.amax(1),
-                )
-            )
-    return ImageScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def evaluate(model: nn.Module, images: DeviceImages, compute: Compute) -> Evaluation:
-    """How the model does on labelled images in the mean, unaugmented, from one pass."""
-    return score_images(model, images, compute).mean()
-
-
-def predict(
-    model: nn.Module,
-    images: DeviceImages | PoolImages,
-    compute: Compute,
-    *,
-    features: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits (N, C) and, unless switched off, penultimate features (N, D), float32, on the device,
-    from one pass over the images."""
-    logits_parts, feature_parts = [], []
-    with _inference(model, compute):
-        for inputs, _ in images.blocks():
-            if features:
-                logits, hidden = forward_features(model, inputs)
-                feature_parts.append(hidden)
-            else:
-                logits = model(inputs).float()
-            logits_parts.append(logits)
-    return torch.cat(logits_parts), torch.cat(feature_parts) if features else None

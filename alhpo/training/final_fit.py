@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from alhpo.base.errors import CheckpointError
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.base.errors import CheckpointError, ConfigurationError
+from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.training.checkpoints import read_checkpoint
-from alhpo.training.trainer import Task, Trainer, check_parts
+from alhpo.training.compute import Compute
+from alhpo.training.recipes.recipe import Recipe
+from alhpo.training.trainer import Task, Trainer, check_parts, split_tensors
 
 #: What the checkpoint of a fit names in place of a validation scheme.
 ALL_LABELS = "none"
@@ -24,10 +24,10 @@ CHECKPOINT_SECONDS = 30.0
 
 def fitted_model(
     task: Task,
-    hp: Hyperparameters,
+    hp: TrainingHyperparameters,
     folder: Path | None = None,
     callback: Callable[[int], None] | None = None,
-) -> tuple[nn.Module | None, int]:
+) -> tuple[Any, int]:
     """Train a model on all images of the task.
 
     Args:
@@ -62,16 +62,17 @@ def fitted_model(
 
 def saved_model(
     folder: Path,
-    template: nn.Module,
-    identity: Mapping[str, Any],
+    recipe: Recipe,
+    compute: Compute,
     expected: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """The model in the checkpoint of a fit or of a trial's first split, on the CPU.
+) -> tuple[Any, TrainingHyperparameters, int]:
+    """The model in the checkpoint of a fit or of a trial's first split, on the device; its
+    hyperparameters, and the epochs of a full training of it.
 
     Args:
         folder: of the checkpoint.
-        template: a model of the same architecture; it is left as it is.
-        identity: of that architecture.
+        recipe: what was trained.
+        compute: device and precision.
         expected: parts of the checkpoint's description that it must have, such as the
             configuration.
 
@@ -81,21 +82,25 @@ def saved_model(
     """
     tensors, description = read_checkpoint(folder)
     try:
-        _check_model(description, identity, expected or {}, folder)
+        _check_model(description, recipe.identity, expected or {}, folder)
+        hp = recipe.hyperparameters.create(description["configuration"])
+        max_epochs = description["training"]["max_epochs"]
+        training = recipe.start(hp, max_epochs, compute)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"The checkpoint in {folder} is of no fit or trial: it lacks {error}."
         ) from error
-    model = copy.deepcopy(template)
-    start = "0.model."
-    weights = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:  # one was trained with a head that predicts losses
+    except ConfigurationError as error:
         raise CheckpointError(
-            f"The model in {folder} was trained for another strategy: {error}"
+            f"The checkpoint in {folder} is of another recipe or version of alhpo: {error}"
         ) from error
-    return model
+    try:
+        training.restore(split_tensors(tensors, 0))
+    except CheckpointError as error:  # one was trained with a head that predicts losses
+        raise CheckpointError(
+            f"The model in {folder} was trained for another strategy or recipe: {error}"
+        ) from error
+    return training.model, hp, max_epochs
 
 
 def _check_model(

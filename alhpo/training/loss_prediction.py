@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.seeding import isolated_torch_rng
 from alhpo.hyperparameters import Hyperparameters
-from alhpo.training.epochs import Compute
+from alhpo.training.compute import Compute
 
 #: Name of the head in its model.
 HEAD = "loss_predictor"
@@ -91,15 +91,9 @@ def add_loss_predictor(model: nn.Module, input_shape: tuple[int, int, int], seed
         model.add_module(HEAD, LossPredictor(names, widths, channels_last))
 
 
-def has_loss_predictor(model: nn.Module) -> bool:
-    """Whether ``add_loss_predictor`` was called on the model."""
-    return isinstance(getattr(model, HEAD, None), LossPredictor)
-
-
 def head_is_finite(model: nn.Module) -> bool:
-    """Whether the head's weights, where there is one, are finite: it can diverge alone."""
-    head = getattr(model, HEAD) if has_loss_predictor(model) else nn.Identity()
-    return all(bool(p.isfinite().all()) for p in head.parameters())
+    """Whether the head's weights are finite: it can diverge alone."""
+    return all(bool(p.isfinite().all()) for p in getattr(model, HEAD).parameters())
 
 
 @contextmanager
@@ -107,16 +101,13 @@ def predicted_losses(model: nn.Module, *, detach: bool = False) -> Iterator[list
     """Collect what the head says of every batch that goes through the model meanwhile.
 
     Args:
-        model: any; without a head nothing is collected.
+        model: one with a head.
         detach: keep gradients of the predictions away from the model's other layers.
 
     Yields:
         A list that grows by one (B,) float32 tensor per batch.
     """
     predictions: list[torch.Tensor] = []
-    if not has_loss_predictor(model):
-        yield predictions
-        return
     head = getattr(model, HEAD)
     pooled: dict[str, torch.Tensor] = {}
 

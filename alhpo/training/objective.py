@@ -21,9 +21,9 @@ from alhpo.base.schema import unknown_name
 from alhpo.base.seeding import numpy_generator
 from alhpo.base.types import Evaluation
 from alhpo.data.batches import DeviceImages
-from alhpo.hyperparameters import Hyperparameters, check_space, check_warmup, load_space
+from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
-from alhpo.training.epochs import evaluate, score_images
+from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.trainer import Task, Trainer
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import AcquisitionWeighted, Weighted
@@ -96,17 +96,18 @@ class Objective:
         check_metric(metric)
         if on_divergence not in ("worst", "nan"):
             raise unknown_name("on_divergence", str(on_divergence), ("worst", "nan"))
-        self.configuration_space = load_space(space)
+        self._legal = legal = task.recipe.hyperparameters
+        self.configuration_space = load_space(space, legal)
         self.max_epochs = task.max_epochs
         self._fixed = dict(fixed or {})
-        check_space(self.configuration_space, self._fixed)
+        check_space(self.configuration_space, self._fixed, legal)
         self._task = task
         self._metric: Metric = metric
         self._worst = 0.0 if on_divergence == "worst" else math.nan
         self._test = test
         self._scheme = validation.name
         self._required = _unconditional(self.configuration_space)
-        check_warmup(self.configuration_space, self._fixed, self.max_epochs)
+        check_warmup(self.configuration_space, self._fixed, self.max_epochs, legal)
         weighted = isinstance(validation, Weighted | AcquisitionWeighted)
         splitting = validation.scheme if weighted else validation  # weights keep the splits
         generator = numpy_generator(task.seed, "validation", splitting.name)
@@ -142,21 +143,21 @@ class Objective:
             values["test"] = self._test.digest
         return content_hash(values)
 
-    def hyperparameters(self, configuration: Mapping[str, Any]) -> Hyperparameters:
+    def hyperparameters(self, configuration: Mapping[str, Any]) -> TrainingHyperparameters:
         """All hyperparameters of a configuration of the space, the fixed ones filled in.
 
         Raises:
             ConfigurationError: an unknown name, an illegal value, or a name of the space that is
                 missing.
         """
-        hp = Hyperparameters.create(self._fixed, configuration)
+        hp = self._legal.create(self._fixed, configuration)
         missing = [name for name in self._required if name not in configuration]
         if missing:
             raise ConfigurationError(
                 f"The configuration lacks {', '.join(missing)}; it has "
                 f"{', '.join(configuration) or 'nothing'}. The space needs "
                 f"{', '.join(self._required)}; legal besides: "
-                f"{', '.join(n for n in Hyperparameters.model_fields if n not in self._required)}."
+                f"{', '.join(n for n in self._legal.model_fields if n not in self._required)}."
             )
         hp.check_epochs(self.max_epochs)
         return hp
@@ -220,7 +221,7 @@ class Objective:
         return self.__dict__ | {"_live": OrderedDict()}
 
     def _trained(
-        self, hp: Hyperparameters, epoch: int, previous_epoch: int, folder: Path
+        self, hp: TrainingHyperparameters, epoch: int, previous_epoch: int, folder: Path
     ) -> list[dict[str, Any]]:
         trainer = self._trainer(hp, previous_epoch, folder)
         rows = [self._epoch(trainer) for _ in range(previous_epoch, epoch)]
@@ -234,7 +235,7 @@ class Objective:
         unweighted: list[Evaluation] = []
         if not trainer.diverged:
             scores = [
-                score_images(model, images, self._task.compute)
+                score_images(self._task.recipe, model, images, self._task.compute)
                 for model, images in zip(trainer.models, self._validation, strict=True)
             ]
             unweighted = results = [score.mean() for score in scores]
@@ -272,14 +273,14 @@ class Objective:
             return {}
         results: list[Evaluation] = []
         if not trainer.diverged:
-            compute = self._task.compute
-            results = [evaluate(model, self._test, compute) for model in trainer.models]
+            task, test = self._task, self._test
+            results = [evaluate(task.recipe, model, test, task.compute) for model in trainer.models]
         if not all(math.isfinite(result.nll) for result in results):
             results = []
         accuracy, nll = _means(results)
         return {"test_accuracy": accuracy, "test_nll": nll}
 
-    def _trainer(self, hp: Hyperparameters, previous_epoch: int, folder: Path) -> Trainer:
+    def _trainer(self, hp: TrainingHyperparameters, previous_epoch: int, folder: Path) -> Trainer:
         live = self._live.pop(str(folder.resolve()), None)
         if live and live[1] == _signature(folder) and live[0].hp == hp and previous_epoch > 0:
             trainer = live[0]

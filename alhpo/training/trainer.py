@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from alhpo.base.digests import digest
 from alhpo.base.errors import CheckpointError
 from alhpo.data.batches import DeviceImages, InputFormat
-from alhpo.hyperparameters import Hyperparameters
-from alhpo.models.timm_models import weights_hash
-from alhpo.training.checkpoints import (
-    read_checkpoint,
-    restore_training,
-    training_tensors,
-    write_checkpoint,
-)
-from alhpo.training.epochs import Compute, classification_loss, make_optimizer, train_epoch
-from alhpo.training.loss_prediction import (
-    LOSS_PREDICTION,
-    has_loss_predictor,
-    head_is_finite,
-    joint_loss,
-)
+from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.training.checkpoints import read_checkpoint, write_checkpoint
+from alhpo.training.compute import Compute
+from alhpo.training.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -41,9 +28,7 @@ class Task:
     Attributes:
         images: (L, H, W, C) uint8, the labelled images in the order of labelling.
         labels: (L,) int64.
-        template: the model with the weights every training starts from, on the CPU; where it has a
-            head that predicts losses, that is trained too.
-        model: identity of the model, as a JSON-able mapping.
+        recipe: what is trained, and from which weights.
         form: how images become model input.
         compute: device and precision.
         max_epochs: length of a full training.
@@ -53,8 +38,7 @@ class Task:
 
     images: torch.Tensor
     labels: torch.Tensor
-    template: nn.Module
-    model: Mapping[str, Any]
+    recipe: Recipe
     form: InputFormat
     compute: Compute
     max_epochs: int
@@ -69,7 +53,7 @@ class Task:
     @property
     def training(self) -> dict[str, Any]:
         """How training goes, apart from the images, the model and the hyperparameters."""
-        training: dict[str, Any] = {
+        return {
             "max_epochs": self.max_epochs,
             "seed": self.seed,
             "precision": self.compute.precision,
@@ -77,25 +61,17 @@ class Task:
             "mean": list(self.form.mean),
             "std": list(self.form.std),
             "size": None if self.form.size is None else list(self.form.size),
+            **self.recipe.settings,
         }
-        if has_loss_predictor(self.template):
-            training["loss_prediction"] = LOSS_PREDICTION
-        return training
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the results of training depend on, apart from the hyperparameters."""
         return {
             "labeled_set": self.labeled_set,
-            "model": dict(self.model) | {"weights": weights_hash(self.template)},
+            "model": {**self.recipe.identity, "weights": self.recipe.weights},
             "training": self.training,
         }
-
-    def resolved(self, hp: Hyperparameters) -> Hyperparameters:
-        """The hyperparameters with what "auto" means for these images."""
-        if hp.augmentation != "auto":
-            return hp
-        return hp.model_copy(update={"augmentation": self.augmentation})
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
         """The labelled images at these positions, on the device; all such sets share memory."""
@@ -109,7 +85,7 @@ class Task:
 class Trainer:
     """Models trained with one configuration on one or more training sets, epoch by epoch.
 
-    Every model starts from the task's weights. What happens in an epoch depends on the task, the
+    Every model starts from the recipe's weights. What happens in an epoch depends on the task, the
     configuration, the split and the epoch only, so that training resumed from a checkpoint is
     training uninterrupted, bit by bit on one CPU with one number of threads.
 
@@ -121,7 +97,7 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, hp: Hyperparameters, parts: Sequence[DeviceImages], scheme: str
+        self, task: Task, hp: TrainingHyperparameters, parts: Sequence[DeviceImages], scheme: str
     ) -> None:
         self.hp = hp
         self.epoch = 0
@@ -129,11 +105,15 @@ class Trainer:
         self._task = task
         self._parts = parts
         self._scheme = scheme
-        self._resolved = hp = task.resolved(hp)
-        joint = has_loss_predictor(task.template)
-        self._loss_function = joint_loss if joint else classification_loss
-        self.models = [task.compute.place(copy.deepcopy(task.template)) for _ in parts]
-        self._optimizers = [make_optimizer(model, hp) for model in self.models]
+        self._resolved = resolved = hp.resolved(task.augmentation)
+        self._trainings = [
+            task.recipe.start(resolved, task.max_epochs, task.compute) for _ in parts
+        ]
+
+    @property
+    def models(self) -> list[Any]:
+        """The model of each part, as trained so far."""
+        return [training.model for training in self._trainings]
 
     def advance(self) -> float:
         """Train every model one epoch.
@@ -143,31 +123,18 @@ class Trainer:
             divergence, from when on nothing is trained any more.
         """
         losses = []
-        for split, (model, optimizer, images) in enumerate(
-            zip(self.models, self._optimizers, self._parts, strict=True)
-        ):
+        for split, (training, images) in enumerate(zip(self._trainings, self._parts, strict=True)):
             if self.diverged:
                 break
-            loss = train_epoch(
-                model,
-                optimizer,
-                images,
-                self._resolved,
-                self._task.compute,
-                self.epoch,
-                self._task.max_epochs,
-                self._task.seed,
-                split,
-                loss_function=self._loss_function,
-            )
+            loss = training.epoch(images, self.epoch, self._task.seed, split)
             losses.append(loss)
-            self.diverged = not (math.isfinite(loss) and head_is_finite(model))
+            self.diverged = not math.isfinite(loss)
         self.epoch += 1
         return math.nan if self.diverged else sum(losses) / len(losses)
 
     @property
     def nbytes(self) -> int:
-        """Memory that the models and optimizers take, in bytes."""
+        """Memory that the trainings take, in bytes."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def save(self, folder: Path) -> None:
@@ -189,14 +156,15 @@ class Trainer:
         self.diverged = description["diverged"]
         if self.diverged:
             return
-        for split, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
-            restore_training(tensors, f"{split}.", model, optimizer)
+        for split, training in enumerate(self._trainings):
+            training.restore(split_tensors(tensors, split))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors: dict[str, torch.Tensor] = {}
-        for split, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
-            tensors |= training_tensors(f"{split}.", model, optimizer)
-        return tensors
+        return {
+            f"{split}.{name}": tensor
+            for split, training in enumerate(self._trainings)
+            for name, tensor in training.tensors().items()
+        }
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -204,6 +172,12 @@ class Trainer:
             "validation_scheme": self._scheme,
             **self._task.identity,
         }
+
+
+def split_tensors(tensors: Mapping[str, torch.Tensor], split: int) -> dict[str, torch.Tensor]:
+    """Those of one training out of a checkpoint of several, by its own names."""
+    start = f"{split}."
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
 
 
 def check_parts(

@@ -1,0 +1,69 @@
+"""What is trained, by name: one recipe, one file."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.registry import Registry
+from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.training.recipes.learning_loss import LearningLossRecipe
+from alhpo.training.recipes.network import NetworkRecipe
+from alhpo.training.recipes.recipe import RecipeFactory
+
+
+def _check(name: str, recipe: Any) -> RecipeFactory:
+    fields = getattr(recipe, "hyperparameters", None)
+    if not (
+        callable(recipe)
+        and isinstance(fields, type)
+        and issubclass(fields, TrainingHyperparameters)
+    ):
+        raise ConfigurationError(
+            f"Recipe {name!r} is {recipe!r}; a recipe is made by a callable (spec, seed) whose "
+            "attribute hyperparameters is a subclass of TrainingHyperparameters."
+        )
+    if "logits" not in getattr(recipe, "outputs", ()):
+        raise ConfigurationError(
+            f"Recipe {name!r} does not say what its models predict: give it the attribute outputs, "
+            "such as frozenset({'logits', 'features'})."
+        )
+    return cast(RecipeFactory, recipe)
+
+
+RECIPES: Registry[RecipeFactory] = Registry("recipe", "alhpo.recipes", check=_check)
+RECIPES.register("network", NetworkRecipe)
+RECIPES.register("learning-loss", LearningLossRecipe)
+
+
+def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
+    """The recipe with this name; "learning-loss" in place of "network" where a strategy needs
+    ``predicted_losses``.
+
+    Args:
+        name: of a recipe.
+        needs: what is to be looked at, fields of ``PoolOutputs``.
+
+    Raises:
+        ConfigurationError: an unknown name, or a recipe whose models do not say what is needed.
+    """
+    if name == "network" and "predicted_losses" in needs:
+        name = "learning-loss"
+    recipe = RECIPES.get(name)
+    of_model = {
+        "passes": "features",
+        "classify": "features",
+        "predicted_losses": "predicted_losses",
+    }
+    of_model |= {
+        one: one.removeprefix("labeled_") for one in ("labeled_logits", "labeled_features")
+    }
+    of_model |= {one: one for one in ("logits", "features")}
+    missing = {of_model[one] for one in needs & of_model.keys()} - recipe.outputs
+    if missing:
+        raise ConfigurationError(
+            f"The strategy looks at {', '.join(sorted(missing))}, which models of recipe {name!r} "
+            f"do not offer: they have {', '.join(sorted(recipe.outputs))}. Choose another strategy "
+            "or recipe."
+        )
+    return recipe

@@ -1,0 +1,57 @@
+"""Learning loss: the whole network with a head that predicts the loss of each image.
+
+Yoo, Kweon: Learning Loss for Active Learning (CVPR 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from alhpo.base.seeding import Key
+from alhpo.data.batches import DeviceImages
+from alhpo.models.timm_models import ModelSpec
+from alhpo.training.compute import Compute
+from alhpo.training.loss_prediction import (
+    LOSS_PREDICTION,
+    add_loss_predictor,
+    head_is_finite,
+    joint_loss,
+    predicted_losses,
+)
+from alhpo.training.recipes.network import NetworkRecipe, NetworkTraining
+from alhpo.training.recipes.recipe import Prediction
+
+
+class LearningLossTraining(NetworkTraining):
+    """A network with its head, trained together."""
+
+    loss_function = staticmethod(joint_loss)
+
+    def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
+        loss = super().epoch(images, epoch, *key)
+        return loss if head_is_finite(self.model) else math.nan  # the head can diverge alone
+
+
+class LearningLossRecipe(NetworkRecipe):
+    """A timm model with stages, and a head that looks at them."""
+
+    outputs: ClassVar[frozenset[str]] = NetworkRecipe.outputs | {"predicted_losses"}
+    training: ClassVar[type[NetworkTraining]] = LearningLossTraining
+    settings: ClassVar[Mapping[str, Any]] = {"loss_prediction": LOSS_PREDICTION}
+
+    def __init__(self, spec: ModelSpec, seed: int) -> None:
+        super().__init__(spec, seed)
+        shape = (spec.in_chans, *(self.input_size or spec.image_size))
+        add_loss_predictor(self.template, shape, seed)
+
+    def predict(
+        self, model: nn.Module, inputs: torch.Tensor, compute: Compute, *, features: bool
+    ) -> Prediction:
+        with predicted_losses(model) as losses:
+            prediction = super().predict(model, inputs, compute, features=features)
+        return prediction._replace(predicted_losses=losses[0])
