@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from alhpo.runs.results import load_runs
 from click.testing import CliRunner
 
 from alhpo import RunConfig, run_experiment
@@ -32,7 +33,6 @@ from alhpo.base.errors import (
 )
 from alhpo.base.files import exclusive
 from alhpo.cli import main
-from alhpo.runs.results import load_runs
 from alhpo.runs.steps import Silent
 
 TINY = {

@@ -14,8 +14,7 @@ from alhpo.base.formats import FILE, FORMAT
 from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import paper_space
 from alhpo.learner import ActiveLearner
-from alhpo.reports import write_study_report
-from alhpo.reports.runs import write_report
+from alhpo.reports import write_report
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.pool_tuning import tune_config, tune_pool
 from alhpo.runs.settings import RunConfig
@@ -52,7 +51,7 @@ def test_reports_read_it(old: Path) -> None:
     report = write_report(old / "runs", old / "report")
     assert sorted(report.summary["mode"].unique()) == ["fixed", "per-cycle random"]
     assert len(report.summary) == 4
-    study = write_study_report(old / "small", old / "report")
+    study = write_report(old / "small", old / "report")
     assert [one.state for one in study.results.cells] == ["finished"] * 4
 
 

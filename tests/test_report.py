@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from alhpo.reports.figures.learning_curves import learning_curves
+from alhpo.reports.runs import write_report
+from alhpo.runs.results import load_runs, repeated_runs, summarise, to_frame
 from matplotlib.image import imread
 from rich.console import Console
 
@@ -19,10 +22,7 @@ from alhpo.base.errors import DataError
 from alhpo.base.files import Journal, canonical_json, write_text
 from alhpo.base.types import CycleRecord
 from alhpo.reports.figures import learning_curves as drawing
-from alhpo.reports.figures.learning_curves import learning_curves
 from alhpo.reports.formats import to_markdown
-from alhpo.reports.runs import write_report
-from alhpo.runs.results import load_runs, repeated_runs, summarise, to_frame
 
 CONFIG = {
     "dataset": "digits",

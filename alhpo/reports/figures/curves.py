@@ -7,29 +7,19 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from alhpo.reports.figures.figure import (
-    WIDTH,
-    StudyFigure,
-    canvas,
-    name_lines,
-    of_part,
-    panels,
-    short,
-    styles,
-    within,
-)
-from alhpo.reports.figures.learning_curves import MOST_MARKERS, finish, star
+from alhpo.reports.figures.figure import WIDTH, ReportFigure, canvas, name_lines, of_part, panels
+from alhpo.reports.figures.style import MOST_MARKERS, finish, line_styles, short, star, within
 from alhpo.reports.part import Frame, Part
 from alhpo.reports.statistics import summary
 
 
-def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> StudyFigure | None:
+def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFigure | None:
     """Accuracies in a panel per strategy with a line per setting, or the other way round."""
     curves, settings = part.curves, part.shown("setting")
     if not curves["accuracy"].notna().any() or (panel == "strategy" and len(settings) < 2):
         return None
     line = "setting" if panel == "strategy" else "strategy"
-    names, looks = part.shown(panel), styles(part.shown(line))
+    names, looks = part.shown(panel), line_styles(part.shown(line))
     figure, grid = panels(len(names))
     for axes, name in zip(grid, names, strict=True):
         rows = curves[curves[panel] == name]
@@ -50,9 +40,13 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> StudyFig
     return of_part(part, f"curves-by-{panel}", f"Learning curves of the {whose}", caption, figure)
 
 
-def calibration_figure(part: Part) -> StudyFigure | None:
+def calibration_figure(part: Part) -> ReportFigure | None:
     """A row per setting, a column per measure."""
-    curves, settings, looks = part.curves, part.shown("setting"), styles(part.shown("strategy"))
+    curves, settings, looks = (
+        part.curves,
+        part.shown("setting"),
+        line_styles(part.shown("strategy")),
+    )
     titles = {"ece": "ECE (%)", "brier": "Brier score"}
     measures = [name for name in titles if curves[name].notna().any()]
     if not measures:
