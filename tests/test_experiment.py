@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from alhpo.runs.results import load_runs
+from alhpo.reports import load_findings
 from click.testing import CliRunner
 
 from alhpo import RunConfig, run_experiment
@@ -385,7 +385,7 @@ def test_a_storage_that_cannot_be_made_is_refused_before_anything_is_trained(few
 
 def test_results_of_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
-        load_runs(tmp_path / "nowhere")
+        load_findings(tmp_path / "nowhere")
 
 
 def test_budget_over_the_pool_is_refused_before_anything_runs(few_digits, tmp_path):
@@ -420,7 +420,7 @@ def test_command_runs_several_settings_and_reports(tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 4
     assert "run 4 of 4" in result.output
-    for name in ("report.md", "report.csv", "learning_curves.png"):
+    for name in ("report.md", "report.csv", "curves-by-setting.png"):
         assert (tmp_path / "runs" / name).stat().st_size > 100
         assert name in result.output.replace("\n", "")
     again = command(
@@ -454,7 +454,7 @@ def test_a_run_that_fails_stops_none_of_the_others(tmp_path):
     for path in (broken, lost):
         assert f"failed: run {path.name}: {path}/cycles.jsonl, line 1 is no record" in result.output
     assert result.output.rstrip().endswith("The same command goes on with these.")
-    assert f"{broken.name}: left out, it cannot be read: " in result.output
+    assert f"{broken.name}: left out, damaged: " in result.output
     for path in (broken, lost):
         shutil.rmtree(path)
     assert command(*flags).exit_code == 0

@@ -1,0 +1,1 @@
+"""Validation schemes, weights against selection bias, and which configuration is best."""

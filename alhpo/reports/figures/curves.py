@@ -32,9 +32,9 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFi
     name_lines(figure, looks)
     whose, caption = "strategies", "A line per strategy."
     if panel == "strategy":
-        whose, caption = "hyperparameter settings", "A panel per strategy, a line per setting."
+        whose, caption = "settings", "A panel per strategy, a line per setting."
     elif len(settings) > 1:
-        caption = "A panel per setting of the hyperparameters, a line per strategy."
+        caption = "A panel per setting, a line per strategy."
     finals = " Stars: retrained with what the last search found."
     caption = f"{caption} {_bands(part)}{finals * bool((curves['kind'] == 'final').any())}"
     return of_part(part, f"curves-by-{panel}", f"Learning curves of the {whose}", caption, figure)

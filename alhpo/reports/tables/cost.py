@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from alhpo.reports import statistics
@@ -40,10 +41,11 @@ def cost_table(part: Part) -> Table | None:
             if any(value.n for value in row):
                 rows.append(joined((strategy, setting)))
                 values.append(tuple(row))
-    total = {what: sum(r[what] for group in groups.values() for r in group) for what, _ in spent}
+    every = [row for group in groups.values() for row in group]
+    total = {what: sum(r[what] for r in every if math.isfinite(r[what])) for what, _ in spent}
     return Table(
         key=part.key("cost"),
-        title=f"{part.title}: what one run and one tuning took",
+        title=f"{part.title}: what one run{' and one tuning' * (len(groups) > 1)} took",
         corner="strategy, setting",
         columns=tuple((kind, names.get(what, what)) for kind in groups for what, _ in spent),
         rows=tuple(rows),
