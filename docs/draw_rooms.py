@@ -83,8 +83,8 @@ def draw(floors: list[list[str]], arrows: dict[str, set[str]]) -> str:
     lines.append("```")
     total = sum(map(len, arrows.values()))
     lines.append(
-        f"\n{len(arrows)} rooms on {len(floors)} floors, {total} arrows, none upward. Drawn are the "
-        f"{sum(map(len, drawn.values()))} that no way through other rooms stands for.\n"
+        f"\n{len(arrows)} rooms on {len(floors)} floors, {total} arrows, none upward. Drawn are "
+        f"the {sum(map(len, drawn.values()))} that no way through other rooms stands for.\n"
     )
     lines.append("| floor | room | what lives there | modules | imports from |")
     lines.append("|---:|---|---|---:|---|")

@@ -10,9 +10,8 @@ searches the hyperparameters anew in every cycle; ``--hpo fixed`` is the baselin
 import argparse
 import sys
 
-from alhpo.reports import write_report
-
 from alhpo import AlhpoError, RunConfig, run_experiment
+from alhpo.reports import write_report
 from alhpo.runs.progress import RichObserver, make_console
 from alhpo.strategies import strategy_names
 from alhpo.tuning import optimizer_names

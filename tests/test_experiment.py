@@ -20,7 +20,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from alhpo.reports import load_findings
 from click.testing import CliRunner
 
 from alhpo import RunConfig, run_experiment
@@ -381,11 +380,6 @@ def test_a_storage_that_cannot_be_made_is_refused_before_anything_is_trained(few
             settings(tmp_path, hpo="final", storage_dir=str(tmp_path / "file")), dataset=few_digits
         )
     assert not list(tmp_path.glob("*/fit"))
-
-
-def test_results_of_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
-        load_findings(tmp_path / "nowhere")
 
 
 def test_budget_over_the_pool_is_refused_before_anything_runs(few_digits, tmp_path):

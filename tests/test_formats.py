@@ -52,7 +52,7 @@ def test_reports_read_it(old: Path) -> None:
     assert runs.settings == ("fixed", "per-cycle")
     assert len(runs.curves) == 4
     study = write_report(old / "small", old / "report")
-    assert [one.state for one in study.results.cells] == ["finished"] * 4
+    assert [one.state for one in study.findings.cells] == ["finished"] * 4
 
 
 def test_a_finished_run_is_returned(old: Path) -> None:

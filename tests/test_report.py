@@ -1,4 +1,4 @@
-"""Reports of folders of runs: a grid read off settings, closed-form statistics, what is left out."""
+"""Reports of folders of runs: a grid read off settings, statistics, what is left out."""
 
 from __future__ import annotations
 
@@ -485,4 +485,3 @@ def test_nothing_but_damaged_runs_is_an_error(tmp_path, damage, reason):
         write_report(tmp_path)
     assert reason in str(caught.value)
     assert not list(tmp_path.glob("report*"))
-

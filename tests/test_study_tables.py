@@ -13,7 +13,6 @@ import ConfigSpace as CS
 import numpy as np
 import pytest
 import yaml
-from alhpo.reports.load import load_findings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -24,9 +23,10 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import Journal, write_json
 from alhpo.base.types import CycleRecord
 from alhpo.reports import statistics
+from alhpo.reports.comparison import compare_published
 from alhpo.reports.formats import Table, Value, measured, to_csv, to_html, to_latex, to_markdown
 from alhpo.reports.formats.latex import latex_text
-from alhpo.reports.comparison import compare_published
+from alhpo.reports.load import load_findings
 from alhpo.reports.published import published_names, published_tables
 from alhpo.reports.tables import report_tables
 from alhpo.runs.settings import RunConfig

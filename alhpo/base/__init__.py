@@ -1,1 +1,1 @@
-"""Types, errors, protocols, random streams, files, validation of settings, the registry: what every other room uses."""
+"""What every other room uses: types, errors, protocols, random streams, files, the registry."""

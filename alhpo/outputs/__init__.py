@@ -1,1 +1,1 @@
-"""What a strategy may look at: predictions of the pool, passes with dropout, networks trained for a query."""
+"""What strategies look at: predictions, passes with dropout, networks trained for a query."""
