@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,14 @@ from typing import Any
 import yaml
 
 from alhpo.base.errors import DataError, error_line
+from alhpo.reports.axes import Found, axis_name, by_size, shown_value, telling_settings, varying
 from alhpo.reports.findings import Grid
 from alhpo.reports.places import data_name
 from alhpo.reports.recorded import read_settings
-from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.runs.identity import REPETITION_KEYS
 from alhpo.runs.records import read_run
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies.config import Cell
-
-#: Settings of a tuning that say which it is of, or change nothing that is chosen.
-APART_IN_TUNINGS = frozenset({"pool", "labels", "measure_test"})
 
 
 @dataclass(frozen=True)
@@ -33,33 +30,6 @@ class FoundCell(Cell):
     @property
     def path(self) -> Path:
         return self.folder
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A run or a tuning of a folder.
-
-    Attributes:
-        name: its path below the folder.
-        settings: those that tell it from what is no repetition of it; nested ones have dotted
-            names.
-        records: of cycles; 0 for a tuning.
-    """
-
-    name: str
-    path: Path
-    config: RunConfig | TuneConfig
-    settings: Mapping[str, Any]
-    records: int = 0
-
-    @property
-    def finished(self) -> bool:
-        return (self.path / "run.json").exists()
-
-    def has(self, name: str) -> bool:
-        """Whether a setting means anything in it."""
-        fixed = isinstance(self.config, RunConfig) and self.config.hpo == "fixed"
-        return not (fixed and name in SEARCH_KEYS)
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -81,13 +51,15 @@ def grid_of_runs(folder: Path) -> Grid:
     paths = run_folders(folder)
     if not paths:
         raise DataError(_nothing(folder))
-    runs: list[_Found] = []
+    runs: list[Found] = []
     left_out: dict[str, str] = {}
     for path in paths:
         name = folder.resolve().name if path == folder else path.relative_to(folder).as_posix()
         try:
             config, others = read_settings(path / "config.yaml", RunConfig)
-            runs.append(_Found(name, path, config, _telling(config, others), len(read_run(path))))
+            runs.append(
+                Found(name, path, config, telling_settings(config, others), len(read_run(path)))
+            )
         except (DataError, OSError) as error:
             left_out[name] = f"damaged: {error_line(error)}"
     for name in _copies(runs):
@@ -99,13 +71,13 @@ def grid_of_runs(folder: Path) -> Grid:
     names = _data_names(runs)
     part = _by(lambda run: (run.config.dataset, run.config.model))
     row = _by(lambda run: (run.config.dataset, run.config.model, run.config.strategy))
-    axes = _varying(row(runs))
+    axes = varying(row(runs))
     runs.sort(key=lambda run: _order(run, axes, names))
     cells = [_run_cell(i, run, runs, axes, names) for i, run in enumerate(runs)]
     tunings = [_tunings(run, left_out) for run in runs]
     cells += _tuning_cells(cells, tunings)
     found = [*runs, *(tuning for same in tunings for tuning in same)]
-    confounded = [name for name in _varying(part(runs)) if name not in {*axes, "strategy"}]
+    confounded = [name for name in varying(part(runs)) if name not in {*axes, "strategy"}]
     return Grid(
         kind="runs",
         title=folder.resolve().name,
@@ -132,23 +104,7 @@ def _nothing(folder: Path) -> str:
     )
 
 
-def _telling(config: RunConfig | TuneConfig, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that tell a run from others than its repetitions."""
-    values = {**config.model_dump(), **others}
-    return _flat({k: v for k, v in values.items() if k not in REPETITION_KEYS | APART_IN_TUNINGS})
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; 1.0 and 1 are the same setting."""
-    if isinstance(value, Mapping) and (value or not name):
-        inner = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
-        return {key: leaf for path, item in inner for key, leaf in _flat(item, path).items()}
-    if isinstance(value, Mapping):
-        return {}
-    return {name: int(value) if isinstance(value, float) and value.is_integer() else value}
-
-
-def _copies(runs: Sequence[_Found]) -> Iterator[str]:
+def _copies(runs: Sequence[Found]) -> Iterator[str]:
     seen = set()
     for run in sorted(runs, key=lambda run: (not run.finished, -run.records, run.name)):
         effective = {name: value for name, value in run.settings.items() if run.has(name)}
@@ -158,11 +114,11 @@ def _copies(runs: Sequence[_Found]) -> Iterator[str]:
         seen.add(key)
 
 
-def _by(key: Callable[[_Found], Any]) -> Callable[[Sequence[_Found]], list[list[_Found]]]:
+def _by(key: Callable[[Found], Any]) -> Callable[[Sequence[Found]], list[list[Found]]]:
     """Groups of what has the same key."""
 
-    def grouped(found: Sequence[_Found]) -> list[list[_Found]]:
-        groups: dict[Any, list[_Found]] = {}
+    def grouped(found: Sequence[Found]) -> list[list[Found]]:
+        groups: dict[Any, list[Found]] = {}
         for one in found:
             groups.setdefault(key(one), []).append(one)
         return list(groups.values())
@@ -170,39 +126,14 @@ def _by(key: Callable[[_Found], Any]) -> Callable[[Sequence[_Found]], list[list[
     return grouped
 
 
-def _varying(groups: Iterable[Sequence[_Found]]) -> list[str]:
-    """Settings with different values in any of the groups, where they mean anything: when it is
-    searched first, then in the order of the schema."""
-    varying = {
-        name
-        for group in groups
-        for name in {name for one in group for name in one.settings}
-        if len({_text(one, name) for one in group if one.has(name)}) > 1
-    }
-    known = ["hpo", *RunConfig.model_fields]
-    place = {name: known.index(name) for name in reversed(known)}
-    return sorted(varying, key=lambda name: (place.get(name.split(".")[0], len(known)), name))
-
-
-def _text(one: _Found, name: str) -> str:
-    value = one.settings.get(name)
-    return f"{_axis(name)} unset" if value is None else str(value)
-
-
-def _axis(name: str) -> str:
-    """A hyperparameter without the name of their group, unless a setting has that name."""
-    last = name.rpartition(".")[2]
-    return name if last in RunConfig.model_fields else last
-
-
-def _data_names(runs: Sequence[_Found]) -> dict[str, str]:
+def _data_names(runs: Sequence[Found]) -> dict[str, str]:
     """Of every data set, in full where two folders have the same name."""
     shown = {run.config.dataset: data_name(run.config.dataset) for run in runs}
     return {d: d if list(shown.values()).count(name) > 1 else name for d, name in shown.items()}
 
 
 def _run_cell(
-    index: int, run: _Found, runs: Sequence[_Found], axes: Sequence[str], names: Mapping[str, str]
+    index: int, run: Found, runs: Sequence[Found], axes: Sequence[str], names: Mapping[str, str]
 ) -> FoundCell:
     config = run.config
     assert isinstance(config, RunConfig)
@@ -210,68 +141,59 @@ def _run_cell(
     if len({one.config.model for one in runs}) > 1:
         point["model"] = config.model
     point["strategy"] = config.strategy
-    point |= {_axis(name): _text(run, name) for name in axes if run.has(name)}
+    point |= {axis_name(name): shown_value(run, name) for name in axes if run.has(name)}
     return FoundCell(index, config, point | {"seed": str(config.seed)}, folder=run.path)
 
 
-def _tunings(run: _Found, left_out: dict[str, str]) -> list[_Found]:
+def _tunings(run: Found, left_out: dict[str, str]) -> list[Found]:
     """The tunings in a run's folder; what cannot be read is added to what is left out."""
     found = []
     for file in sorted(run.path.glob("tune/*/config.yaml")):
         name = f"{run.name}/{file.parent.relative_to(run.path).as_posix()}"
         try:
             config, others = read_settings(file, TuneConfig)
-            found.append(_Found(name, file.parent, config, _telling(config, others)))
+            found.append(Found(name, file.parent, config, telling_settings(config, others)))
         except (DataError, OSError) as error:
             left_out[name] = f"damaged: {error_line(error)}"
     return found
 
 
-def _tuning_cells(
-    runs: Sequence[FoundCell], tunings: Sequence[Sequence[_Found]]
-) -> list[FoundCell]:
-    groups: dict[Any, list[_Found]] = {}  # by what they may be repetitions in
+def _tuning_cells(runs: Sequence[FoundCell], tunings: Sequence[Sequence[Found]]) -> list[FoundCell]:
+    groups: dict[Any, list[Found]] = {}  # by what they may be repetitions in
     for run, found in zip(runs, tunings, strict=True):
         point = {name: value for name, value in run.coordinates.items() if name != "seed"}
         for tuning in found:
             key = json.dumps([point, run.config.dataset, run.config.model, _labels(tuning)])
             groups.setdefault(key, []).append(tuning)
-    axes = _varying(groups.values())
+    axes = varying(groups.values())
     cells: list[FoundCell] = []
     for run, found in zip(runs, tunings, strict=True):
         for tuning in found:
             point = {**run.coordinates, "labels": str(_labels(tuning))}
-            point |= {f"tune.{_axis(name)}": _text(tuning, name) for name in axes}
+            point |= {f"tune.{axis_name(name)}": shown_value(tuning, name) for name in axes}
             index = len(runs) + len(cells)
             cells.append(FoundCell(index, tuning.config, point, run.index, tuning.path))
     return cells
 
 
-def _labels(tuning: _Found) -> int:
+def _labels(tuning: Found) -> int:
     assert isinstance(tuning.config, TuneConfig)
     return tuning.config.labels
 
 
-def _order(run: _Found, axes: Sequence[str], names: Mapping[str, str]) -> tuple[Any, ...]:
+def _order(run: Found, axes: Sequence[str], names: Mapping[str, str]) -> tuple[Any, ...]:
     """Random sampling and fixed hyperparameters first, numbers by size, seeds together."""
     config = run.config
     assert isinstance(config, RunConfig)
     strategy = (config.strategy != "random", config.strategy)
-    values = [_by_size(run.settings.get(name)) for name in axes]
+    values = [by_size(run.settings.get(name)) for name in axes]
     return (
         *(names[config.dataset], config.model, *strategy),
         *(config.hpo != "fixed", values, config.seed),
     )
 
 
-def _by_size(value: Any) -> list[tuple[int, float, str]]:
-    if isinstance(value, int | float):
-        return [(0, float(value), "")]
-    parts = re.split(r"(\d+)", "" if value is None else str(value))
-    return [(1, 0, ""), *((0, int(t), "") if t.isdecimal() else (1, 0, t) for t in parts)]
-
-
-def _settings_text(runs: Sequence[_Found]) -> str:
+def _settings_text(runs: Sequence[Found]) -> str:
     """What the runs share, and the values of what they differ in."""
     values = [run.config.model_dump(exclude=set(REPETITION_KEYS - {"seed"})) for run in runs]
     shared: dict[str, Any] = {}
@@ -289,7 +211,7 @@ def _settings_text(runs: Sequence[_Found]) -> str:
 def _told_apart(confounded: Sequence[str]) -> list[str]:
     if not confounded:
         return []
-    names = ", ".join(map(_axis, confounded))
+    names = ", ".join(map(axis_name, confounded))
     return [f"Strategies that are compared differ in other settings, too: {names}."]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,9 +62,10 @@ class Part:
         return self.frame(self.findings.trials)
 
     @cached_property
-    def seeds(self) -> int:
-        """How many seeds have results."""
-        return self.curves["seed"].nunique()
+    def seeds(self) -> dict[tuple[str, str], int]:
+        """How many seeds there will be of each strategy and setting."""
+        places = {(r["strategy"], r["setting"], r["seed"]) for r in self.expected}
+        return Counter((strategy, setting) for strategy, setting, _ in places)
 
     def shown(self, axis: Literal["strategy", "setting"]) -> list[str]:
         """The strategies or settings that have results, in order."""

@@ -24,7 +24,9 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFi
     for axes, name in zip(grid, names, strict=True):
         rows = curves[curves[panel] == name]
         for other, style in looks.items():
-            _curve(axes, rows[rows[line] == other], "accuracy", 100.0, style, other, part.seeds)
+            place = (name, other) if panel == "strategy" else (other, name)
+            here = rows[rows[line] == other]
+            _curve(axes, here, "accuracy", 100.0, style, other, part.seeds[place])
         axes.set_title(short(name), fontsize=9.5, loc="left", weight="bold")
         finish(axes, np.unique(curves["n_labeled"]))
         axes.label_outer()
@@ -62,7 +64,7 @@ def calibration_figure(part: Part) -> ReportFigure | None:
                 if name == "ece":  # diverged training counts as the uniform prediction
                     rows = rows[~rows["diverged"].astype(bool)]
                 scale = 100.0 if name == "ece" else 1.0
-                _curve(axes, rows, name, scale, style, strategy, part.seeds)
+                _curve(axes, rows, name, scale, style, strategy, part.seeds[strategy, setting])
             finish(axes, np.unique(curves["n_labeled"]), titles[name])
             heading = ": ".join(filter(None, [setting, titles[name]]))
             axes.set_title(short(heading), fontsize=9.5, loc="left", weight="bold")
@@ -79,11 +81,13 @@ def calibration_figure(part: Part) -> ReportFigure | None:
 
 
 def _bands(part: Part) -> str:
-    if part.seeds < 2:
+    fewest, most = min(part.seeds.values()), max(part.seeds.values())
+    if most < 2:
         return "One seed."
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
-        f"Means over {part.seeds} seeds; bands are ± one standard deviation; hollow markers are "
-        "means over fewer seeds."
+        f"Means over {count} seeds; bands are ± one standard deviation; hollow markers are "
+        "means over fewer seeds than there will be."
     )
 
 
