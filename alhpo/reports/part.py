@@ -62,7 +62,7 @@ class Part:
         return self.frame(self.findings.trials)
 
     @cached_property
-    def seeds(self) -> dict[tuple[str, str], int]:
+    def seeds(self) -> Counter[tuple[str, str]]:
         """How many seeds there will be of each strategy and setting."""
         places = {(r["strategy"], r["setting"], r["seed"]) for r in self.expected}
         return Counter((strategy, setting) for strategy, setting, _ in places)

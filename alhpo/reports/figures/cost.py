@@ -18,7 +18,8 @@ def cost_figure(part: Part) -> ReportFigure | None:
     if not part.curves["epochs_fit"].notna().any():
         return None
     runs = part.curves.groupby("cell", sort=False).last()
-    slots = list(itertools.product(part.shown("setting"), part.shown("strategy")))
+    every = itertools.product(part.shown("setting"), part.shown("strategy"))
+    slots = [(setting, strategy) for setting, strategy in every if part.seeds[strategy, setting]]
     order = part.findings.tunings
     parts: list[tuple[str, Frame]] = [("active learning", runs)]
     parts += [

@@ -25,7 +25,7 @@ def tuned_figure(part: Part) -> ReportFigure | None:
     slots: list[tuple[str, str | None]] = []
     for setting in part.shown("setting"):
         slots += [(setting, None)] * bool(setting)
-        slots += [(setting, strategy) for strategy in strategies]
+        slots += [(setting, name) for name in strategies if part.seeds[name, setting]]
     columns = min(len(budgets), 2)
     rows = -(-len(budgets) // columns)
     here = set(part.tuned["tuning"])
