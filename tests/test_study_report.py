@@ -123,7 +123,8 @@ def test_files_are_there_and_parse(report):
     frame = pd.read_csv(report.csv)
     assert set(frame["table"]) == {table.key for table in report.tables}
     accuracy = frame[frame["table"] == "accuracy-digits-resnet18-500"]
-    last = [r["test"]["accuracy"] for r in records(report.findings.path) if r["n_labeled"] == 500]
+    every = records(report.findings.grid.path)
+    last = [r["test"]["accuracy"] for r in every if r["n_labeled"] == 500]
     means = accuracy[accuracy["column_2"] == "AL"]["value"]
     assert means.mean() == pytest.approx(100 * np.mean(last))
 

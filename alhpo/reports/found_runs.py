@@ -70,7 +70,7 @@ def grid_of_runs(folder: Path) -> Grid:
         raise DataError(f"Nothing to report in {folder}: of no run can the files be read. {told}")
     names = _data_names(runs)
     part = _by(lambda run: (run.config.dataset, run.config.model))
-    row = _by(lambda run: (run.config.dataset, run.config.model, run.config.strategy))
+    row = _by(lambda run: (run.config.dataset, run.config.model, run.settings["strategy"]))
     axes = varying(row(runs))
     runs.sort(key=lambda run: _order(run, axes, names))
     cells = [_run_cell(i, run, runs, axes, names) for i, run in enumerate(runs)]

@@ -44,10 +44,10 @@ def read_settings(file: Path, schema: type[Config]) -> tuple[Config, dict[str, A
             f"that has {', '.join(REQUIRED[schema])}."
         )
     known = {name: value for name, value in values.items() if name in schema.model_fields}
-    form = pydantic.create_model(
-        schema.__name__,
-        **{name: (field.annotation, field) for name, field in schema.model_fields.items()},
-    )
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in schema.model_fields.items()
+    }
+    form = pydantic.create_model(schema.__name__, **fields)
     try:
         checked = parse(form, known, "setting")
     except ConfigurationError as error:
