@@ -282,7 +282,7 @@ def study(
     alhpo. Finished cells are skipped, and failed ones unless --retry; several commands on one
     folder share the work. The exit status is 1 if a cell failed.
     """
-    from alhpo.reports import write_study_report
+    from alhpo.reports import write_report
     from alhpo.runs.progress import RichObserver, RichStudyObserver, make_console
     from alhpo.studies import load_study, run_study
 
@@ -310,7 +310,7 @@ def study(
     try:
         if result.finished:
             compare = "published" if config.published else None
-            write_study_report(result.path, compare=compare).to_console(console)
+            write_report(result.path, compare=compare).to_console(console)
     finally:
         _show_result(result, console)
     context.exit(0 if result.complete else 1)
@@ -407,32 +407,25 @@ def _show_result(result: StudyResult, console: Console) -> None:
 @click.option(
     "--compare",
     metavar="published|cifar10|cifar100",
-    help="Put published tables beside those of a study; published: what its file names.",
+    help="Put published tables beside these; published: those that the study's file names.",
 )
 def report(folder: Path, output: Path | None, compare: str | None) -> None:
-    """Tables and figures of all runs in FOLDER, or of the study in it, from files only."""
-    from alhpo.runs.progress import make_console
-
-    if (folder / "study.yaml").exists():
-        from alhpo.reports import write_study_report
-
-        write_study_report(folder, output, compare=compare).to_console(make_console())
-    elif compare is not None:
-        raise ConfigurationError(
-            f"--compare is for studies, and {folder} is none: it has no study.yaml."
-        )
-    else:
-        show_report(folder, output)
+    """Tables and figures of the study in FOLDER, or of all runs in it, from files only."""
+    show_report(folder, output, compare=compare)
 
 
 def show_report(
-    folder: Path, output: Path | None = None, *, console: Console | None = None
+    folder: Path,
+    output: Path | None = None,
+    *,
+    compare: str | None = None,
+    console: Console | None = None,
 ) -> None:
-    """Write the report of all runs in a folder, and print its tables and where it is."""
-    from alhpo.reports.runs import write_report
+    """Write the report of a folder, and print its accuracies and where it is."""
+    from alhpo.reports import write_report
     from alhpo.runs.progress import make_console
 
-    write_report(folder, output).to_console(console or make_console())
+    write_report(folder, output, compare=compare).to_console(console or make_console())
 
 
 def _expand(

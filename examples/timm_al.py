@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from alhpo import AlhpoError, RunConfig, run_experiment
-from alhpo.reports.runs import write_report
+from alhpo.reports import write_report
 from alhpo.runs.progress import RichObserver, make_console
 from alhpo.strategies import strategy_names
 from alhpo.tuning import optimizer_names

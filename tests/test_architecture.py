@@ -1,6 +1,8 @@
 """Imports go one way, and each outside library stays where it belongs."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,7 @@ ONLY_IN = {
     "jinja2": {"reports/html.py"},
     "ray": {"studies/launch/ray.py"},
     "click": {"cli.py"},
-    "rich": {
-        *("cli.py", "reports/formats/console.py", "reports/runs.py"),
-        *("runs/progress.py", "tuning/progress.py"),
-    },
+    "rich": {"cli.py", "reports/formats/console.py", "runs/progress.py", "tuning/progress.py"},
     "pickle": set(),
     "cloudpickle": set(),
     "dill": set(),
@@ -59,6 +58,20 @@ def test_imports_go_one_way(monkeypatch, capsys):
     monkeypatch.chdir(PACKAGE.parent)
     kept = import_linter.lint_imports(no_cache=True) == import_linter.EXIT_STATUS_SUCCESS
     assert kept, capsys.readouterr().out
+
+
+DRAWING = PACKAGE.parent / "docs" / "draw_rooms.py"
+
+
+def draw(*arguments):
+    return subprocess.run(
+        [sys.executable, str(DRAWING), *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_drawing_of_the_rooms_is_up_to_date():
+    done = draw("--check")
+    assert done.returncode == 0, done.stderr
 
 
 def test_modules_import_from_the_module_that_defines():

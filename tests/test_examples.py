@@ -48,7 +48,7 @@ def test_timm_al(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "cycle 1" in done.stdout
-    (report,) = (tmp_path / "results").glob("*/learning_curves.png")
+    (report,) = (tmp_path / "results").glob("*/curves-by-setting.png")
     assert report.stat().st_size > 1000
     refused = run(tmp_path, "timm_al.py", "--dataset", "digits", "--optimizer", "bohb")
     assert refused.returncode != 0

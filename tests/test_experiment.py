@@ -33,7 +33,6 @@ from alhpo.base.errors import (
 from alhpo.base.files import exclusive
 from alhpo.cli import main
 from alhpo.runs.observer import Observer
-from alhpo.runs.results import load_runs
 
 TINY = {
     "model": "alhpo_toy",
@@ -383,11 +382,6 @@ def test_a_storage_that_cannot_be_made_is_refused_before_anything_is_trained(few
     assert not list(tmp_path.glob("*/fit"))
 
 
-def test_results_of_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
-        load_runs(tmp_path / "nowhere")
-
-
 def test_budget_over_the_pool_is_refused_before_anything_runs(few_digits, tmp_path):
     with pytest.raises(ConfigurationError, match="the pool of 'digits' has 120 images"):
         run_experiment(settings(tmp_path, budget=121), dataset=few_digits)
@@ -420,7 +414,7 @@ def test_command_runs_several_settings_and_reports(tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 4
     assert "run 4 of 4" in result.output
-    for name in ("report.md", "report.csv", "learning_curves.png"):
+    for name in ("report.md", "report.csv", "curves-by-setting.png"):
         assert (tmp_path / "runs" / name).stat().st_size > 100
         assert name in result.output.replace("\n", "")
     again = command(
@@ -454,7 +448,7 @@ def test_a_run_that_fails_stops_none_of_the_others(tmp_path):
     for path in (broken, lost):
         assert f"failed: run {path.name}: {path}/cycles.jsonl, line 1 is no record" in result.output
     assert result.output.rstrip().endswith("The same command goes on with these.")
-    assert f"{broken.name}: left out, it cannot be read: " in result.output
+    assert f"{broken.name}: left out, damaged: " in result.output
     for path in (broken, lost):
         shutil.rmtree(path)
     assert command(*flags).exit_code == 0

@@ -55,7 +55,7 @@ def test_picture_is_drawn_by_the_run_that_goes_on(few_digits, tmp_path, monkeypa
     undisturbed = run_experiment(other, dataset=few_digits)
     with monkeypatch.context() as patched:
         killed = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
-        patched.setattr("alhpo.runs.experiment.write_picture", killed)
+        patched.setattr("alhpo.runs.first_query.write_picture", killed)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config, dataset=few_digits)
     file = tmp_path / "run" / config.name / "first_query.png"
@@ -68,7 +68,7 @@ def test_run_goes_on_without_a_picture(few_digits, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk is full")
 
-    monkeypatch.setattr("alhpo.runs.experiment.write_picture", fail)
+    monkeypatch.setattr("alhpo.runs.first_query.write_picture", fail)
     config = RunConfig.create(TINY, {"output_dir": str(tmp_path)})
     with pytest.warns(UserWarning, match="disk is full"):
         result = run_experiment(config, dataset=few_digits)

@@ -14,8 +14,7 @@ from alhpo.base.formats import FILE, FORMAT
 from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import paper_space
 from alhpo.learner import ActiveLearner
-from alhpo.reports import write_study_report
-from alhpo.reports.runs import write_report
+from alhpo.reports import write_report
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.pool_tuning import tune_config, tune_pool
 from alhpo.runs.settings import RunConfig
@@ -49,11 +48,11 @@ def unfinished(run: Path) -> Path:
 
 
 def test_reports_read_it(old: Path) -> None:
-    report = write_report(old / "runs", old / "report")
-    assert sorted(report.summary["mode"].unique()) == ["fixed", "per-cycle random"]
-    assert len(report.summary) == 4
-    study = write_study_report(old / "small", old / "report")
-    assert [one.state for one in study.results.cells] == ["finished"] * 4
+    runs = write_report(old / "runs", old / "report").findings
+    assert runs.settings == ("fixed", "per-cycle")
+    assert len(runs.curves) == 4
+    study = write_report(old / "small", old / "report")
+    assert [one.state for one in study.findings.cells] == ["finished"] * 4
 
 
 def test_a_finished_run_is_returned(old: Path) -> None:
@@ -71,7 +70,7 @@ def test_an_unfinished_run_is_refused_with_the_version_that_goes_on(old: Path) -
     with pytest.raises(FormatError, match=r"no format\.json.*0\.1\.0 .*format 2.*Reports read"):
         run_experiment(settings_of(run))
     assert {path: path.read_bytes() for path in before} == before
-    assert len(write_report(run, old / "report").summary) == 1
+    assert len(write_report(run, old / "report").findings.curves) == 1
 
 
 def test_its_labelled_pool_is_refused(old: Path, few_digits: ImageDataset) -> None:

@@ -25,7 +25,7 @@ from synthetic_study import STUDY, pictures, records, write_study
 from alhpo.base.errors import ConfigurationError, DataError
 from alhpo.base.files import Journal
 from alhpo.cli import main
-from alhpo.reports import load_study_results, write_study_report
+from alhpo.reports import load_findings, write_report
 from alhpo.reports.formats import LATEX_PACKAGES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -103,7 +103,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(study, tmp_path_factory):
-    return write_study_report(study, tmp_path_factory.mktemp("report"))
+    return write_report(study, tmp_path_factory.mktemp("report"))
 
 
 def changed(**values):
@@ -123,7 +123,8 @@ def test_files_are_there_and_parse(report):
     frame = pd.read_csv(report.csv)
     assert set(frame["table"]) == {table.key for table in report.tables}
     accuracy = frame[frame["table"] == "accuracy-digits-resnet18-500"]
-    last = [r["test"]["accuracy"] for r in records(report.results.path) if r["n_labeled"] == 500]
+    every = records(report.findings.grid.path)
+    last = [r["test"]["accuracy"] for r in every if r["n_labeled"] == 500]
     means = accuracy[accuracy["column_2"] == "AL"]["value"]
     assert means.mean() == pytest.approx(100 * np.mean(last))
 
@@ -168,7 +169,7 @@ def test_gallery_shows_what_was_picked(study, report):
     tiles = page.images[len(FIGURES) :]
     assert len(tiles) == 4 * 16  # two strategies, two settings, one seed
     dataset = pictures()
-    first = [r for r in report.results.cells if r.cell.config.seed == 0 and r.cell.kind == "run"]
+    first = [r for r in report.findings.cells if r.cell.config.seed == 0 and r.cell.kind == "run"]
     queried = {
         (c.cell.coordinates["hyperparameters"], c.cell.coordinates["strategy"]): Journal(
             c.cell.path / "cycles.jsonl"
@@ -182,7 +183,7 @@ def test_gallery_shows_what_was_picked(study, report):
 
 
 def test_same_results_give_the_same_files(study, report, tmp_path):
-    again = write_study_report(study, tmp_path)
+    again = write_report(study, tmp_path)
     for file, other in zip(report.files, again.files, strict=True):
         assert file.read_bytes() == other.read_bytes()
 
@@ -190,7 +191,7 @@ def test_same_results_give_the_same_files(study, report, tmp_path):
 def test_moved_study_is_reported_where_it_lies(study, report, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(study, moved)
-    other = write_study_report(moved)
+    other = write_report(moved)
     assert other.html.parent == moved
     for file, copy_ in zip(report.files, other.files, strict=True):
         assert file.read_bytes() == copy_.read_bytes()
@@ -198,7 +199,7 @@ def test_moved_study_is_reported_where_it_lies(study, report, tmp_path):
 
 def test_curves_are_means_over_seeds(report):
     figures = {figure.key: figure.figure for figure in report.document.figures}
-    curves = report.results.curves
+    curves = report.findings.curves
     for key, panel, line in (
         ("curves-by-strategy", "strategy", "setting"),
         ("curves-by-setting", "setting", "strategy"),
@@ -221,7 +222,7 @@ def test_partial_study(tmp_path):
         }  # fmt: skip
 
     write_study(tmp_path, skip=skip)
-    results = write_study_report(tmp_path).results
+    results = write_report(tmp_path).findings
     failed = next(one.cell for one in results.cells if one.state == "missing")
     failed.path.mkdir(parents=True, exist_ok=True)
     (failed.path / "failed.txt").write_text("Traceback\nValueError: <b>bad</b> & worse\n")
@@ -230,7 +231,7 @@ def test_partial_study(tmp_path):
     lines = (cut / "cycles.jsonl").read_text().splitlines(keepends=True)
     (cut / "cycles.jsonl").write_text("".join(lines[:2]))
     (cut / "first_query.png").write_bytes(b"\x89PNG")
-    report = write_study_report(tmp_path)
+    report = write_report(tmp_path)
     assert {"tuned", "validation-and-test"}.isdisjoint(report.figures)
     assert "curves-by-strategy" in report.figures
     page = Page(report.html.read_text())
@@ -266,20 +267,20 @@ def zero(path):
 )
 def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, kind, file, damage, reason):
     write_study(tmp_path)
-    before = load_study_results(tmp_path)
+    before = load_findings(tmp_path)
     cell = next(one.cell for one in before.cells if one.cell.kind == kind)
     damage(cell.path / file)
     result = command(tmp_path)
     assert result.exit_code == 0, result.output
     assert f"damaged: cell {cell.index}, {cell.title}: " in result.output
     assert reason in result.output
-    report = write_study_report(tmp_path)
-    (damaged,) = (one for one in report.results.cells if one.state == "damaged")
+    report = write_report(tmp_path)
+    (damaged,) = (one for one in report.findings.cells if one.state == "damaged")
     assert damaged.cell.index == cell.index and reason in damaged.failure
     for name in ("curves", "tuned", "trials"):
         rows = getattr(before, name)
         expected = rows[rows["cell"] != cell.index].reset_index(drop=True)
-        pd.testing.assert_frame_equal(getattr(report.results, name), expected)
+        pd.testing.assert_frame_equal(getattr(report.findings, name), expected)
     assert "1 of 24 cells damaged" in report.markdown.read_text()
     assert reason in Page(report.html.read_text()).text
 
@@ -288,15 +289,15 @@ def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
     write_study(tmp_path, skip=lambda cell: cell.index > 0)
     zero(next(tmp_path.rglob("cycles.jsonl")))
     with pytest.raises(DataError, match=r"has a complete record.*damaged: cell 0, .*is not JSON"):
-        write_study_report(tmp_path)
+        write_report(tmp_path)
 
 
 def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
     write_study(tmp_path)
-    expected = write_study_report(tmp_path, tmp_path / "whole").csv.read_bytes()
-    cell = load_study_results(tmp_path).cells[3].cell
+    expected = write_report(tmp_path, tmp_path / "whole").csv.read_bytes()
+    cell = load_findings(tmp_path).cells[3].cell
     zero(cell.path / "sessions.jsonl")
-    report = write_study_report(tmp_path)
+    report = write_report(tmp_path)
     assert report.csv.read_bytes() == expected
     text = report.markdown.read_text()
     assert "23 of cells, from" in text
@@ -305,7 +306,7 @@ def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
 
 def test_single_run_without_axes(tmp_path):
     write_study(tmp_path, changed(grid={}, tune=None))
-    report = write_study_report(tmp_path)
+    report = write_report(tmp_path)
     assert set(report.figures) == {"curves-by-setting", "calibration", "cost"}
     Page(report.html.read_text())
 
@@ -313,7 +314,7 @@ def test_single_run_without_axes(tmp_path):
 def test_two_data_sets_have_figures_of_their_own(tmp_path):
     grid = {"dataset": {"a b": "digits", "c/d": "torch/cifar10"}, "strategy": ["random", "badge"]}
     write_study(tmp_path, changed(grid=grid))
-    report = write_study_report(tmp_path)
+    report = write_report(tmp_path)
     assert {"curves-by-setting-a-b-resnet18", "curves-by-setting-c-d-resnet18"} <= set(
         report.figures
     )
@@ -334,7 +335,7 @@ def test_odd_names_stay_text(tmp_path):
     names = tuple(f"<i>{i}</i> &amp; ü" for i in range(10))
     study = changed(description=ODD, grid=grid)
     write_study(tmp_path, study, dataset=pictures(names))
-    report = write_study_report(tmp_path)
+    report = write_report(tmp_path)
     page = Page(report.html.read_text())
     assert page.tags.isdisjoint({"script", "i", "a b"})
     assert page.text.count(ODD) > 5
@@ -353,7 +354,7 @@ def test_latex(report, tmp_path):
 
 
 def test_latex_of_the_published_comparison(study, tmp_path):
-    report = write_study_report(study, tmp_path, compare="cifar10")
+    report = write_report(study, tmp_path, compare="cifar10")
     check_latex(report.latex.read_text(), tmp_path)
 
 
@@ -390,10 +391,8 @@ def check_latex(text, folder):
 def test_nothing_to_report(tmp_path):
     write_study(tmp_path, skip=lambda cell: True)
     with pytest.raises(DataError, match="none of the 24 cells"):
-        write_study_report(tmp_path)
+        write_report(tmp_path)
     assert not list(tmp_path.glob("report.*"))
-    with pytest.raises(ConfigurationError, match="No study"):
-        write_study_report(tmp_path / "nowhere")
 
 
 def command(*arguments):
@@ -422,26 +421,23 @@ def test_command_compares_with_published_tables(study, tmp_path):
     assert isinstance(unknown.exception, ConfigurationError)
     assert "cifar10" in str(unknown.exception)
     assert not list(tmp_path.iterdir())
-    named = write_study_report(study, tmp_path, compare="cifar10")
+    named = write_report(study, tmp_path, compare="cifar10")
     assert named.comparison is not None
     page = Page(named.html.read_text())
     assert {table.key for table in named.comparison.tables} <= set(page.tables)
     assert all(line in page.text for line in named.comparison.differences)
     assert "section-published" in page.ids
-    (tmp_path / "runs").mkdir()
-    refused = command(tmp_path / "runs", "--compare", "cifar10")
-    assert "no study.yaml" in str(refused.exception)
 
 
 def test_published_tables_that_the_study_names(tmp_path):
     write_study(tmp_path, changed(published="cifar100", grid={"strategy": ["random"]}, tune=None))
-    assert write_study_report(tmp_path, compare="published").comparison is not None
-    assert write_study_report(tmp_path).comparison is None
+    assert write_report(tmp_path, compare="published").comparison is not None
+    assert write_report(tmp_path).comparison is None
 
 
 def test_drawing_leaves_the_users_matplotlib_alone(study, tmp_path):
     before = (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
-    write_study_report(study, tmp_path)
+    write_report(study, tmp_path)
     assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
 
 
@@ -502,7 +498,7 @@ def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
     study = {**STUDY, "grid": {"strategy": ["random", "badge"], "hpo": modes, "seed": [0, 1, 2]}}
     del study["tune"]
     write_study(tmp_path / "study", study)
-    text = write_study_report(tmp_path / "study").markdown.read_text()
+    text = write_report(tmp_path / "study").markdown.read_text()
     cost = text.partition("## Cost")[2]
     found = re.findall(
         r"digits, resnet18, (\w+): ([\d.]+) ± ([\d.]+) % with 500 labels and a search (in .*?) "
@@ -540,4 +536,4 @@ def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
 
 def test_without_a_search_there_is_no_such_sentence(tmp_path):
     write_study(tmp_path / "study")
-    assert "on searching" not in write_study_report(tmp_path / "study").markdown.read_text()
+    assert "on searching" not in write_report(tmp_path / "study").markdown.read_text()

@@ -23,11 +23,12 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import Journal, write_json
 from alhpo.base.types import CycleRecord
 from alhpo.reports import statistics
+from alhpo.reports.comparison import compare_published
 from alhpo.reports.formats import Table, Value, measured, to_csv, to_html, to_latex, to_markdown
 from alhpo.reports.formats.latex import latex_text
-from alhpo.reports.published import compare_published, published_names, published_tables
-from alhpo.reports.results import load_study_results
-from alhpo.reports.tables import study_tables
+from alhpo.reports.load import load_findings
+from alhpo.reports.published import published_names, published_tables
+from alhpo.reports.tables import report_tables
 from alhpo.runs.settings import RunConfig
 from alhpo.studies import expand, load_study
 
@@ -355,7 +356,7 @@ def test_results_are_read_wherever_the_study_lies(tmp_path):
     write(tmp_path / "a", accuracy, tuned=lambda c: 0.7)
     shutil.copytree(tmp_path / "a", tmp_path / "moved" / "b")
     shutil.rmtree(tmp_path / "a")
-    results = load_study_results(tmp_path / "moved" / "b")
+    results = load_findings(tmp_path / "moved" / "b")
     assert results.finished == len(results.cells) == 24
     assert (results.settings, results.tunings) == (("HP 1", "HP 2"), ("BO",))
     assert results.strategies == ("random", "badge")
@@ -372,11 +373,11 @@ def test_states_of_cells(tmp_path):
         return 0.5 if c["seed"] == "0" else 0.5 if n == 10 and c["seed"] == "1" else None
 
     write(tmp_path, seed_zero)
-    cells = load_study_results(tmp_path).cells
+    cells = load_findings(tmp_path).cells
     broken = next(one.cell for one in cells if one.cell.coordinates["seed"] == "2")
     broken.path.mkdir(parents=True)
     (broken.path / "failed.txt").write_text("Traceback\n  line\nValueError: no such thing\n")
-    results = load_study_results(tmp_path)
+    results = load_findings(tmp_path)
     found = {(one.cell.coordinates["seed"], one.state) for one in results.cells[:12]}
     assert found == {("0", "finished"), ("1", "unfinished"), ("2", "missing"), ("2", "failed")}
     failed = [one for one in results.cells if one.state == "failed"]
@@ -387,23 +388,23 @@ def test_states_of_cells(tmp_path):
 
 def test_a_study_that_has_not_begun_has_no_tables(tmp_path):
     write(tmp_path, lambda c, n: None)
-    results = load_study_results(tmp_path)
-    assert study_tables(results) == [] and results.outcomes.empty
+    results = load_findings(tmp_path)
+    assert report_tables(results) == [] and results.outcomes.empty
     assert compare_published(results, "cifar10").tables == ()
 
 
 def test_damaged_records_are_named(tmp_path):
     write(tmp_path, accuracy)
-    path = load_study_results(tmp_path).cells[0].cell.path
+    path = load_findings(tmp_path).cells[0].cell.path
     Journal(path / "cycles.jsonl").append({"kind": "cycle"})
-    cell = load_study_results(tmp_path).cells[0]
+    cell = load_findings(tmp_path).cells[0]
     assert cell.state == "damaged" and "cycles.jsonl, line 3" in cell.failure
 
 
 def test_trials_come_from_the_journal_of_the_search(tmp_path):
     settings = study(grid={"strategy": ["random"]})
     write(tmp_path, lambda c, n: 0.5, settings)
-    path = load_study_results(tmp_path).cells[1].cell.path
+    path = load_findings(tmp_path).cells[1].cell.path
     space = CS.ConfigurationSpace({"lr": (0.0, 1.0)})
 
     def objective(configuration, epoch, previous_epoch, checkpoint_path):
@@ -416,12 +417,12 @@ def test_trials_come_from_the_journal_of_the_search(tmp_path):
     best = Tuner(objective, space, 3, 30, path / "hpo", "random", seed=1, progress=False).run()
     chosen = dict(best["configuration"])
     write_json(path / "tune.json", record("tuned", 1, 20, 0.8, configuration=chosen | {"x": 1}))
-    results = load_study_results(tmp_path)
+    results = load_findings(tmp_path)
     trials = results.trials
     assert len(trials) == 10 and set(trials["epoch"]) == {3}
     assert [c["lr"] for c in trials["configuration"]] == trials["metric"].tolist()
     assert trials[trials["selected"]]["metric"].tolist() == [trials["metric"].max()]
-    tables = study_tables(results)
+    tables = report_tables(results)
     name = "holdout:0.2: accuracy"
     reversed_order = cell(table(tables, "validation"), name, "20 labels", "random")
     assert reversed_order.value == pytest.approx(-1)
@@ -443,7 +444,7 @@ def test_unweighted_estimates_stand_beside_weighted_ones(tmp_path):
                 entry["result"] |= more
                 entry["keys"] += list(more)
             Journal(file).append(entry)
-    validation = table(study_tables(load_study_results(tmp_path)), "validation")
+    validation = table(report_tables(load_findings(tmp_path)), "validation")
     assert validation.rows == tuple(
         f"random:0.1x3: {name}"
         for name in ("accuracy", "likelihood", "accuracy, unweighted", "likelihood, unweighted")
@@ -456,8 +457,8 @@ def test_unweighted_estimates_stand_beside_weighted_ones(tmp_path):
 
 
 def test_accuracy_table_in_closed_form(tmp_path):
-    results = load_study_results(write(tmp_path, accuracy, tuned=lambda c: 0.7))
-    one = table(study_tables(results), "accuracy-digits-resnet18-20")
+    results = load_findings(write(tmp_path, accuracy, tuned=lambda c: 0.7))
+    one = table(report_tables(results), "accuracy-digits-resnet18-20")
     assert one.columns == (("HP 1", "AL"), ("HP 1", "BO"), ("HP 2", "AL"), ("HP 2", "BO"))
     random, badge = (cell(one, name, "HP 1", "AL") for name in ("random", "badge"))
     assert (random.text, badge.text) == ("52.00 ± 2.00", "62.00 ± 4.00")
@@ -466,7 +467,7 @@ def test_accuracy_table_in_closed_form(tmp_path):
     assert (random.mark, badge.mark) == ("†", "*")
     tuned = cell(one, "badge", "HP 1", "BO")
     assert (tuned.text, tuned.rank, tuned.mark) == ("70.00 ± 0.00", None, "")
-    gap = table(study_tables(results), "gap")
+    gap = table(report_tables(results), "gap")
     value = cell(gap, "badge", "HP 1", "AL")
     p = stats.ttest_rel([0.56, 0.6, 0.64], [0.48, 0.5, 0.52]).pvalue
     assert (value.text, value.note, value.mark) == ("+10.00 ± 2.00", f"p={p:.3f}", "*")
@@ -479,7 +480,7 @@ def test_seeds_that_are_not_there_yet_are_counted(tmp_path):
         missing = c["strategy"] == "badge" and c["seed"] == "2" and n == 20
         return None if missing else accuracy(c, n)
 
-    tables = study_tables(load_study_results(write(tmp_path, partly)))
+    tables = report_tables(load_findings(write(tmp_path, partly)))
     one = table(tables, "accuracy")
     value = cell(one, "badge", "HP 1", "AL")
     assert (value.note, value.n) == ("n=2", 2)
@@ -493,7 +494,7 @@ def test_order_of_strategies_across_settings(tmp_path):
         "HP 2": {"random": 0.4, "entropy": 0.3, "badge": 0.2, "coreset": 0.1},
     }
     grid = {"strategy": [*means["HP 1"]], "hyperparameters": HP}
-    results = load_study_results(
+    results = load_findings(
         write(
             tmp_path,
             lambda c, n: means[c["hyperparameters"]][c["strategy"]],
@@ -503,13 +504,13 @@ def test_order_of_strategies_across_settings(tmp_path):
             ],
         )
     )
-    one = table(study_tables(results), "order")
+    one = table(report_tables(results), "order")
     assert cell(one, "HP 1, AL", "HP 2", "AL").value == pytest.approx(-1)
     assert cell(one, "HP 1, AL", "HP 1", "BO").value == pytest.approx(4 / 6)  # τ: one swap of six
     assert cell(one, "HP 1, BO", "HP 1", "AL").value == pytest.approx(0.8)  # ρ: 1 − 6·2/60
     assert cell(one, "HP 1, BO", "HP 2", "BO").value == pytest.approx(1)
     assert "AL −1.00, BO 1.00" in one.note
-    accuracy = table(study_tables(results), "accuracy")
+    accuracy = table(report_tables(results), "accuracy")
     ranks = [row[0].rank for row in accuracy.values]
     assert ranks == ["worst", "third", "second", "best"]
     assert "no test" in accuracy.note and all(not v.mark for row in accuracy.values for v in row)
@@ -518,7 +519,7 @@ def test_order_of_strategies_across_settings(tmp_path):
 def test_one_strategy_one_seed_one_cycle(tmp_path):
     settings = study(grid={"strategy": ["badge"]}, tune=None)
     settings["settings"] = settings["settings"] | {"budget": 10}
-    tables = study_tables(load_study_results(write(tmp_path, lambda c, n: 0.25, settings)))
+    tables = report_tables(load_findings(write(tmp_path, lambda c, n: 0.25, settings)))
     one = table(tables, "accuracy")
     assert one.columns == (("", "AL"),) and one.values[0][0].text == "25.00"
     assert not any(one.key.startswith(("order", "gap", "validation", "found")) for one in tables)
@@ -531,15 +532,15 @@ def test_missing_scores_and_diverged_fits(tmp_path):
     def some(c, n):
         return math.nan if c["strategy"] == "badge" else 0.5
 
-    results = load_study_results(write(tmp_path, some))
-    one = table(study_tables(results), "accuracy")
+    results = load_findings(write(tmp_path, some))
+    one = table(report_tables(results), "accuracy")
     assert cell(one, "badge", "HP 1", "AL").n == 0
     assert cell(one, "random", "HP 1", "AL").rank is None
     assert math.isnan(results.curves["brier"].min()) is False
     journal = Journal(results.cells[0].cell.path / "cycles.jsonl")
     journal.path.unlink()
     journal.append(record("cycle", 0, 10, 0.1, diverged=True))
-    assert load_study_results(tmp_path).curves["diverged"].sum() == 1
+    assert load_findings(tmp_path).curves["diverged"].sum() == 1
 
 
 def test_final_retraining_is_a_column_of_its_own(tmp_path):
@@ -547,9 +548,9 @@ def test_final_retraining_is_a_column_of_its_own(tmp_path):
     settings = study(
         grid=grid, tune={"labels": [20], "grid": {"validation": ["kfold:2", "kfold:3"]}}
     )
-    results = load_study_results(write(tmp_path, accuracy, settings, tuned=lambda c: 0.7))
+    results = load_findings(write(tmp_path, accuracy, settings, tuned=lambda c: 0.7))
     assert results.tunings == ("BO kfold:2", "BO kfold:3")
-    one = table(study_tables(results), "accuracy")
+    one = table(report_tables(results), "accuracy")
     assert one.columns == (
         ("fixed", "AL"),
         ("fixed", "BO kfold:2"),
@@ -566,15 +567,15 @@ def test_final_retraining_is_a_column_of_its_own(tmp_path):
 def test_other_data_sets_and_models_have_tables_of_their_own(tmp_path):
     grid = {"strategy": ["random", "badge"], "model": ["resnet18", "resnet34"], "seed": [0]}
     settings = study(grid=grid, tune=None)
-    tables = study_tables(load_study_results(write(tmp_path, accuracy, settings)))
+    tables = report_tables(load_findings(write(tmp_path, accuracy, settings)))
     keys = [one.key for one in tables if one.key.startswith("accuracy")]
     assert keys == [f"accuracy-digits-resnet{n}-{labels}" for n in (18, 34) for labels in (10, 20)]
     assert len({one.key for one in tables}) == len(tables)
 
 
 def test_costs_add_up(tmp_path):
-    results = load_study_results(write(tmp_path, accuracy, tuned=lambda c: 0.7))
-    one = table(study_tables(results), "cost")
+    results = load_findings(write(tmp_path, accuracy, tuned=lambda c: 0.7))
+    one = table(report_tables(results), "cost")
     assert cell(one, "badge, HP 2", "AL", "fit epochs").value == 6
     assert cell(one, "badge, HP 2", "BO", "HPO epochs").value == 30
     epochs = 12 * 6 + 12 * (30 + 3)
@@ -630,7 +631,7 @@ def test_a_study_that_repeats_the_published_numbers_differs_in_nothing(tmp_path)
             labels = int(one.coordinates["labels"])
             entry = record("tuned", 0, labels, of(one.coordinates, "BO", labels))
             write_json(one.path / "tune.json", entry)
-    compared = compare_published(load_study_results(tmp_path), "cifar10")
+    compared = compare_published(load_findings(tmp_path), "cifar10")
     ours = [one for one in compared.tables if one.key.startswith("published-paper")]
     assert [one.key[-4:] for one in ours] == ["2000", "4000"]
     for one in ours:
@@ -653,7 +654,7 @@ def test_what_differs_from_the_published_protocol_is_told(tmp_path):
             path / "dataset.json", {"images": [1000, 8, 8, 1], "eval_images": [500, 8, 8, 1]}
         )
     Journal(path / "sessions.jsonl").append({"precision": "bfloat16"})
-    compared = compare_published(load_study_results(tmp_path), "cifar10")
+    compared = compare_published(load_findings(tmp_path), "cifar10")
     text = "\n".join(compared.differences)
     for line in (
         "Data: digits here, torch/cifar10 published.",

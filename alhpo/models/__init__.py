@@ -1,0 +1,1 @@
+"""timm models and what must be true of them, initial weights included."""

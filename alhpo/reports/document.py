@@ -1,4 +1,4 @@
-"""The report of a study as sections, and its forms in text: Markdown and LaTeX."""
+"""A report as sections, and its forms in text: Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from alhpo.base.errors import DataError, error_line
 from alhpo.base.files import Journal
-from alhpo.reports.figures import StudyFigure
+from alhpo.reports.comparison import Comparison
+from alhpo.reports.figures import ReportFigure
+from alhpo.reports.findings import CellState, Findings, Grid
 from alhpo.reports.formats import LATEX_PACKAGES, Table, markdown_text
 from alhpo.reports.formats import to_latex as table_to_latex
 from alhpo.reports.formats import to_markdown as table_to_markdown
-from alhpo.reports.published import Comparison
-from alhpo.reports.results import CellState, StudyResults
 from alhpo.reports.sentences import tuning_sentences
 
 #: Sections in order: key, title, and with what the keys of their tables and figures begin.
 SECTIONS = (
-    ("accuracy", "Accuracy", ("accuracy", "gap", "curves", "tuned")),
+    ("accuracy", "Accuracy", ("accuracy", "learning", "gap", "curves", "tuned")),
     ("published", "Beside the published numbers", ()),
     ("order", "Order of the strategies", ("order", "agreement")),
     ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
@@ -36,7 +36,7 @@ class Section:
     key: str
     title: str
     tables: tuple[Table, ...] = ()
-    figures: tuple[StudyFigure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
     text: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -46,20 +46,27 @@ class Document:
     """All of a report but the pictures of what was picked.
 
     Attributes:
-        title: the study's name.
-        description: what it is.
+        grid: what it is of.
         states: the cells by how far they are; states that no cell has are left out.
         sections: those that hold anything.
         made: what it was made with, by name.
-        settings: the text of the study's file.
     """
 
-    title: str
-    description: str
+    grid: Grid
     states: Mapping[str, tuple[CellState, ...]]
     sections: tuple[Section, ...]
     made: Mapping[str, tuple[str, ...]]
-    settings: str
+
+    @property
+    def counts(self) -> dict[str, str]:
+        """How many cells are how far, in words, by the state."""
+        noun, total = self.grid.noun, self.total
+        return {state: f"{len(c)} of {total} {noun} {state}" for state, c in self.states.items()}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is left out, and what else there is to know."""
+        return (*self.grid.left_out, *self.grid.remarks)
 
     @property
     def total(self) -> int:
@@ -71,14 +78,14 @@ class Document:
         return [table for section in self.sections for table in section.tables]
 
     @property
-    def figures(self) -> list[StudyFigure]:
+    def figures(self) -> list[ReportFigure]:
         return [figure for section in self.sections for figure in section.figures]
 
 
 def make_document(
-    results: StudyResults,
+    findings: Findings,
     tables: Sequence[Table],
-    figures: Sequence[StudyFigure],
+    figures: Sequence[ReportFigure],
     comparison: Comparison | None = None,
 ) -> Document:
     """Put tables and figures where they belong."""
@@ -93,24 +100,22 @@ def make_document(
         if key == "published" and comparison:
             section = _published(comparison)
         elif key == "cost":
-            section = replace(section, text=tuple(tuning_sentences(results)))
+            section = replace(section, text=tuple(tuning_sentences(findings)))
         if section.tables or section.figures:
             sections.append(section)
-    states = {state: tuple(one for one in results.cells if one.state == state) for state in STATES}
+    states = {state: tuple(one for one in findings.cells if one.state == state) for state in STATES}
     return Document(
-        title=results.study.name,
-        description=results.study.description,
+        grid=findings.grid,
         states={state: cells for state, cells in states.items() if cells},
         sections=tuple(sections),
-        made=_made(results),
-        settings=(results.path / "study.yaml").read_text(encoding="utf-8").strip(),
+        made=_made(findings),
     )
 
 
 def _published(comparison: Comparison) -> Section:
     text = [f"Published: {comparison.source}"]
     if comparison.differences:
-        text.append("What this study does differently:")
+        text.append("What is done differently here:")
     return Section(
         "published",
         "Beside the published numbers",
@@ -120,15 +125,15 @@ def _published(comparison: Comparison) -> Section:
     )
 
 
-def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
+def _made(findings: Findings) -> dict[str, tuple[str, ...]]:
     """Versions, machines and times of all starts of all cells."""
     starts: list[dict[str, Any]] = []
     unknown: list[str] = []
-    for one in results.cells:
+    for one in findings.cells:
         try:
             entries = Journal(one.cell.path / "sessions.jsonl").read()
         except (DataError, OSError) as error:
-            unknown.append(f"those of cell {one.cell.index}: {error_line(error)}")
+            unknown.append(f"those of {one.name}: {error_line(error)}")
         else:
             starts += [entry for entry in entries if isinstance(entry, dict)]
     not_known = {"not known": tuple(unknown)} if unknown else {}
@@ -150,7 +155,7 @@ def _made(results: StudyResults) -> dict[str, tuple[str, ...]]:
             f"{name} {' and '.join(sorted(set(numbers)))}" for name, numbers in versions.items()
         ),
         "machines": tuple(machines),
-        "starts": (f"{len(starts)} of cells, from {times[0]} to {times[-1]}",),
+        "starts": (f"{len(starts)} of {findings.grid.noun}, from {times[0]} to {times[-1]}",),
         **not_known,
     }
 
@@ -162,13 +167,10 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
         document: the report.
         pictures: the file of each figure by its key, relative to the report.
     """
-    counts = (
-        f"{len(cells)} of {document.total} cells {state}"
-        for state, cells in document.states.items()
-    )
-    parts = [f"# {markdown_text(document.title)}", markdown_text(document.description)]
-    parts.append(f"{', '.join(counts)}.")
-    parts.append(_bullets(_unfinished(document)))
+    grid = document.grid
+    parts = [f"# {markdown_text(grid.title)}", markdown_text(grid.description)]
+    parts.append(f"{', '.join(document.counts.values())}.")
+    parts.append(_bullets([*_unfinished(document), *document.remarks]))
     for section in document.sections:
         parts += [f"## {section.title}", *section.text, _bullets(section.remarks)]
         parts += map(table_to_markdown, section.tables)
@@ -177,11 +179,12 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
             parts += [f"![{title}]({pictures[figure.key]})", f"**{title}.** {caption}"]
     parts.append("## How it was made")
     parts.append(_bullets(f"{name}: {'; '.join(lines)}" for name, lines in document.made.items()))
-    parts.append("The same again, or on from here: `alhpo study study.yaml`, with")
+    again = "The same again, or on from here: `alhpo study study.yaml`, with"
+    parts.append(again if grid.kind == "study" else "The settings of the runs:")
     fence = "```"
-    while fence in document.settings:
+    while fence in grid.settings:
         fence += "`"
-    parts.append(f"{fence}yaml\n{document.settings}\n{fence}")
+    parts.append(f"{fence}yaml\n{grid.settings}\n{fence}")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -189,7 +192,10 @@ def _unfinished(document: Document) -> Iterable[str]:
     for state, cells in document.states.items():
         if state in ("failed", "damaged"):
             for one in cells:
-                yield f"{state}: cell {one.cell.index}, {one.cell.title}: {one.failure}"
+                yield f"{state}: {one.name}: {one.failure}"
+        elif state != "finished" and document.grid.kind == "runs":
+            for one in cells:
+                yield f"{state}: {one.told}"
         elif state != "finished":
             yield f"{state}: cells {', '.join(str(one.cell.index) for one in cells)}"
 
@@ -201,7 +207,7 @@ def _bullets(lines: Iterable[str]) -> str:
 def to_latex(document: Document) -> str:
     """All tables, for a document that inputs the file or into which some of them are copied."""
     lines = [
-        f"The tables of {document.title}: \\input this file, or copy what you need.",
+        f"The tables of {document.grid.title}: \\input this file, or copy what you need.",
         f"The document needs {LATEX_PACKAGES}",
     ]
     comment = "\n".join("% " + " ".join(line.split()) for line in lines)

@@ -1,4 +1,4 @@
-"""The report of a study as one HTML page that needs no other file and no network."""
+"""The report as one HTML page that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib import resources
 import jinja2
 
 from alhpo.reports.document import Document
+from alhpo.reports.findings import Findings
 from alhpo.reports.formats import to_html as table_to_html
 from alhpo.reports.gallery import read_gallery
-from alhpo.reports.results import StudyResults
 
 
-def to_html(document: Document, results: StudyResults) -> str:
+def to_html(document: Document, findings: Findings) -> str:
     """The page."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -23,14 +23,9 @@ def to_html(document: Document, results: StudyResults) -> str:
     source = resources.files("alhpo.reports") / "report.html.j2"
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(
-        title=document.title,
-        description=document.description,
-        states=document.states,
-        total=document.total,
-        sections=document.sections,
-        made=document.made,
-        settings=document.settings,
-        gallery=read_gallery(results),
+        document=document,
+        grid=document.grid,
+        gallery=read_gallery(findings),
     )
 
 

@@ -1,15 +1,16 @@
-"""The results of a study on one data set with one model, and what they are called."""
+"""The findings on one data set with one model, and what they are called."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from alhpo.reports.results import ACTIVE, WITHIN, StudyResults
+from alhpo.reports.findings import ACTIVE, WITHIN, Findings
 
 #: A pandas frame; its stubs do not know that rows of a frame are one.
 Frame = Any
@@ -20,9 +21,9 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Part:
-    """The results on one data set with one model."""
+    """The findings on one data set with one model."""
 
-    results: StudyResults
+    findings: Findings
     dataset: str
     model: str
 
@@ -33,7 +34,7 @@ class Part:
     @cached_property
     def named(self) -> bool:
         """Whether there are others that it must be told from."""
-        return len(parts(self.results)) > 1
+        return len(parts(self.findings)) > 1
 
     def key(self, what: str, labels: int | None = None) -> str:
         """Of a table or figure of it: letters, digits, hyphens."""
@@ -41,7 +42,7 @@ class Part:
         return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") for name in names if name)
 
     def frame(self, frame: Frame) -> Frame:
-        """The rows of a frame of the results that belong to it."""
+        """The rows of a frame of the findings that belong to it."""
         return frame[(frame["dataset"] == self.dataset) & (frame["model"] == self.model)]
 
     def rows(self, frame: Frame) -> list[Row]:
@@ -50,34 +51,35 @@ class Part:
 
     @cached_property
     def curves(self) -> Frame:
-        return self.frame(self.results.curves)
+        return self.frame(self.findings.curves)
 
     @cached_property
     def tuned(self) -> Frame:
-        return self.frame(self.results.tuned)
+        return self.frame(self.findings.tuned)
 
     @cached_property
     def trials(self) -> Frame:
-        return self.frame(self.results.trials)
+        return self.frame(self.findings.trials)
 
     @cached_property
-    def seeds(self) -> int:
-        """How many seeds have results."""
-        return self.curves["seed"].nunique()
+    def seeds(self) -> Counter[tuple[str, str]]:
+        """How many seeds there will be of each strategy and setting."""
+        places = {(r["strategy"], r["setting"], r["seed"]) for r in self.expected}
+        return Counter((strategy, setting) for strategy, setting, _ in places)
 
     def shown(self, axis: Literal["strategy", "setting"]) -> list[str]:
         """The strategies or settings that have results, in order."""
-        names = self.results.strategies if axis == "strategy" else self.results.settings
+        names = self.findings.strategies if axis == "strategy" else self.findings.settings
         here = {*self.curves[axis], *self.tuned[axis]}
         return [name for name in names if name in here]
 
     @cached_property
     def outcomes(self) -> list[Row]:
-        return self.rows(self.results.outcomes)
+        return self.rows(self.findings.outcomes)
 
     @cached_property
     def expected(self) -> list[Row]:
-        return self.rows(self.results.expected)
+        return self.rows(self.findings.expected)
 
     @cached_property
     def _by_place(self) -> dict[tuple[str, str, str, int], list[Row]]:
@@ -87,10 +89,15 @@ class Part:
             found.setdefault(place, []).append(row)
         return found
 
+    @property
+    def places(self) -> list[tuple[str, str, str, int]]:
+        """Strategies, settings, kinds of results and numbers of labels that have results."""
+        return list(self._by_place)
+
     @cached_property
     def strategies(self) -> list[str]:
         here = {row["strategy"] for row in self.expected}
-        return [name for name in self.results.strategies if name in here]
+        return [name for name in self.findings.strategies if name in here]
 
     @cached_property
     def baseline(self) -> str | None:
@@ -98,7 +105,7 @@ class Part:
         names = {
             row["strategy"]
             for row in self.expected
-            if self.results.run_of(row["cell"]).strategy == "random"
+            if self.findings.run_of(row["cell"]).strategy == "random"
         }
         return names.pop() if len(names) == 1 else None
 
@@ -106,20 +113,21 @@ class Part:
     def labels(self) -> list[int]:
         """Numbers of labels that tables are made at: those tuned at and the last of the runs, or,
         without tunings, the middle and the last; the latest so far where there is none yet."""
-        runs = [self.results.run_of(cell) for cell in {row["cell"] for row in self.expected}]
+        runs = [self.findings.run_of(cell) for cell in {row["cell"] for row in self.expected}]
         wanted = {run.budget for run in runs}
-        if self.results.study.tune:
-            wanted |= set(self.results.study.tune.labels)
+        within_runs = (ACTIVE, WITHIN)
+        if tuned := {r["n_labeled"] for r in self.expected if r["column"] not in within_runs}:
+            wanted |= tuned
         else:
             wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in (run.sizes for run in runs)}
         there = {row["n_labeled"] for row in self.outcomes}
         return sorted(wanted & there) or sorted(there)[-1:]
 
     def columns(self, labels: int) -> list[tuple[str, str]]:
-        """Settings and kinds of results that the finished study has at a number of labels."""
-        kinds = [ACTIVE, WITHIN, *self.results.tunings]
+        """Settings and kinds of results that there will be at a number of labels."""
+        kinds = [ACTIVE, WITHIN, *self.findings.tunings]
         found = {(row["setting"], row["column"]) for row in self.expected if _is_due(row, labels)}
-        every = [(setting, kind) for setting in self.results.settings for kind in kinds]
+        every = [(setting, kind) for setting in self.findings.settings for kind in kinds]
         return [column for column in every if column in found]
 
     def values(
@@ -139,7 +147,7 @@ class Part:
         return sum(row["diverged"] for row in self.outcomes if row["n_labeled"] == labels)
 
     def repetitions(self, strategy: str, column: tuple[str, str], labels: int) -> int:
-        """How many values the finished study has there."""
+        """How many values there will be."""
         place = (strategy, *column)
         seeds = {
             row["seed"]
@@ -155,10 +163,10 @@ def _is_due(expected: Row, labels: int) -> bool:
     return n == labels or (expected["column"] == ACTIVE and n > labels)
 
 
-def parts(results: StudyResults) -> list[Part]:
-    """The data sets and models of a study, in order."""
-    pairs = zip(results.expected["dataset"], results.expected["model"], strict=True)
-    return [Part(results, *pair) for pair in dict.fromkeys(pairs)]
+def parts(findings: Findings) -> list[Part]:
+    """The data sets and models, in order."""
+    pairs = zip(findings.expected["dataset"], findings.expected["model"], strict=True)
+    return [Part(findings, *pair) for pair in dict.fromkeys(pairs)]
 
 
 def joined(names: Iterable[str]) -> str:

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from alhpo.reports import statistics
-from alhpo.reports.results import StudyResults
+from alhpo.reports.findings import Findings
 from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.runs.settings import RunConfig
 
 Row = dict[str, Any]
 
 
-def tuning_sentences(results: StudyResults) -> list[str]:
+def tuning_sentences(findings: Findings) -> list[str]:
     """For every run that searches beside one that differs from it in nothing but that: both
     accuracies at the end, over the seeds that both have, and the epochs and time of the search."""
     ends: dict[str, dict[str, dict[Any, Row]]] = {}  # by what they share, HPO mode and seed
-    for row in results.curves.to_dict("records"):
-        config = results.run_of(row["cell"])
+    for row in findings.curves.to_dict("records"):
+        config = findings.run_of(row["cell"])
         if row["n_labeled"] == config.budget:
             modes = ends.setdefault(_shared(config), {})
             modes.setdefault(_mode(config), {})[row["seed"]] = row | {"config": config}

@@ -46,11 +46,11 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.cycle_search import CycleSearch, Found
 from alhpo.runs.data import load_data, need_evaluation_split
-from alhpo.runs.first_query import PICTURED, write_picture
+from alhpo.runs.first_query import FirstQuery
 from alhpo.runs.fit import Fit, fit_or_continue
 from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.provenance import Sessions, check_dataset
-from alhpo.runs.results import read_records
+from alhpo.runs.records import read_records
 from alhpo.runs.search import storage_of
 from alhpo.runs.settings import RunConfig
 from alhpo.runs.stopwatch import Stopwatch
@@ -111,6 +111,7 @@ class _Run:
         claim_format(self.path)
         resumed = bool(self.records)
         learner = self._begin()
+        self._observer = Observers(FirstQuery(self.path, learner.dataset), self._observer)
         self._searches = CycleSearch(self.config, self.path, self._observer)
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
@@ -188,7 +189,6 @@ class _Run:
     def _take_up(self, learner: ActiveLearner) -> None:
         """Bring the learner to where the records end."""
         last = self.records[-1]
-        self._picture_first_query(learner.dataset)
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
         if self.config.start == "warm" and not last.diverged and self._fits_again():
@@ -226,19 +226,8 @@ class _Run:
                 queried = self._query(learner, min(config.acquisition_size, remaining), fit)
         self._record(learner, "cycle", cycle, found, tuned, fit, queried)
         if queried:
-            self._picture_first_query(learner.dataset)
             learner.answer()
         learner.pool.export(self.path / "queried_indices.json")
-
-    def _picture_first_query(self, dataset: ImageDataset) -> None:
-        file = self.path / "first_query.png"
-        queried = self.records[0].queried[:PICTURED]
-        if not queried or file.exists():
-            return
-        try:
-            write_picture(file, dataset, queried)
-        except Exception as error:  # it is for people to look at; no run depends on it
-            warnings.warn(f"No picture of the first query: {error!r}", stacklevel=2)
 
     def _final(self, learner: ActiveLearner) -> None:
         """The search after the last cycle, and the model retrained with what it found."""

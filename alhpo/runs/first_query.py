@@ -1,19 +1,54 @@
-"""The picture of the first images that a run's strategy picked, for people to look at."""
+"""The picture of the first images that a run's strategy picked, for people to look at.
+
+The run does not draw: an observer that is told of its records does. Reports read the pictures.
+"""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin
 
 from alhpo.base.files import atomic_path
+from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
+from alhpo.runs.records import read_records
 
 #: Images of a query that are kept as a picture, and the white columns between them.
 PICTURED, GAP = 16, 2
+FILE = "first_query.png"
+
+
+class FirstQuery:
+    """Observes a run and leaves the picture in its folder, as soon as there is a first query.
+
+    No run depends on the picture: where it cannot be drawn, that is a warning.
+    """
+
+    def __init__(self, path: Path, dataset: ImageDataset) -> None:
+        self._path = path
+        self._dataset = dataset
+
+    def started(self, config: Any, path: Path, records: int, cycles: int) -> None:
+        if records:  # it may have been killed before it was drawn
+            self.recorded(read_records(self._path / "cycles.jsonl")[0])
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        pass
+
+    def recorded(self, record: CycleRecord) -> None:
+        file = self._path / FILE
+        if record.cycle > 0 or not record.queried or file.exists():
+            return
+        try:
+            write_picture(file, self._dataset, record.queried[:PICTURED])
+        except Exception as error:
+            warnings.warn(f"No picture of the first query: {error!r}", stacklevel=2)
 
 
 def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
@@ -33,3 +68,22 @@ def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> 
     picture = Image.fromarray((strip.squeeze(2) if strip.shape[2] == 1 else strip).numpy())
     with atomic_path(file) as temporary:
         picture.save(temporary, format="PNG", pnginfo=texts)
+
+
+def read_picture(file: Path) -> list[tuple[Image.Image, str]]:
+    """The images of a picture in their order, each with the name of its class ("" without).
+
+    An empty list where there is no such picture, or none of ours.
+    """
+    try:
+        with Image.open(file) as strip:
+            assert isinstance(strip, PngImagePlugin.PngImageFile)
+            count = len(json.loads(strip.text["indices"]))
+            names = json.loads(strip.text["classes"]) or [""] * count
+            strip.load()
+            width = (strip.width + GAP) // count
+            lefts = range(0, count * width, width)
+            images = [strip.crop((left, 0, left + width - GAP, strip.height)) for left in lefts]
+    except (OSError, KeyError, ValueError, ZeroDivisionError):
+        return []
+    return list(zip(images, names, strict=False))

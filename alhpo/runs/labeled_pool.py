@@ -17,7 +17,7 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.runs.provenance import check_dataset
-from alhpo.runs.results import read_records
+from alhpo.runs.records import read_records
 from alhpo.runs.settings import TuneConfig, read_run_config
 
 

@@ -1,4 +1,4 @@
-"""Studies: grids of runs and tunings from one file, launched anywhere, and their reports."""
+"""Studies: grids of runs and tunings from one file, launched anywhere."""
 
 from alhpo.studies.config import (
     Cell,

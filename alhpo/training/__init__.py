@@ -1,0 +1,1 @@
+"""One training: epochs, evaluation, checkpoints, the resumable objective, the fit on all labels."""

@@ -1,4 +1,4 @@
-"""The figures of a study's report, from its results."""
+"""The figures of a report, from the findings."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from alhpo.reports.figures.agreement import agreement_figure
 from alhpo.reports.figures.cost import cost_figure
 from alhpo.reports.figures.curves import calibration_figure, curves_figure
-from alhpo.reports.figures.figure import StudyFigure
+from alhpo.reports.figures.figure import ReportFigure
 from alhpo.reports.figures.tuned import tuned_figure
 from alhpo.reports.figures.validation import validation_figure
+from alhpo.reports.findings import Findings
 from alhpo.reports.formats import Table
 from alhpo.reports.part import parts
-from alhpo.reports.results import StudyResults
 
-__all__ = ["StudyFigure", "study_figures"]
+__all__ = ["ReportFigure", "report_figures"]
 
 
-def study_figures(results: StudyResults, tables: Sequence[Table] = ()) -> list[StudyFigure]:
-    """All figures that the results allow, in the order of the report.
+def report_figures(findings: Findings, tables: Sequence[Table] = ()) -> list[ReportFigure]:
+    """All figures that the findings allow, in the order of the report.
 
     Args:
-        results: the study.
-        tables: its tables; those of rank correlations are drawn too.
+        findings: what was recorded.
+        tables: of the findings; those of rank correlations are drawn too.
     """
-    figures: list[StudyFigure | None] = []
-    for part in parts(results):
+    figures: list[ReportFigure | None] = []
+    for part in parts(findings):
         figures += [
             curves_figure(part, "strategy"),
             curves_figure(part, "setting"),

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from alhpo.reports.figures.figure import (
-    SMALL,
-    WIDTH,
-    StudyFigure,
-    canvas,
-    finished,
-    short,
-)
+from alhpo.reports.figures.figure import WIDTH, ReportFigure, canvas, finished
+from alhpo.reports.figures.style import SMALL, short
 from alhpo.reports.formats import Table
 
 MOST_UPRIGHT = 9  # letters of a name below a column
 
 
-def agreement_figure(table: Table) -> StudyFigure:
+def agreement_figure(table: Table) -> ReportFigure:
     """The table of rank correlations as a heat map."""
     values = np.array([[one.value for one in row] for row in table.values], float)
     np.fill_diagonal(values, np.nan)

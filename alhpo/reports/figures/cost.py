@@ -8,18 +8,19 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from alhpo.reports.figures.figure import WIDTH, StudyFigure, canvas, legend, of_part, short
-from alhpo.reports.figures.learning_curves import COLOURS, bare
+from alhpo.reports.figures.figure import WIDTH, ReportFigure, canvas, legend, of_part
+from alhpo.reports.figures.style import COLOURS, bare, short
 from alhpo.reports.part import Frame, Part, joined
 
 
-def cost_figure(part: Part) -> StudyFigure | None:
+def cost_figure(part: Part) -> ReportFigure | None:
     """Stacked bars: active learning, then the tuning at each number of labels."""
     if not part.curves["epochs_fit"].notna().any():
         return None
     runs = part.curves.groupby("cell", sort=False).last()
-    slots = list(itertools.product(part.shown("setting"), part.shown("strategy")))
-    order = part.results.tunings
+    every = itertools.product(part.shown("setting"), part.shown("strategy"))
+    slots = [(setting, strategy) for setting, strategy in every if part.seeds[strategy, setting]]
+    order = part.findings.tunings
     parts: list[tuple[str, Frame]] = [("active learning", runs)]
     parts += [
         (f"{tuning} at {labels:,} labels", rows)

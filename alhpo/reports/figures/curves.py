@@ -7,34 +7,26 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from alhpo.reports.figures.figure import (
-    WIDTH,
-    StudyFigure,
-    canvas,
-    name_lines,
-    of_part,
-    panels,
-    short,
-    styles,
-    within,
-)
-from alhpo.reports.figures.learning_curves import MOST_MARKERS, finish, star
+from alhpo.reports.figures.figure import WIDTH, ReportFigure, canvas, name_lines, of_part, panels
+from alhpo.reports.figures.style import MOST_MARKERS, finish, line_styles, short, star, within
 from alhpo.reports.part import Frame, Part
 from alhpo.reports.statistics import summary
 
 
-def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> StudyFigure | None:
+def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFigure | None:
     """Accuracies in a panel per strategy with a line per setting, or the other way round."""
     curves, settings = part.curves, part.shown("setting")
     if not curves["accuracy"].notna().any() or (panel == "strategy" and len(settings) < 2):
         return None
     line = "setting" if panel == "strategy" else "strategy"
-    names, looks = part.shown(panel), styles(part.shown(line))
+    names, looks = part.shown(panel), line_styles(part.shown(line))
     figure, grid = panels(len(names))
     for axes, name in zip(grid, names, strict=True):
         rows = curves[curves[panel] == name]
         for other, style in looks.items():
-            _curve(axes, rows[rows[line] == other], "accuracy", 100.0, style, other, part.seeds)
+            place = (name, other) if panel == "strategy" else (other, name)
+            here = rows[rows[line] == other]
+            _curve(axes, here, "accuracy", 100.0, style, other, part.seeds[place])
         axes.set_title(short(name), fontsize=9.5, loc="left", weight="bold")
         finish(axes, np.unique(curves["n_labeled"]))
         axes.label_outer()
@@ -42,17 +34,21 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> StudyFig
     name_lines(figure, looks)
     whose, caption = "strategies", "A line per strategy."
     if panel == "strategy":
-        whose, caption = "hyperparameter settings", "A panel per strategy, a line per setting."
+        whose, caption = "settings", "A panel per strategy, a line per setting."
     elif len(settings) > 1:
-        caption = "A panel per setting of the hyperparameters, a line per strategy."
+        caption = "A panel per setting, a line per strategy."
     finals = " Stars: retrained with what the last search found."
     caption = f"{caption} {_bands(part)}{finals * bool((curves['kind'] == 'final').any())}"
     return of_part(part, f"curves-by-{panel}", f"Learning curves of the {whose}", caption, figure)
 
 
-def calibration_figure(part: Part) -> StudyFigure | None:
+def calibration_figure(part: Part) -> ReportFigure | None:
     """A row per setting, a column per measure."""
-    curves, settings, looks = part.curves, part.shown("setting"), styles(part.shown("strategy"))
+    curves, settings, looks = (
+        part.curves,
+        part.shown("setting"),
+        line_styles(part.shown("strategy")),
+    )
     titles = {"ece": "ECE (%)", "brier": "Brier score"}
     measures = [name for name in titles if curves[name].notna().any()]
     if not measures:
@@ -68,7 +64,7 @@ def calibration_figure(part: Part) -> StudyFigure | None:
                 if name == "ece":  # diverged training counts as the uniform prediction
                     rows = rows[~rows["diverged"].astype(bool)]
                 scale = 100.0 if name == "ece" else 1.0
-                _curve(axes, rows, name, scale, style, strategy, part.seeds)
+                _curve(axes, rows, name, scale, style, strategy, part.seeds[strategy, setting])
             finish(axes, np.unique(curves["n_labeled"]), titles[name])
             heading = ": ".join(filter(None, [setting, titles[name]]))
             axes.set_title(short(heading), fontsize=9.5, loc="left", weight="bold")
@@ -85,11 +81,13 @@ def calibration_figure(part: Part) -> StudyFigure | None:
 
 
 def _bands(part: Part) -> str:
-    if part.seeds < 2:
+    fewest, most = min(part.seeds.values()), max(part.seeds.values())
+    if most < 2:
         return "One seed."
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
-        f"Means over {part.seeds} seeds; bands are ± one standard deviation; hollow markers are "
-        "means over fewer seeds."
+        f"Means over {count} seeds; bands are ± one standard deviation; hollow markers are "
+        "means over fewer seeds than there will be."
     )
 
 

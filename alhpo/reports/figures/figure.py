@@ -1,7 +1,4 @@
-"""A figure of a report, and what all of them are drawn with.
-
-Nothing touches matplotlib's global state.
-"""
+"""A figure of a report, and how its panels and its legend are laid out."""
 
 from __future__ import annotations
 
@@ -15,17 +12,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from alhpo.reports.figures.learning_curves import COLOURS, DASHES, MARKERS, plain
+from alhpo.reports.figures.style import SMALL, short
 from alhpo.reports.part import Part
 
 WIDTH = 7.4  # inches
 PANEL = 2.55
-SMALL = 8.5  # points
-LONGEST = 40  # letters of a name
 
 
 @dataclass(frozen=True)
-class StudyFigure:
+class ReportFigure:
     """A figure of a report.
 
     Attributes:
@@ -48,14 +43,14 @@ class StudyFigure:
         return round(120 * self.figure.get_figwidth())
 
 
-def finished(key: str, title: str, caption: str, figure: Figure) -> StudyFigure:
+def finished(key: str, title: str, caption: str, figure: Figure) -> ReportFigure:
     """The figure with its pixels."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=200, metadata={"Software": None})
-    return StudyFigure(key, title, caption, figure, buffer.getvalue())
+    return ReportFigure(key, title, caption, figure, buffer.getvalue())
 
 
-def of_part(part: Part, what: str, title: str, caption: str, figure: Figure) -> StudyFigure:
+def of_part(part: Part, what: str, title: str, caption: str, figure: Figure) -> ReportFigure:
     """The same, named after the data set and the model where there are several."""
     key = part.key(what) if part.named else what
     return finished(key, f"{title}, {part.title}" if part.named else title, caption, figure)
@@ -91,38 +86,8 @@ def panels(n: int, *, share: bool = True, height: float = PANEL) -> tuple[Figure
     return figure, grid[:n]
 
 
-def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes of each setting or strategy, the same in all figures."""
-    return {
-        name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": DASHES[i // 4 % len(DASHES)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "markersize": 4.5,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.5,
-            "linewidth": 1.5,
-            "zorder": 3 - i / 100,
-        }
-        for i, name in enumerate(names)
-    }
-
-
 def name_lines(figure: Figure, lines: dict[str, dict[str, Any]]) -> None:
     """A legend of lines by their name, if there are several."""
     handles = [Line2D([], [], label=short(name or "all"), **s) for name, s in lines.items()]
     if len(handles) > 1:
         legend(figure, handles)
-
-
-def short(text: str) -> str:
-    """A name as it fits beside an axis, in which matplotlib sees no formula."""
-    return plain(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
-
-
-def within(axes: Axes, low: float | None, high: float | None) -> None:
-    """No band makes the axis leave the possible values."""
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(
-        bottom if low is None else max(low, bottom), top if high is None else min(high, top)
-    )

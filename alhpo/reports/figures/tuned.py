@@ -8,36 +8,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from alhpo.reports.figures.figure import (
-    WIDTH,
-    StudyFigure,
-    canvas,
-    legend,
-    of_part,
-    short,
-    styles,
-)
-from alhpo.reports.figures.learning_curves import MARKERS, bare
+from alhpo.reports.figures.figure import WIDTH, ReportFigure, canvas, legend, of_part
+from alhpo.reports.figures.style import MARKERS, bare, line_styles, short
+from alhpo.reports.findings import ACTIVE
 from alhpo.reports.part import Frame, Part
-from alhpo.reports.results import ACTIVE
 from alhpo.reports.statistics import summary
 
 
-def tuned_figure(part: Part) -> StudyFigure | None:
+def tuned_figure(part: Part) -> ReportFigure | None:
     """Accuracies before and after, a panel per number of labels, a line per run."""
     if not part.tuned["accuracy"].notna().any():
         return None
     budgets = sorted(part.tuned["n_labeled"].unique())
     strategies = part.shown("strategy")
-    colours = {name: style["color"] for name, style in styles(strategies).items()}
+    colours = {name: style["color"] for name, style in line_styles(strategies).items()}
     slots: list[tuple[str, str | None]] = []
     for setting in part.shown("setting"):
         slots += [(setting, None)] * bool(setting)
-        slots += [(setting, strategy) for strategy in strategies]
+        slots += [(setting, name) for name in strategies if part.seeds[name, setting]]
     columns = min(len(budgets), 2)
     rows = -(-len(budgets) // columns)
     here = set(part.tuned["tuning"])
-    tunings = [name for name in part.results.tunings if name in here]
+    tunings = [name for name in part.findings.tunings if name in here]
     slot = 0.095 * (1 + len(tunings))  # inches, so that no marker hides another
     figure = canvas(WIDTH, rows * (0.9 + slot * len(slots)) + 0.3)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from alhpo.reports.figures.figure import StudyFigure, legend, of_part, panels
-from alhpo.reports.figures.learning_curves import COLOURS, MARKERS, bare, plain
+from alhpo.reports.figures.figure import ReportFigure, legend, of_part, panels
+from alhpo.reports.figures.style import COLOURS, MARKERS, bare, plain
 from alhpo.reports.part import Part
 from alhpo.reports.statistics import spearman, summary
 from alhpo.reports.tables.searches import FEWEST_TRIALS
 
 
-def validation_figure(part: Part) -> StudyFigure | None:
+def validation_figure(part: Part) -> ReportFigure | None:
     """Every configuration that a tuning trained to the end, a panel per scheme and metric."""
     trials = part.trials.dropna(subset=["test_accuracy"])
     if not trials["metric"].notna().any():

@@ -1,30 +1,32 @@
-"""The tables of a study's report, from its results."""
+"""The tables of a report, from the findings."""
 
 from __future__ import annotations
 
+from alhpo.reports.findings import Findings
 from alhpo.reports.formats import Table
 from alhpo.reports.part import parts
-from alhpo.reports.results import StudyResults
 from alhpo.reports.tables.cost import cost_table
+from alhpo.reports.tables.learning import learning_table
 from alhpo.reports.tables.order import order_table
 from alhpo.reports.tables.scores import SCORES, gap_table, score_table
 from alhpo.reports.tables.searches import found_table, regret_table, validation_table
 
-__all__ = ["study_tables"]
+__all__ = ["report_tables"]
 
 
-def study_tables(results: StudyResults) -> list[Table]:
-    """All tables that the results allow, in the order of the report.
+def report_tables(findings: Findings) -> list[Table]:
+    """All tables that the findings allow, in the order of the report.
 
-    For each data set and model: accuracies, rank correlations of the strategies and gaps to
-    random, each at the numbers of labels that were tuned at and the last; calibration at the last;
-    what was spent; how well validation told the test; the hyperparameters that were found.
+    For each data set and model: accuracies at the numbers of labels that were tuned at and the
+    last, and over labels; there, rank correlations of the strategies and gaps to random;
+    calibration at the last; what was spent; how well validation told the test; the hyperparameters
+    that were found.
     """
     tables: list[Table | None] = []
-    for part in parts(results):
+    for part in parts(findings):
         labels = part.labels
         tables += [score_table(part, n, "accuracy") for n in labels]
-        tables += [order_table(part, n) for n in labels]
+        tables += [learning_table(part), *(order_table(part, n) for n in labels)]
         tables += [gap_table(part, n) for n in labels]
         tables += [score_table(part, n, score) for n in labels[-1:] for score in list(SCORES)[1:]]
         tables += [cost_table(part), validation_table(part), regret_table(part)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from alhpo.reports import statistics
+from alhpo.reports.findings import ACTIVE, WITHIN
 from alhpo.reports.formats import Table, Value
 from alhpo.reports.part import Part, joined
-from alhpo.reports.results import ACTIVE, WITHIN
 
 
 def cost_table(part: Part) -> Table | None:
@@ -17,7 +18,7 @@ def cost_table(part: Part) -> Table | None:
     runs = {r["cell"]: r for r in part.outcomes if r["column"] in (ACTIVE, WITHIN)}  # the last
     tunings = [r for r in part.outcomes if r["column"] not in (ACTIVE, WITHIN)]
     groups = {ACTIVE: list(runs.values())}
-    for kind in part.results.tunings:
+    for kind in part.findings.tunings:
         if same := [row for row in tunings if row["column"] == kind]:
             groups[kind] = same
     spent: list[tuple[str, Callable[[float], str]]] = [
@@ -29,7 +30,7 @@ def cost_table(part: Part) -> Table | None:
     names = {"epochs_fit": "fit epochs", "epochs_hpo": "HPO epochs", "seconds": "time"}
     rows, values = [], []
     for strategy in part.strategies:
-        for setting in part.results.settings:
+        for setting in part.findings.settings:
             row = []
             for group in groups.values():
                 here = [r for r in group if (r["strategy"], r["setting"]) == (strategy, setting)]
@@ -40,10 +41,11 @@ def cost_table(part: Part) -> Table | None:
             if any(value.n for value in row):
                 rows.append(joined((strategy, setting)))
                 values.append(tuple(row))
-    total = {what: sum(r[what] for group in groups.values() for r in group) for what, _ in spent}
+    every = [row for group in groups.values() for row in group]
+    total = {what: sum(r[what] for r in every if math.isfinite(r[what])) for what, _ in spent}
     return Table(
         key=part.key("cost"),
-        title=f"{part.title}: what one run and one tuning took",
+        title=f"{part.title}: what one run{' and one tuning' * (len(groups) > 1)} took",
         corner="strategy, setting",
         columns=tuple((kind, names.get(what, what)) for kind in groups for what, _ in spent),
         rows=tuple(rows),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from alhpo.reports import statistics
+from alhpo.reports.findings import WITHIN
 from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Row, joined
-from alhpo.reports.results import WITHIN
 
 #: Configurations that a rank correlation within one search is of at least.
 FEWEST_TRIALS = 3
@@ -68,7 +68,7 @@ def _judged_table(
     title: str,
     note: str,
 ) -> Table | None:
-    trials = [r for r in part.rows(part.results.trials) if math.isfinite(r["test_accuracy"])]
+    trials = [r for r in part.rows(part.findings.trials) if math.isfinite(r["test_accuracy"])]
     if not trials:
         return None
     labels = sorted({row["n_labeled"] for row in trials})
@@ -120,17 +120,17 @@ def _judged_table(
 def found_table(part: Part, labels: int) -> Table | None:
     """The hyperparameters that the searches after active learning chose: the median of numbers and
     their range, the counts of others."""
-    finals = [r for r in part.rows(part.results.curves) if r["kind"] == "final"]
-    found = [*part.rows(part.results.tuned), *(row | {"tuning": WITHIN} for row in finals)]
+    finals = [r for r in part.rows(part.findings.curves) if r["kind"] == "final"]
+    found = [*part.rows(part.findings.tuned), *(row | {"tuning": WITHIN} for row in finals)]
     found = [row for row in found if row["n_labeled"] == labels]
-    trials = [row["configuration"] for row in part.rows(part.results.trials)]
+    trials = [row["configuration"] for row in part.rows(part.findings.trials)]
     searched = _varying(trials) or _varying([row["configuration"] for row in found])
     if not found or not searched:
         return None
     rows, values = [], []
     for strategy in part.strategies:
-        for setting in part.results.settings:
-            for tuning in (WITHIN, *part.results.tunings):
+        for setting in part.findings.settings:
+            for tuning in (WITHIN, *part.findings.tunings):
                 place = (strategy, setting, tuning)
                 chosen = [
                     row["configuration"]

@@ -1,0 +1,1 @@
+"""The optimizers: what decides which configuration is trained next, and to which epoch."""

@@ -1,0 +1,92 @@
+"""What found runs and tunings differ in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.runs.settings import RunConfig, TuneConfig
+
+#: Settings of a tuning that say which it is of, or change nothing that is chosen.
+APART_IN_TUNINGS = frozenset({"pool", "labels", "measure_test"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run or a tuning of a folder.
+
+    Attributes:
+        name: its path below the folder.
+        settings: those that tell it from what is no repetition of it; nested ones have dotted
+            names.
+        records: of cycles; 0 for a tuning.
+    """
+
+    name: str
+    path: Path
+    config: RunConfig | TuneConfig
+    settings: Mapping[str, Any]
+    records: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "run.json").exists()
+
+    def has(self, name: str) -> bool:
+        """Whether a setting means anything in it."""
+        never = isinstance(self.config, RunConfig) and not self.config.mode.searches_ever
+        return not (never and name in SEARCH_KEYS)
+
+
+def telling_settings(config: RunConfig | TuneConfig, others: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that tell a run from others than its repetitions."""
+    values = {**config.model_dump(), **others}
+    return _flat({k: v for k, v in values.items() if k not in REPETITION_KEYS | APART_IN_TUNINGS})
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; 1.0 and 1 are the same setting."""
+    if isinstance(value, Mapping) and (value or not name):
+        inner = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+        return {key: leaf for path, item in inner for key, leaf in _flat(item, path).items()}
+    if isinstance(value, Mapping):
+        return {}
+    return {name: int(value) if isinstance(value, float) and value.is_integer() else value}
+
+
+def varying(groups: Iterable[Sequence[Found]]) -> list[str]:
+    """Settings with different values in any of the groups, where they mean anything: when it is
+    searched first, then in the order of the schema."""
+    names = {
+        name
+        for group in groups
+        for name in {name for one in group for name in one.settings}
+        if len({shown_value(one, name) for one in group if one.has(name)}) > 1
+    }
+    known = ["hpo", *RunConfig.model_fields]
+    place = {name: known.index(name) for name in reversed(known)}
+    return sorted(names, key=lambda name: (place.get(name.split(".")[0], len(known)), name))
+
+
+def shown_value(one: Found, name: str) -> str:
+    """As tables show it."""
+    value = one.settings.get(name)
+    return f"{axis_name(name)} unset" if value is None else str(value)
+
+
+def axis_name(name: str) -> str:
+    """Of a setting; of a hyperparameter its own name, unless a setting has that, too."""
+    last = name.rpartition(".")[2]
+    return name if last in RunConfig.model_fields else last
+
+
+def by_size(value: Any) -> list[tuple[int, float, str]]:
+    """A key that sorts numbers, also those in text, by their size."""
+    if isinstance(value, int | float):
+        return [(0, float(value), "")]
+    parts = re.split(r"(\d+)", "" if value is None else str(value))
+    return [(1, 0, ""), *((0, int(t), "") if t.isdecimal() else (1, 0, t) for t in parts)]

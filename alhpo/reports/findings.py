@@ -1,0 +1,177 @@
+"""What the cells of a study, or the runs of a folder, have recorded so far, as tidy tables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from alhpo.runs.settings import RunConfig
+from alhpo.studies.config import Cell
+
+State = Literal["finished", "unfinished", "failed", "damaged", "missing"]
+
+#: What a row says of the cell it comes from.
+PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
+#: The column names of what active learning and of what the search after it, in the run, found.
+ACTIVE, WITHIN = "AL", "BO in the run"
+
+SCORES = ["accuracy", "nll", "brier", "ece"]
+SPENT = ["epochs_hpo", "epochs_fit", "images", "seconds"]
+RECORD = ["n_labeled", "configuration", *SCORES, "validation", "diverged", *SPENT]
+CURVES = [*PLACE, "kind", "cycle", *RECORD]
+TUNINGS = [*PLACE, "tuning", "validation_scheme", *RECORD]
+UNWEIGHTED = ["accuracy_unweighted", "nll_unweighted"]
+MEASURED = ["accuracy", "nll", *UNWEIGHTED, "test_accuracy", "test_nll"]
+TRIALS = [
+    *PLACE,
+    *["tuning", "validation_scheme", "n_labeled", "metric_name"],
+    *["configuration_id", "configuration", "epoch", "selected", "metric", *MEASURED],
+]
+EXPECTED = [*PLACE, "column", "n_labeled"]
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How far a cell has come.
+
+    Attributes:
+        cell: the cell.
+        name: what a reader knows it by: its number, or its folder, and its place in the grid.
+        state: "finished"; "failed" where the latest attempt left a traceback; "damaged" where a
+            file cannot be read, and then none of its rows is in the tables; "unfinished" where
+            there are files but no end; "missing" where there is nothing.
+        records: complete records, for a run its cycles.
+        failure: the last line of the traceback, of a failed cell; what cannot be read, of a
+            damaged one; else "".
+    """
+
+    cell: Cell
+    name: str
+    state: State
+    records: int
+    failure: str = ""
+
+    @property
+    def told(self) -> str:
+        """Its name and how far it is."""
+        if isinstance(self.cell.config, RunConfig):
+            return f"{self.name}: {self.records} of {len(self.cell.config.sizes)} cycles"
+        return self.name
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells, what they are of, and what else the folder holds that they lie in.
+
+    Attributes:
+        kind: a study, or a folder of runs whose grid was read off their settings.
+        title: its name.
+        description: what it is; "" where nobody said.
+        path: its folder, where it lies now.
+        settings: text of YAML: the study's file, or what the runs share and what they differ in.
+        cells: all of them, whether they have begun or not; a cell's index is its place.
+        names: what a reader knows each by.
+        published: the published tables that it is to be compared with, if it says so.
+        left_out: of runs that are no cells: which, and why, a sentence each.
+        remarks: what else a reader must know, a sentence each.
+    """
+
+    kind: Literal["study", "runs"]
+    title: str
+    description: str
+    path: Path
+    settings: str
+    cells: tuple[Cell, ...]
+    names: tuple[str, ...]
+    published: str | None = None
+    left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What its cells are called."""
+        if self.kind == "study":
+            return "cells"
+        return "runs and tunings" if any(cell.kind == "tune" for cell in self.cells) else "runs"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study or a folder of runs, and everything that was recorded in it.
+
+    All frames have the columns ``cell`` (index of the cell), ``dataset``, ``model``, ``strategy``
+    (the names on these axes, or the configured), ``seed`` (the run's, what pairs of values have in
+    common) and ``setting`` (the names on all other axes of the grid, in words, which head the
+    groups of columns in tables; "" without such axes); and besides one column per axis of the
+    grids, with "run." or "tune." before its name.
+
+    Attributes:
+        grid: the cells and what they are of.
+        cells: how far each has come, in the grid's order.
+        curves: one row per run and record: ``kind`` ("cycle" or "final"), ``cycle``,
+            ``n_labeled``, ``configuration`` (a mapping), ``accuracy`` (share), ``nll``, ``brier``,
+            ``ece``, ``validation`` (accuracy), ``diverged``; and what the run had spent by then:
+            ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often as it was; NaN
+            after a search with a validation scheme that is not registered here), ``seconds``.
+        tuned: one row per finished tuning of a labelled pool: ``tuning`` ("BO" and the names on
+            the axes of the tuning's grid), ``validation_scheme``, and the columns of ``curves``
+            from ``n_labeled`` on, with what this tuning spent.
+        trials: one row per configuration that a tuning trained to the end, finished or not:
+            ``tuning``, ``validation_scheme``, ``n_labeled``, ``metric_name`` and ``metric`` (what
+            was maximised), ``configuration_id``, ``configuration``, ``epoch``, ``selected``
+            (whether it is what the tuning chose), ``accuracy``, ``nll``, ``accuracy_unweighted``,
+            ``nll_unweighted`` (of validation), ``test_accuracy``, ``test_nll``; NaN for what was
+            not measured.
+        expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
+            at their last number of labels: ``PLACE``, ``column``, ``n_labeled``.
+        settings: the values of ``setting`` in the order of the grid.
+        tunings: those of ``tuning``.
+        strategies: those of ``strategy``.
+    """
+
+    grid: Grid
+    cells: tuple[CellState, ...]
+    curves: pd.DataFrame
+    tuned: pd.DataFrame
+    trials: pd.DataFrame
+    expected: pd.DataFrame
+    settings: tuple[str, ...]
+    tunings: tuple[str, ...]
+    strategies: tuple[str, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many cells are."""
+        return sum(one.state == "finished" for one in self.cells)
+
+    @functools.cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """All test results in one frame, one row per record of a run or a tuning.
+
+        The columns are ``PLACE``, ``column`` ("AL" for cycles, "BO in the run" for the retraining
+        after a final search, else the tuning's name), ``n_labeled``, ``diverged``, the
+        scores and what was spent.
+        """
+        kinds = {"cycle": ACTIVE, "final": WITHIN}
+        columns = [*PLACE, "column", "n_labeled", "diverged", *SCORES, *SPENT]
+        rows = [row | {"column": kinds[row["kind"]]} for row in self.curves.to_dict("records")]
+        rows += [row | {"column": row["tuning"]} for row in self.tuned.to_dict("records")]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
+
+    def run_of(self, index: int) -> RunConfig:
+        """The settings of a run, or of the run whose pool a tuning is of."""
+        cell = self.cells[index].cell
+        config = cell.config if cell.run is None else self.cells[cell.run].cell.config
+        assert isinstance(config, RunConfig)
+        return config
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows as a frame that has at least these columns, and those first."""
+    others = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    return pd.DataFrame(list(rows), columns=pd.Index([*columns, *others]))

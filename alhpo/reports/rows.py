@@ -1,0 +1,118 @@
+"""The rows of tidy tables that the folder of one cell gives."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alhpo.base.errors import ConfigurationError, DataError
+from alhpo.base.files import Journal
+from alhpo.base.types import CycleRecord
+from alhpo.reports.findings import MEASURED, SCORES, SPENT
+from alhpo.runs.records import read_record, read_run
+from alhpo.runs.settings import RunConfig, TuneConfig
+from alhpo.studies.cost import split_sizes
+from alhpo.tuning.record import SearchJournal
+
+Row = dict[str, Any]
+
+
+def curve_rows(path: Path, config: RunConfig) -> list[Row]:
+    """The records of a run, with what it had spent by each.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    rows = []
+    spent = np.zeros(len(SPENT))
+    for record in read_run(path):
+        row = _record_row(record, config)
+        spent = spent + [row[name] for name in SPENT]
+        rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
+    return rows
+
+
+def tuning_rows(path: Path, config: TuneConfig) -> tuple[list[Row], list[Row]]:
+    """The record of a tuning, if it is finished; and the configurations that it trained to the
+    end, in order.
+
+    The pool's own hyperparameters, which it tries first, are an experiment of one suggestion.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    record = _tuning_record(path / "tune.json")
+    files = path.glob("hpo/experiment_*/journal.jsonl")
+    searches = [SearchJournal(Journal(file)).read().suggestions for file in sorted(files)]
+    trials = []
+    for suggestion in itertools.chain(*sorted(searches, key=len)):
+        ids = suggestion.configuration_ids
+        known = dict(zip(ids, suggestion.configurations, strict=True))
+        for outcome in suggestion.outcomes:
+            if outcome.epoch == config.max_epochs:
+                configuration = known[outcome.configuration_id]
+                trials.append(
+                    {
+                        "n_labeled": config.labels,
+                        "metric_name": config.metric,
+                        "configuration_id": outcome.configuration_id,
+                        "configuration": configuration,
+                        "epoch": outcome.epoch,
+                        "selected": record is not None and _same(configuration, record),
+                        "metric": _number(outcome.metric),
+                        **{name: _number(outcome.result.get(name)) for name in MEASURED},
+                    }
+                )
+    return ([] if record is None else [_record_row(record, config)]), trials
+
+
+def _tuning_record(file: Path) -> CycleRecord | None:
+    if not file.exists():
+        return None
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON: {error}") from error
+    return read_record(entry, str(file))
+
+
+def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
+    hpo, fit = (int(record.epochs.get(part, 0)) for part in ("hpo", "fit"))
+    n = record.n_labeled
+    return {
+        "kind": record.kind,
+        "cycle": record.cycle,
+        "n_labeled": n,
+        "configuration": dict(record.configuration),
+        **{name: _number(record.test.get(name)) for name in SCORES},
+        "validation": _number((record.validation or {}).get("accuracy")),
+        "diverged": record.diverged,
+        "epochs_hpo": hpo,
+        "epochs_fit": fit,
+        "images": fit * n + (hpo * _searched(config.validation, n) if hpo else 0),
+        "seconds": float(sum(record.seconds.values())),
+    }
+
+
+def _searched(scheme: str, n: int) -> float:
+    """Images that an epoch of a search trains on."""
+    try:
+        return split_sizes(scheme, n)[1]
+    except ConfigurationError:  # a plug-in's, which is not installed here
+        return math.nan
+
+
+def _same(configuration: Mapping[str, Any], record: CycleRecord) -> bool:
+    """Whether a configuration of a space, where switches are text, is the recorded one."""
+    chosen = record.configuration
+    return all(str(chosen.get(name)) == str(value) for name, value in configuration.items())
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
