@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from alhpo.base.errors import AlhpoError, ConfigurationError, error_line
 from alhpo.hyperparameters import load_space
+from alhpo.runs.modes import MODES
 from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 @main.command()
 @click.argument("pool")
 @click.option(
-    "--trials", type=int, metavar="N", help="max_budget as a number of full trainings instead."
+    "--trials", type=int, metavar="N", help="Budget in full trainings, instead of max_budget."
 )
 @setting_options(TuneConfig, ("labels",), without=("pool",))
 def tune(
@@ -216,7 +217,7 @@ def _end(what: str, failed: Sequence[tuple[str, Exception]], console: Console) -
 
 
 def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:
-    """The settings with the budget of so many full trainings."""
+    """The settings with the budget of this number of full trainings."""
     if "max_budget" in settings:
         raise ConfigurationError("--trials and max_budget say the same; give one of them.")
     if trials < 2:
@@ -253,7 +254,9 @@ def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> No
     show_default=True,
     help="Where cells are run.",
 )
-@click.option("--workers", type=int, metavar="N", help="Cells at once; default: what there is.")
+@click.option(
+    "--workers", type=int, metavar="N", help="Cells at once; default: as many as there is room for."
+)
 @click.option("--threads", type=int, metavar="N", help="local: threads; default: cores / workers.")
 @click.option("--per-gpu", type=int, metavar="N", help="local: workers on each GPU; default: 1.")
 @click.option("--cpus-per-cell", type=float, metavar="N", help="ray: CPUs of a cell; default: 1.")
@@ -439,11 +442,11 @@ def _expand(
     from alhpo.strategies import split_strategy_names
 
     settings = _with_hyperparameters(file | flags, hyperparameters)
+    splits = {"strategy": split_strategy_names, "hpo": MODES.split}
     choices = []
     for name in SEVERAL:
         value = settings.get(name, RunConfig.model_fields[name].default)
-        split = split_strategy_names if name == "strategy" else _split
-        choices.append(_listed(value, split))
+        choices.append(_listed(value, splits.get(name, _split)))
         if not choices[-1]:
             raise ConfigurationError(f"Setting {name!r} is an empty list; give at least one value.")
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import os
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import ConfigSpace as CS
 import numpy as np
+import pydantic
 import torch
 
 from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError, LabelError
@@ -42,7 +44,7 @@ from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.recipes import get_recipe
 from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
 from alhpo.validation.weights import pixel_features
 
@@ -167,6 +169,24 @@ class ActiveLearner:
         self._fit: list[Any] = []  # hyperparameters and epochs of the model fitted last
         self._eval_images: DeviceImages | None = None
 
+    @classmethod
+    def of(
+        cls, settings: pydantic.BaseModel, dataset: ImageDataset, **arguments: Any
+    ) -> ActiveLearner:
+        """The learner that the settings of a run or a tuning describe.
+
+        Args:
+            settings: every field that has the name of an argument is that argument.
+            dataset: the pool and the evaluation split.
+            arguments: further arguments, or others than the settings have.
+
+        Raises:
+            ConfigurationError: as the constructor.
+        """
+        names = type(settings).model_fields.keys() & inspect.signature(cls).parameters.keys()
+        given = {name: getattr(settings, name) for name in names - {"dataset"}}
+        return cls(dataset, **given | arguments)
+
     @property
     def n_labeled(self) -> int:
         """Number of labelled images."""
@@ -280,16 +300,20 @@ class ActiveLearner:
         """
         self.pool.tell(indices, labels, self.cycle)
 
-    def query(self, n: int) -> Query:
+    def query(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
         """``ask`` and answer with the data set's own labels: one simulated acquisition.
 
         Labels still waited for are answered too.
+
+        Args:
+            n: how many.
+            strategy: for this query, instead of the learner's.
 
         Raises:
             LabelError: as ``ask``, or the data set has no labels.
         """
         self._need_truth()
-        query = self.ask(n)
+        query = self.ask(n, strategy=strategy)
         self.answer()
         return query
 

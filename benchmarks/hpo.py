@@ -39,8 +39,8 @@ from ConfigSpace import (
     EqualsCondition,
     UniformFloatHyperparameter,
 )
+from race import CurveTable, race
 
-from alhpo.testing import CurveTable, race
 from alhpo.tuning import dyhpo, get_optimizer_factory
 
 HERE = Path(__file__).parent

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import toy_models  # noqa: F401 - its networks are timm's from here on
 
 from alhpo import ImageDataset, load_dataset
 

@@ -124,20 +124,28 @@ class ToyObjective:
             path.write_text(text)
 
 
+class TogetherObjective(ToyObjective):
+    """Trains several together; those that were asked for last are finished first."""
+
+    def train_together(self, requests: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        return [self(*request) for request in reversed(requests)][::-1]
+
+
 def search(
-    folder: Path, optimizer: str, replaces_files: bool, elsewhere: bool = False
+    folder: Path, optimizer: str, replaces_files: bool, elsewhere: bool = False, parallel: int = 1
 ) -> list[dict[str, Any]]:
     """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
     row and all rows."""
     _quick()
     tuner = Tuner(
-        ToyObjective(replaces_files),
+        TogetherObjective(replaces_files),
         ConfigurationSpace({"x": (0.0, 1.0)}),
         max_epochs=3,
         max_budget=7,
         output_path=folder / "results",
         optimizer=optimizer,
         num_configurations=4,
+        parallel=parallel,
         seed=1,
         resume="quiet",
         storage_path=folder / "storage" if elsewhere else None,

@@ -141,7 +141,7 @@ def _record(
     config: RunConfig | TuneConfig,
     values: Mapping[str, Any] | None = None,
 ) -> CycleRecord:
-    searched = kind == "tuned" or (isinstance(config, RunConfig) and config.searches(cycle))
+    searched = kind == "tuned" or (isinstance(config, RunConfig) and cycle in config.search_cycles)
     search = config.max_budget if searched else 0
     return CycleRecord(
         kind=kind,

@@ -1,8 +1,6 @@
 """Run settings: what is legal, what the messages say, which settings make another run."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.runs.settings import RunConfig, read_config_file
@@ -126,18 +124,47 @@ def test_keys_that_are_no_text():
 # --- when hyperparameters are searched -----------------------------------------------------------
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 50))
-def test_searches(cycle, every):
-    assert not create({"hpo": "fixed"}).searches(cycle)
-    assert not create({"hpo": "final"}).searches(cycle)
-    assert create({"hpo": "per-cycle"}).searches(cycle)
-    assert create({"hpo": f"every:{every}"}).searches(cycle) == (cycle % every == 0)
+TWELVE_CYCLES = {"initial_size": 100, "acquisition_size": 50, "budget": 650}
 
 
-def test_every_fifth_cycle():
-    config = create({"hpo": "every:5"})
-    assert [cycle for cycle in range(12) if config.searches(cycle)] == [0, 5, 10]
+@pytest.mark.parametrize(
+    ("hpo", "cycles"),
+    [
+        ("fixed", []),
+        ("final", []),
+        ("initial", [0]),
+        ("per-cycle", [*range(12)]),
+        ("every:5", [0, 5, 10]),
+        ("every:20", [0]),
+        ("at:100,500,650", [0, 8, 11]),
+    ],
+)
+def test_the_cycles_that_search(hpo, cycles):
+    config = create(TWELVE_CYCLES, {"hpo": hpo})
+    assert sorted(config.search_cycles) == cycles
+    assert [c for c in range(12) if config.mode.searches(c, config.sizes, ())] == cycles
+    assert config.mode.final_search == (hpo == "final")
+    assert config.mode.searches_ever == (hpo != "fixed")
+
+
+@pytest.mark.parametrize(
+    ("hpo", "message"),
+    [
+        ("sometimes", "'hpo' is 'sometimes': Unknown HPO mode 'sometimes'. Legal: final, fixed"),
+        ("per_cycle", "Did you mean 'per-cycle'"),
+        ("every:0", "whole number from 1, such as every:5"),
+        ("every:K", "whole number from 1, such as every:5"),
+        ("every", "Unknown HPO mode"),
+        ("at:", "ascending numbers of labels, such as at:100,500"),
+        ("at:500,100", "ascending numbers of labels"),
+        ("at:100,100", "ascending numbers of labels"),
+        ("at:100,520,530", "no cycle has 520 or 530 labels; the cycles of this run have 100, 150,"),
+    ],
+)
+def test_modes_that_are_refused(hpo, message):
+    with pytest.raises(ConfigurationError) as caught:
+        create(TWELVE_CYCLES, {"hpo": hpo})
+    assert message in str(caught.value)
 
 
 # --- identity ------------------------------------------------------------------------------------

@@ -288,8 +288,28 @@ def test_hidden_folders_and_other_files_are_no_classes(folder):
 @pytest.mark.parametrize("name", ["digit", "cifar10", "/no/such/folder", ""])
 def test_unknown_name_lists_what_there_is(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"digits.*folder.*torch/" if name else "no class sub"):
+    with pytest.raises(
+        DataError, match=r"digits.*torch/NAME.*folder.*does not exist" if name else "no class sub"
+    ):
         load_dataset(name)
+
+
+def test_a_name_wins_over_a_folder_and_a_path_is_never_a_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename("digits")
+    assert len(load_dataset("digits")) == 1438
+    assert load_dataset("./digits").classes == ("cat", "dog")
+    Path("torch").mkdir()
+    Path("digits").rename("torch/pets")
+    with pytest.raises(DataError, match=r"'torch/pets'.*For the folder.*\./torch/pets"):
+        load_dataset("torch/pets", root="data", download=False)
+    assert load_dataset("./torch/pets").classes == ("cat", "dog")
+
+
+def test_a_file_that_no_source_reads(tmp_path):
+    (tmp_path / "notes.txt").write_text("soft")
+    with pytest.raises(DataError, match=r"neither the name.*nor a folder.*notes\.txt is a file"):
+        load_dataset(str(tmp_path / "notes.txt"))
 
 
 def test_near_miss_is_suggested():

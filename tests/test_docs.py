@@ -12,7 +12,8 @@ Printed lines are compared with all numbers, hashes and runs of spaces made equa
 for any lines, or for the rest of its line.
 
 An HTML comment in the line before a block changes this: ``needs: hpo4dl`` runs the block by itself,
-where HPO4DL is installed; ``parse only`` checks the flags of its commands and runs nothing.
+where HPO4DL is installed; ``parse only`` checks the flags of its commands and runs nothing;
+``file: NAME`` says that the block is that file of the package in ``tests/plugin_package``.
 """
 
 from __future__ import annotations
@@ -218,6 +219,15 @@ def test_every_fence_of_the_pages_is_a_block_that_the_tests_see() -> None:
     for page in PAGES:
         fences = len(re.findall(r"^\s*```", page.read_text(encoding="utf-8"), re.M))
         assert fences == 2 * len(blocks_of(page)), page
+
+
+def test_the_page_of_own_parts_shows_the_files_of_the_package() -> None:
+    package = ROOT / "tests" / "plugin_package"
+    notes = (block for page in PAGES for block in blocks_of(page) if block.note.startswith("file:"))
+    shown = {block.note.removeprefix("file: "): block.text for block in notes}
+    files = [package / "pyproject.toml", *package.glob("own_parts/[!_]*.py")]
+    content = {p.relative_to(package).as_posix(): p.read_text(encoding="utf-8") for p in files}
+    assert shown == content
 
 
 def test_every_flag_that_the_pages_name_exists() -> None:

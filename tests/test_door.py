@@ -15,7 +15,7 @@ from alhpo.cli import main
 from alhpo.reports import published_names
 from alhpo.runs.settings import STRATEGIES, RunConfig
 from alhpo.strategies import registry, strategy_families, strategy_names
-from alhpo.studies.launch import LAUNCHERS
+from alhpo.studies.launch import launcher_names
 
 #: What takes seconds to import.
 HEAVY = ("torch", "timm", "ConfigSpace", "pandas", "numpy", "sklearn", "scipy", "matplotlib")
@@ -103,6 +103,6 @@ def test_help_names_what_there_is() -> None:
     assert set(strategy_names()) >= set(STRATEGIES)
     assert all(name in str(RunConfig.model_fields["strategy"].description) for name in STRATEGIES)
     options = {option.name: option.metavar for option in main.commands["study"].params}  # type: ignore[attr-defined]
-    assert options["launcher"] == "|".join(LAUNCHERS)
+    assert options["launcher"] == "|".join(launcher_names())
     options = {option.name: option for option in main.commands["report"].params}
     assert options["compare"].metavar == "|".join(["published", *published_names()])

@@ -81,6 +81,20 @@ def test_a_search_killed_anywhere_ends_with_the_same_rows(tmp_path, optimizer, r
     check_every_kill(partial(search, folder, optimizer, replaces_files), folder)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "replaces_files"),
+    [
+        ("random", True),
+        *(slow(name, False) for name in ("asha", "dyhpo", "hyperband", "one-epoch", "tpe")),
+    ],
+)
+def test_a_search_of_three_trials_at_a_time_killed_anywhere_ends_with_the_same_rows(
+    tmp_path, optimizer, replaces_files
+):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(search, folder, optimizer, replaces_files, parallel=3), folder)
+
+
 @pytest.mark.slow
 def test_a_search_with_checkpoints_elsewhere_killed_anywhere_ends_with_the_same_rows(tmp_path):
     folder = tmp_path / "killed"

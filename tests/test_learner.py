@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
@@ -22,7 +23,12 @@ from alhpo.base.errors import (
 from alhpo.base.protocols import POOL_OUTPUTS
 from alhpo.models.timm_models import weights_hash
 from alhpo.outputs.dropout_passes import DropoutPasses
-from alhpo.strategies import get_strategy
+from alhpo.runs.settings import (
+    DataSettings,
+    ModelSettings,
+    RunConfig,
+    TuneConfig,
+)
 from alhpo.training.evaluation import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
@@ -300,6 +306,35 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
     assert looked_at == [100, 20]
 
 
+#: What a run or a tuning does with the learner, and what is not of it: its data, its searches, the
+#: place of its files. All other settings are arguments of the learner.
+NOT_OF_THE_LEARNER = {
+    *DataSettings.model_fields,
+    *("optimizer", "max_budget", "min_gain", "num_configurations", "storage_dir", "output_dir"),
+    *("initial_size", "acquisition_size", "budget", "hpo", "measure_current", "transfer"),
+    *("validate_fixed", "pool", "labels", "measure_test"),
+}
+
+
+@pytest.mark.parametrize("schema", [RunConfig, TuneConfig])
+def test_every_other_setting_of_a_run_or_tuning_is_given_to_the_learner(
+    few_digits, monkeypatch, schema
+):
+    given = {}
+
+    @functools.wraps(ActiveLearner.__init__)
+    def record(self, dataset, **arguments):
+        given.update(arguments)
+
+    monkeypatch.setattr(ActiveLearner, "__init__", record)
+    settings = schema.create({"pool": "run", "labels": 9} if schema is TuneConfig else {})
+    ActiveLearner.of(settings, few_digits, path="here", seed=7)
+    assert given.keys() - {"path"} == settings.model_fields.keys() - NOT_OF_THE_LEARNER
+    assert given.keys() >= {*ModelSettings.model_fields, "device", "precision", "validation"}
+    assert (given.pop("path"), given.pop("seed")) == ("here", 7)
+    assert given == {name: getattr(settings, name) for name in given}
+
+
 class Counts:
     """Remembers the number of its queries, and chooses by it."""
 
@@ -329,9 +364,7 @@ def test_a_query_at_random_in_between_forgets_nothing(few_digits, tmp_path):
     learner = ActiveLearner(few_digits, strategy=Counts(), path=tmp_path, **FAST)
     learner.label_initial(20)
     learner.query(4)
-    strategy, learner.strategy = learner.strategy, get_strategy("random")
-    learner.query(4)
-    learner.strategy = strategy
+    learner.query(4, strategy="random")
     assert learner.query(4).state["queries"] == 2
 
 
@@ -341,9 +374,8 @@ def test_passes_need_dropout_and_say_so_before_any_work(few_digits):
     learner = ActiveLearner(few_digits, strategy="random", **FAST)
     learner.label_initial(20)
     learner.fit()
-    learner.strategy = spying("passes")
     with pytest.raises(ConfigurationError, match=r"Set dropout=0\.5"):
-        learner.ask(3)
+        learner.ask(3, strategy=spying("passes"))
 
 
 def test_dropout_is_trained_with_and_seeded(few_digits):

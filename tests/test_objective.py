@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def learner_of(dataset: ImageDataset, n: int = 24, **options) -> ActiveLearner:
-    options = {"model": "resnet10t", "max_epochs": 10, "precision": "float32"} | options
+    options = {"model": "alhpo_toy", "max_epochs": 10, "precision": "float32"} | options
     learner = ActiveLearner(dataset, **options)
     learner.label_initial(n)
     return learner
@@ -94,7 +94,7 @@ torch.manual_seed(int(sys.argv[2]))  # a stranger's seed must not matter
 data = load_dataset("digits")
 data = replace(data, images=data.images[:120], labels=data.labels[:120],
                eval_images=data.eval_images[:60], eval_labels=data.eval_labels[:60])
-learner = ActiveLearner(data, model="resnet10t", max_epochs=10, precision="float32",
+learner = ActiveLearner(data, model="alhpo_toy", max_epochs=10, precision="float32",
                         hyperparameters={"batch_size": 8})
 learner.label_initial(24)
 first, last = int(sys.argv[2]), int(sys.argv[3])
@@ -126,7 +126,7 @@ def test_dropout_resumes_exactly_and_leaves_the_global_stream_alone(few_digits, 
 
     @timm.models.register_model
     def resnet10t_with_dropout(pretrained=False, **kwargs):
-        return timm.create_model("resnet10t", pretrained=pretrained, drop_rate=0.5, **kwargs)
+        return timm.create_model("alhpo_toy", pretrained=pretrained, drop_rate=0.5, **kwargs)
 
     learner = learner_of(few_digits, model="resnet10t_with_dropout")
     torch.manual_seed(1)
@@ -299,7 +299,7 @@ class TestRefusedCheckpoints:
 
     def test_other_model_and_seed(self, few_digits, started):
         folder = started[1]
-        self.refused(learner_of(few_digits, model="resnet14t").objective(), folder, "resnet10t")
+        self.refused(learner_of(few_digits, model="resnet14t").objective(), folder, "alhpo_toy")
         # another seed labels other images
         self.refused(learner_of(few_digits, seed=1).objective(), folder, "another")
 
@@ -383,7 +383,7 @@ def test_space_that_cannot_be_trained_is_refused_first(few_digits):
 @pytest.mark.parametrize("validation", ["kfold:2", "kfold:4", "holdout:0.5", "holdout:0.3x2"])
 def test_one_label_per_class_and_missing_classes(few_digits, tmp_path, validation):
     labels = few_digits.labels.tolist()
-    learner = ActiveLearner(few_digits, model="resnet10t", max_epochs=2, validation=validation)
+    learner = ActiveLearner(few_digits, model="alhpo_toy", max_epochs=2, validation=validation)
     one_each = [labels.index(c) for c in range(4)]  # six classes have no label
     learner.tell(one_each, [labels[i] for i in one_each])
     rows = learner.objective()(CONFIGURATION, 2, 0, tmp_path / "trial")
@@ -391,7 +391,7 @@ def test_one_label_per_class_and_missing_classes(few_digits, tmp_path, validatio
 
 
 def test_two_labels_are_enough_and_one_is_refused(few_digits, tmp_path):
-    learner = ActiveLearner(few_digits, model="resnet10t", max_epochs=1)
+    learner = ActiveLearner(few_digits, model="alhpo_toy", max_epochs=1)
     with pytest.raises(ConfigurationError, match="Nothing is labelled"):
         learner.objective()
     learner.tell([0], [few_digits.labels[0]])

@@ -18,7 +18,7 @@ NO_MEMORY = [
 
 @pytest.fixture
 def learner(few_digits):
-    made = ActiveLearner(few_digits, model="resnet10t", max_epochs=3, precision="float32")
+    made = ActiveLearner(few_digits, model="alhpo_toy", max_epochs=3, precision="float32")
     made.label_initial(16)
     return made
 

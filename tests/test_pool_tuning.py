@@ -18,7 +18,7 @@ from alhpo.base.files import exclusive
 from alhpo.cli import main
 
 RUN = {
-    "model": "resnet10t",
+    "model": "alhpo_toy",
     "strategy": "random",
     "initial_size": 12,
     "acquisition_size": 10,
@@ -139,7 +139,13 @@ def test_own_hyperparameters_outside_the_space_are_measured_too(few_digits, tmp_
 
 
 def test_own_hyperparameters_of_a_run_with_searches_are_those_of_the_cycle(few_digits, tmp_path):
-    settings = {**RUN, "hpo": "per-cycle", "output_dir": str(tmp_path / "run"), "seed": 1}
+    settings = {
+        **RUN,
+        "model": "resnet10t",
+        "hpo": "per-cycle",
+        "output_dir": str(tmp_path / "run"),
+        "seed": 1,
+    }
     run = run_experiment(settings, dataset=few_digits)
     found = {record.n_labeled: record.configuration["lr"] for record in run.records}
     result = tune(run, tmp_path, few_digits, labels=12)
@@ -188,7 +194,7 @@ def test_a_json_can_be_cut_within_a_cycle(run, few_digits, tmp_path):
     del content["cycle2"]
     short = tmp_path / "short.json"
     short.write_text(json.dumps(content))
-    shared = {"model": "resnet10t", "optimizer": "random", "max_epochs": 2, "labels": 17}
+    shared = {"model": "alhpo_toy", "optimizer": "random", "max_epochs": 2, "labels": 17}
     one = tune(run.path / "queried_indices.json", tmp_path, few_digits, **shared)
     other = tune(short, tmp_path, few_digits, **shared)
     assert comparable(one) == comparable(other)
@@ -199,12 +205,12 @@ def test_a_pool_that_people_labelled(few_digits, tmp_path):
     """The labels come from the folder, not from the data set, which has none."""
     nobody_knows = replace(few_digits, labels=None)
     folder = tmp_path / "mine"
-    learner = ActiveLearner(nobody_knows, "resnet10t", "random", path=folder)
+    learner = ActiveLearner(nobody_knows, "alhpo_toy", "random", path=folder)
     truth = few_digits.labels
     for n in (10, 8):
         query = learner.ask(n) if learner.n_labeled else learner.ask_initial(n)
         learner.tell(query.indices[::-1], truth[list(query.indices[::-1])].tolist())
-    shared = {"model": "resnet10t", "optimizer": "random", "max_epochs": 2}
+    shared = {"model": "alhpo_toy", "optimizer": "random", "max_epochs": 2}
     result = tune(folder, tmp_path, nobody_knows, labels=18, **shared)
     assert result.record.n_labeled == 18
     with pytest.raises(ConfigurationError, match="have 10, 18"):
@@ -349,7 +355,7 @@ def commanded(tmp_path_factory) -> Path:
     """The folder of a run of the command line."""
     folder = tmp_path_factory.mktemp("commands")
     result = command(
-        *("run", "--model", "resnet10t", "--strategy", "random", "--initial-size", "12"),
+        *("run", "--model", "alhpo_toy", "--strategy", "random", "--initial-size", "12"),
         *("--acquisition-size", "10", "--budget", "22", "--max-epochs", "1", "--hpo", "fixed"),
         *("--pool-size", "60", "--eval-size", "30", "--optimizer", "random"),
         *("--hp", "batch_size=8", "--output-dir", str(folder)),
@@ -404,7 +410,7 @@ def test_the_command_on_a_json_with_a_file_of_settings(commanded, tmp_path):
     shutil.copy(commanded / "queried_indices.json", pool)
     file = tmp_path / "tune.yaml"
     file.write_text(
-        "pool_size: 60\neval_size: 30\nmodel: resnet10t\noptimizer: random\nmax_epochs: 1\n"
+        "pool_size: 60\neval_size: 30\nmodel: alhpo_toy\noptimizer: random\nmax_epochs: 1\n"
         "labels: [12, 22]\nmax_budget: 9\n"
     )
     result = command(

@@ -17,7 +17,7 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.compute import Compute
-from alhpo.validation.schemes import KFold, get_validation
+from alhpo.validation import KFold, get_validation
 
 NAME = alhpo_toy.__name__
 

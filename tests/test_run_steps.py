@@ -14,7 +14,7 @@ from ConfigSpace import ConfigurationSpace, Float
 from toy_models import TOY, alhpo_toy
 
 from alhpo.base.errors import DivergedError, TunerError
-from alhpo.data.loading import DatasetSize
+from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.pool_tuning import tune_pool
@@ -40,7 +40,7 @@ def journals(path) -> list[dict]:
     return [line for line in lines if line["kind"] == "epoch"]
 
 
-MODES = ["fixed", "per-cycle", "every:2", "final"]
+MODES = ["fixed", "initial", "per-cycle", "every:2", "at:12,20", "final"]
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])

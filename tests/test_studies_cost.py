@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from alhpo import run_experiment
 from alhpo.base.errors import DataError
 from alhpo.cli import main
-from alhpo.data.loading import DatasetSize, dataset_size, load_dataset
+from alhpo.data.loading import dataset_size, load_dataset
+from alhpo.data.sources import DatasetSize
 from alhpo.studies import StudyConfig, expand, load_study
 from alhpo.studies.cost import Cost, Speed, cell_cost, cell_size, measure_speed, speed_key
 

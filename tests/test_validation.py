@@ -5,18 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alhpo import RunConfig
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import ValidationScheme
 from alhpo.testing import check_validation_scheme
 from alhpo.testing.process_state import process_left_alone
-from alhpo.validation.schemes import (
+from alhpo.validation import (
     AcquisitionWeighted,
     Holdout,
     KFold,
     RandomHoldout,
     Weighted,
     get_validation,
+    register_validation_scheme,
+    validation_scheme_names,
 )
+from alhpo.validation.registry import SCHEMES
 
 LABELS = st.integers(1, 6).flatmap(
     lambda classes: st.lists(st.integers(0, classes - 1), min_size=2, max_size=60)
@@ -257,3 +261,29 @@ def test_an_object_is_taken_as_it_is():
         Holdout(float("nan"))
     with pytest.raises(ConfigurationError):
         Holdout(0.2, 0)
+
+
+class Halves:
+    """The first half judges."""
+
+    name = "halves"
+
+    def splits(self, labels, generator):
+        half = len(labels) // 2
+        return [(np.arange(half, len(labels)), np.arange(half))]
+
+
+def test_a_registered_scheme_is_in_settings_and_can_be_weighed():
+    with SCHEMES.temporary():
+        register_validation_scheme("halves", Halves())
+        assert "halves" in validation_scheme_names()
+        assert RunConfig.create({"validation": "halves"}).validation == "halves"
+        assert get_validation("weighted:halves").scheme is get_validation("halves")
+        with pytest.raises(ConfigurationError, match="Did you mean 'halves'"):
+            get_validation("halfs")
+        with pytest.raises(ConfigurationError, match="'halves' belongs to"):
+            register_validation_scheme("halves", KFold(3))
+        with pytest.raises(ConfigurationError, match="no name and splits"):
+            register_validation_scheme("other", Halves)
+    with pytest.raises(ConfigurationError, match="Setting 'validation' is 'halves': Unknown"):
+        RunConfig.create({"validation": "halves"})

@@ -18,7 +18,7 @@ from alhpo.base.types import PoolOutputs, Selection
 from alhpo.data.pool import Pool
 from alhpo.strategies import run_strategy
 from alhpo.testing.process_state import process_left_alone
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
 from alhpo.validation.weights import (
     density_ratio_weights,

@@ -10,8 +10,9 @@ from torch import nn
 class ToyNet(nn.Module):
     """Two convolutions. Images of one colour have no contrast to divide by: outputs of NaN."""
 
-    def __init__(self, num_classes: int, in_chans: int) -> None:
+    def __init__(self, num_classes: int, in_chans: int, drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.drop_rate = drop_rate
         self.body = nn.Sequential(
             nn.Conv2d(in_chans, 8, 3, stride=2, padding=1),
             nn.BatchNorm2d(8),
@@ -26,7 +27,7 @@ class ToyNet(nn.Module):
         return self.body(x / contrast[:, None, None, None])
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        x = x.mean((2, 3))
+        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
 
     def get_classifier(self) -> nn.Module:
@@ -37,8 +38,8 @@ class ToyNet(nn.Module):
 
 
 @register_model
-def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, **kwargs):
-    return ToyNet(num_classes, in_chans)
+def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, drop_rate=0.0, **kwargs):
+    return ToyNet(num_classes, in_chans, drop_rate)
 
 
 #: Settings of a run of three cycles that takes a second.

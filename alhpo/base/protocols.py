@@ -1,4 +1,5 @@
-"""The extension points: what a strategy, a validation scheme and an optimizer must offer."""
+"""The extension points: what a strategy, a validation scheme, an optimizer and an HPO mode must
+offer."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from alhpo.base.types import PoolOutputs, Query, Selection
+from alhpo.base.types import CycleRecord, PoolOutputs, Query, Selection
 
 #: What a strategy may ask for in ``needs``.
 POOL_OUTPUTS = frozenset(
@@ -122,6 +123,13 @@ class Optimizer(Protocol):
     be deterministic given its seed and what it observed: a killed search is continued by replaying
     the record. It sees metrics that are to be **maximised**, whatever the user's sign.
 
+    A suggestion may hold several configurations: their results are observed together, grouped by
+    configuration in the order of the suggestion. An optimizer whose factory has the attribute
+    ``takes_parallel = True`` can be used with ``Tuner(parallel=N)``: the factory then gets the
+    keyword ``parallel`` too, where it is above 1, and suggestions should hold N configurations, or
+    more, wherever so many can be chosen without knowing each other's results. The Tuner trains N of
+    a suggestion at a time and all of it before it asks again.
+
     An optimizer whose factory has the attribute ``tells_gain = True`` also offers
     ``expected_gain() -> float | None``: what one more epoch or configuration is expected to add to
     the best metric, from 0, or None where it cannot tell. ``Tuner(min_gain=...)`` asks for it,
@@ -166,6 +174,54 @@ class OptimizerFactory(Protocol):
                 them (``configurations.add_configurations``) is the optimizer's part.
             seed: of every random choice.
             device: where the optimizer's own model runs, or None for its default.
+        """
+        ...
+
+
+@runtime_checkable
+class HPOMode(Protocol):
+    """Decides in which cycles a run searches hyperparameters.
+
+    A cycle without a search uses the configuration of the cycle before it, the first cycle the
+    fixed hyperparameters. A mode keeps nothing in itself: a killed run asks a new object.
+    """
+
+    @property
+    def searches_ever(self) -> bool:
+        """Whether its runs search at all. Where they do not, the settings of a search are no part
+        of a run's identity."""
+        ...
+
+    @property
+    def final_search(self) -> bool:
+        """Whether a search on all labels and one more fit follow the last cycle, which then has no
+        search of its own."""
+        ...
+
+    @property
+    def when(self) -> str:
+        """When it searches, in words for reports that follow "a search", such as ``"in every
+        cycle"``."""
+        ...
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        """The cycles, from 0, that may search, for estimates of cost; the final search apart.
+
+        Args:
+            sizes: the number of labels in each cycle of the run, ascending.
+
+        Raises:
+            ConfigurationError: the mode cannot be used for such a run; asked before any work.
+        """
+        ...
+
+    def searches(self, cycle: int, sizes: Sequence[int], records: Sequence[CycleRecord]) -> bool:
+        """Whether a cycle searches: a function of its arguments; only cycles of ``cycles`` do.
+
+        Args:
+            cycle: its number, from 0.
+            sizes: as in ``cycles``.
+            records: of the cycles before it, oldest first.
         """
         ...
 

@@ -1,7 +1,8 @@
 """Everything that is chosen by name: built in, registered in Python, or an installed plug-in.
 
 One registry each for strategies, optimizers, data sources and whatever else a setting names. A
-family makes things from the text after its prefix, as ``"albl:entropy,margin"`` or ``"kfold:5"``.
+family makes things from the text after its prefix, as ``"albl:entropy,margin"``, ``"kfold:5"`` or
+``"torch/cifar10"``.
 Another package offers its own under the registry's group of entry points.
 """
 
@@ -34,6 +35,7 @@ class Registry(Generic[T]):
         *,
         check: Callable[[str, Any], T] = lambda name, thing: thing,
         otherwise: str = "",
+        separator: str = ":",
     ) -> None:
         """
         Args:
@@ -45,11 +47,13 @@ class Registry(Generic[T]):
                 what a plug-in offers and what a family makes.
             otherwise: what may be given instead of a name, for messages, such as
                 ``"a function (pool, n, generator) -> Query"``.
+            separator: between the prefix of a family and the text after it.
         """
         self.what = what
         self.group = group
         self._check = check
         self._otherwise = otherwise
+        self._separator = separator
         self._things: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
         self._families: dict[str, _Family] = {}
@@ -85,7 +89,7 @@ class Registry(Generic[T]):
         """Make things with arguments in their names.
 
         Args:
-            prefix: what comes before the colon.
+            prefix: what comes before the separator.
             factory: makes the thing from the text after it, and raises ``ConfigurationError`` where
                 it cannot. It is called once for each name.
             form: of that text, for messages, such as ``"A,B,..."``. With a comma in it, commas in a
@@ -98,7 +102,9 @@ class Registry(Generic[T]):
         holder = self._families.get(prefix)
         self._refuse_taken(prefix, holder and holder.factory, factory, f"family of {self.what}")
         self._families[prefix] = _Family(factory, form)
-        for name in [name for name in self._members if name.startswith(f"{prefix}:")]:
+        for name in [
+            name for name in self._members if name.startswith(f"{prefix}{self._separator}")
+        ]:
             del self._members[name]
 
     def get(self, name: str) -> T:
@@ -109,6 +115,17 @@ class Registry(Generic[T]):
                 probably meant), arguments that a family refuses, or an installed plug-in that
                 cannot be imported or used.
         """
+        found = self.find(name)
+        if found is None:
+            raise self.unknown(name)
+        return found
+
+    def find(self, name: str) -> T | None:
+        """What has this name, or None.
+
+        Raises:
+            ConfigurationError: as ``get``, but for an unknown name.
+        """
         if not isinstance(name, str):
             raise ConfigurationError(f"The name of a {self.what} is text, not {name!r}.")
         found = self._things.get(self._aliases.get(name, name))
@@ -116,8 +133,6 @@ class Registry(Generic[T]):
             found = self._member(name)
         if found is None and (plugin := self._plugins().get(name)) is not None:
             found = self._load(plugin)
-        if found is None:
-            raise self.unknown(name)
         return found
 
     def unknown(self, name: object) -> ConfigurationError:
@@ -129,11 +144,15 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """All names, sorted, then the families as ``"albl:A,B,..."``; plug-ins are listed without
         being imported."""
-        return (*sorted({*self._things, *self._plugins()}), *self.families())
+        plugins = self._plugins().keys() - self._families.keys()  # their modules were imported
+        return (*sorted(self._things.keys() | plugins), *self.families())
 
     def families(self) -> tuple[str, ...]:
         """The forms of the names that families make, sorted."""
-        return tuple(f"{prefix}:{self._families[prefix].form}" for prefix in sorted(self._families))
+        return tuple(
+            f"{prefix}{self._separator}{self._families[prefix].form}"
+            for prefix in sorted(self._families)
+        )
 
     def registered(self) -> dict[str, T]:
         """What is there by its names: no families, and no plug-in before its import."""
@@ -175,8 +194,8 @@ class Registry(Generic[T]):
             vars(self).update(before)
 
     def _takes_lists(self, name: str) -> bool:
-        prefix, colon, _ = name.strip().partition(":")
-        return bool(colon) and prefix in self._families and "," in self._families[prefix].form
+        prefix, found, _ = name.strip().partition(self._separator)
+        return bool(found) and prefix in self._families and "," in self._families[prefix].form
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str) or not name:
@@ -193,8 +212,8 @@ class Registry(Generic[T]):
 
     def _member(self, name: str) -> T | None:
         """What a family makes of this full name, made at the first time; None of no family."""
-        prefix, colon, arguments = name.partition(":")
-        if not colon:
+        prefix, found, arguments = name.partition(self._separator)
+        if not found:
             return None
         if prefix not in self._families and (plugin := self._plugins().get(prefix)) is not None:
             self._import(plugin)  # its module may register the family

@@ -165,7 +165,7 @@ class CycleRecord:
     """One line of a run's ``cycles.jsonl``.
 
     Attributes:
-        kind: "cycle"; "final" for the retraining after the last cycle that ``hpo="final"`` adds; or
+        kind: "cycle"; "final" for the retraining after a search that follows the last cycle; or
             "tuned" for the tuning of a labelled pool (``tune_pool``).
         cycle: number of the cycle, from 0.
         n_labeled: labels the models of this cycle were trained on.

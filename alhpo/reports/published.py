@@ -226,7 +226,7 @@ def _fixed(part: Part) -> list[tuple[str, str, RunConfig]]:
     found: dict[tuple[str, str], RunConfig] = {}
     for row in part.expected:
         config = part.results.run_of(row["cell"])
-        if config.hpo in ("fixed", "final"):
+        if not config.search_cycles:
             found.setdefault((row["strategy"], row["setting"]), config)
     return [(*place, config) for place, config in found.items()]
 

@@ -123,7 +123,7 @@ class StudyResults:
         """All test results in one frame, one row per record of a run or a tuning.
 
         The columns are ``PLACE``, ``column`` ("AL" for cycles, "BO in the run" for the retraining
-        that ``hpo="final"`` adds, else the tuning's name), ``n_labeled``, ``diverged`` and the
+        after a final search, else the tuning's name), ``n_labeled``, ``diverged`` and the
         scores.
         """
         kinds = {"cycle": ACTIVE, "final": WITHIN}
@@ -172,7 +172,7 @@ def load_study_results(folder: str | Path) -> StudyResults:
             fault = error_line(error)
         if isinstance(config, RunConfig):
             curves += [place | row for row in rows]
-            columns = [ACTIVE, WITHIN] if config.hpo == "final" else [ACTIVE]
+            columns = [ACTIVE, WITHIN] if config.mode.final_search else [ACTIVE]
             labels = config.budget
         else:
             what = {"tuning": names[cell.index], "validation_scheme": config.validation}

@@ -25,7 +25,7 @@ def tuning_sentences(results: StudyResults) -> list[str]:
             modes.setdefault(_mode(config), {})[row["seed"]] = row | {"config": config}
     found = []
     for modes in ends.values():
-        fixed = modes.pop("fixed", {})
+        fixed = modes.pop("", {})
         for mode, tuned in modes.items():
             seeds = [seed for seed in tuned if seed in fixed]
             if seeds:
@@ -55,11 +55,10 @@ def _mean(rows: list[Row], name: str) -> float:
 
 
 def _mode(config: RunConfig) -> str:
-    if config.hpo == "fixed":
-        return "fixed"
-    when = {"per-cycle": "in every cycle", "final": "after the last cycle"}
-    every = f"in every {config.hpo.removeprefix('every:')} cycles"
-    return f"{when.get(config.hpo, every)} ({config.optimizer}, {config.max_budget} epochs each)"
+    """When it searches, and how; "" for never."""
+    if not config.mode.searches_ever:
+        return ""
+    return f"{config.mode.when} ({config.optimizer}, {config.max_budget} epochs each)"
 
 
 def _shared(config: RunConfig) -> str:

@@ -15,19 +15,19 @@ from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.learner import ActiveLearner
-from alhpo.runs.settings import RunConfig
-from alhpo.runs.steps import (
-    Observer,
-    constants,
+from alhpo.runs.observer import Observer
+from alhpo.runs.search import (
     epochs_in,
     has_ended,
-    results_within,
-    searched,
+    in_space,
+    measure,
+    results_in_space,
+    run_search,
     storage_of,
     validation_of,
-    within,
 )
-from alhpo.training.objective import Objective
+from alhpo.runs.settings import RunConfig
+from alhpo.tuning import Tuner
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ class CycleSearch:
         Args:
             learner: with the labels of the cycle.
             cycle: its number.
-            records: of the cycles before; the current configuration is that of the last, or the
-                fixed one.
+            records: of the cycles before.
         """
-        config, hp = self._config, self._latest(records)
+        config, hp = self._config, self.current(records)
         budget, current = config.max_budget, Found(hp.model_dump())
         measured: list[Path] = []
         if config.measure_current and budget > config.max_epochs:
@@ -85,71 +84,54 @@ class CycleSearch:
             budget -= config.max_epochs
         objective = learner.objective()
         start = self._start(objective.configuration_space, records, measured)
-        found = self._run(objective, cycle, budget, hp, **start)
+        place = self._place(cycle, budget)
+        tuner, best = run_search(objective, config, budget=budget, **place, **start)
+        if best is None:
+            return current
+        found = _found(tuner, best, objective.hyperparameters(best["configuration"]))
         return found if found.metric > current.metric else current
 
     def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
-        objective = learner.objective(space=constants(hp))
-        return self._run(objective, cycle, self._config.max_epochs, hp, alone=True)
+        tuner, best = measure(learner, hp, **self._place(cycle, self._config.max_epochs))
+        return _found(tuner, best, hp)
 
-    def unsearched(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
-        """What a cycle without a search uses: the latest search's, or the fixed configuration."""
-        if self._config.hpo.startswith("every"):
-            return self._latest(records)
-        return self._config.hyperparameter_class.create(self._config.hyperparameters)
+    def current(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
+        """The configuration of the cycle before, in the first cycle the fixed hyperparameters."""
+        values = records[-1].configuration if records else self._config.hyperparameters
+        return self._config.hyperparameter_class.create(values)
 
     def epochs(self, cycle: int, records: Sequence[CycleRecord]) -> int:
         """Epochs trained in searches of this cycle that none of these records has counted."""
         counted = sum(record.epochs["hpo"] for record in records if record.cycle == cycle)
         return max(epochs_in(self._cycle_folder(cycle)) - counted, 0)
 
-    def _latest(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
-        values = records[-1].configuration if records else self._config.hyperparameters
-        return self._config.hyperparameter_class.create(values)
-
-    def _run(
-        self,
-        objective: Objective,
-        cycle: int,
-        budget: int,
-        current: TrainingHyperparameters,
-        **how: Any,
-    ) -> Found:
-        """What a search, or a measurement, finds; ``current`` where all that it tried diverged."""
+    def _place(self, cycle: int, budget: int) -> dict[str, Any]:
+        """Where a search of the cycle lies, its seed, and who is told of its progress."""
 
         def progress(done: int, row: dict[str, Any]) -> None:
             note = f"validation {row['metric']:.3f}"
             self._observer.progressed(cycle, "search", done, budget, note)
 
-        tuner, best = searched(
-            objective,
-            self._config,
-            self._cycle_folder(cycle),
-            budget=budget,
-            seed=derive_seed(self._config.seed, "hpo", cycle),
-            storage=self._storage and self._storage / f"cycle_{cycle:03d}",
-            callback=progress,
-            **how,
-        )
-        experiment = tuner.experiment_path
-        if best is None:
-            return Found(current.model_dump(), experiment=experiment)
-        hp = current if "alone" in how else objective.hyperparameters(best["configuration"])
-        return Found(hp.model_dump(), validation_of(best), float(best["metric"]), experiment)
+        return {
+            "folder": self._cycle_folder(cycle),
+            "seed": derive_seed(self._config.seed, "hpo", cycle),
+            "storage": self._storage and self._storage / f"cycle_{cycle:03d}",
+            "callback": progress,
+        }
 
     def _start(
         self, space: CS.ConfigurationSpace, records: Sequence[CycleRecord], measured: Sequence[Path]
     ) -> dict[str, Any]:
         """What a search starts from: the fixed hyperparameters, or the searches before it."""
-        observed = results_within(space, measured)
+        observed = results_in_space(space, measured)
         tuned = [record for record in records if record.tuned and self._config.transfer]
-        earlier = [results_within(space, self._experiments(record)) for record in tuned]
+        earlier = [results_in_space(space, self._experiments(record)) for record in tuned]
         if any(earlier):
             return {"warm_start": earlier, "observed": observed}
         fixed = self._config.hyperparameter_class.create(self._config.hyperparameters).model_dump()
         known = [row["configuration"] for row in observed]
-        initial = [one for one in within(space, fixed) if one not in known]
+        initial = [one for one in in_space(space, fixed) if one not in known]
         return {"initial_configurations": initial, "observed": observed}
 
     def _experiments(self, record: CycleRecord) -> list[Path]:
@@ -174,3 +156,11 @@ class CycleSearch:
 
     def _cycle_folder(self, cycle: int) -> Path:
         return self._folder / f"cycle_{cycle:03d}"
+
+
+def _found(tuner: Tuner, best: dict[str, Any] | None, hp: TrainingHyperparameters) -> Found:
+    """What the best row of a search says of the configuration in it."""
+    experiment = tuner.experiment_path
+    if best is None:
+        return Found(hp.model_dump(), experiment=experiment)
+    return Found(hp.model_dump(), validation_of(best), float(best["metric"]), experiment)

@@ -13,7 +13,7 @@ A run's state is what is on disk, so that a killed run is continued by the same 
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
     fit/cycle_000/        the model of the cycle recorded last, and that of the cycle under way
-    fit/final/            the model of the final fit, which ``hpo="final"`` adds
+    fit/final/            the model of the fit after a final search
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
     first_query.png       the first images that the first query picked
@@ -45,20 +45,15 @@ from alhpo.base.types import CycleRecord, RunResult
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.cycle_search import CycleSearch, Found
+from alhpo.runs.data import load_data, need_evaluation_split
 from alhpo.runs.first_query import PICTURED, write_picture
+from alhpo.runs.fit import Fit, fit_or_continue
+from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.provenance import Sessions, check_dataset
 from alhpo.runs.results import read_records
+from alhpo.runs.search import storage_of
 from alhpo.runs.settings import RunConfig
-from alhpo.runs.steps import (
-    Fit,
-    Observer,
-    Silent,
-    Stopwatch,
-    fitted,
-    load_data,
-    need_evaluation_split,
-    storage_of,
-)
+from alhpo.runs.stopwatch import Stopwatch
 from alhpo.strategies import strategy_name
 from alhpo.training.compute import Compute
 
@@ -93,7 +88,7 @@ def run_experiment(
         config = RunConfig.create(config)
     path = Path(config.output_dir).expanduser() / config.name
     with exclusive(path):
-        return _Run(config, path, dataset, observer or Silent()).complete()
+        return _Run(config, path, dataset, Observers(observer)).complete()
 
 
 class _Run:
@@ -107,6 +102,7 @@ class _Run:
         self._journal = Journal(path / "cycles.jsonl")
         self.records = read_records(path / "cycles.jsonl")
         self._cycles = len(config.sizes)
+        self._mode = config.mode
         self._watch = Stopwatch()
 
     def complete(self) -> RunResult:
@@ -116,11 +112,11 @@ class _Run:
         resumed = bool(self.records)
         learner = self._begin()
         self._searches = CycleSearch(self.config, self.path, self._observer)
-        total = self._cycles + (self.config.hpo == "final")
+        total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
         while not self._finished():
             self._cycle(learner)
-        if self.config.hpo == "final" and self.records[-1].kind == "cycle":
+        if self._mode.final_search and self.records[-1].kind == "cycle":
             self._final(learner)
         self._clean_up()  # a kill after the last record may have been in its way
         learner.pool.export(self.path / "queried_indices.json")
@@ -157,30 +153,7 @@ class _Run:
             )
         need_evaluation_split(dataset)
         check_dataset(self.path / "dataset.json", dataset)
-        learner = ActiveLearner(
-            dataset,
-            config.model,
-            config.strategy,
-            seed=config.seed,
-            hyperparameters=config.hyperparameters,
-            space=config.space,
-            validation=config.validation,
-            metric=config.metric,
-            max_epochs=config.max_epochs,
-            start=config.start,
-            recipe=config.recipe,
-            pretrained=config.pretrained,
-            init=config.init,
-            cifar_stem=config.cifar_stem,
-            input_size=config.input_size,
-            dropout=config.dropout,
-            mc_passes=config.mc_passes,
-            vaal_epochs=config.vaal_epochs,
-            query_subset=config.query_subset,
-            device=config.device,
-            precision=precision,
-            path=self.path,
-        )
+        learner = ActiveLearner.of(config, dataset, precision=precision, path=self.path)
         self._check_labels(learner)
         storage_of(config)  # refused now, if it cannot be made
         sessions.begin(learner.compute)
@@ -237,14 +210,14 @@ class _Run:
     def _fits_again(self) -> bool:
         """Whether a cycle or the final fit is still to come after the last record."""
         last = self.records[-1]
-        return bool(last.queried) or (self.config.hpo == "final" and last.kind == "cycle")
+        return bool(last.queried) or (self._mode.final_search and last.kind == "cycle")
 
     def _cycle(self, learner: ActiveLearner) -> None:
         config, cycle = self.config, len(self.records)
         self._watch = Stopwatch()
-        tuned = config.searches(cycle)
+        tuned = self._mode.searches(cycle, config.sizes, tuple(self.records))
         with self._watch.timed("hpo"):
-            found = self._searched(learner, cycle) if tuned else self._unsearched(learner, cycle)
+            found = (self._search if tuned else self._keep)(learner, cycle)
         fit = self._fit(learner, found, "cycle", cycle)
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
@@ -272,16 +245,16 @@ class _Run:
         cycle = self.records[-1].cycle
         self._watch = Stopwatch()
         with self._watch.timed("hpo"):
-            found = self._searched(learner, cycle)
+            found = self._search(learner, cycle)
         fit = self._fit(learner, found, "final", cycle)
         self._record(learner, "final", cycle, found, True, fit, ())
 
-    def _searched(self, learner: ActiveLearner, cycle: int) -> Found:
+    def _search(self, learner: ActiveLearner, cycle: int) -> Found:
         return self._searches.search(learner, cycle, self.records)
 
-    def _unsearched(self, learner: ActiveLearner, cycle: int) -> Found:
-        """The configuration of the latest search, or the fixed one, measured where asked for."""
-        hp = self._searches.unsearched(self.records)
+    def _keep(self, learner: ActiveLearner, cycle: int) -> Found:
+        """The current configuration, measured where asked for."""
+        hp = self._searches.current(self.records)
         if not self.config.validate_fixed:
             return Found(hp.model_dump())
         return self._searches.measure(learner, cycle, hp)
@@ -294,7 +267,8 @@ class _Run:
             self._observer.progressed(cycle, "fit", epoch, total, note)
 
         with self._watch.timed("fit"):
-            return fitted(learner, found.configuration, self._fit_folder(kind, cycle), progress)
+            folder = self._fit_folder(kind, cycle)
+            return fit_or_continue(learner, found.configuration, folder, progress)
 
     def _fit_folder(self, kind: str, cycle: int) -> Path:
         """Each fit has its own, for with ``start="warm"`` it goes on from the model before it."""

@@ -15,6 +15,7 @@ SEARCH_KEYS = frozenset(
         "min_gain",
         "transfer",
         "num_configurations",
+        "parallel",
         "space",
     }
 )

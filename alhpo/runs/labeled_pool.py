@@ -125,7 +125,7 @@ def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> Lab
 
 
 def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
-    """The records of a run's cycles by number of labels; None for what is no run's folder."""
+    """The records of a run's cycles by number of labels; None where it is not a run folder."""
     if not (folder / "config.yaml").exists():
         return None
     records = read_records(folder / "cycles.jsonl")

@@ -34,23 +34,21 @@ from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
+from alhpo.runs.data import load_data, need_evaluation_split
+from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
+from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.provenance import Sessions, check_dataset
-from alhpo.runs.settings import TuneConfig, read_run_config
-from alhpo.runs.steps import (
-    Observer,
-    Silent,
-    Stopwatch,
-    constants,
+from alhpo.runs.search import (
     epochs_in,
-    fitted,
-    load_data,
-    need_evaluation_split,
-    results_within,
-    searched,
+    measure,
+    results_in_space,
+    run_search,
     storage_of,
     validation_of,
 )
+from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def tune_pool(
         if pool is None or dataset is None or (path / "tune.json").exists():
             _drop_checkpoints(path)
             return TuneResult(path, _read_record(path / "tune.json"), resumed=True)
-        return _Tuning(config, path, pool, dataset, observer or Silent()).complete()
+        return _Tuning(config, path, pool, dataset, Observers(observer)).complete()
 
 
 class _Tuning:
@@ -170,7 +168,8 @@ class _Tuning:
         own = self._pool.own
         hp = type(own).create(own.model_dump(), chosen["configuration"])
         with self._watch.timed("fit"):
-            fit = fitted(learner, hp.model_dump(), self.path / "fit", self._fit_progress)
+            folder = self.path / "fit"
+            fit = fit_or_continue(learner, hp.model_dump(), folder, self._fit_progress)
         record = CycleRecord(
             kind="tuned",
             cycle=self._cycle,
@@ -194,23 +193,11 @@ class _Tuning:
         sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
         precision = sessions.precision(config.precision)
         check_dataset(self.path / "dataset.json", self._dataset)
-        learner = ActiveLearner(
+        learner = ActiveLearner.of(
+            config,
             self._dataset,
-            config.model,
-            "random",
-            seed=config.seed,
+            strategy="random",
             hyperparameters=self._pool.own.model_dump(),
-            space=config.space,
-            validation=config.validation,
-            metric=config.metric,
-            max_epochs=config.max_epochs,
-            recipe=config.recipe,
-            pretrained=config.pretrained,
-            init=config.init,
-            cifar_stem=config.cifar_stem,
-            input_size=config.input_size,
-            dropout=config.dropout,
-            device=config.device,
             precision=precision,
         )
         for number, cycle in enumerate(self._pool.cycles):
@@ -222,14 +209,6 @@ class _Tuning:
     def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:
         """The rows of all trials: of the pool's own hyperparameters, then of the search."""
         config = self.config
-        shared: dict[str, Any] = {
-            "settings": config,
-            "folder": self.path / "hpo",
-            "seed": derive_seed(config.seed, "tune", config.labels),
-            "storage": storage_of(config),
-        }
-        own = learner.objective(space=constants(self._pool.own), measure_test=config.measure_test)
-        objective = learner.objective(measure_test=config.measure_test)
         before = 0
 
         def progress(spent: int, row: dict[str, Any]) -> None:
@@ -237,16 +216,19 @@ class _Tuning:
             total = config.max_budget
             self._observer.progressed(self._cycle, "search", before + spent, total, note)
 
-        first, _ = searched(own, budget=config.max_epochs, alone=True, callback=progress, **shared)
-        before = first.epochs_spent
-        search, _ = searched(
-            objective,
-            budget=config.max_budget - before,
-            observed=results_within(objective.configuration_space, [first.experiment_path]),
-            callback=progress,
-            **shared,
-        )
-        return [*first.results, *search.results]
+        place: dict[str, Any] = {
+            "folder": self.path / "hpo",
+            "seed": derive_seed(config.seed, "tune", config.labels),
+            "storage": storage_of(config),
+            "callback": progress,
+        }
+        own, _ = measure(learner, self._pool.own, measure_test=config.measure_test, **place)
+        before = own.epochs_spent
+        objective = learner.objective(measure_test=config.measure_test)
+        observed = results_in_space(objective.configuration_space, [own.experiment_path])
+        budget = config.max_budget - before
+        search, _ = run_search(objective, config, budget=budget, observed=observed, **place)
+        return [*own.results, *search.results]
 
     def _fit_progress(self, epoch: int) -> None:
         total, note = self.config.max_epochs, f"on {self.config.labels} labels"
@@ -278,6 +260,6 @@ def _drop_checkpoints(path: Path) -> None:
 
 
 def pool_record(pool: str | Path, labels: int) -> CycleRecord | None:
-    """What the run that left a pool recorded in the cycle with so many labels; None where there
-    is no such record, or no run."""
+    """The record of the run that left a pool, in the cycle with this number of labels; None where
+    there is no such record, or no run."""
     return (records_by_labels(Path(pool).expanduser()) or {}).get(labels)

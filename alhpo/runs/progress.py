@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alhpo.base.types import CycleRecord
 from alhpo.runs.settings import RunConfig, TuneConfig
-from alhpo.runs.steps import Observer
 
 #: Characters in a line where the output does not go to a terminal.
 WIDTH = 110
@@ -65,27 +64,6 @@ class _Forgiving:
         if self._file is not None:
             with suppress(OSError):
                 self._file.flush()
-
-
-class Several:
-    """Passes on to several observers what it is told."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
-
-    def started(
-        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
-    ) -> None:
-        for observer in self._observers:
-            observer.started(config, path, records, cycles)
-
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        for observer in self._observers:
-            observer.progressed(cycle, part, done, total, note)
-
-    def recorded(self, record: CycleRecord) -> None:
-        for observer in self._observers:
-            observer.recorded(record)
 
 
 class RichObserver:

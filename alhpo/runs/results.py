@@ -17,6 +17,7 @@ from alhpo.base.errors import DataError, error_line
 from alhpo.base.files import Journal
 from alhpo.base.types import CycleRecord
 from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.runs.modes import searches_ever
 
 REQUIRED_KEYS = ("dataset", "model", "strategy", "hpo", "seed")
 
@@ -47,12 +48,18 @@ class Run:
     def mode(self) -> str:
         """HPO mode and, where there is a search, its optimizer."""
         hpo = str(self.settings["hpo"])
-        return hpo if hpo == "fixed" else f"{hpo} {self.settings.get('optimizer', '')}".strip()
+        optimizer = self.settings.get("optimizer", "") if self.searches else ""
+        return f"{hpo} {optimizer}".strip()
+
+    @property
+    def searches(self) -> bool:
+        """Whether its HPO mode ever searches."""
+        return searches_ever(str(self.settings["hpo"]))
 
     @property
     def effective_settings(self) -> dict[str, Any]:
         """The settings without those of a search, where there is none."""
-        ignored = SEARCH_KEYS if self.mode == "fixed" else ()
+        ignored = () if self.searches else SEARCH_KEYS
         return {k: v for k, v in self.settings.items() if k.split(".")[0] not in ignored}
 
     @property
@@ -92,7 +99,7 @@ class Group:
         seeds: number of runs.
         unfinished: how many of them are.
         curve: the cycles, by number of labels.
-        final: the retraining that ``hpo="final"`` adds, or None.
+        final: the retraining after a final search, or None.
         auc: area under the mean curve over its range of labels; NaN for a single cycle.
         auc_std: over the seeds that have the whole curve.
     """
@@ -339,7 +346,8 @@ def _distinguishing_mode(run: Run, others: Iterable[Run]) -> str:
 def _reading_order(group: Group) -> tuple[Any, ...]:
     strategy, mode = group.strategy, group.mode
     numbers_by_size = [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", mode)]
-    baselines_first = (strategy != "random", strategy, not mode.startswith("fixed"))
+    searching = searches_ever(str(group.settings["hpo"]))
+    baselines_first = (strategy != "random", strategy, searching)
     return (group.dataset, group.model, *baselines_first, numbers_by_size)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -29,6 +29,10 @@ from alhpo.hyperparameters import (
     load_space,
 )
 from alhpo.runs.identity import INCIDENTAL_KEYS, SEARCH_KEYS
+from alhpo.runs.modes import MODES, get_mode
+
+if TYPE_CHECKING:
+    from alhpo.base.protocols import HPOMode
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
@@ -45,18 +49,23 @@ class DataSettings(Settings):
     dataset: str = Field(
         "digits",
         min_length=1,
-        description="digits; a folder with class sub-folders (or train/val splits of them); or a "
-        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...",
+        description="digits; a folder with class sub-folders (or train/val splits of them); a "
+        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or that of a "
+        "data source of your own.",
     )
-    data_dir: str | None = Field(None, description="Where timm keeps or downloads its data sets.")
+    data_dir: str | None = Field(None, description="Where data sets are kept or downloaded to.")
     train_split: str = Field("train", description="The split that is the pool.")
     val_split: str = Field("validation", description="The evaluation split, as timm resolves it.")
     download: bool = Field(True, description="Fetch a torchvision data set that is not there.")
     image_size: int | None = Field(
         None, ge=1, description="Side in pixels to decode to; by default the images' own."
     )
-    pool_size: int | None = Field(None, ge=1, description="Random subset of the pool to keep.")
-    eval_size: int | None = Field(None, ge=1, description="Random subset to evaluate on.")
+    pool_size: int | None = Field(
+        None, ge=1, description="Keep a random subset of this many pool images."
+    )
+    eval_size: int | None = Field(
+        None, ge=1, description="Evaluate on a random subset of this many images."
+    )
 
 
 class ModelSettings(Settings):
@@ -112,6 +121,11 @@ class SearchSettings(Settings):
     num_configurations: int = Field(
         1000, ge=1, description="Configurations that the optimizer chooses from."
     )
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="Trials of a search that are trained at a time; more than 1 is another search.",
+    )
     space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
@@ -120,7 +134,8 @@ class SearchSettings(Settings):
         "holdout:0.2",
         description="Which labels judge a configuration: random:F (a random share), holdout:F "
         "(stratified by class), either with xR for R repeats, or kfold:K; weighted: or "
-        "acquisition: before one of them weighs its images against selection bias.",
+        "acquisition: before one of them weighs its images against selection bias; or one that "
+        "was registered.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
         "accuracy", description="What the search maximises on the validation images."
@@ -143,7 +158,7 @@ class SearchSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _known_validation_and_space(self) -> Self:
-        from alhpo.validation.schemes import get_validation
+        from alhpo.validation import get_validation
 
         with _setting("validation", self.validation):
             get_validation(self.validation)
@@ -167,15 +182,17 @@ class SearchSettings(Settings):
         """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
 
         Raises:
-            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell, or
-                a warm-up in the space that is longer than training.
+            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell,
+                ``parallel`` with one that suggests one trial at a time, or a warm-up in the space
+                that is longer than training.
         """
         from alhpo.tuning import get_optimizer_factory
-        from alhpo.tuning.arguments import says
+        from alhpo.tuning.arguments import parallel, says
 
         legal = self.hyperparameter_class
         check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
         factory = get_optimizer_factory(self.optimizer)
+        parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
                 f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
@@ -226,14 +243,17 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     query_subset: int | None = Field(
         None,
         ge=1,
-        description="The strategy looks at a random subset of this many images; random does not.",
+        description="The strategy chooses from a random subset of this many images; the strategy "
+        "random from all.",
     )
     initial_size: int = Field(100, ge=2, description="Random initial labels.")
     acquisition_size: int = Field(100, ge=1, description="Labels acquired per cycle.")
     budget: int = Field(500, ge=2, description="Labels at the end, the initial ones included.")
 
     hpo: str = Field(
-        "fixed", description="When to search hyperparameters: fixed, per-cycle, every:K or final."
+        "fixed",
+        description="When to search hyperparameters: "
+        f"{', '.join([*MODES.registered(), *MODES.families()])}; or one that was registered.",
     )
     measure_current: bool = Field(
         True,
@@ -253,12 +273,12 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     start: Literal["cold", "warm"] = Field(
         "cold", description="Start trainings from the same initial weights or the latest fit."
     )
-    output_dir: str = Field("runs", description="Folder of the run folders.")
+    output_dir: str = Field("runs", description="Folder in which every run has its own.")
 
     @pydantic.field_validator("hpo")
     @classmethod
     def _known_mode(cls, value: str) -> str:
-        _interval(value)
+        get_mode(value)
         return value
 
     @pydantic.model_validator(mode="after")
@@ -267,7 +287,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         from alhpo.tuning import optimizer_names
 
         check_dropout(self.strategy, self.dropout)
-        if self.hpo != "fixed" or self.optimizer not in optimizer_names():
+        if self.mode.searches_ever or self.optimizer not in optimizer_names():
             self.check_search()
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.budget < self.initial_size:
@@ -275,29 +295,41 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
                 f"budget is {self.budget} labels, below initial_size={self.initial_size}; it "
                 "counts the initial labels too."
             )
+        with _setting("hpo", self.hpo):
+            in_the_last = len(self.sizes) - 1 in self.search_cycles  # refuses what does not fit
+            if in_the_last and self.mode.final_search:
+                raise ConfigurationError(
+                    "the mode searches in the last cycle and again after it, on the same labels. "
+                    "It must leave out one of the two."
+                )
         return self
+
+    @property
+    def mode(self) -> HPOMode:
+        """When it searches."""
+        return get_mode(self.hpo)
 
     @property
     def search_packages(self) -> tuple[str, ...]:
         """The packages whose versions decide what its searches suggest; none where it has none."""
-        return () if self.hpo == "fixed" else super().search_packages
+        return super().search_packages if self.mode.searches_ever else ()
 
     @property
     def sizes(self) -> list[int]:
         """The number of labels in each cycle."""
         return [*range(self.initial_size, self.budget, self.acquisition_size), self.budget]
 
-    def searches(self, cycle: int) -> bool:
-        """Whether hyperparameters are searched in this cycle (the final search apart)."""
-        every = _interval(self.hpo)
-        return every > 0 and cycle % every == 0
+    @property
+    def search_cycles(self) -> Collection[int]:
+        """The cycles that may search (the final search apart)."""
+        return self.mode.cycles(self.sizes)
 
     @property
     def measures_once(self) -> bool:
         """Whether the final search finds its first part done: the last cycle measured the same
         configuration on the same labels, from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
-        return self.hpo == "final" and measured and self.max_budget > self.max_epochs
+        return self.mode.final_search and measured and self.max_budget > self.max_epochs
 
     @property
     def name(self) -> str:
@@ -307,7 +339,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         values = self.model_dump(exclude=set(INCIDENTAL_KEYS)) | _space_content(
             self.space, self.hyperparameter_class
         )
-        if self.hpo == "fixed":
+        if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         if not self.dropout:  # runs keep the names they had before there were these settings
             del values["dropout"]
@@ -315,6 +347,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             del values["init"]
         if self.recipe == "network":
             del values["recipe"]
+        if self.parallel == 1:
+            values.pop("parallel", None)
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -324,7 +358,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             del values["vaal_epochs"]
         data = Path(self.dataset).name
         strategy = re.sub(r"[^\w.+-]+", "-", self.strategy)[:40].rstrip("-.")
-        mode = self.hpo.replace(":", "-")
+        mode = re.sub(r"[^\w.+-]+", "-", self.hpo)
         return f"{data}-{strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
 
 
@@ -334,14 +368,15 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     pool: str = Field(
         description="A run's folder, or a queried_indices.json as dal-toolbox writes it."
     )
-    labels: int = Field(ge=2, description="Use the first so many labels of the pool.")
+    labels: int = Field(ge=2, description="Use the first N labels of the pool.")
     measure_test: bool = Field(
         True,
         description="Measure every fully trained configuration on the evaluation split too, for "
         "the report's rank correlation of validation and test; no choice depends on it.",
     )
     output_dir: str | None = Field(
-        None, description="Folder of the result's folder; by default tune/ beside the pool's file."
+        None,
+        description="Folder in which every tuning has its own; by default tune/ beside the labels.",
     )
 
     @pydantic.model_validator(mode="after")
@@ -381,6 +416,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
             del values["init"]
         if self.recipe == "network":
             del values["recipe"]
+        if self.parallel == 1:
+            del values["parallel"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
@@ -453,15 +490,3 @@ def read_run_config(path: str | Path) -> RunConfig:
         return RunConfig.create(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
-
-
-def _interval(mode: str) -> int:
-    """Cycles from one search to the next; 0 for none within the cycles."""
-    if mode in ("fixed", "final"):
-        return 0
-    if mode == "per-cycle":
-        return 1
-    name, _, number = mode.partition(":")
-    if name == "every" and number.isdecimal() and int(number) >= 1:
-        return int(number)
-    raise ConfigurationError("legal are fixed, per-cycle, final, and every:K such as every:5")

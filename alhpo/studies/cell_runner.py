@@ -13,10 +13,10 @@ from typing import Literal
 from alhpo.base.errors import RunLockedError, error_line
 from alhpo.base.files import exclusive, write_text
 from alhpo.runs.experiment import run_experiment
+from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.pool_tuning import pool_record, tune_pool
-from alhpo.runs.progress import Several, log_observer
+from alhpo.runs.progress import log_observer
 from alhpo.runs.settings import RunConfig
-from alhpo.runs.steps import Observer, Silent
 from alhpo.studies.config import Cell
 
 #: Names of the files beside those of the run or tuning itself.
@@ -76,7 +76,7 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
         with suppress(FileNotFoundError):
             (cell.path / FAILURE).unlink()
         with log_observer(cell.path / LOG, f"cell {cell.index}: {cell.title}") as log:
-            _work(cell, Several(log, observer or Silent()))
+            _work(cell, Observers(log, observer))
     except RunLockedError:
         return outcome("elsewhere", f"another process has {cell.path} in work")
     except Exception as error:

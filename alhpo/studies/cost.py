@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.loading import DatasetSize, dataset_size
+from alhpo.data.loading import dataset_size
+from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
 from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 
 #: Steps of training that are measured.
 MEASURED_STEPS = 6
@@ -151,16 +152,12 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     labels = torch.arange(n) % data.classes
     classes = tuple(map(str, range(data.classes)))
     dataset = ImageDataset("random", images, labels, images[:0], labels[:0], classes)
-    learner = ActiveLearner(
+    learner = ActiveLearner.of(
+        config,
         dataset,
-        config.model,
-        "random",
+        strategy="random",
         hyperparameters=given,
-        recipe=config.recipe,
-        cifar_stem=config.cifar_stem,
-        input_size=config.input_size,
-        device=config.device,
-        precision=config.precision,
+        pretrained=False,  # which is as fast
     )
     learner.label_initial(n)
     ends: list[float] = []
@@ -179,16 +176,17 @@ def _batch_size(config: RunConfig | TuneConfig) -> int:
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     total = Cost()
     sizes = config.sizes
+    searching = config.search_cycles
     needs = strategy_needs(get_strategy(config.strategy))
     for cycle, n in enumerate(sizes):
-        if config.searches(cycle):
+        if cycle in searching:
             total += _search_cost(config, n, config.max_budget)
         elif config.validate_fixed:
             total += _search_cost(config, n, config.max_epochs)
         total += _fit_cost(config, n, data)
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
-    if config.hpo == "final":
+    if config.mode.final_search:
         budget = config.max_budget
         if config.measures_once:  # the last cycle has trained that part of it
             budget -= config.max_epochs

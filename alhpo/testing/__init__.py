@@ -9,21 +9,20 @@ test framework::
         check_strategy(my_strategy)
 """
 
+from alhpo.testing.data_sources import check_data_source
+from alhpo.testing.hpo_modes import check_hpo_mode
+from alhpo.testing.launchers import check_launcher
 from alhpo.testing.optimizers import check_optimizer
-from alhpo.testing.race import CurveTable, FakeClock, Race, race
 from alhpo.testing.recipes import check_recipe
 from alhpo.testing.strategies import check_strategy
-from alhpo.testing.tabular import TabularObjective
 from alhpo.testing.validation import check_validation_scheme
 
 __all__ = [
-    "CurveTable",
-    "FakeClock",
-    "Race",
-    "TabularObjective",
+    "check_data_source",
+    "check_hpo_mode",
+    "check_launcher",
     "check_optimizer",
     "check_recipe",
     "check_strategy",
     "check_validation_scheme",
-    "race",
 ]

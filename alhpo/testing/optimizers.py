@@ -12,6 +12,7 @@ import numpy as np
 from alhpo.base.protocols import Configurations, Optimizer
 from alhpo.base.seeding import numpy_generator
 from alhpo.testing.process_state import global_seed, process_left_alone, require
+from alhpo.tuning.arguments import says
 
 #: A learning curve: the metric of a configuration (by number) after an epoch.
 Curve = Callable[[int, int], float]
@@ -40,6 +41,8 @@ def check_optimizer(
     - there is a first suggestion, and none any more once the optimizer has said it is done;
     - the same seed and observations give the same suggestions, whatever the global seeds are and
       while another search runs beside it: this is what makes a killed search resumable;
+    - where the factory says ``takes_parallel``, all of this also with ``parallel`` 2, 3 and 4, and
+      suggestions hold several configurations where there are some to choose from;
     - asking for ``expected_gain``, where the optimizer has it, changes no suggestion, and gives a
       number from 0 or None;
     - the state of the process stays as it was.
@@ -94,6 +97,9 @@ def check_optimizer(
         f"Asking for expected_gain changed the suggestions: {_difference(first, asked)}. It must "
         "have no effect: a search that is continued asks for it less often.",
     )
+    if says(factory, "takes_parallel"):
+        for parallel in (2, 3, 4):
+            _check_parallel(search, parallel)
     list(search("constant curves", lambda i, epoch: 0.5))
     list(search("every third configuration diverging", _diverging(lambda i: i % 3 == 0)))
     list(search("the first configurations diverging", _diverging(lambda i: i < 4)))
@@ -106,6 +112,32 @@ def check_optimizer(
     longer = {"max_epochs": 3 * max_epochs + 1, "max_budget": 6 * max_epochs}
     list(search("longer trainings", _curve, **longer))
     list(search("longer trainings, diverging late", _diverging_late(max_epochs), **longer))
+
+
+def _check_parallel(search: Callable[..., Iterator[Any]], parallel: int) -> None:
+    at_once = f"{parallel} trials at a time, "
+    first, again = (
+        list(search(f"{at_once}ordinary curves", _curve, parallel=parallel)) for _ in range(2)
+    )
+    require(
+        again == first,
+        f"With {at_once}the same seed and observations gave other suggestions: "
+        f"{_difference(first, again)}.",
+    )
+    trained = {number for suggestion in first for number, _ in suggestion}
+    require(
+        len(trained) == 1 or any(len(suggestion) > 1 for suggestion in first),
+        f"The optimizer says takes_parallel, and never suggested several of its {len(trained)} "
+        f"configurations with parallel={parallel}.",
+    )
+    third = _diverging(lambda i: i % 3 == 0)
+    list(search(f"{at_once}every third configuration diverging", third, parallel=parallel))
+    every = _diverging(lambda i: True)
+    list(search(f"{at_once}every configuration diverging", every, parallel=parallel))
+    one = {"num_configurations": 1, "parallel": parallel}
+    list(search(f"{at_once}a single configuration", _curve, **one))
+    small = {"max_budget": parallel + 1, "parallel": parallel}
+    list(search(f"{at_once}a budget of {parallel + 1}", _curve, **small))
 
 
 def _search(

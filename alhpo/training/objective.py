@@ -26,7 +26,7 @@ from alhpo.training.checkpoints import FILE_NAME
 from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.trainer import Task, Trainer
 from alhpo.tuning.failures import is_out_of_memory
-from alhpo.validation.schemes import AcquisitionWeighted, Weighted
+from alhpo.validation import AcquisitionWeighted, Weighted
 from alhpo.validation.weights import effective_size
 
 Metric = Literal["accuracy", "likelihood"]

@@ -65,6 +65,18 @@ def identity(value: Any, objective: Any) -> Any:
     return value
 
 
+def objective(value: Any) -> Any:
+    """``value``, which can be called, as its ``train_together`` can where it has one."""
+    function("objective_function", value)
+    together = getattr(value, "train_together", None)
+    if together is not None and not callable(together):
+        raise ConfigurationError(
+            f"the objective's train_together is {together!r}; expected a method that takes a list "
+            "of requests, or none"
+        )
+    return value
+
+
 def function(name: str, value: Any) -> Any:
     """``value``, which can be called."""
     if not callable(value):
@@ -139,24 +151,36 @@ def optimizer_factory(
             f"max_budget is None; optimizer {value!r} does not end by itself and needs a number "
             "of epochs"
         )
-    _check_signature(factory)
+    _check_signature(factory, ("parallel",) if says(factory, "takes_parallel") else ())
     check_space = _trait(factory, "check_space")
     if check_space is not None:
         check_space(space)
     return factory
 
 
-def _check_signature(factory: Any) -> None:
+def parallel(value: Any, factory: Any, optimizer: Any) -> int:
+    """``value`` as an int; above 1 only where the optimizer can suggest several trials at once."""
+    number = whole_number("parallel", value, 1)
+    if number > 1 and not says(factory, "takes_parallel"):
+        raise ConfigurationError(
+            f"parallel is {number}, but optimizer {optimizer!r} suggests one trial at a time. Give "
+            "parallel=1, or another optimizer, such as 'dyhpo', 'asha' or 'hyperband'."
+        )
+    return number
+
+
+def _check_signature(factory: Any, further: tuple[str, ...]) -> None:
     try:
         signature = inspect.signature(factory)
     except ValueError:  # one of C, that does not tell its arguments
         return
+    keywords = (*_FACTORY_ARGUMENTS, *further)
     try:
-        signature.bind(None, **dict.fromkeys(_FACTORY_ARGUMENTS))
+        signature.bind(None, **dict.fromkeys(keywords))
     except TypeError as error:
         raise ConfigurationError(
             f"optimizer is {factory!r}, which cannot be called as an optimizer factory, with the "
-            f"configurations and the keywords {', '.join(_FACTORY_ARGUMENTS)}: {error}"
+            f"configurations and the keywords {', '.join(keywords)}: {error}"
         ) from error
 
 

@@ -73,15 +73,29 @@ def evaluate(
         TunerError: what the objective returned breaks the contract.
     """
     start = clock()
+    returned: Any
     try:
         returned = objective(dict(configuration), epoch, epoch - 1, str(checkpoint_path))
-    except DivergedError as error:
-        seconds = clock() - start
-        _tell_of_divergence(configuration_id, epoch, str(error))
-        return Outcome(configuration_id, epoch, metric=None, status="diverged", time=seconds)
     except Exception as error:
-        raise ObjectiveError(error, clock() - start) from error
-    seconds = clock() - start
+        returned = error
+    return outcome_of(returned, configuration_id, epoch, checkpoint_path, clock() - start)
+
+
+def outcome_of(
+    returned: Any, configuration_id: int, epoch: int, checkpoint_path: Path, seconds: float
+) -> Outcome:
+    """What an epoch came to by what the objective returned for it, or the exception that it ended
+    with.
+
+    Raises:
+        ObjectiveError: an exception other than ``DivergedError``.
+        TunerError: what was returned breaks the contract.
+    """
+    if isinstance(returned, DivergedError):
+        _tell_of_divergence(configuration_id, epoch, str(returned))
+        return Outcome(configuration_id, epoch, metric=None, status="diverged", time=seconds)
+    if isinstance(returned, Exception):
+        raise ObjectiveError(returned, seconds) from returned
     result, metric = _checked(returned, epoch)
     finite = math.isfinite(metric)
     if not finite:

@@ -1,4 +1,10 @@
-"""The loop of a search: suggest, train epoch by epoch, observe; first from the record, then on."""
+"""The loop of a search: suggest, train epoch by epoch, observe; first from the record, then on.
+
+Of a suggestion, up to ``parallel`` trials are in flight: each step trains one epoch of the first
+that have not reached their target, and is recorded in the order of the suggestion. So the record
+is a function of the seed and of ``parallel``, and a step that was interrupted goes on with the
+trials whose epoch is not recorded.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ from alhpo.base.protocols import Configurations, Optimizer
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import RecordedSuggestion, SearchJournal
 from alhpo.tuning.results import Results
-from alhpo.tuning.training import NotReproducedError, TrialTraining
+from alhpo.tuning.training import NotReproducedError, Trial, TrialTraining
 from alhpo.tuning.trials import TrialFolders
 
 logger = logging.getLogger("alhpo.tuning")
@@ -37,6 +43,7 @@ class Search:
         results: filled with one row per epoch.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to spend in all, or None.
+        parallel: how many trials of a suggestion are trained at a time.
         minimize: whether the optimizer gets negated metrics.
         min_gain: stop when the optimizer expects less gain than this, or None.
         clock: gives seconds.
@@ -55,6 +62,7 @@ class Search:
         *,
         max_epochs: int,
         max_budget: int | None,
+        parallel: int,
         minimize: bool,
         min_gain: float | None,
         clock: Callable[[], float],
@@ -69,6 +77,7 @@ class Search:
         self._results = results
         self._max_epochs = max_epochs
         self._budget = math.inf if max_budget is None else max_budget
+        self._parallel = parallel
         self._sign = -1.0 if minimize else 1.0
         self._min_gain = min_gain
         self._clock = clock
@@ -124,9 +133,9 @@ class Search:
         digest = known[-1].digest
         if digest is None or not self._folders.has_best(number, epoch, digest):
             reason = "the copy of the best epoch's checkpoint is missing or damaged"
-            configuration = self._configuration(number)
+            trial = Trial(number, self._configuration(number), tuple(known))
             try:
-                self._training.train_again(number, configuration, known, reason)
+                self._training.train_again(trial, reason)
             except NotReproducedError as error:
                 logger.warning("there is no best_trial: %s", error)
                 return
@@ -189,53 +198,76 @@ class Search:
 
     def _train_all(self, suggestion: RecordedSuggestion) -> list[dict[str, Any]]:
         overhead = suggestion.overhead(len(suggestion.configuration_ids))
+        pairs = list(zip(suggestion.configuration_ids, suggestion.epochs, strict=True))
+        reached = {number: len(self._outcomes.setdefault(number, [])) for number, _ in pairs}
         recorded = deque(suggestion.outcomes)
+        while step := self._next_step(pairs):
+            recalled, due = step[: len(recorded)], step[len(recorded) :]
+            for number in recalled:
+                self._recall(number, recorded.popleft(), overhead)
+            self._train(due, overhead)
         observations: list[dict[str, Any]] = []
-        for number, target in zip(suggestion.configuration_ids, suggestion.epochs, strict=True):
-            known = self._outcomes.setdefault(number, [])
-            reached = len(known)
-            while len(known) < target and (not known or known[-1].status == "ok"):
-                if len(self._results.rows) >= self._budget:
-                    return observations
-                step = self._recall(recorded) if recorded else self._train
-                outcome = step(number, len(known) + 1, overhead)
-                known.append(outcome)
-                observations.append(self._observation(outcome))
-            if len(known) == reached and known:  # nothing new was asked for: say it again
-                over = known[-1].status != "ok"
-                observations.append(self._observation(known[-1 if over else target - 1]))
+        for number, target in pairs:
+            known = self._outcomes[number]
+            new = known[reached[number] : target]
+            reached[number] += len(new)
+            over = bool(known) and known[-1].status != "ok"
+            if not new and (over or len(known) >= target):  # nothing new was asked for
+                new = [known[-1 if over else target - 1]]
+            observations += map(self._observation, new)
         return observations
 
-    def _recall(self, recorded: deque[Outcome]) -> Callable[[int, int, float], Outcome]:
-        outcome = recorded.popleft()
+    def _next_step(self, pairs: list[tuple[int, int]]) -> list[int]:
+        """The trials of a suggestion that are trained one epoch further now.
 
-        def step(number: int, epoch: int, overhead: float) -> Outcome:
-            if (outcome.configuration_id, outcome.epoch) != (number, epoch):
-                raise DataError(
-                    f"the journal has epoch {outcome.epoch} of configuration "
-                    f"{outcome.configuration_id} where epoch {epoch} of {number} was due; it was "
-                    "changed from outside. Start anew with resume=False."
-                )
-            self._results.add(outcome, self._configuration(number), overhead)
-            return outcome
-
+        The budget is given away in the order of the suggestion, each trial's whole way to its
+        target before the next: where it runs out, what is trained is what would be trained one
+        trial after the other.
+        """
+        left = self._budget - len(self._results.rows)
+        step: list[int] = []
+        for number, target in pairs:
+            known = self._outcomes[number]
+            missing = 0 if known and known[-1].status != "ok" else target - len(known)
+            if missing <= 0 or number in step:
+                continue
+            if left <= 0 or len(step) == self._parallel:
+                break
+            step.append(number)
+            left -= missing
         return step
 
-    def _train(self, number: int, epoch: int, overhead: float) -> Outcome:
-        self._on_suggestion(number)
-        configuration = self._configuration(number)
-        outcome = self._training.train(number, configuration, self._outcomes[number])
+    def _recall(self, number: int, outcome: Outcome, overhead: float) -> None:
+        epoch = len(self._outcomes[number]) + 1
+        if (outcome.configuration_id, outcome.epoch) != (number, epoch):
+            raise DataError(
+                f"the journal has epoch {outcome.epoch} of configuration "
+                f"{outcome.configuration_id} where epoch {epoch} of {number} was due; it was "
+                "changed from outside. Start anew with resume=False."
+            )
+        self._results.add(outcome, self._configuration(number), overhead)
+        self._outcomes[number].append(outcome)
+
+    def _train(self, numbers: list[int], overhead: float) -> None:
+        trials = [Trial(n, self._configuration(n), tuple(self._outcomes[n])) for n in numbers]
+        outcomes = self._training.train(trials)
+        for trial in trials:
+            self._on_suggestion(trial.number)
+            self._record(trial, next(outcomes), overhead)
+
+    def _record(self, trial: Trial, outcome: Outcome, overhead: float) -> None:
+        number, epoch = trial.number, trial.epoch
         if self._results.improved_by(outcome.metric):
             outcome = replace(outcome, digest=self._folders.digest(number))
         self._journal.epoch(outcome)
-        row = self._results.add(outcome, configuration, overhead)
+        self._outcomes[number].append(outcome)
+        row = self._results.add(outcome, trial.configuration, overhead)
         if self._results.best is row:
             self._folders.keep_best(number, epoch)
         self._folders.commit(number, epoch)
         if outcome.status != "ok" or epoch == self._max_epochs:
             self._folders.remove(number)
         self._on_row(row)
-        return outcome
 
     def _observe(
         self,

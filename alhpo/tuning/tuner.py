@@ -62,7 +62,8 @@ class Tuner:
             be gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
             ``identity`` (a JSON-able value that tells it from other objectives; see the argument)
             and ``replaces_files`` (True if it only ever replaces files by renaming, which makes
-            securing checkpoints cheap).
+            securing checkpoints cheap). A method ``train_together`` is called where several trials
+            are trained at a time (see ``parallel``).
         configuration_space: what to search; neither it nor its generator is changed.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to train in all; None lets an optimizer end by itself that does
@@ -83,6 +84,13 @@ class Tuner:
             counts them among its own observations. They are no part of the results.
         min_gain: stop when the optimizer expects less improvement than this, in units of the
             metric; for optimizers that tell ("dyhpo").
+        parallel: how many trials are trained at a time, 1 by default; more need an optimizer that
+            suggests several before it knows their results (HPO4DL's own do not). An objective
+            with a method ``train_together(requests)`` trains one epoch of each together: a request
+            is the tuple of its four arguments, and it returns a list with, for each request, what
+            ``objective(*request)`` would return or the exception that it would raise. Others are
+            called for one after the other. The record depends on the seed and on ``parallel``
+            alone, which is part of the search's identity where it is not 1.
         resume: True goes on with the same search, or returns its result, and says so with an
             ``EarlierResultWarning``; "quiet" says nothing; False starts anew, in a folder with a
             number of its own.
@@ -119,6 +127,7 @@ class Tuner:
         warm_start: Sequence[EarlierResults] = (),
         observed: EarlierResults | None = None,
         min_gain: float | None = None,
+        parallel: int = 1,
         resume: bool | Literal["quiet"] = True,
         identity: Any = None,
         max_failures: int = 0,
@@ -126,7 +135,7 @@ class Tuner:
         callback: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._objective: Objective = arguments.function("objective_function", objective_function)
+        self._objective: Objective = arguments.objective(objective_function)
         self._space = arguments.space(configuration_space)
         self._max_epochs = arguments.whole_number("max_epochs", max_epochs, 1)
         self._max_budget = (
@@ -134,6 +143,7 @@ class Tuner:
         )
         output = arguments.folder("output_path", output_path)
         self._factory = arguments.optimizer_factory(optimizer, self._max_budget, self._space)
+        self._parallel = arguments.parallel(parallel, self._factory, optimizer)
         self._minimize = arguments.flag("minimize", minimize)
         self._n = arguments.whole_number("num_configurations", num_configurations, 1)
         self._seed = (
@@ -183,6 +193,8 @@ class Tuner:
             settings["history"] = content_hash(rows)
         if self._min_gain is not None:
             settings["min_gain"] = self._min_gain
+        if self._parallel > 1:
+            settings["parallel"] = self._parallel
         if packages := arguments.packages(self._factory):
             settings["versions"] = {name: version(name) for name in packages}
         return settings
@@ -266,12 +278,14 @@ class Tuner:
         if record.outcomes:
             logger.info("%s goes on after %d epochs", self._path, len(record.outcomes))
         configurations = SampledConfigurations(self._space, self._seed, self._initial)
-        history = (
-            {"history": self._history} if arguments.says(self._factory, "uses_history") else {}
-        )
+        further: dict[str, Any] = {}
+        if arguments.says(self._factory, "uses_history"):
+            further["history"] = self._history
+        if self._parallel > 1:
+            further["parallel"] = self._parallel
         optimizer = self._factory(
             configurations,
-            **history,
+            **further,
             max_epochs=self._max_epochs,
             max_budget=self._max_budget,
             num_configurations=self._n,
@@ -305,6 +319,7 @@ class Tuner:
                 results,
                 max_epochs=self._max_epochs,
                 max_budget=self._max_budget,
+                parallel=self._parallel,
                 minimize=self._minimize,
                 min_gain=self._min_gain,
                 clock=self._clock,

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tabular import TabularObjective
 
-from alhpo.testing import TabularObjective, check_optimizer
+from alhpo.testing import check_optimizer
 
 
 class Listed:
@@ -242,6 +243,38 @@ class TellsTheGain(OneEpochThenBest):
         return max(self.metric.values(), default=None)
 
 
+class Several(OneEpochThenBest):
+    """Correct: as many as it may, each for one epoch further."""
+
+    takes_parallel = True
+
+    def __init__(self, configurations, *, parallel=1, **settings):
+        super().__init__(configurations, **settings)
+        self.parallel = parallel
+
+    def suggest(self):
+        left = [i for i, epoch in self.reached.items() if epoch < self.max_epochs]
+        chosen = left[: self.parallel]
+        return (chosen, [self.reached[i] + 1 for i in chosen]) if chosen else (None, None)
+
+
+class TakesParallelInVain(Several):
+    """Says that it takes it, and suggests one at a time."""
+
+    def suggest(self):
+        numbers, epochs = super().suggest()
+        return (None, None) if numbers is None else (numbers[:1], epochs[:1])
+
+
+class SuggestsOneTwice(Several):
+    """What it has just chosen is chosen again."""
+
+    def suggest(self):
+        numbers, epochs = super().suggest()
+        twice = numbers is not None and self.parallel > 1
+        return (2 * numbers[:1], 2 * epochs[:1]) if twice else (numbers, epochs)
+
+
 class ListedWithInitial(Listed):
     """A list whose first two were given by the user."""
 
@@ -252,7 +285,7 @@ class ListedWithInitial(Listed):
         self.n = 2
 
 
-@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs, TellsTheGain])
+@pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs, TellsTheGain, Several])
 @pytest.mark.parametrize("size", [1, 6, 100])
 def test_correct_optimizers_pass(factory, size):
     check_optimizer(factory, configurations=lambda: Listed(size))
@@ -287,6 +320,8 @@ def test_correct_optimizers_pass_on_the_default_space(factory):
         (AddsHandler, "handlers of the root logger"),
         (DrawsToTellTheGain, "Asking for expected_gain changed the suggestions"),
         (ExpectsToLose, r"expects to gain -0\.1"),
+        (TakesParallelInVain, "never suggested several of its 5"),
+        (SuggestsOneTwice, "2 trials at a time, ordinary curves, suggested .* a repetition"),
         (NeedsBudget, "no limit of the budget, raised TypeError"),
         (NeedsSpread, "constant curves, raised ZeroDivisionError"),
     ],

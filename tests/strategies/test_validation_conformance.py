@@ -5,7 +5,7 @@ import pytest
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.testing import check_validation_scheme
-from alhpo.validation.schemes import get_validation
+from alhpo.validation import get_validation
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,15 @@ from ConfigSpace.hyperparameters import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from race import CurveTable, FakeClock, race
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal, norm
+from tabular import TabularObjective
 from tuning_spaces import build, spaces
 
 from alhpo import Tuner
 from alhpo.base.errors import ConfigurationError
-from alhpo.testing import CurveTable, FakeClock, TabularObjective, check_optimizer, race
+from alhpo.testing import check_optimizer
 from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
 from alhpo.tuning.history import EarlierSearch
 from alhpo.tuning.optimizers.dyhpo.encoding import Encoder

@@ -17,8 +17,8 @@ import torch
 from tuning_toys import ToyObjective, learning_curve, read_rows, run_in_fork, toy_space
 
 from alhpo.base.errors import CheckpointError, DivergedError, EarlierResultWarning, TunerError
+from alhpo.runs.search import run_search
 from alhpo.runs.settings import SearchSettings
-from alhpo.runs.steps import searched
 from alhpo.tuning import Tuner
 
 
@@ -447,7 +447,7 @@ def test_the_searches_of_a_run_resume_without_a_word(tmp_path):
     arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda n, row: None}
     with warnings.catch_warnings():
         warnings.simplefilter("error", EarlierResultWarning)
-        results = [searched(objective, settings, tmp_path, **arguments)[1] for _ in range(2)]
+        results = [run_search(objective, settings, tmp_path, **arguments)[1] for _ in range(2)]
     assert results[0] == results[1]
     assert len(objective.calls) == 6
 

@@ -11,8 +11,8 @@ import pytest
 from ConfigSpace import ConfigurationSpace
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tabular import TabularObjective
 
-from alhpo.testing import TabularObjective
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory
 from alhpo.tuning.optimizers.asha import rungs
 from alhpo.tuning.optimizers.hyperband import Bracket, brackets

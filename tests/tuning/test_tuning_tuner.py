@@ -428,6 +428,14 @@ def test_an_impossible_suggestion_is_an_error(tmp_path, suggestion):
         tuner(ToyObjective(), tmp_path, factory).run()
 
 
+def one_at_a_time(configurations, **_):
+    """A factory that does not say that it takes ``parallel``."""
+
+
+class Untrainable(ToyObjective):
+    train_together = 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -440,10 +448,13 @@ def test_an_impossible_suggestion_is_an_error(tmp_path, suggestion):
         ({"max_budget": 0}, "max_budget is 0"),
         ({"max_budget": None}, "max_budget is None"),
         ({"output_path": 3}, "output_path"),
-        ({"optimizer": "smac"}, "'dyhpo', 'h"),
+        ({"optimizer": "smac"}, "Legal: asha, dyhpo, h"),
         ({"optimizer": 3}, "optimizer is 3"),
         ({"minimize": "yes"}, "minimize"),
         ({"num_configurations": 0}, "num_configurations is 0"),
+        ({"parallel": 0}, "parallel is 0"),
+        ({"parallel": 2, "optimizer": one_at_a_time}, "suggests one trial at a time"),
+        ({"objective_function": Untrainable()}, "train_together is 3"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"device": "gpu"}, "device is 'gpu'"),

@@ -32,7 +32,7 @@ def learning_curves(summary: Sequence[Group], path: str | Path) -> Figure:
 
     Colour tells the strategy, dashes and marker the HPO mode. A band is ± one standard deviation
     over seeds; a hollow marker is a mean over fewer seeds than the curve has. The model that
-    ``hpo="final"`` retrains is a star with an error bar.
+    is retrained after a final search is a star with an error bar.
 
     Args:
         summary: what ``results.summarise`` returns.

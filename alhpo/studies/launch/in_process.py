@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from alhpo.base.schema import Settings
-from alhpo.runs.steps import Observer
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome, run_cell
 from alhpo.studies.config import Cell
 
@@ -15,11 +18,19 @@ class InProcessOptions(Settings):
 class InProcessLauncher:
     """For debugging: a debugger sees the cell, and its progress is shown where it runs."""
 
+    options_class: ClassVar[type[Settings]] = InProcessOptions
     capacity = 1
 
-    def __init__(self, options: InProcessOptions, observer: Observer | None = None) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
         self._observer = observer
         self._cell: Cell | None = None
+
+    @classmethod
+    def for_cells(
+        cls, options: InProcessOptions, cells: Sequence[Cell], observer: Observer | None
+    ) -> InProcessLauncher:
+        """See ``LauncherClass``."""
+        return cls(observer)
 
     def submit(self, cell: Cell) -> None:
         self._cell = cell

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import ClassVar
 
 from pydantic import Field
 
 from alhpo.base.schema import Settings
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
-from alhpo.studies.launch.machine import physical_cores, thread_settings, visible_gpus
+from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings, visible_gpus
 from alhpo.studies.launch.remote import pack
 
 #: Seconds that a worker has to end by itself.
@@ -40,6 +43,15 @@ class LocalLauncher:
     Threads follow from the machine and the options alone, not from how many cells are left:
     results depend on their number in the last bits, and a continued study must not.
     """
+
+    options_class: ClassVar[type[Settings]] = LocalOptions
+
+    @classmethod
+    def for_cells(
+        cls, options: LocalOptions, cells: Sequence[Cell], observer: Observer | None
+    ) -> LocalLauncher:
+        """See ``LauncherClass``."""
+        return cls(options, gpus=may_use_gpus(cells, "local"))
 
     def __init__(self, options: LocalOptions, *, gpus: bool = True) -> None:
         """

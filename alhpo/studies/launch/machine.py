@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import torch
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.studies.config import Cell
 
 #: What sets the number of threads of the libraries that compute.
 THREAD_VARIABLES = (
@@ -44,6 +48,21 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def may_use_gpus(cells: Sequence[Cell], launcher: str) -> bool:
+    """Whether any of these cells may use a GPU, where the launcher gives each process one.
+
+    Raises:
+        ConfigurationError: a cell asks for a GPU by its number.
+    """
+    for cell in cells:
+        if cell.config.device not in ("auto", "cpu", "cuda", "cuda:0"):
+            raise ConfigurationError(
+                f"Cell {cell.index} has device {cell.config.device!r}, but launcher {launcher!r} "
+                "chooses the GPU, and its processes see one each. Use device auto or cuda."
+            )
+    return any(cell.config.device != "cpu" for cell in cells)
 
 
 def thread_settings(threads: int) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""What the scheduler asks of a launcher."""
+"""What the scheduler asks of a launcher, and how one is made."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from alhpo.base.schema import Settings
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
 
@@ -35,4 +38,26 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """End all processes it started, those that have a cell in work too."""
+        ...
+
+
+class LauncherClass(Protocol):
+    """A launcher as it is registered: its options, and how it is made for the cells of a study."""
+
+    @property
+    def options_class(self) -> type[Settings]:
+        """The options that users may give, with their defaults."""
+        ...
+
+    def for_cells(self, options: Any, cells: Sequence[Cell], observer: Observer | None) -> Launcher:
+        """Make it.
+
+        Args:
+            options: an ``options_class``, checked.
+            cells: those it will be given.
+            observer: for the progress within a cell; of use where cells run in this process.
+
+        Raises:
+            ConfigurationError: it cannot run these cells here.
+        """
         ...

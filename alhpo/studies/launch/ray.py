@@ -6,18 +6,19 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings
+from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
-from alhpo.studies.launch.machine import physical_cores, thread_settings
+from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings
 from alhpo.studies.launch.remote import pack, run_packed
 
 #: Seconds for a cluster to take a connection.
@@ -46,6 +47,15 @@ class RayLauncher:
 
     A cluster that was started here is stopped by ``close``; one that was joined stays.
     """
+
+    options_class: ClassVar[type[Settings]] = RayOptions
+
+    @classmethod
+    def for_cells(
+        cls, options: RayOptions, cells: Sequence[Cell], observer: Observer | None
+    ) -> RayLauncher:
+        """See ``LauncherClass``."""
+        return cls(options, gpus=may_use_gpus(cells, "ray"))
 
     def __init__(self, options: RayOptions, *, gpus: bool = True) -> None:
         """

@@ -34,12 +34,16 @@ class ASHA:
     ``max_epochs`` yet, the best of the highest rung goes on all the same; the search ends when
     one has, or when the budget is spent.
 
+    With ``parallel`` above 1 a suggestion holds up to as many configurations, as the paper's
+    algorithm gives them to workers that ask before any result has come in.
+
     Args:
         configurations: what to choose from; filled up to ``num_configurations`` and started in
             their order.
         max_epochs: the epoch of the last rung.
         num_configurations: how many configurations to start.
         eta: one of so many configurations goes on at each rung.
+        parallel: most configurations in a suggestion.
     """
 
     def __init__(
@@ -48,7 +52,9 @@ class ASHA:
         max_epochs: int,
         num_configurations: int,
         eta: int = ETA,
+        parallel: int = 1,
     ) -> None:
+        self._parallel = parallel
         self._available = fill_up(configurations, num_configurations)
         self._eta = eta
         self._epochs = rungs(max_epochs, eta)
@@ -60,29 +66,37 @@ class ASHA:
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
         lower = range(len(self._epochs) - 2, -1, -1)  # the rungs below the last, highest first
-        for rung in lower:
-            for number in self._promotable(rung, len(self._metrics[rung]) // self._eta):
-                return [number], [self._epochs[rung + 1]]
-        if self._started < self._available:
-            return [self._started], [self._epochs[0]]
-        if not self._promotable(-1, 1):
-            for rung in lower:
-                for number in self._promotable(rung, len(self._metrics[rung])):
-                    return [number], [self._epochs[rung + 1]]
-        return None, None
+        chosen = [
+            (number, self._epochs[rung + 1])
+            for rung in lower
+            for number in self._promotable(rung, len(self._metrics[rung]) // self._eta)
+        ]
+        fresh = range(self._started, min(self._started + self._parallel, self._available))
+        chosen += [(number, self._epochs[0]) for number in fresh]
+        if not chosen and not self._promotable(-1, 1):
+            chosen = [
+                (number, self._epochs[rung + 1])
+                for rung in lower
+                for number in self._promotable(rung, len(self._metrics[rung]))
+            ][:1]
+        if not chosen:
+            return None, None
+        numbers, epochs = zip(*chosen[: self._parallel], strict=True)
+        return list(numbers), list(epochs)
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
-        latest = configuration_results[-1]
-        number, epoch, metric = (latest[key] for key in ("configuration_id", "epoch", "metric"))
-        failed = math.isnan(metric)
-        if not failed and epoch not in self._epochs:
-            return  # the budget ended between two rungs
-        rung = next(k for k, target in enumerate(self._epochs) if target >= epoch)
-        self._metrics[rung][number] = -math.inf if failed else metric
-        if rung:
-            self._promoted[rung - 1].add(number)
-        else:
-            self._started = number + 1
+        latest = {result["configuration_id"]: result for result in configuration_results}
+        for number, result in latest.items():
+            epoch, metric = result["epoch"], result["metric"]
+            failed = math.isnan(metric)
+            if not failed and epoch not in self._epochs:
+                continue  # the budget ended between two rungs
+            rung = next(k for k, target in enumerate(self._epochs) if target >= epoch)
+            self._metrics[rung][number] = -math.inf if failed else metric
+            if rung:
+                self._promoted[rung - 1].add(number)
+            else:
+                self._started = max(self._started, number + 1)
 
     def _promotable(self, rung: int, n: int) -> list[int]:
         """Those among the best ``n`` of a rung that can go on, best first."""
@@ -93,7 +107,16 @@ class ASHA:
 
 
 def asha(
-    configurations: Configurations, *, max_epochs: int, num_configurations: int, **_: Any
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    num_configurations: int,
+    parallel: int = 1,
+    **_: Any,
 ) -> ASHA:
     """The factory registered as ``"asha"``."""
-    return ASHA(configurations, max_epochs, num_configurations)
+    return ASHA(configurations, max_epochs, num_configurations, parallel=parallel)
+
+
+#: The Tuner gives ``parallel`` to a factory that says so.
+asha.takes_parallel = True  # type: ignore[attr-defined]

@@ -53,6 +53,23 @@ def brackets(max_epochs: int, eta: int = ETA) -> list[Bracket]:
     ]
 
 
+@dataclass
+class _AtWork:
+    """A bracket that is being run.
+
+    Attributes:
+        started: how many configurations it began with.
+        rungs: those that are left.
+        waiting: the configurations that are to get to the first of them.
+        cuts: how often it was cut.
+    """
+
+    started: int
+    rungs: tuple[int, ...]
+    waiting: list[int]
+    cuts: int = 0
+
+
 class Hyperband:
     """Runs bracket after bracket, each on configurations that were not in one before.
 
@@ -62,12 +79,16 @@ class Hyperband:
     bracket comes the first again. The search ends with the bracket that takes the last
     configuration, which may begin with fewer than it should, or when the budget is spent.
 
+    With ``parallel`` above 1, further brackets begin before those at work have ended while these
+    have fewer configurations to train; brackets do not depend on each other.
+
     Args:
         configurations: what to choose from; filled up to ``num_configurations``. They are taken
             in their order, so that those that are there already are in the first bracket.
         max_epochs: R, the epoch of the last rung of every bracket.
         num_configurations: how many configurations to use in all.
         eta: one of so many configurations goes on at each rung.
+        parallel: fewest configurations in a suggestion while there are new ones.
     """
 
     def __init__(
@@ -76,50 +97,64 @@ class Hyperband:
         max_epochs: int,
         num_configurations: int,
         eta: int = ETA,
+        parallel: int = 1,
     ) -> None:
         self._available = fill_up(configurations, num_configurations)
         self._brackets = brackets(max_epochs, eta)
         self._eta = eta
+        self._parallel = parallel
         self._used = 0
         self._begun = 0  # brackets
-        self._started = 0  # configurations of the bracket at work
-        self._rungs: tuple[int, ...] = ()  # of that bracket, those that are left
-        self._waiting: list[int] = []
-        self._promoted = 0  # times that this bracket was cut
+        self._at_work: list[_AtWork] = []
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        if not (self._waiting and self._rungs):
+        self._at_work = [one for one in self._at_work if one.waiting and one.rungs]
+        while (
+            sum(len(one.waiting) for one in self._at_work) < self._parallel
+            and self._used < self._available
+        ):
             self._begin()
-        if not self._waiting:
+        if not self._at_work:
             return None, None
-        return list(self._waiting), [self._rungs[0]] * len(self._waiting)
+        pairs = [(number, one.rungs[0]) for one in self._at_work for number in one.waiting]
+        return [number for number, _ in pairs], [rung for _, rung in pairs]
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
-        rung, *left = self._rungs
-        at_rung = {
-            result["configuration_id"]: result["metric"]
-            for result in configuration_results
-            if result["epoch"] == rung and not math.isnan(result["metric"])
-        }
-        self._rungs = tuple(left)
-        self._promoted += 1
-        n = max(1, self._started // self._eta**self._promoted)
-        best = sorted(at_rung, key=lambda number: (-at_rung[number], number))
-        self._waiting = best[:n]
+        for one in self._at_work:
+            rung, *left = one.rungs
+            at_rung = {
+                result["configuration_id"]: result["metric"]
+                for result in configuration_results
+                if result["configuration_id"] in one.waiting
+                and result["epoch"] == rung
+                and not math.isnan(result["metric"])
+            }
+            one.rungs = tuple(left)
+            one.cuts += 1
+            n = max(1, one.started // self._eta**one.cuts)
+            best = sorted(at_rung, key=lambda number, at=at_rung: (-at[number], number))
+            one.waiting = best[:n]
 
     def _begin(self) -> None:
         bracket = self._brackets[self._begun % len(self._brackets)]
         first = self._used
         self._used = min(first + bracket.num_configurations, self._available)
-        self._waiting = list(range(first, self._used))
-        self._started = len(self._waiting)
-        self._rungs = bracket.rungs
+        waiting = list(range(first, self._used))
+        self._at_work.append(_AtWork(len(waiting), bracket.rungs, waiting))
         self._begun += 1
-        self._promoted = 0
 
 
 def hyperband(
-    configurations: Configurations, *, max_epochs: int, num_configurations: int, **_: Any
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    num_configurations: int,
+    parallel: int = 1,
+    **_: Any,
 ) -> Hyperband:
     """The factory registered as ``"hyperband"``."""
-    return Hyperband(configurations, max_epochs, num_configurations)
+    return Hyperband(configurations, max_epochs, num_configurations, parallel=parallel)
+
+
+#: The Tuner gives ``parallel`` to a factory that says so.
+hyperband.takes_parallel = True  # type: ignore[attr-defined]

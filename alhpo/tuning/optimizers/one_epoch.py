@@ -106,3 +106,7 @@ def one_epoch(
 ) -> OneEpoch:
     """The factory registered as ``"one-epoch"``."""
     return OneEpoch(configurations, max_epochs, max_budget, num_configurations)
+
+
+#: The Tuner gives ``parallel`` to a factory that says so; its suggestions hold many in any case.
+one_epoch.takes_parallel = True  # type: ignore[attr-defined]

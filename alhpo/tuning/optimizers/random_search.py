@@ -1,4 +1,4 @@
-"""Random search: each configuration is trained to the end, one after the other."""
+"""Random search: each configuration is trained to the end, in the order of sampling."""
 
 from __future__ import annotations
 
@@ -16,27 +16,43 @@ class RandomSearch:
         configurations: what to choose from; filled up to ``num_configurations``.
         max_epochs: the epoch every configuration is trained to.
         num_configurations: after how many configurations the search ends.
+        parallel: configurations in a suggestion.
     """
 
     def __init__(
-        self, configurations: Configurations, max_epochs: int, num_configurations: int
+        self,
+        configurations: Configurations,
+        max_epochs: int,
+        num_configurations: int,
+        parallel: int = 1,
     ) -> None:
         self._n = fill_up(configurations, num_configurations)
         self._max_epochs = max_epochs
+        self._parallel = parallel
         self._next = 0
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
         if self._next >= self._n:
             return None, None
-        self._next += 1
-        return [self._next - 1], [self._max_epochs]
+        numbers = list(range(self._next, min(self._next + self._parallel, self._n)))
+        self._next += len(numbers)
+        return numbers, [self._max_epochs] * len(numbers)
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
         """Nothing is learnt from results."""
 
 
 def random_search(
-    configurations: Configurations, *, max_epochs: int, num_configurations: int, **_: Any
+    configurations: Configurations,
+    *,
+    max_epochs: int,
+    num_configurations: int,
+    parallel: int = 1,
+    **_: Any,
 ) -> RandomSearch:
     """The factory registered as ``"random"``."""
-    return RandomSearch(configurations, max_epochs, num_configurations)
+    return RandomSearch(configurations, max_epochs, num_configurations, parallel)
+
+
+#: The Tuner gives ``parallel`` to a factory that says so.
+random_search.takes_parallel = True  # type: ignore[attr-defined]

@@ -1,14 +1,15 @@
 """The tree-structured Parzen estimator of Optuna, every configuration trained to the end.
 
 Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization", NIPS 2011. The
-algorithm is Optuna's own (``optuna.samplers.TPESampler`` with its defaults), driven through
-ask and tell; the only module that knows optuna.
+algorithm is Optuna's own (``optuna.samplers.TPESampler`` with ``SETTINGS``), driven through ask
+and tell; the only module that knows optuna.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ from alhpo.tuning.optimizers.containment import Containment
 TRIES = 20
 
 
-#: Optuna 4's defaults, of which Optuna 5 has others: the sampler of Huseljic et al. (2023).
+#: Optuna 4's defaults, of which Optuna 5 has others: the sampler of Huseljic et al. (2023). Where
+#: several trials are asked for at once, ``constant_liar`` is on.
 SETTINGS: dict[str, Any] = {
     "n_startup_trials": 10,
     "n_ei_candidates": 24,
@@ -60,12 +62,17 @@ class TPE:
     searches on other tasks are not known to it. The search ends after ``num_configurations``, when
     the space holds no more, or when the budget is spent.
 
+    With ``parallel`` above 1 it is asked for as many before it is told of any. The constant liar
+    (Ginsbourger, Le Riche, Carraro 2010) then counts those that are not told of yet as bad ones, so
+    that they are not near each other.
+
     Args:
         configurations: the space, and where the configurations are added.
         max_epochs: the epoch every configuration is trained to.
         num_configurations: after how many configurations the search ends.
         seed: of the sampler; taken modulo 2**32.
         history: earlier searches.
+        parallel: most configurations in a suggestion.
 
     Raises:
         ConfigurationError: optuna is not installed, or the space has a hyperparameter without
@@ -79,6 +86,7 @@ class TPE:
         num_configurations: int,
         seed: int,
         history: Sequence[EarlierSearch] = (),
+        parallel: int = 1,
     ) -> None:
         require_optuna("tpe")
         self._configurations = configurations
@@ -87,15 +95,19 @@ class TPE:
         check_space(self._space)
         self._max_epochs = max_epochs
         self._n = num_configurations
+        self._parallel = parallel
         self._suggested: set[int] = set()
-        self._trial: Any = None
-        self._current: int | None = None
+        #: Optuna's trials by the numbers that were suggested last and are not observed yet.
+        self._pending: dict[int, Any] = {}
         self._containment = Containment("optuna")
         with self._containment.active():
             import optuna
 
             self._failed = optuna.trial.TrialState.FAIL
-            sampler = optuna.samplers.TPESampler(**SETTINGS, seed=seed % 2**32)
+            settings = SETTINGS | {"constant_liar": parallel > 1, "seed": seed % 2**32}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna 4 calls the constant liar experimental
+                sampler = optuna.samplers.TPESampler(**settings)
             # It tells of every study on stderr; this one is nobody's but the tuner's.
             verbosity = optuna.logging.get_verbosity()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,32 +125,36 @@ class TPE:
                 self._enqueue(number)
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        if self._current is None and len(self._suggested) < self._n:
+        if not self._pending:
             with self._containment.active():
-                self._current = self._proposal()
-        if self._current is None:
+                while len(self._pending) < self._parallel and len(self._suggested) < self._n:
+                    proposal = self._proposal()
+                    if proposal is None:
+                        break
+                    number, trial = proposal
+                    self._pending[number] = trial
+                    self._suggested.add(number)
+        if not self._pending:
             return None, None
-        self._suggested.add(self._current)
-        return [self._current], [self._max_epochs]
+        return [*self._pending], [self._max_epochs] * len(self._pending)
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
-        latest = configuration_results[-1]
-        failed = math.isnan(latest["metric"])
-        if not failed and latest["epoch"] < self._max_epochs:
-            return  # the budget ended before the training
+        latest = {result["configuration_id"]: result for result in configuration_results}
         with self._containment.active():
-            if failed:
-                self._study.tell(self._trial, state=self._failed)
-            else:
-                self._study.tell(self._trial, latest["metric"])
-        self._trial = self._current = None
+            for number, result in latest.items():
+                if math.isnan(result["metric"]):
+                    self._study.tell(self._pending.pop(number), state=self._failed)
+                elif result["epoch"] == self._max_epochs:
+                    self._study.tell(self._pending.pop(number), result["metric"])
+                # else the budget ended before the training
 
-    def _proposal(self) -> int | None:
-        """A configuration that is new and allowed; None where the space holds no more."""
+    def _proposal(self) -> tuple[int, Any] | None:
+        """A configuration that is new and allowed, and Optuna's trial; None where the space holds
+        no more."""
         for _ in range(TRIES):
-            number = self._asked()
-            if number is not None:
-                return number
+            asked = self._asked()
+            if asked is not None:
+                return asked
         for number in self._configurations.add_configurations(1):
             self._enqueue(number)
             return self._asked()
@@ -148,10 +164,10 @@ class TPE:
         """Tell Optuna of a configuration that was trained to the end elsewhere."""
         known = self._configurations.add(configuration)
         self._enqueue(known)
-        if self._asked() is not None:
-            self._study.tell(self._trial, metric)
+        asked = self._asked()
+        if asked is not None:
+            self._study.tell(asked[1], metric)
             self._suggested.add(known)
-            self._trial = None
 
     def _enqueue(self, number: int) -> None:
         """Have Optuna propose this configuration next."""
@@ -160,8 +176,8 @@ class TPE:
             {name: _encoded(self._space[name], value) for name, value in values.items()}
         )
 
-    def _asked(self) -> int | None:
-        """Optuna's next proposal, if it is allowed and new; it remains the trial at work."""
+    def _asked(self) -> tuple[int, Any] | None:
+        """Optuna's next proposal and its trial, if it is allowed and new."""
         trial = self._study.ask()
         values: dict[str, Any] = {}
         for name in self._names:
@@ -171,8 +187,7 @@ class TPE:
         if number is None or number in self._suggested:
             self._study.tell(trial, state=self._failed)
             return None
-        self._trial = trial
-        return number
+        return number, trial
 
     def _number(self, values: Mapping[str, Any]) -> int | None:
         try:
@@ -253,13 +268,16 @@ def tpe(
     num_configurations: int,
     seed: int,
     history: Sequence[EarlierSearch] = (),
+    parallel: int = 1,
     **_: Any,
 ) -> TPE:
     """The factory registered as ``"tpe"``."""
-    return TPE(configurations, max_epochs, num_configurations, seed, history)
+    return TPE(configurations, max_epochs, num_configurations, seed, history, parallel)
 
 
 tpe.uses_history = True  # type: ignore[attr-defined]
+#: The Tuner gives ``parallel`` to a factory that says so.
+tpe.takes_parallel = True  # type: ignore[attr-defined]
 #: The Tuner asks it before anything happens.
 tpe.check_space = check_space  # type: ignore[attr-defined]
 tpe.packages = ("optuna",)  # type: ignore[attr-defined]

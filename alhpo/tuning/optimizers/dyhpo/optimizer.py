@@ -135,7 +135,7 @@ class DyHPO:
             target = min(self._reached.get(number, 0) + step, self._max_epochs)
             chosen.append((number, target))
             self._suggestions += 1
-            if len(chosen) < self._parallel and self._observed:
+            if len(chosen) < self._parallel and self._best() is not None:
                 known = self._condition(self._process, fantasies)
                 mean, _ = self._predicted(self._process, known, [number], np.array([target]))
                 fantasies.append((number, target, float(mean[0])))
@@ -418,7 +418,7 @@ def dyhpo(
 ) -> DyHPO:
     """The factory registered as ``"dyhpo"``; it computes on the CPU whatever the device.
 
-    Give options through ``functools.partial(dyhpo, step=3, parallel=4)``.
+    Give options through ``functools.partial(dyhpo, step=3)``.
     """
     return DyHPO(
         configurations,
@@ -435,5 +435,7 @@ def dyhpo(
 dyhpo.requires_budget = True  # type: ignore[attr-defined]
 #: The Tuner gives earlier searches to a factory that says so.
 dyhpo.uses_history = True  # type: ignore[attr-defined]
+#: The Tuner gives ``parallel`` to a factory that says so.
+dyhpo.takes_parallel = True  # type: ignore[attr-defined]
 #: The optimizers of this factory have ``expected_gain``.
 dyhpo.tells_gain = True  # type: ignore[attr-defined]

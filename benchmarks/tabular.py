@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from race import FakeClock
 
 from alhpo.base.errors import CheckpointError, ConfigurationError
 from alhpo.base.files import atomic_path
-from alhpo.testing.race import FakeClock
 
 
 class TabularObjective:

@@ -4,9 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
+from tabular import TabularObjective
 
 from alhpo.base.errors import CheckpointError, ConfigurationError
-from alhpo.testing import TabularObjective
 
 CURVES = np.array([[0.1, 0.2, 0.3], [0.4, np.nan, np.nan]])
 

@@ -1,0 +1,20 @@
+"""Data sources: where the images of a data set come from.
+
+One file per source; a new one is a function under ``@register_data_source`` in a module that is
+imported here, or in another package under the entry point group ``alhpo.data_sources``.
+"""
+
+from alhpo.data.sources import digits as digits
+from alhpo.data.sources import timm_factory as timm_factory
+from alhpo.data.sources.registry import data_source_names, find_source, register_data_source
+from alhpo.data.sources.source import DatasetSize, DataSource, SourceData, SourceOptions
+
+__all__ = [
+    "DataSource",
+    "DatasetSize",
+    "SourceData",
+    "SourceOptions",
+    "data_source_names",
+    "find_source",
+    "register_data_source",
+]

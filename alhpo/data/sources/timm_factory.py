@@ -1,0 +1,84 @@
+"""The names of timm's data set factory: torchvision's sets, Hugging Face's, TensorFlow's and
+web data sets."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from torchvision.datasets import SVHN
+
+from alhpo.base.errors import DataError
+from alhpo.data.decoding import LazyImages
+from alhpo.data.sources.registry import register_data_source
+from alhpo.data.sources.source import TRAIN_SPLITS, DatasetSize, SourceData, SourceOptions
+
+#: Sizes of data sets that can be told before they are downloaded.
+PUBLIC_SIZES = {
+    "torch/cifar10": DatasetSize(50_000, 10_000, (32, 32, 3), 10),
+    "torch/cifar100": DatasetSize(50_000, 10_000, (32, 32, 3), 100),
+    "torch/svhn": DatasetSize(73_257, 26_032, (32, 32, 3), 10),
+}
+
+
+def public_size(options: SourceOptions) -> DatasetSize | None:
+    """The size of one of ``PUBLIC_SIZES`` with its usual splits, else None."""
+    usual = (options.train_split, options.eval_split) == ("train", "validation")
+    return PUBLIC_SIZES.get(options.name) if usual else None
+
+
+@register_data_source("torch/NAME", size=public_size)
+@register_data_source("hfds/USER/NAME")
+@register_data_source("hfids/USER/NAME")
+@register_data_source("tfds/NAME")
+@register_data_source("wds/NAME")
+def timm_factory(options: SourceOptions) -> SourceData:
+    """Both splits as timm's ``create_dataset`` resolves their names, and ``torch/svhn``, which it
+    leaves out.
+
+    Raises:
+        DataError: timm cannot make it; the message has timm's reason.
+    """
+    pool, evaluation = (
+        _images(options, split) for split in (options.train_split, options.eval_split)
+    )
+    return SourceData(pool, evaluation, name=options.member.replace("/", "-"))
+
+
+def _images(options: SourceOptions, split: str) -> LazyImages:
+    from timm.data.dataset_factory import create_dataset
+
+    name, root, download = options.name, options.root, options.download
+    where = f"{name} ({split})"
+    # several processes of a study may come here at once: one downloads, the others wait
+    lock = FileLock(root / ".download.lock") if download else nullcontext()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with lock:
+            if name == "torch/svhn":
+                part = "train" if split in TRAIN_SPLITS else "test"
+                source: Any = SVHN(str(root), split=part, download=download)
+            else:
+                source = create_dataset(name, root=str(root), split=split, download=download)
+    except Exception as error:
+        folder = f" For the folder of this name, write ./{name}." if options.path.is_dir() else ""
+        raise DataError(
+            f"timm could not make data set {name!r}, split {split!r}, in {root}: {error!r}. "
+            f"Check the name, the split and root, or allow the download.{folder}"
+        ) from error
+    classes = getattr(source, "classes", None) or _counted_classes(source)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return LazyImages(where, len(source), lambda i: source[i], classes)
+    items = list(source)
+    return LazyImages(where, len(items), items.__getitem__, classes)
+
+
+def _counted_classes(source: Any) -> list[str] | None:
+    """Classes by number, where the source tells all labels without decoding."""
+    for attribute in ("targets", "labels"):
+        labels = getattr(source, attribute, None)
+        if labels is not None and len(labels):
+            return [str(i) for i in range(int(np.max(labels)) + 1)]
+    return None

@@ -1,0 +1,39 @@
+"""The data set of a run or a tuning, as its settings name it."""
+
+from __future__ import annotations
+
+from alhpo.base.errors import DataError
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.loading import load_dataset
+from alhpo.runs.settings import DataSettings
+
+
+def load_data(settings: DataSettings) -> ImageDataset:
+    """The data set that the settings name.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    return load_dataset(
+        settings.dataset,
+        root=settings.data_dir,
+        train_split=settings.train_split,
+        eval_split=settings.val_split,
+        download=settings.download,
+        image_size=settings.image_size,
+        pool_size=settings.pool_size,
+        eval_size=settings.eval_size,
+    )
+
+
+def need_evaluation_split(dataset: ImageDataset) -> None:
+    """Refuse data on which no model can be evaluated.
+
+    Raises:
+        DataError: there are no evaluation images.
+    """
+    if not len(dataset.eval_images):
+        raise DataError(
+            f"Data set {dataset.name!r} has no evaluation split, which a record needs. "
+            "Give eval_images, or use ActiveLearner."
+        )

@@ -1,0 +1,48 @@
+"""The fit on all labels: begun, or continued after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alhpo.base.errors import DivergedError
+from alhpo.base.types import Evaluation
+from alhpo.learner import ActiveLearner
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit on all labels.
+
+    Attributes:
+        test: on the evaluation split; a model that diverged counts as the uniform prediction.
+        epochs: that were trained, by this process or before.
+        diverged: training diverged; there is no model.
+    """
+
+    test: Evaluation
+    epochs: int
+    diverged: bool = False
+
+
+def fit_or_continue(
+    learner: ActiveLearner,
+    configuration: Mapping[str, Any],
+    folder: Path,
+    callback: Callable[[int], None],
+) -> Fit:
+    """Fit on all labels and evaluate, or continue the fit that was begun in the folder.
+
+    Args:
+        learner: with the labels.
+        configuration: hyperparameters over the learner's fixed ones.
+        folder: of the fit's checkpoint.
+        callback: called with the number of epochs trained so far, after every epoch.
+    """
+    try:
+        test = learner.fit(configuration, checkpoint_path=folder, callback=callback)
+    except DivergedError as error:
+        return Fit(Evaluation.uniform(learner.dataset.num_classes), error.epochs, diverged=True)
+    return Fit(test, learner.max_epochs)

@@ -1,0 +1,173 @@
+"""When a run searches hyperparameters: the HPO modes, each an object that decides and nothing else.
+
+A mode says in which cycles a run searches, and whether one more search follows the last cycle. A
+cycle without a search uses the configuration of the cycle before it, the first cycle the fixed
+hyperparameters.
+
+A new mode is one class here with its line of registration below, or an entry point of another
+package in the group ``alhpo.hpo_modes``; ``alhpo.testing.check_hpo_mode`` checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.registry import Registry
+
+if TYPE_CHECKING:  # they take NumPy, and refusing a wrong flag must not
+    from alhpo.base.protocols import HPOMode
+    from alhpo.base.types import CycleRecord
+
+
+class Schedule:
+    """A mode whose searches are known before the run begins; a subclass needs ``cycles`` alone."""
+
+    searches_ever = True
+    final_search = False
+    when = "in some cycles"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        raise NotImplementedError
+
+    def searches(self, cycle: int, sizes: Sequence[int], records: Sequence[CycleRecord]) -> bool:
+        return cycle in self.cycles(sizes)
+
+
+class Fixed(Schedule):
+    """Never: the fixed hyperparameters."""
+
+    searches_ever = False
+    when = "in no cycle"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return ()
+
+
+class PerCycle(Schedule):
+    """In every cycle."""
+
+    when = "in every cycle"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return range(len(sizes))
+
+
+class Every(Schedule):
+    """In cycles 0, K, 2K, ..."""
+
+    def __init__(self, interval: int) -> None:
+        """
+        Args:
+            interval: K, at least 1.
+        """
+        self.interval = interval
+        self.when = f"in every {interval} cycles"
+
+    @classmethod
+    def parse(cls, text: str) -> Every:
+        """The mode ``every:K`` from its K."""
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigurationError(
+                f"every:{text} is not every:K with K a whole number from 1, such as every:5."
+            )
+        return cls(int(text))
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return range(0, len(sizes), self.interval)
+
+
+class Initial(Schedule):
+    """Once, on the initial labels; the run keeps what was found."""
+
+    when = "on the initial labels"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return range(1)
+
+
+class AtLabels(Schedule):
+    """In the cycles with these numbers of labels."""
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        """
+        Args:
+            labels: ascending numbers of labels.
+        """
+        self.labels = tuple(labels)
+        self.when = f"at {', '.join(map(str, labels))} labels"
+
+    @classmethod
+    def parse(cls, text: str) -> AtLabels:
+        """The mode ``at:N,...`` from its numbers."""
+        parts = [part.strip() for part in text.split(",")]
+        labels = [int(part) for part in parts if part.isdecimal()]
+        if len(labels) < len(parts) or labels != sorted(set(labels)):
+            raise ConfigurationError(
+                f"at:{text} is not at:N,... with ascending numbers of labels, such as at:100,500."
+            )
+        return cls(labels)
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        missing = [str(n) for n in self.labels if n not in sizes]
+        if missing:
+            raise ConfigurationError(
+                f"no cycle has {' or '.join(missing)} labels; the cycles of this run have "
+                f"{', '.join(map(str, sizes))}."
+            )
+        return [sizes.index(n) for n in self.labels]
+
+
+class Final(Schedule):
+    """Once, after the last cycle; the cycles use the fixed hyperparameters."""
+
+    final_search = True
+    when = "after the last cycle"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return ()
+
+
+#: What a mode must have; that of a class is there without making an object of it.
+_PARTS = ("searches_ever", "final_search", "when", "cycles", "searches")
+
+
+def _check(name: str, mode: Any) -> HPOMode | type[HPOMode]:
+    missing = [part for part in _PARTS if not hasattr(mode, part)]
+    if missing:
+        raise ConfigurationError(
+            f"HPO mode {name!r} is {mode!r}, which lacks {', '.join(missing)}. Give an HPOMode "
+            "(alhpo.base.protocols), or a class that makes one without arguments."
+        )
+    return mode
+
+
+#: Modes, or classes that make them without arguments.
+MODES: Registry[HPOMode | type[HPOMode]] = Registry("HPO mode", "alhpo.hpo_modes", check=_check)
+
+MODES.register("fixed", Fixed)
+MODES.register("initial", Initial)
+MODES.register("per-cycle", PerCycle)
+MODES.register("final", Final)
+MODES.register_family("every", Every.parse, "K")
+MODES.register_family("at", AtLabels.parse, "N,...")
+
+
+def get_mode(name: str) -> HPOMode:
+    """The mode with this name.
+
+    Raises:
+        ConfigurationError: an unknown name, or arguments that a family refuses.
+    """
+    mode = MODES.get(name)
+    return mode() if isinstance(mode, type) else mode
+
+
+def searches_ever(name: str) -> bool:
+    """Whether a run of this mode searches at all; a mode that is not installed here is taken for
+    one that does, so that old records can be read."""
+    try:
+        return get_mode(name).searches_ever
+    except ConfigurationError:
+        return True

@@ -1,0 +1,45 @@
+"""Who is told what a run or a tuning does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from alhpo.base.types import CycleRecord
+from alhpo.runs.settings import RunConfig, TuneConfig
+
+
+class Observer(Protocol):
+    """Is told what a run or a tuning does, for progress displays."""
+
+    def started(
+        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
+    ) -> None:
+        """It begins or goes on; ``records`` of its ``cycles`` are done. A tuning is one cycle."""
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
+
+    def recorded(self, record: CycleRecord) -> None:
+        """A cycle is complete."""
+
+
+class Observers(Observer):
+    """Passes on to several observers, or none, what it is told."""
+
+    def __init__(self, *observers: Observer | None) -> None:
+        self._observers = [observer for observer in observers if observer is not None]
+
+    def started(
+        self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
+    ) -> None:
+        for observer in self._observers:
+            observer.started(config, path, records, cycles)
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        for observer in self._observers:
+            observer.progressed(cycle, part, done, total, note)
+
+    def recorded(self, record: CycleRecord) -> None:
+        for observer in self._observers:
+            observer.recorded(record)

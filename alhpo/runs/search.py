@@ -1,0 +1,193 @@
+"""A search on a labelled pool, or one configuration measured: begun, or continued after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ConfigSpace as CS
+
+from alhpo.base.errors import ConfigurationError, TunerError
+from alhpo.base.files import Journal
+from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
+from alhpo.learner import ActiveLearner
+from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
+from alhpo.training.objective import Objective
+from alhpo.tuning import Tuner, recorded_results
+from alhpo.tuning.record import Record, SearchJournal
+
+#: Called with the number of epochs spent so far and the row of the latest, after every epoch that
+#: is trained now.
+Progress = Callable[[int, dict[str, Any]], None]
+
+
+def storage_of(config: RunConfig | TuneConfig) -> Path | None:
+    """The folder for the checkpoints of its searches, made where it is missing; None where each
+    search keeps them in its own."""
+    if config.storage_dir is None:
+        return None
+    folder = Path(config.storage_dir).expanduser() / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_search(
+    objective: Objective,
+    settings: SearchSettings,
+    folder: Path,
+    *,
+    budget: int,
+    seed: int,
+    storage: Path | None,
+    callback: Progress,
+    **start: Any,
+) -> tuple[Tuner, dict[str, Any] | None]:
+    """Search the objective's space, or continue the search that was begun in the folder.
+
+    Args:
+        objective: what is searched.
+        settings: the optimizer and what it chooses from.
+        folder: of the tuner's experiments.
+        budget: epochs to spend.
+        seed: of the search.
+        storage: folder of its checkpoints; None for its experiment's own.
+        callback: told of the progress.
+        start: what the search starts from, as the Tuner takes it.
+
+    Returns:
+        The tuner, and the best row; None where training diverged in every trial, or the optimizer
+        had nothing to try within the budget.
+
+    Raises:
+        TunerError: the objective or the optimizer breaks its contract, or no trial succeeded for
+            another reason than divergence.
+    """
+    return _run_tuner(
+        objective,
+        callback,
+        max_budget=budget,
+        output_path=folder,
+        optimizer=settings.optimizer,
+        num_configurations=settings.num_configurations,
+        min_gain=settings.min_gain,
+        parallel=settings.parallel,
+        seed=seed % 2**31,
+        storage_path=storage,
+        **start,
+    )
+
+
+def measure(
+    learner: ActiveLearner,
+    hp: TrainingHyperparameters,
+    folder: Path,
+    *,
+    seed: int,
+    storage: Path | None,
+    callback: Progress,
+    measure_test: bool = False,
+) -> tuple[Tuner, dict[str, Any] | None]:
+    """Train one configuration to the end with the learner's validation scheme, or continue that.
+
+    Args:
+        learner: with the labels.
+        hp: the configuration.
+        folder, seed, storage, callback: as ``run_search`` takes them.
+        measure_test: measure it on the evaluation split too, for the record.
+
+    Returns:
+        The tuner, and the best row; None where training diverged.
+    """
+    objective = learner.objective(space=constant_space(hp), measure_test=measure_test)
+    return _run_tuner(
+        objective,
+        callback,
+        max_budget=objective.max_epochs,
+        output_path=folder,
+        optimizer="random",
+        num_configurations=1,
+        seed=seed % 2**31,
+        storage_path=storage,
+    )
+
+
+def _run_tuner(
+    objective: Objective, callback: Progress, **arguments: Any
+) -> tuple[Tuner, dict[str, Any] | None]:
+    spent = 0
+
+    def trained(row: dict[str, Any]) -> None:
+        nonlocal spent
+        spent += 1
+        callback(spent, row)
+
+    tuner = Tuner(
+        objective_function=objective,
+        configuration_space=objective.configuration_space,
+        max_epochs=objective.max_epochs,
+        resume="quiet",
+        progress=False,
+        callback=trained,
+        **arguments,
+    )
+    spent = tuner.epochs_spent
+    try:
+        best = tuner.run()
+    except TunerError:
+        record = _record_of(tuner.experiment_path)
+        if record.ended and all(outcome.status == "diverged" for outcome in record.outcomes):
+            return tuner, None
+        raise
+    return tuner, None if best.get("diverged") else best
+
+
+def epochs_in(folder: Path) -> int:
+    """Epochs that were trained in all experiments of a folder."""
+    return sum(len(_record_of(path).outcomes) for path in folder.glob("experiment_*"))
+
+
+def has_ended(experiment: Path) -> bool:
+    """Whether a search came to its end; what is gone or cut short did not."""
+    return _record_of(experiment).ended
+
+
+def _record_of(experiment: Path) -> Record:
+    return SearchJournal(Journal(experiment / "journal.jsonl")).read()
+
+
+def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a record says of the row of a search; None where training had diverged."""
+    if row["diverged"]:
+        return None
+    return {
+        "accuracy": float(row["accuracy"]),
+        "nll": float(row["nll"]),
+        "epoch": int(row["epoch"]),
+    }
+
+
+def constant_space(hp: TrainingHyperparameters) -> CS.ConfigurationSpace:
+    """The space whose only configuration is ``hp``."""
+    values = {n: str(v) if isinstance(v, bool) else v for n, v in hp.model_dump().items()}
+    return CS.ConfigurationSpace(values)
+
+
+def in_space(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The configuration of the space with these values, if it has one."""
+    try:
+        return [active_configuration(space, values)]
+    except ConfigurationError:
+        return []
+
+
+def results_in_space(
+    space: CS.ConfigurationSpace, experiments: Iterable[Path]
+) -> list[dict[str, Any]]:
+    """What experiments observed of configurations of the space."""
+    return [
+        row | {"configuration": configuration}
+        for experiment in experiments
+        for row in recorded_results(experiment)
+        for configuration in in_space(space, row["configuration"])
+    ]

@@ -1,0 +1,136 @@
+"""What every data source must keep to."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alhpo.base.errors import DataError
+from alhpo.data.decoding import LazyImages
+from alhpo.data.loading import dataset_size, load_dataset
+from alhpo.data.sources import SourceData, SourceOptions, find_source
+from alhpo.testing.process_state import global_seed, process_left_alone, require
+
+#: Images of each split that are looked at.
+LOOKED_AT = 100
+AUGMENTATIONS = ("crop-flip", "crop", "flip", "none")
+
+
+def check_data_source(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    train_split: str = "train",
+    eval_split: str = "validation",
+) -> None:
+    """Check that a data source says what it has, and has it whenever it is asked.
+
+    Both splits have images; there is a label from 0 for each, below the number of classes where
+    the classes are named; an image is a PIL image of 8 bits per channel; paths are as many as
+    images. Asked again, from another thread and whatever the global seeds are, it gives the same
+    images; the process stays as it was. A size that is told without reading is the size that is
+    read. ``load_dataset`` loads it, twice the same; a split that there is not is refused with a
+    ``DataError`` or the same as any other.
+
+    Args:
+        name: of a data set whose images are there: nothing is downloaded. A source in Python is
+            registered first.
+        root: see ``load_dataset``.
+        train_split: see ``load_dataset``.
+        eval_split: see ``load_dataset``.
+
+    Raises:
+        AssertionError: with the rule that was broken.
+    """
+    source = find_source(name)
+    where = f"Data source {name!r}"
+    folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
+    options = SourceOptions(name, folder, train_split, eval_split, download=False)
+    with process_left_alone(where):
+        data = source(options)
+    require(isinstance(data, SourceData), f"{where} must give a SourceData, not {data!r}.")
+    legal = data.augmentation in AUGMENTATIONS
+    require(legal, f"{where}: augmentation {data.augmentation!r}; legal: {AUGMENTATIONS}.")
+    again = []
+    for seed in (1, 2):
+        with global_seed(seed):
+            again.append(source(options))
+    for part in ("pool", "evaluation"):
+        images = getattr(data, part)
+        if part == "pool" or images is not None:
+            others = [getattr(other, part) for other in again]
+            _check_images(images, others, f"{where}, {part}")
+    if data.evaluation is not None and data.pool.classes is not None:
+        try:
+            data.evaluation.with_classes(data.pool.classes)
+        except DataError as error:
+            raise AssertionError(f"{where}: {error}") from error
+    _check_loading(name, where, data, options)
+
+
+def _check_images(images: Any, others: list[Any], where: str) -> None:
+    require(isinstance(images, LazyImages), f"{where} must be LazyImages, not {images!r}.")
+    require(images.count > 0, f"{where} has no images.")
+    if images.classes is not None:
+        names = list(images.classes)
+        text = all(isinstance(name, str) for name in names)
+        distinct = len(set(names)) == len(names) > 0
+        require(text and distinct, f"{where}: classes must be distinct texts, not {names!r}.")
+    if images.paths is not None:
+        fits = len(images.paths) == images.count
+        require(fits, f"{where}: {len(images.paths)} paths of {images.count} images.")
+    chosen = np.unique(np.linspace(0, images.count - 1, min(images.count, LOOKED_AT)).astype(int))
+    first = [_content(images, i, where) for i in chosen.tolist()]
+    for other in others:
+        same = (other.count, other.paths) == (images.count, images.paths)
+        same = same and list(other.classes or ()) == list(images.classes or ())
+        require(same, f"{where}: asked again, it has other images, paths or classes.")
+        read = functools.partial(_content, other, where=where)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(read, chosen[::-1].tolist()))
+        require(found[::-1] == first, f"{where}: asked again, it gives other images or labels.")
+
+
+def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
+    """What an image is, after a look at whether it is one."""
+    image, label = images.get(index)
+    where = f"{where}, image {index}"
+    require(isinstance(image, Image.Image), f"{where} must be a PIL image, not {image!r}.")
+    deep = image.mode.startswith(("I", "F"))
+    require(not deep, f"{where} has pixels of mode {image.mode}; 8 bits per channel are expected.")
+    whole = isinstance(label, int | np.integer) and not isinstance(label, bool) and label >= 0
+    require(whole, f"{where} has the label {label!r}; expected is an integer from 0.")
+    if images.classes is not None:
+        known = label < len(images.classes)
+        require(known, f"{where} has the label {label}, of {len(images.classes)} classes.")
+    return image.mode, image.size, image.tobytes(), int(label)
+
+
+def _check_loading(name: str, where: str, data: SourceData, options: SourceOptions) -> None:
+    arguments: dict[str, Any] = {
+        "root": options.root,
+        "train_split": options.train_split,
+        "eval_split": options.eval_split,
+        "pool_size": LOOKED_AT,
+        "eval_size": LOOKED_AT,
+    }
+    size = dataset_size(name, **arguments)
+    first, second = (load_dataset(name, download=False, **arguments) for _ in range(2))
+    same = all(
+        np.array_equal(getattr(first, part).numpy(), getattr(second, part).numpy())
+        for part in ("images", "labels", "eval_images", "eval_labels")
+    )
+    require(same and first.paths == second.paths, f"{where}: loaded twice, it is not the same.")
+    counts = (size.pool, size.evaluation, size.classes)
+    loaded = (len(first), len(first.eval_images), first.num_classes)
+    require(counts == loaded, f"{where} is told to be of {size}, and has {loaded}.")
+    tell = getattr(find_source(name), "size", None)
+    told = tell(options) if tell else None
+    if told is not None and data.evaluation is not None:
+        whole = (data.pool.count, data.evaluation.count)
+        require((told.pool, told.evaluation) == whole, f"{where}: tells {told}, and has {whole}.")

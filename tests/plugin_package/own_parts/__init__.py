@@ -1,0 +1,1 @@
+"""Parts of one's own for alhpo, found by their entry points; docs/extending.md explains them."""

@@ -1,0 +1,154 @@
+"""When a run searches: the modes that come with alhpo, and those of other packages."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from toy_models import TOY
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.cli import main
+from alhpo.data.loading import DatasetSize
+from alhpo.reports.runs import write_report
+from alhpo.runs.experiment import run_experiment
+from alhpo.runs.modes import MODES, Fixed, Schedule
+from alhpo.runs.settings import RunConfig
+from alhpo.studies.config import Cell
+from alhpo.studies.cost import cell_cost
+from alhpo.testing import check_hpo_mode
+
+
+def run(data, folder, **changes):
+    config = RunConfig.create(TOY, {"output_dir": str(folder)}, changes)
+    return run_experiment(config, dataset=data)
+
+
+class WhenWorse(Schedule):
+    """Another package's: in the first cycle, and when the validation accuracy fell."""
+
+    when = "when the validation accuracy falls"
+
+    def cycles(self, sizes):
+        return range(len(sizes))
+
+    def searches(self, cycle, sizes, records):
+        if len(records) < 2:
+            return cycle == 0
+        before, last = (record.validation["accuracy"] for record in records[-2:])
+        return last < before
+
+
+@pytest.mark.parametrize(
+    "mode", ["fixed", "initial", "per-cycle", "every:2", "at:12,16", "final", WhenWorse()]
+)
+def test_modes_conform(mode):
+    check_hpo_mode(mode, model=TOY["model"])
+
+
+class Broken(Schedule):
+    """Every second cycle, by what it keeps in itself."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def cycles(self, sizes):
+        return range(len(sizes))
+
+    def searches(self, cycle, sizes, records):
+        self.asked += 1
+        return self.asked % 2 == 1
+
+
+class Hidden(Schedule):
+    """It searches in a cycle that it does not foresee."""
+
+    def cycles(self, sizes):
+        return [0]
+
+    def searches(self, cycle, sizes, records):
+        return cycle < 2
+
+
+class Silent(Schedule):
+    searches_ever = False
+
+    def cycles(self, sizes):
+        return [0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (Broken(), "a function of the records"),
+        (Hidden(), r"cycles \[1\] searched, which cycles\(\) does not foresee"),
+        (Silent, "searches_ever is False, but it searched"),
+        (type("Wordless", (Fixed,), {"when": ""}), "not words"),
+        (type("Beyond", (Schedule,), {"cycles": lambda self, sizes: [9]}), "the cycles 0 to 2"),
+    ],
+)
+def test_the_suite_finds_what_is_broken(mode, message):
+    with pytest.raises(AssertionError, match=message):
+        check_hpo_mode(mode, model=TOY["model"])
+    assert "under-test" not in MODES.names()
+
+
+@pytest.mark.parametrize(
+    ("hpo", "tuned"),
+    [
+        ("initial", [True, False, False]),
+        ("at:20,28", [False, True, True]),
+        ("at:12", [True, False, False]),
+    ],
+)
+def test_a_run_keeps_what_its_latest_search_found(few_digits, tmp_path, hpo, tuned):
+    outside = {"batch_size": 8, "lr": 0.5}  # of the space: no search finds it
+    changes = {"hpo": hpo, "hyperparameters": outside, "measure_current": False}
+    records = run(few_digits, tmp_path, **changes).records
+    assert [record.tuned for record in records] == tuned
+    current = 0.5
+    for record in records:
+        if not record.tuned:
+            assert record.configuration["lr"] == current
+        current = record.configuration["lr"]
+    assert current <= 0.1
+
+
+def test_a_mode_of_another_package(few_digits, tmp_path):
+    """Its name is a setting; cost and report know it, and reports read its runs without it."""
+    with MODES.temporary():
+        MODES.register("when-worse", WhenWorse)
+        MODES.register("when-worse", WhenWorse)  # a notebook cell that is run again
+        result = run(few_digits, tmp_path, hpo="when-worse", seed=1)
+        config = RunConfig.create(TOY, {"hpo": "when-worse"})
+        cost = cell_cost(Cell(0, config, {}), DatasetSize(120, 60, (8, 8, 1), 10))
+        assert cost.epochs == 3 * 4 + 3 * 2  # at most a search in every cycle
+        assert sum(record.epochs["hpo"] for record in result.records) <= 3 * 4
+    assert result.path.name.startswith("digits-entropy-when-worse-seed1-")
+    report = write_report(tmp_path)
+    assert "entropy, when-worse random" in report.markdown.read_text()
+    with pytest.raises(ConfigurationError, match="Unknown HPO mode 'when-worse'"):
+        RunConfig.create(TOY, {"hpo": "when-worse"})
+
+
+def test_a_search_in_the_last_cycle_and_after_it_is_refused():
+    with MODES.temporary():
+        MODES.register("both", type("Both", (WhenWorse,), {"final_search": True}))
+        with pytest.raises(ConfigurationError, match="'both': the mode searches in the last cycle"):
+            RunConfig.create(TOY, {"hpo": "both"})
+
+
+def test_what_is_no_mode():
+    with MODES.temporary(), pytest.raises(ConfigurationError, match="lacks searches_ever"):
+        MODES.register("sometimes", lambda cycle: cycle == 3)
+
+
+def test_several_modes_in_one_command(few_digits, tmp_path, monkeypatch):
+    """Commas belong to the numbers of labels after ``at:``."""
+    monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda _: few_digits)
+    changes = {"hpo": "fixed, at:12,20; initial", "output_dir": str(tmp_path)}
+    settings = {k: v for k, v in (TOY | changes).items() if k != "hyperparameters"}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    result = CliRunner().invoke(main, ["run", *flags], catch_exceptions=False)
+    assert result.exit_code == 0
+    for mode in ("fixed", "at-12-20", "initial"):
+        assert f"digits-entropy-{mode}-seed0-" in result.output

@@ -1,0 +1,105 @@
+"""Launchers by name, and the suite that passes good ones and catches bad ones."""
+
+from __future__ import annotations
+
+import pytest
+from study_examples import study_in
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import Settings
+from alhpo.studies import run_study
+from alhpo.studies.cell_runner import Outcome, run_cell
+from alhpo.studies.launch import launcher_names, register_launcher
+from alhpo.studies.launch.registry import LAUNCHERS
+from alhpo.testing import check_launcher
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_afterwards():
+    with LAUNCHERS.temporary():
+        yield
+
+
+class Options(Settings):
+    capacity: int = 2
+
+
+class LastFirst:
+    """Runs cells in this process, the last that was submitted first."""
+
+    options_class = Options
+
+    def __init__(self, capacity):
+        self.capacity = capacity
+        self.cells = []
+
+    @classmethod
+    def for_cells(cls, options, cells, observer):
+        return cls(options.capacity)
+
+    def submit(self, cell):
+        self.cells.append(cell)
+
+    def wait(self, timeout=None):
+        return [self.run(self.cells.pop())] if self.cells else []
+
+    def run(self, cell):
+        return run_cell(cell)
+
+    def close(self):
+        self.cells.clear()
+
+
+class Forgets(LastFirst):
+    def wait(self, timeout=None):
+        return []
+
+
+class Pretends(LastFirst):
+    def run(self, cell):
+        return Outcome(cell.index, "finished")
+
+
+class AnotherCell(LastFirst):
+    def run(self, cell):
+        return Outcome(cell.index + 10, "finished")
+
+
+def test_a_registered_launcher_is_found_with_its_options(tmp_path):
+    register_launcher("last-first", LastFirst)
+    assert launcher_names() == ("in-process", "last-first", "local", "ray")
+    study = study_in(tmp_path, grid={"strategy": ["random"]}, tune=None)
+    with pytest.raises(ConfigurationError, match=r"'last-first': 'capacty'.*Did you mean"):
+        run_study(study, "last-first", options={"capacty": 1})
+    assert run_study(study, "last-first", options={"capacity": 1}).complete
+    with pytest.raises(ConfigurationError, match=r"Unknown launcher 'lastfirst'.*'last-first'"):
+        run_study(study, "lastfirst")
+
+
+@pytest.mark.parametrize("launcher", [LastFirst(2).wait, Options, "local"])
+def test_what_does_not_declare_its_options_is_refused(launcher):
+    with pytest.raises(ConfigurationError, match=r"options_class.*for_cells"):
+        register_launcher("own", launcher)
+
+
+@pytest.mark.parametrize("name", ["in-process", pytest.param("local", marks=pytest.mark.slow)])
+def test_launchers_of_the_package_conform(name):
+    check_launcher(name, {"workers": 2, "threads": 1} if name == "local" else {})
+
+
+@pytest.mark.parametrize(
+    ("launcher", "rule"),
+    [
+        (LastFirst, None),
+        (Forgets, "with no outcome"),
+        (Pretends, "has no run.json"),
+        (AnotherCell, "not the outcome of a cell that is running"),
+    ],
+)
+def test_a_bad_launcher_is_caught(launcher, rule):
+    register_launcher("own", launcher)
+    if rule is None:
+        check_launcher("own", {"capacity": 1})
+        return
+    with pytest.raises(AssertionError, match=rule):
+        check_launcher("own")
