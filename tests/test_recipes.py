@@ -147,7 +147,8 @@ def test_restore_and_warm_start_of_a_recipe_without_a_network(tmp_path):
 def oracle(pool, n, generator):
     """Of the first ten candidates those that help most, each by itself."""
     tried = pool.indices[: max(n, 10)].tolist()
-    worth = torch.tensor([pool.retrain([index]).nll for index in tried])
+    scores = [pool.retrain([index]).nll for index in tried]
+    worth = torch.tensor(scores, dtype=torch.float64)
     chosen = worth.sort(stable=True)
     return Query(tuple(tried[i] for i in chosen.indices[:n]), tuple(chosen.values[:n].tolist()))
 

@@ -127,7 +127,8 @@ def _check_resume(
     with TemporaryDirectory() as folder:
         path = Path(folder)
         _trainer(task, hp).save(path)
-        resumed, trainer = [], _trainer(task, hp)
+        resumed: list[float] = []
+        trainer = _trainer(task, hp)
         for _ in range(EPOCHS):
             trainer = _trainer(task, hp)
             trainer.load(path)
