@@ -20,7 +20,8 @@ PARTS = {
     "strategy": "gap",
     "validation": "every-kth:4",
     "optimizer": "best-two",
-    "hpo": "per-cycle",
+    "hpo": "when-worse",
+    "recipe": "focal",
 }
 SETTINGS = {**TOY, **PARTS, "transfer": False, "measure_current": False}
 
@@ -59,6 +60,7 @@ def python(code: str, *arguments: object, python_path: str, cwd: Path) -> str:
 COMMAND = "import toy_models; from alhpo.cli import run_main; run_main()"
 
 CHECKS = """
+import toy_models
 from alhpo.testing import *
 from alhpo.tuning import get_optimizer_factory
 from alhpo.validation import get_validation
@@ -67,6 +69,8 @@ check_data_source("stripes")
 check_strategy("gap")
 check_validation_scheme(get_validation("every-kth:4"))
 check_optimizer(get_optimizer_factory("best-two"))
+check_recipe("focal", model="alhpo_toy")
+check_hpo_mode("when-worse", model="alhpo_toy")
 """
 
 NEAR_MISSES = """
@@ -81,6 +85,8 @@ def show(use):
 show(lambda: load_dataset("stripe"))
 show(lambda: RunConfig.create({"strategy": "gab"}))
 show(lambda: RunConfig.create({"optimizer": "best-too"}))
+show(lambda: RunConfig.create({"recipe": "focsal"}))
+show(lambda: RunConfig.create({"hpo": "when-worst"}))
 show(lambda: RunConfig.create({"validation": "every-kth:one"}))
 show(lambda: RunConfig.create({"validation": "every-kht:4"}))
 """
@@ -91,11 +97,10 @@ def test_its_parts_are_used_by_name_in_a_run_and_a_study(python_path: str, tmp_p
     run = ("run", "--config", "own.yaml")
     python(COMMAND, *run, python_path=python_path, cwd=tmp_path)
     assert "finished before" in python(COMMAND, *run, python_path=python_path, cwd=tmp_path)
-    (folder,) = (tmp_path / "runs").glob("stripes-gap-per-cycle-*")
+    (folder,) = (tmp_path / "runs").glob("stripes-gap-when-worse-*")
     records = [json.loads(line) for line in (folder / "cycles.jsonl").read_text().splitlines()]
-    assert [(record["n_labeled"], record["tuned"]) for record in records] == [
-        (n, True) for n in (12, 20, 28)
-    ]
+    assert [record["n_labeled"] for record in records] == [12, 20, 28]
+    assert [record["tuned"] for record in records[:2]] == [True, False]
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
     assert {name: recorded[name] for name in PARTS} == PARTS
 
@@ -111,7 +116,15 @@ def test_its_parts_pass_the_suites(python_path: str, tmp_path: Path) -> None:
 
 def test_near_misses_of_its_names_are_suggested(python_path: str, tmp_path: Path) -> None:
     shown = python(NEAR_MISSES, python_path=python_path, cwd=tmp_path).splitlines()
-    expected = ["'stripes'", "'gap'", "'best-two'", "a number from 2", "'every-kth:K'"]
+    expected = [
+        "'stripes'",
+        "'gap'",
+        "'best-two'",
+        "'focal'",
+        "'when-worse'",
+        "a number from 2",
+        "'every-kth:K'",
+    ]
     assert len(shown) == len(expected)
     for line, text in zip(shown, expected, strict=True):
         assert (text if " " in text else f"Did you mean {text}?") in line
