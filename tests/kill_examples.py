@@ -27,7 +27,7 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import StudyConfig
-from alhpo.studies.scheduler import SilentStudy, run_study
+from alhpo.studies.scheduler import StudyObserver, run_study
 from alhpo.tuning import Tuner
 
 
@@ -186,7 +186,7 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
     return [cell.title for cell in result.finished]
 
 
-class _Killer(SilentStudy):
+class _Killer(StudyObserver):
     """Kills a process when it hears that another one has a cell in work."""
 
     def __init__(self, process: int | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from study_examples import (
 from alhpo.base.errors import ConfigurationError
 from alhpo.studies import expand
 from alhpo.studies.cell_runner import FAILURE, LOG
-from alhpo.studies.scheduler import SilentStudy, run_study
+from alhpo.studies.scheduler import StudyObserver, run_study
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -58,7 +57,7 @@ def ray_processes() -> set[psutil.Process]:
     return found
 
 
-class Notes(SilentStudy):
+class Notes(StudyObserver):
     def __init__(self):
         self.lines = []
 
@@ -278,22 +277,3 @@ def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(ConfigurationError, match="No Ray cluster at 127"):
         run_study(study_in(tmp_path), "ray", options={"address": "127.0.0.1:1"})
     assert not ray.is_initialized()
-
-
-def test_an_address_where_something_else_listens(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-
-        def answer():
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(ConfigurationError, match="something else listens there"):
-            run_study(study_in(tmp_path), "ray", options={"address": address})
-        thread.join()
-    assert not ray.is_initialized()
-    assert not (tmp_path / "study" / "cells").exists()

@@ -39,7 +39,7 @@ from alhpo.studies import expand, load_study
 from alhpo.studies.cell_runner import FAILURE, LOG, Outcome, record_failure, run_cell
 from alhpo.studies.launch.machine import physical_cores, visible_gpus
 from alhpo.studies.launch.remote import pack, run_packed
-from alhpo.studies.scheduler import RESUBMISSIONS, SilentStudy, begin_study, run_study
+from alhpo.studies.scheduler import RESUBMISSIONS, StudyObserver, begin_study, run_study
 
 ONE_THREAD = {"workers": 2, "threads": 1}
 
@@ -52,7 +52,7 @@ def undisturbed(tmp_path_factory):
     return records(study)
 
 
-class Notes(SilentStudy):
+class Notes(StudyObserver):
     """Keeps what it is told."""
 
     def __init__(self):

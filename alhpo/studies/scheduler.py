@@ -130,25 +130,14 @@ def run_study(
     if isinstance(launcher, str):
         launcher = make_launcher(launcher, cells, options, cell_observer)
     try:
-        scheduler = _Scheduler(cells, launcher, retry, observer or SilentStudy(), pause)
+        scheduler = _Scheduler(cells, launcher, retry, observer or _Silent(), pause)
         return scheduler.run(study.path)
     finally:
         launcher.close()
 
 
-class SilentStudy:
+class _Silent(StudyObserver):
     """The observer that shows nothing."""
-
-    def begun(self, path: Path, total: int, done: int, at_once: int) -> None:
-        """Nothing."""
-
-    def settled(
-        self, title: str, status: str, message: str, seconds: float, done: int, left: float | None
-    ) -> None:
-        """Nothing."""
-
-    def noted(self, title: str, message: str) -> None:
-        """Nothing."""
 
 
 class _Scheduler:

@@ -1,4 +1,4 @@
-"""Strategies over passes against their definitions, scikit-activeml and baal."""
+"""Strategies over passes against their definitions, and scikit-activeml."""
 
 import functools
 
@@ -146,15 +146,6 @@ def test_variation_ratio_equals_scikit_activeml_on_digits():
     expected = oracle(votes)
     np.testing.assert_allclose(scores, expected[rows], atol=1e-15)
     assert len(set(scores)) > 10
-
-
-def test_bald_equals_baal_on_digits():
-    heuristics = pytest.importorskip("baal.active.heuristics")
-    passes, logits = digits_passes()
-    rows, scores = query("bald", passes, len(logits))
-    p = probabilities(passes.logits(slice(None)))
-    expected = heuristics.BALD().compute_score(p.transpose(1, 2, 0))
-    np.testing.assert_allclose(scores, expected[rows], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

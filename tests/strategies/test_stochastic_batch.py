@@ -7,7 +7,6 @@ import itertools
 import math
 import pickle
 from collections import Counter
-from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -175,22 +174,6 @@ def test_equal_scores_are_drawn_alike(family):
     first = Counter(rows_of(strategy(pool, 3, generator))[0] for _ in range(times))
     assert set(first) == {1, 2, 3}
     assert scipy.stats.chisquare(list(first.values())).pvalue > 0.01
-
-
-def test_the_weights_are_those_of_baal():
-    pytest.importorskip("baal")
-    from baal.active.heuristics import stochastics
-
-    pool = with_logits(30, scale=2)
-    scores = ORACLES["entropy"](pool.logits.double().softmax(dim=1).numpy())
-    theirs = {"power": "PowerSampling", "softmax": "GibbsSampling", "softrank": "RankBasedSampling"}
-    for family, name in theirs.items():
-        heuristic = getattr(stochastics, name)(SimpleNamespace(), 1, temperature=1 / 2)
-        weights = heuristic._make_distribution(scores.copy())
-        for seed in range(10):
-            query = run_strategy(f"{family}:entropy@2", pool, 1, rng(seed))
-            expected = weights[rows_of(query)[0]] / weights.sum()
-            assert query.probabilities == pytest.approx((expected,), rel=1e-9)
 
 
 # --- numbers that are large, small, or none ------------------------------------------------------

@@ -184,29 +184,17 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _check_listening(address: str | None) -> None:
-    """Refuse an address HOST:PORT where no cluster listens; Ray itself would try for minutes."""
+    """Refuse an address HOST:PORT where nothing listens; Ray itself would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_grpc(connection):
-                raise OSError("something else listens there")
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except OSError as error:
         raise ConfigurationError(
             f"No Ray cluster at {address}: {error}. The address of a cluster is that of its head "
             "node, with port 6379 unless it was started with another."
         ) from None
-
-
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """Whether a server answers as one of HTTP/2 does, on which gRPC is built: with its settings
-    (RFC 9113, sections 3.4 and 6.5)."""
-    settings = 4
-    connection.sendall(
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, settings, 0, 0, 0, 0, 0])
-    )
-    return connection.recv(9)[3:4] == bytes([settings])
 
 
 @contextmanager
