@@ -1,6 +1,6 @@
 """Do two commits of this repository find the same records? For changes that should change nothing.
 
-    python benchmarks/same_records.py BEFORE [AFTER]
+    python benchmarks/same_records.py BEFORE [AFTER] [--ignore KEY]...
 
 Each commit (AFTER is by default the working tree) runs in a process of its own, in this environment
 on this machine: every HPO mode from a cold and a warm start, the tuning of the pools they left, a
@@ -37,6 +37,8 @@ SETTINGS = {
 }
 MODES = ("fixed", "per-cycle", "every:2", "final")
 STARTS = ("cold", "warm")
+#: Keys of what differs from one start to the next.
+TIMES = ("time", "second", "identity", "hash", "version")
 TUNING = {"labels": 40, "max_budget": 6, "optimizer": "tpe", "max_epochs": 2}
 
 
@@ -90,43 +92,45 @@ def make(out: Path) -> None:
         ).run()
 
 
-def recorded(folder: Path) -> dict[str, list]:
+def recorded(folder: Path, ignored: tuple[str, ...] = ()) -> dict[str, list]:
     """Each recorded file of a folder, by its path; hashes in folders' names become their order."""
+    leave_out = (*TIMES, *ignored)
     files = sorted(folder.rglob("*.jsonl"), key=lambda file: (file.stat().st_mtime, file.name))
     found: dict[str, list] = {}
     for file in files:
         parts = ["experiment" if "experiment_" in one else one for one in file.parts]
         name = "/".join(parts[len(folder.parts) :])
-        if file.name in ("sessions.jsonl",):
+        if file.name == "sessions.jsonl":
             continue  # of versions, machines and times
-        entries = [without_times(json.loads(line)) for line in file.read_text().splitlines()]
+        entries = [without(leave_out, json.loads(line)) for line in file.read_text().splitlines()]
         found.setdefault(name, []).append(entries)
     return found
 
 
-def without_times(value):
+def without(words: tuple[str, ...], value):
     if isinstance(value, dict):
         return {
-            key: without_times(item)
+            key: without(words, item)
             for key, item in value.items()
-            if not any(word in key for word in ("time", "second", "identity", "hash", "version"))
+            if not any(word in key for word in words)
         }
-    return [without_times(item) for item in value] if isinstance(value, list) else value
+    return [without(words, item) for item in value] if isinstance(value, list) else value
 
 
-def run(source: Path, out: Path) -> dict[str, list]:
+def run(source: Path, out: Path, ignored: tuple[str, ...]) -> dict[str, list]:
     out.mkdir()
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--make", str(out)]
     subprocess.run(command, env=environment, cwd=out, check=True, stdout=subprocess.DEVNULL)
-    return recorded(out)
+    return recorded(out, ignored)
 
 
 @click.command()
 @click.argument("before", required=False)
 @click.argument("after", required=False)
+@click.option("--ignore", "ignored", multiple=True, help="Leave out keys that hold this word.")
 @click.option("--make", "out", hidden=True)
-def main(before: str | None, after: str | None, out: str | None) -> None:
+def main(before: str | None, after: str | None, ignored: tuple[str, ...], out: str | None) -> None:
     if out is not None:
         make(Path(out))
         return
@@ -144,7 +148,7 @@ def main(before: str | None, after: str | None, out: str | None) -> None:
                 command = ["git", "archive", f"--output={archive}", commit]
                 subprocess.run(command, cwd=REPOSITORY, check=True)
                 shutil.unpack_archive(archive, source)
-            results.append(run(source, work / name))
+            results.append(run(source, work / name, ignored))
         old, new = results
     differences = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     entries = sum(len(one) for searches in new.values() for one in searches)
