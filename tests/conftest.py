@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import replace
 
@@ -10,11 +11,27 @@ import torch
 import toy_models  # noqa: F401 - its networks are timm's from here on
 
 from alhpo import ImageDataset, load_dataset
+from alhpo.data.sources.registry import SOURCES
+from alhpo.runs.modes import MODES
+from alhpo.strategies.registry import STRATEGIES
+from alhpo.studies.launch.registry import LAUNCHERS
+from alhpo.training.recipes import RECIPES
+from alhpo.tuning.optimizers.registry import OPTIMIZERS
+from alhpo.validation.registry import SCHEMES
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("hpo4dl") and importlib.util.find_spec("hpo4dl") is None:
         pytest.skip('needs HPO4DL: pip install "alhpo[hpo4dl]"')
+
+
+@pytest.fixture(autouse=True)
+def _names_of_its_own():
+    """What a test registers is forgotten after it."""
+    with contextlib.ExitStack() as stack:
+        for registry in (STRATEGIES, OPTIMIZERS, SCHEMES, SOURCES, LAUNCHERS, RECIPES, MODES):
+            stack.enter_context(registry.temporary())
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

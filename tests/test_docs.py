@@ -18,7 +18,6 @@ where HPO4DL is installed; ``parse only`` checks the flags of its commands and r
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib.util
 import io
@@ -240,22 +239,6 @@ def test_every_flag_that_the_pages_name_exists() -> None:
         text = page.read_text(encoding="utf-8").replace("#SBATCH --", "#SBATCH ")
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
         assert named <= known, page
-
-
-def test_the_modules_import_as_the_page_of_nouns_shows() -> None:
-    (diagram,) = (b for b in blocks_of(DOCS / "nouns.md") if b.text.startswith("cli "))
-    lines = [line.partition("#")[0].split() for line in diagram.text.splitlines()]
-    height = {name: -number for number, names in enumerate(lines) for name in names}
-    package = ROOT / "alhpo"
-    modules = {path.relative_to(package).parts[0].removesuffix(".py") for path in SOURCES}
-    assert height.keys() == modules - {"__init__", "testing"}
-    for path in SOURCES:
-        name = path.relative_to(package).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alhpo."):
-                other = (node.module or "").split(".")[1]
-                if name in height and other != name:
-                    assert height[other] < height[name], f"{path.name} imports {other}"
 
 
 def test_a_wrong_flag_in_a_page_is_found() -> None:

@@ -201,7 +201,7 @@ with exclusive(free):
 
 def test_second_process_is_refused_and_a_killed_one_frees_its_folder(tmp_path):
     free, held = tmp_path / "free", tmp_path / "held"
-    command = [sys.executable, "-c", HOLD, str(Path(alhpo.base.files.__file__).parent), free, held]
+    command = [sys.executable, "-c", HOLD, str(Path(alhpo.__file__).parent), free, held]
     pipe = subprocess.PIPE
     with exclusive(held), subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from alhpo.reports.runs import write_report
 from click.testing import CliRunner
 from toy_models import TOY
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.cli import main
-from alhpo.data.loading import DatasetSize
+from alhpo.data.sources import DatasetSize
+from alhpo.reports import write_report
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.modes import MODES, Fixed, Schedule
 from alhpo.runs.settings import RunConfig
@@ -125,7 +125,7 @@ def test_a_mode_of_another_package(few_digits, tmp_path):
         assert sum(record.epochs["hpo"] for record in result.records) <= 3 * 4
     assert result.path.name.startswith("digits-entropy-when-worse-seed1-")
     report = write_report(tmp_path)
-    assert "entropy, when-worse random" in report.markdown.read_text()
+    assert "hpo: when-worse" in report.markdown.read_text()
     with pytest.raises(ConfigurationError, match="Unknown HPO mode 'when-worse'"):
         RunConfig.create(TOY, {"hpo": "when-worse"})
 

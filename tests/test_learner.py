@@ -310,7 +310,15 @@ def test_candidates_and_labelled_images_are_run_through_the_model_once_each(
 #: place of its files. All other settings are arguments of the learner.
 NOT_OF_THE_LEARNER = {
     *DataSettings.model_fields,
-    *("optimizer", "max_budget", "min_gain", "num_configurations", "storage_dir", "output_dir"),
+    *(
+        "optimizer",
+        "max_budget",
+        "min_gain",
+        "num_configurations",
+        "parallel",
+        "storage_dir",
+        "output_dir",
+    ),
     *("initial_size", "acquisition_size", "budget", "hpo", "measure_current", "transfer"),
     *("validate_fixed", "pool", "labels", "measure_test"),
 }

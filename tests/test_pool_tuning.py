@@ -139,13 +139,9 @@ def test_own_hyperparameters_outside_the_space_are_measured_too(few_digits, tmp_
 
 
 def test_own_hyperparameters_of_a_run_with_searches_are_those_of_the_cycle(few_digits, tmp_path):
-    settings = {
-        **RUN,
-        "model": "resnet10t",
-        "hpo": "per-cycle",
-        "output_dir": str(tmp_path / "run"),
-        "seed": 1,
-    }
+    poor = {"hyperparameters": {"batch_size": 8, "lr": 1e-4}, "metric": "likelihood", "seed": 1}
+    where = {"output_dir": str(tmp_path / "run")}
+    settings = {**RUN, **poor, **where, "max_budget": 8, "hpo": "per-cycle"}
     run = run_experiment(settings, dataset=few_digits)
     found = {record.n_labeled: record.configuration["lr"] for record in run.records}
     result = tune(run, tmp_path, few_digits, labels=12)

@@ -301,7 +301,7 @@ def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
     assert report.csv.read_bytes() == expected
     text = report.markdown.read_text()
     assert "23 of cells, from" in text
-    assert "not known: those of cell 3: " in text
+    assert "not known: those of cell 3, " in text
 
 
 def test_single_run_without_axes(tmp_path):

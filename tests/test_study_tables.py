@@ -664,6 +664,7 @@ def test_what_differs_from_the_published_protocol_is_told(tmp_path):
         "max_epochs: 3 here, 200 published.",
         "budget: 20 here, 4,000 published.",
         "warmup_epochs: 0 here, 10 published.",
+        "lr_steps: step here, epoch published.",
         "Strategies that were published but are not here: coreset, entropy.",
         "tuning, optimizer: dyhpo here, tpe published.",
         "tuning, validation: holdout:0.2 here, random:0.1x3 published.",
@@ -671,7 +672,7 @@ def test_what_differs_from_the_published_protocol_is_told(tmp_path):
         "precision: bfloat16",
     ):
         assert line in text, line
-    assert "repetitions" not in text and "lr" not in text
+    assert "repetitions" not in text and "\nlr:" not in text
     paper = next(one for one in compared.tables if one.key.startswith("published-paper"))
     assert paper.rows == ("random, HP 1", "random, HP 2", "badge, HP 1", "badge, HP 2")
     assert "AL here has 20 labels, published 2,000." in paper.note

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig, TuneConfig
 
 #: Settings of a tuning that say which it is of, or change nothing that is chosen.
@@ -38,8 +39,9 @@ class Found:
 
     def has(self, name: str) -> bool:
         """Whether a setting means anything in it."""
-        never = isinstance(self.config, RunConfig) and not self.config.mode.searches_ever
-        return not (never and name in SEARCH_KEYS)
+        if name not in SEARCH_KEYS or not isinstance(self.config, RunConfig):
+            return True
+        return recorded_mode(self.config.hpo).searches_ever
 
 
 def telling_settings(config: RunConfig | TuneConfig, others: Mapping[str, Any]) -> dict[str, Any]:

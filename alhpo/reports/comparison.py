@@ -14,6 +14,7 @@ from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, joined, parts
 from alhpo.reports.protocol import protocol_differences
 from alhpo.reports.published import published_tables, sources
+from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
 
 
@@ -178,6 +179,6 @@ def _fixed(part: Part) -> list[tuple[str, str, RunConfig]]:
     found: dict[tuple[str, str], RunConfig] = {}
     for row in part.expected:
         config = part.findings.run_of(row["cell"])
-        if not config.search_cycles:
+        if not recorded_mode(config.hpo).cycles(config.sizes):
             found.setdefault((row["strategy"], row["setting"]), config)
     return [(*place, config) for place, config in found.items()]

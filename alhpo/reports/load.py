@@ -22,6 +22,7 @@ from alhpo.reports.findings import (
 from alhpo.reports.found_runs import grid_of_runs, run_folders
 from alhpo.reports.places import places, tuning_names
 from alhpo.reports.rows import Row, curve_rows, tuning_rows
+from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell, expand, load_study
 
@@ -96,7 +97,7 @@ def _read(grid: Grid) -> Findings:
             fault = error_line(error)
         if isinstance(config, RunConfig):
             curves += _at(place, rows)
-            columns = [ACTIVE, WITHIN] if config.mode.final_search else [ACTIVE]
+            columns = [ACTIVE, WITHIN] if recorded_mode(config.hpo).final_search else [ACTIVE]
             labels = config.budget
         else:
             what = {"tuning": tunings[cell.index], "validation_scheme": config.validation}

@@ -9,6 +9,7 @@ from typing import Any
 from alhpo.reports import statistics
 from alhpo.reports.findings import Findings
 from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
 
 Row = dict[str, Any]
@@ -56,9 +57,10 @@ def _mean(rows: list[Row], name: str) -> float:
 
 def _mode(config: RunConfig) -> str:
     """When it searches, and how; "" for never."""
-    if not config.mode.searches_ever:
+    mode = recorded_mode(config.hpo)
+    if not mode.searches_ever:
         return ""
-    return f"{config.mode.when} ({config.optimizer}, {config.max_budget} epochs each)"
+    return f"{mode.when} ({config.optimizer}, {config.max_budget} epochs each)"
 
 
 def _shared(config: RunConfig) -> str:

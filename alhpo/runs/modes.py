@@ -164,10 +164,18 @@ def get_mode(name: str) -> HPOMode:
     return mode() if isinstance(mode, type) else mode
 
 
-def searches_ever(name: str) -> bool:
-    """Whether a run of this mode searches at all; a mode that is not installed here is taken for
-    one that does, so that old records can be read."""
+class _NotInstalled(Schedule):
+    """The mode of a record whose package is not here, which is taken for one that searches."""
+
+    when = "when its mode decides"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return range(len(sizes))
+
+
+def recorded_mode(name: str) -> HPOMode:
+    """The mode of a run that was recorded; one that is not installed can be read, not run."""
     try:
-        return get_mode(name).searches_ever
+        return get_mode(name)
     except ConfigurationError:
-        return True
+        return _NotInstalled()
