@@ -12,7 +12,7 @@ import numpy as np
 from alhpo.base.protocols import Configurations, Optimizer
 from alhpo.base.seeding import numpy_generator
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.tuning.arguments import says
+from alhpo.tuning.arguments import has_trait
 
 #: A learning curve: the metric of a configuration (by number) after an epoch.
 Curve = Callable[[int, int], float]
@@ -97,7 +97,7 @@ def check_optimizer(
         f"Asking for expected_gain changed the suggestions: {_difference(first, asked)}. It must "
         "have no effect: a search that is continued asks for it less often.",
     )
-    if says(factory, "takes_parallel"):
+    if has_trait(factory, "takes_parallel"):
         for parallel in (2, 3, 4):
             _check_parallel(search, parallel)
     list(search("constant curves", lambda i, epoch: 0.5))
