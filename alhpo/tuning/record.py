@@ -104,7 +104,7 @@ class SearchJournal:
         )
 
     def epoch(self, outcome: Outcome) -> None:
-        # Entries are written with sorted keys, so the order of the objective's keys is an entry too.
+        # the journal sorts keys: keep the order in which the objective gave them
         entry = asdict(outcome)
         entry["keys"] = list(outcome.result)
         for key in ("error", "traceback", "digest"):

@@ -187,7 +187,7 @@ class Search:
         in_range = all(0 <= number < len(self._configurations) for number in ids)
         if len(ids) != len(epochs) or not in_range or not all(e >= 1 for e in epochs):
             raise TunerError(
-                f"The optimizer suggested the configurations {ids} and the epochs {epochs}; expected "
+                f"The optimizer suggested configurations {ids} and epochs {epochs}; expected "
                 f"numbers from 0 to {len(self._configurations) - 1} and, for each, an epoch from "
                 f"1 to {self._max_epochs}."
             )
