@@ -143,9 +143,9 @@ class Optimizer(Protocol):
     N of a suggestion at a time, and all of it before it asks for the next.
 
     An optimizer whose factory has the attribute ``tells_gain = True`` also offers
-    ``expected_gain() -> float | None``: the expected improvement of the best metric by one more epoch
-    or configuration, at least 0, or None if not known. ``Tuner(min_gain=...)`` asks for it, but not
-    always, so asking must not change the state.
+    ``expected_gain() -> float | None``: the expected improvement of the best metric by one more
+    epoch or configuration, at least 0, or None if not known. ``Tuner(min_gain=...)`` asks for it,
+    but not always, so asking must not change the state.
     """
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:

@@ -95,7 +95,7 @@ def space_identity(space: ConfigurationSpace) -> dict[str, Any]:
 
 
 def space_size(space: ConfigurationSpace) -> float:
-    """An upper bound of the number of configurations: conditions and forbidden clauses do not count.
+    """An upper bound of the number of configurations, without conditions and forbidden clauses.
 
     ``estimate_size`` of ConfigSpace 0.7 fails on some spaces with normal integers.
     """

@@ -76,16 +76,16 @@ class Hyperparameters(TrainingHyperparameters):
     )
     schedule: Literal["cosine", "step", "constant"] = pydantic.Field(
         "cosine",
-        description="Learning rate after warm-up. cosine: to 0; step: x0.1 at 1/2 and 3/4 of training.",
+        description="Learning rate after warm-up: cosine to 0; x0.1 at 1/2 and 3/4; constant.",
     )
     lr_steps: Literal["step", "epoch"] = pydantic.Field(
-        "step", description="Whether the learning rate changes after every step or after every epoch."
+        "step", description="Whether the learning rate changes after every step or every epoch."
     )
     warmup_epochs: int = pydantic.Field(
         0, ge=0, description="Epochs of linear warm-up from 0.01 x lr."
     )
     augmentation: Augmentation = pydantic.Field(
-        "auto", description="Random crop after padding, random flip, or both; auto depends on the data set."
+        "auto", description="Random padded crop, flip, or both; auto depends on the data set."
     )
     label_smoothing: float = pydantic.Field(
         0.0, ge=0, lt=1, description="Probability moved from the label to all classes equally."
@@ -101,8 +101,8 @@ class Hyperparameters(TrainingHyperparameters):
         """Refuse a warm-up of ``max_epochs`` epochs or more; see ``TrainingHyperparameters``."""
         if self.warmup_epochs >= max_epochs:
             raise ConfigurationError(
-                f"Hyperparameter warmup_epochs is {self.warmup_epochs}{where}, but training ends after "
-                f"max_epochs={max_epochs}; expected a smaller number."
+                f"Hyperparameter warmup_epochs is {self.warmup_epochs}{where}, but training ends "
+                f"after max_epochs={max_epochs}; expected a smaller number."
             )
 
     def resolved(self, augmentation: str) -> Self:

@@ -70,13 +70,13 @@ def check_model(
         own_height, own_width = own_size
         if _fault(model, (channels, own_height, own_width), num_classes) is None:
             raise ConfigurationError(
-                f"The timm model {name!r} cannot take images of {height} x {width} pixels: {fault}. "
-                f"Set input_size, such as to {max(own_size)}, the model's own, or choose another "
-                "model."
+                f"The timm model {name!r} cannot take images of {height} x {width} pixels: "
+                f"{fault}. Set input_size, such as to {max(own_size)}, the model's own, or choose "
+                "another model."
             )
     raise ConfigurationError(
-        f"The timm model {name!r} cannot be used as a classifier of images of {channels} x {height} x "
-        f"{width}: {fault}. {ADVICE}"
+        f"The timm model {name!r} cannot be used as a classifier of images of {channels} x "
+        f"{height} x {width}: {fault}. {ADVICE}"
     )
 
 
@@ -101,16 +101,13 @@ def _wrong_logits(logits: Any, num_classes: int) -> str | None:
     if isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes):
         return None
     return (
-        f"of one image it makes {_shape(logits)}; expected are logits of shape "
-        f"{(1, num_classes)}"
+        f"of one image it makes {_shape(logits)}; expected are logits of shape {(1, num_classes)}"
     )
 
 
 def _wrong_features(features: Any, model: Any) -> str | None:
     if not isinstance(features, torch.Tensor) or features.ndim < 2 or len(features) != 1:
-        return (
-            f"of one image it makes {_shape(features)}; expected are features of shape (1, D)"
-        )
+        return f"of one image it makes {_shape(features)}; expected are features of shape (1, D)"
     last = model.get_classifier() if callable(getattr(model, "get_classifier", None)) else None
     if isinstance(last, nn.Linear) and last.in_features != features[0].numel():
         return (

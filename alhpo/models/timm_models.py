@@ -95,11 +95,13 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     check_model_name(spec.name)
     if spec.pretrained and spec.init == "torch":
         raise ConfigurationError(
-            "Setting init is 'torch', which means random weights, but pretrained is set too. Leave "
-            "out one of them."
+            "Setting init is 'torch', which means random weights, but pretrained is set too. "
+            "Leave out one of them."
         )
     if not 0 <= spec.dropout < 1:
-        raise ConfigurationError(f"Setting dropout is {spec.dropout!r}; expected a number in [0, 1).")
+        raise ConfigurationError(
+            f"Setting dropout is {spec.dropout!r}; expected a number in [0, 1)."
+        )
     checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
         try:
@@ -213,8 +215,8 @@ def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:
         return possible and max(size) < SMALL_IMAGE
     if spec.cifar_stem and not possible:
         raise ConfigurationError(
-            f"Setting cifar_stem=True, but timm model {spec.name!r} has no conv1 and maxpool to replace. "
-            "Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
+            f"Setting cifar_stem=True, but timm model {spec.name!r} has no conv1 and maxpool to "
+            "replace. Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
         )
     return spec.cifar_stem
 
@@ -245,8 +247,8 @@ def _reset_to_torch_defaults(spec: ModelSpec, model: nn.Module) -> None:
     left = [name for name, value in model.named_parameters() if value.isnan().any()]
     if left:
         raise ConfigurationError(
-            f"Setting init is 'torch', but PyTorch has no default for {len(left)} parameters of timm model "
-            f"{spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
+            f"Setting init is 'torch', but PyTorch has no default for {len(left)} parameters of "
+            f"timm model {spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
             "convolutional network such as 'resnet18'."
         )
 
@@ -265,8 +267,8 @@ def _no_pretrained_weights(spec: ModelSpec, error: Exception) -> ConfigurationEr
 
 def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"Setting dropout={spec.dropout} cannot be put before the classifier of timm model {spec.name!r}: "
-        f"{reason}. Choose another model, such as 'resnet18', or leave dropout at 0."
+        f"Setting dropout={spec.dropout} cannot be put before the classifier of timm model "
+        f"{spec.name!r}: {reason}. Choose another model, such as 'resnet18', or leave dropout at 0."
     )
 
 
@@ -296,7 +298,9 @@ def _check_dropout(spec: ModelSpec, model: Any) -> None:
         except RuntimeError:
             same = False
         if not same:
-            raise _no_dropout(spec, "its logits are not the output of its classifier for its features")
+            raise _no_dropout(
+                spec, "its logits are not the output of its classifier for its features"
+            )
         probe.train()
         if torch.equal(probe.forward_head(hidden), probe.forward_head(hidden)):
             raise _no_dropout(spec, "it drops nothing there in training")

@@ -56,9 +56,9 @@ class TPE:
     they have one in the space; a categorical is the number of its choice. Optuna knows only the
     bounds: not distributions other than uniform, nor the weights of choices. It is asked for a
     conditional hyperparameter only if that is active. A configuration that diverged or failed is a
-    failed trial. So is one that is forbidden or was trained before; then Optuna is asked again. Its first
-    trials are those of this same task that were trained to the end elsewhere, then the initial
-    configurations. It does not learn of searches of other tasks. The search ends after
+    failed trial. So is one that is forbidden or was trained before; then Optuna is asked again. Its
+    first trials are those of this same task that were trained to the end elsewhere, then the
+    initial configurations. It does not learn of searches of other tasks. The search ends after
     ``num_configurations``, when the space has no more, or when the budget is spent.
 
     With ``parallel`` above 1, Optuna is asked for that many configurations before it is told their
