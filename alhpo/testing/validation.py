@@ -36,8 +36,8 @@ def check_validation_scheme(scheme: ValidationScheme) -> None:
     labels with a ``ConfigurationError``; it must refuse fewer than two.
 
     For a scheme with weights (``WeightingScheme``): it uses only the fields in its ``needs``. There
-    is one finite weight for each labelled image, none negative and not all 0. The same generator state
-    gives the same weights. The selection does not change.
+    is one finite weight for each labelled image, none negative and not all 0. The same generator
+    state gives the same weights. The selection does not change.
 
     Raises:
         AssertionError: the message is the broken rule and the labels on which it was broken.
