@@ -224,8 +224,8 @@ def _with_radius(text: str) -> ProbCover:
     if not 0 < radius <= 2:
         raise ConfigurationError(
             f"The radius of 'probcover:{text}' is not legal; expected a number in (0, 2], as "
-            "features are scaled to length 1. Write 'probcover:0.3', or 'probcover' for a radius by "
-            "purity."
+            "features are scaled to length 1. Write 'probcover:0.3', or 'probcover' for a radius "
+            "by purity."
         )
     return ProbCover(radius)
 

@@ -158,8 +158,8 @@ def _find(name: str) -> Any:
     if hasattr(skactiveml.pool, name):
         raise ConfigurationError(
             f"The strategy {name} of scikit-activeml cannot use a network's features and "
-            "predictions: it is for regression, refits its classifier for every candidate, or wraps "
-            f"another strategy. Legal: {', '.join(sorted(available))}."
+            "predictions: it is for regression, refits its classifier for every candidate, or "
+            f"wraps another strategy. Legal: {', '.join(sorted(available))}."
         )
     raise unknown_name("strategy of scikit-activeml", name, sorted(available))
 
