@@ -107,11 +107,13 @@ def _wrong_logits(logits: Any, num_classes: int) -> str | None:
 
 def _wrong_features(features: Any, model: Any) -> str | None:
     if not isinstance(features, torch.Tensor) or features.ndim < 2 or len(features) != 1:
-        return f"of one image it makes {_shape(features)}; expected are features of shape (1, D)"
+        return (
+            f"it makes {_shape(features)} of one image, where features of shape (1, D) are expected"
+        )
     last = model.get_classifier() if callable(getattr(model, "get_classifier", None)) else None
     if isinstance(last, nn.Linear) and last.in_features != features[0].numel():
         return (
-            f"its features have {features[0].numel()} values, but its classifier takes "
+            f"its features have {features[0].numel()} values, and its classifier takes "
             f"{last.in_features}"
         )
     return None
