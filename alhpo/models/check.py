@@ -101,7 +101,8 @@ def _wrong_logits(logits: Any, num_classes: int) -> str | None:
     if isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes):
         return None
     return (
-        f"of one image it makes {_shape(logits)}; expected are logits of shape {(1, num_classes)}"
+        f"it makes {_shape(logits)} of one image, where logits of shape {(1, num_classes)} are "
+        "expected"
     )
 
 
