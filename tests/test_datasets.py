@@ -462,13 +462,13 @@ def test_other_shapes(shape):
         ([*LABELS[:9], -1], {}, "span -1 to 2"),
         (LABELS, {"eval_labels": [0]}, "evaluation split .* 2 images but 1 labels"),
         (LABELS, {"eval_labels": [0, 5], "classes": 3}, "evaluation split .* span 0 to 5"),
-        (LABELS, {"eval_labels": None}, "come together"),
-        (LABELS, {"eval_images": None}, "come together"),
+        (LABELS, {"eval_labels": None}, "Give both, or neither"),
+        (LABELS, {"eval_images": None}, "Give both, or neither"),
         (np.array(LABELS, float), {}, "expected one integer"),
         (np.array(LABELS, bool), {}, "expected one integer"),
         (np.array(LABELS)[:, None], {}, "expected one integer"),
-        (LABELS, {"eval_images": stack(6), "eval_labels": LABELS}, "they must agree"),
-        (None, {"eval_images": None, "eval_labels": None}, "classes=... must say"),
+        (LABELS, {"eval_images": stack(6), "eval_labels": LABELS}, "expected one shape"),
+        (None, {"eval_images": None, "eval_labels": None}, "Give the classes"),
     ],
 )
 def test_labels_that_do_not_fit(labels, settings, message):

@@ -556,10 +556,10 @@ class OtherWidth(Ignores):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Ignores, "in training it drops nothing"),
-        (Scales, "not its classifier's of its features"),
-        (OtherWidth, "not its classifier's of its features"),
-        (Several, "not one classifier but several"),
+        (Ignores, "it drops nothing there in training"),
+        (Scales, "not the output of its classifier"),
+        (OtherWidth, "not the output of its classifier"),
+        (Several, "it has several classifiers"),
         (Hidden, r"no get_classifier\(\)"),
     ],
 )

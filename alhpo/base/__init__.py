@@ -1,1 +1,1 @@
-"""What every other room uses: types, errors, protocols, random streams, files, the registry."""
+"""Types, errors, protocols, random streams, files and the registry, for all other packages."""

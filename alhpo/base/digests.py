@@ -1,4 +1,4 @@
-"""One digest of arrays, tensors and plain values, made block by block and never of a copy."""
+"""One digest of arrays, tensors and plain values, computed block by block without a copy."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import torch
 
 from alhpo.base.files import canonical_json
 
-#: Bytes of a block that is copied, where the memory of an array is not in its order.
+#: Bytes copied at a time from an array whose memory is not in the order of its elements.
 BLOCK = 2**20
 
 
 def digest(*parts: Any, length: int = 16) -> str:
     """Identity of a sequence of values: the first ``length`` hex digits of their SHA-256.
 
-    Arrays and tensors count with type, shape and elements, whatever their strides and their
-    device; an array and a tensor of the same content are the same. They are read where they lie:
-    beside them, at most some ``BLOCK`` bytes are needed.
+    Of arrays and tensors, type, shape and elements count; strides and device do not. An array and a
+    tensor of the same content have the same digest. Memory: about ``BLOCK`` bytes.
 
     Args:
-        parts: arrays, tensors, and values that JSON can hold, in an order that counts.
-        length: hex digits, at most 64.
+        parts: arrays, tensors, and values that JSON can hold; their order counts.
+        length: number of hex digits, at most 64, 16 by default.
 
     Raises:
         TypeError: an array of Python objects, or a value that JSON cannot hold.
@@ -32,7 +31,7 @@ def digest(*parts: Any, length: int = 16) -> str:
     hashed = hashlib.sha256()
     for part in parts:
         is_array = isinstance(part, np.ndarray | torch.Tensor)
-        # a line that says how many bytes follow: no two sequences of parts give the same text
+        # the line fixes how many bytes follow, so different parts never give the same bytes
         head = ["array", _type(part), list(part.shape)] if is_array else ["value", part]
         hashed.update(canonical_json(head).encode() + b"\n")
         if is_array:
@@ -45,7 +44,9 @@ def _type(array: np.ndarray | torch.Tensor) -> str:
     if isinstance(array, torch.Tensor):
         return str(array.dtype).removeprefix("torch.")
     if array.dtype.hasobject:
-        raise TypeError(f"An array of type {array.dtype} holds Python objects and has no digest.")
+        raise TypeError(
+            f"An array of type {array.dtype} holds Python objects; expected numbers or text."
+        )
     return str(array.dtype)
 
 
@@ -67,6 +68,6 @@ def _blocks(array: np.ndarray | torch.Tensor) -> Iterator[np.ndarray]:
 def _bytes(array: np.ndarray | torch.Tensor) -> np.ndarray:
     if isinstance(array, torch.Tensor):
         array = array.cpu().contiguous()
-        # bytes already here, as NumPy has no bfloat16; torch leaves odd strides to single elements
+        # bytes by torch, as NumPy has no bfloat16; a single element may have any strides
         array = array.as_strided((array.numel(),), (1,)).view(torch.uint8).numpy()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

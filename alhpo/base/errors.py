@@ -1,33 +1,33 @@
-"""The errors that the parts raise on purpose."""
+"""The errors that alhpo raises on purpose."""
 
 from __future__ import annotations
 
 
 class AlhpoError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that alhpo raises on purpose."""
 
 
 class ConfigurationError(AlhpoError, ValueError):
-    """A setting, hyperparameter or argument that cannot be used; the message says what can."""
+    """A setting, hyperparameter or argument is not legal; the message says what is."""
 
 
 class DataError(AlhpoError, ValueError):
-    """A data set that cannot be read, does not fit, or does not match what was said of it."""
+    """A data set or a file of a run cannot be read, or is not what was expected."""
 
 
 class LabelError(AlhpoError, ValueError):
-    """An index or label that the pool cannot accept; nothing of the call was recorded."""
+    """The pool cannot accept an index or a label; nothing of the call was recorded."""
 
 
 class CheckpointError(AlhpoError, RuntimeError):
-    """A checkpoint that is missing, damaged, or belongs to other training than was asked for."""
+    """A checkpoint is missing, damaged, or of another training."""
 
 
 class DivergedError(AlhpoError, RuntimeError):
-    """Training that diverged, or a model whose outputs are NaN or infinite.
+    """Training diverged, or the outputs of a model are NaN or infinite.
 
     Attributes:
-        epochs: trained until it was seen, where that is known; else 0.
+        epochs: number of epochs trained before divergence was seen; 0 if not known.
     """
 
     def __init__(self, message: str, epochs: int = 0) -> None:
@@ -36,22 +36,22 @@ class DivergedError(AlhpoError, RuntimeError):
 
 
 class TunerError(AlhpoError, RuntimeError):
-    """A search that cannot go on for now, such as one whose objective raised an exception."""
+    """A search cannot continue, for example because its objective raised an exception."""
 
 
 class EarlierResultWarning(UserWarning):
-    """A search that was there already is gone on with, or its result returned."""
+    """An earlier search is continued, or its result returned."""
 
 
 class RunLockedError(AlhpoError, RuntimeError):
-    """Another process is at work in the same folder."""
+    """Another process is using the same folder."""
 
 
 class FormatError(AlhpoError, RuntimeError):
-    """A folder that another version of alhpo wrote, in a form that this one does not continue."""
+    """A folder has the format of another version of alhpo, and this version cannot continue it."""
 
 
 def error_line(error: Exception) -> str:
-    """An error in one line: the text of those made for people, others with their type."""
+    """An error as one line: the message alone for errors of alhpo, else with the type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AlhpoError) else f"{type(error).__name__}: {text}"

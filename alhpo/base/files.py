@@ -1,4 +1,4 @@
-"""Writing so that a crash loses nothing: atomic files, append-only journals, locks, identities."""
+"""Files that survive a crash: atomic writes, append-only journals, locks; hashes of JSON values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def canonical_json(value: Any) -> str:
 
 
 def content_hash(value: Any, length: int = 12) -> str:
-    """Identity of a JSON-able value: the first ``length`` hex digits of its SHA-256."""
+    """The first ``length`` hex digits of the SHA-256 of a JSON-able value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
 
 
@@ -31,8 +31,8 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it over ``path`` on success.
 
     Args:
-        path: the file to write; its folder is made.
-        durable: flush to disk before the rename, so that a power cut leaves old or new content.
+        path: the file to write. Its folder is made.
+        durable: flush to disk before the rename: a power cut leaves the old or the new content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -61,10 +61,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Journal:
-    """An append-only file of one JSON value a line.
+    """An append-only file with one JSON value per line.
 
-    An entry counts once its line is complete: a last line cut short by a crash is dropped on
-    reading and overwritten by the next append. A damaged line before the last is an error.
+    A last line that a crash cut short is ignored when reading, and overwritten by the next entry. A
+    damaged line before the last is an error.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -96,7 +96,7 @@ class Journal:
             return json.loads(line)
         except ValueError as error:
             raise DataError(
-                f"{self.path}, line {number} is not JSON ({error}); the file was changed from "
+                f"{self.path}, line {number} is not JSON ({error}): the file was changed from "
                 "outside. Restore it from a copy, or remove its folder to start anew."
             ) from error
 
@@ -115,11 +115,11 @@ class Journal:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes with the process, however it ends.
+    """Lock a folder for this process. The lock ends with the process, however that ends.
 
     Raises:
-        RunLockedError: another process (or another part of this one) holds the folder.
-        ConfigurationError: the folder cannot be made or written.
+        RunLockedError: another process, or another part of this one, has locked the folder.
+        ConfigurationError: the folder cannot be made or written to.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -131,8 +131,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"The folder {folder} cannot be made or written ({error.strerror}). Choose another, or "
-            "see to it that it can be written."
+            f"The folder {folder} cannot be made or written ({error.strerror}). Choose "
+            "another, or make it writable."
         ) from error
     try:
         yield

@@ -1,7 +1,7 @@
 """The format of the folders that alhpo writes: runs, searches, studies, tunings, labelled pools.
 
-Every such folder has a ``format.json`` from its first moment. What another format means is not
-guessed: a folder of another one is read by reports, and continued by the version that wrote it.
+Every such folder gets a ``format.json`` before any other file. Only reports read a folder of
+another format; only the version that wrote it continues it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from alhpo.base.errors import DataError, FormatError
 from alhpo.base.files import write_json
 
-#: The format of this version. It changes when a folder begun before could not be continued exactly.
+#: The format of this version. A new number means: earlier folders cannot be continued exactly.
 FORMAT = 2
 FILE = "format.json"
-#: Files of which a folder that was begun has at least one.
+#: A folder that was begun has at least one of these files.
 _BEGUN = ("labels.jsonl", "cycles.jsonl", "dataset.json", "journal.jsonl", "study.yaml")
 
 
 def claim_format(folder: Path) -> None:
-    """Mark a new folder as one of this format, or see to it that a begun one is.
+    """Give a new folder this format; check that a folder that was begun has it.
 
     Raises:
-        FormatError: the folder is of another format; the message names the version for it.
+        FormatError: the folder has another format; the message names the version that wrote it.
         DataError: its ``format.json`` is damaged.
     """
     if not check_format(folder):
@@ -32,13 +32,13 @@ def claim_format(folder: Path) -> None:
 
 
 def check_format(folder: Path) -> bool:
-    """Whether the folder is marked as one of this format; False for one that was not begun.
+    """Whether the folder was begun, in this format; False for a new folder.
 
     Raises:
         FormatError, DataError: as ``claim_format``.
     """
     file = folder / FILE
-    # looked for before format.json, which is written first: two processes may begin it at once
+    # look before reading format.json, which is written first: another process may begin it now
     begun = [name for name in _BEGUN if (folder / name).exists()]
     if file.exists():
         number, writer = _read(file)

@@ -1,4 +1,4 @@
-"""Values of NumPy and torch as Python's own."""
+"""Values of NumPy and torch as plain Python values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def to_plain(value: Any) -> Any:
-    """The value with numpy and torch scalars, arrays and tensors as Python's own types."""
+    """The value, with scalars, arrays and tensors of NumPy and torch as plain Python types."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()
     if isinstance(value, Mapping):

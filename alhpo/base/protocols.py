@@ -1,5 +1,4 @@
-"""The extension points: what a strategy, a validation scheme, an optimizer and an HPO mode must
-offer."""
+"""The extension points: the protocols of strategies, validation schemes, optimizers, HPO modes."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from alhpo.base.types import CycleRecord, PoolOutputs, Query, Selection
 
-#: What a strategy may ask for in ``needs``.
+#: The legal ``needs`` of a strategy.
 POOL_OUTPUTS = frozenset(
     {
         *("logits", "features", "passes", "predicted_losses", "labeled_scores", "images"),
@@ -19,17 +18,18 @@ POOL_OUTPUTS = frozenset(
     }
 )
 
-#: What a validation scheme may ask for in ``needs``: the features of the labelled and of other
-#: images, or the draws with their probabilities.
+#: The legal ``needs`` of a validation scheme: the features of the labelled and of other images, or
+#: the draws with their probabilities.
 SELECTION_NEEDS = frozenset({"features", "probabilities"})
 
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Chooses which images to label next; a plain function with this signature will do.
+    """Chooses the images to label next. A plain function with this signature is a strategy.
 
-    A function may carry an attribute ``needs``, the subset of ``POOL_OUTPUTS`` it looks at (all of
-    them where it has none). The engine computes those, once, and nothing else.
+    The attribute ``needs`` names the outputs in ``POOL_OUTPUTS`` that it uses; without it, those of
+    one pass of the model (``alhpo.strategies.registry.DEFAULT_NEEDS``). The engine computes these
+    once, and no others.
     """
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
@@ -37,8 +37,11 @@ class Strategy(Protocol):
 
         Args:
             pool: the candidates; at least ``n`` of them.
-            n: how many to choose, at least 1.
+            n: the number to choose, at least 1.
             generator: the only source of randomness. Ties go to the lowest pool index.
+
+        Returns:
+            ``n`` different values of ``pool.indices``, most wanted first.
         """
         ...
 
@@ -47,12 +50,12 @@ class Strategy(Protocol):
 class ValidationScheme(Protocol):
     """Splits the labelled images into training and validation parts.
 
-    A scheme may also weigh the images that a configuration is judged on: see ``WeightingScheme``.
+    A scheme may also weigh the validation images: see ``WeightingScheme``.
     """
 
     @property
     def name(self) -> str:
-        """Identity of the scheme with its settings, such as ``"kfold:5"``."""
+        """The name of the scheme with its settings, such as ``"kfold:5"``; part of identities."""
         ...
 
     def splits(
@@ -69,21 +72,21 @@ class ValidationScheme(Protocol):
 
 @runtime_checkable
 class WeightingScheme(ValidationScheme, Protocol):
-    """A validation scheme by which some labelled images count more than others.
+    """A validation scheme with a weight for each labelled image.
 
-    Metrics are then weighted means, divided by the sum of the weights of a validation part.
+    A metric is then the weighted mean over a validation part.
     """
 
     @property
     def needs(self) -> Collection[str]:
-        """What it looks at of the selection, out of ``SELECTION_NEEDS``; nothing else is there."""
+        """The fields of the selection that it uses, out of ``SELECTION_NEEDS``; others are None."""
         ...
 
     def weights(self, selection: Selection, generator: np.random.Generator) -> np.ndarray:
-        """(L,) weights, finite, not negative, in the order of labelling.
+        """(L,) finite weights of at least 0, not all 0, in the order of labelling.
 
         Args:
-            selection: which images were labelled out of which.
+            selection: the labelled images and the pool that they come from.
             generator: the only source of randomness.
         """
         ...
@@ -98,18 +101,27 @@ class Configurations(Protocol):
         ...
 
     def add_configurations(self, num_configurations: int) -> list[int]:
-        """Sample further configurations, different from all before; returns their numbers, fewer
-        than asked for where the space holds no more."""
+        """Sample further configurations, different from all before.
+
+        Returns:
+            Their numbers; fewer than ``num_configurations`` if the space has no more.
+        """
         ...
 
     def add(self, values: Mapping[str, Any]) -> int:
-        """Number a configuration of the caller's own; returns the number that it has already
-        where it is not new, and raises ``ConfigurationError`` where it is not of the space."""
+        """Add a configuration of the caller's own.
+
+        Returns:
+            Its number: a new one, or the number that it already has.
+
+        Raises:
+            ConfigurationError: it is not in the space.
+        """
         ...
 
     @property
     def space(self) -> Any:
-        """The ``ConfigSpace.ConfigurationSpace``: to be read, never sampled from or changed."""
+        """The ``ConfigSpace.ConfigurationSpace``. Only read it: do not sample from it."""
         ...
 
     def __len__(self) -> int: ...
@@ -117,28 +129,28 @@ class Configurations(Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Decides what is trained next; HPO4DL's ``suggest()``/``observe()``.
+    """Decides what is trained next, by HPO4DL's ``suggest()`` and ``observe()``.
 
     An optimizer is made by a factory registered with ``alhpo.tuning.register_optimizer``. It must
-    be deterministic given its seed and what it observed: a killed search is continued by replaying
-    the record. It sees metrics that are to be **maximised**, whatever the user's sign.
+    be a deterministic function of its seed and its observations: a killed search is continued by
+    replaying the record. It sees metrics to **maximise**: the Tuner negates those to minimise.
 
-    A suggestion may hold several configurations: their results are observed together, grouped by
+    A suggestion may hold several configurations. Their results are observed together, grouped by
     configuration in the order of the suggestion. An optimizer whose factory has the attribute
-    ``takes_parallel = True`` can be used with ``Tuner(parallel=N)``: the factory then gets the
-    keyword ``parallel`` too, where it is above 1, and suggestions should hold N configurations, or
-    more, wherever so many can be chosen without knowing each other's results. The Tuner trains N of
-    a suggestion at a time and all of it before it asks again.
+    ``takes_parallel = True`` can be used with ``Tuner(parallel=N)``: for N above
+    1 the factory then gets the keyword ``parallel``. Suggestions should then hold at least N
+    configurations whenever that many can be chosen before their results are known. The Tuner trains
+    N of a suggestion at a time, and all of it before it asks for the next.
 
     An optimizer whose factory has the attribute ``tells_gain = True`` also offers
-    ``expected_gain() -> float | None``: what one more epoch or configuration is expected to add to
-    the best metric, from 0, or None where it cannot tell. ``Tuner(min_gain=...)`` asks for it,
-    and not always: asking must change nothing.
+    ``expected_gain() -> float | None``: the expected improvement of the best metric by one more
+    epoch or configuration, at least 0, or None if not known. ``Tuner(min_gain=...)`` asks for it,
+    but not always, so asking must not change the state.
     """
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        """Numbers of configurations and the epoch each is to reach, or ``(None, None)`` when
-        there is nothing left to do."""
+        """Numbers of configurations and, for each, the epoch to train it to; or ``(None, None)``
+        when nothing is left to train."""
         ...
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
@@ -146,8 +158,8 @@ class Optimizer(Protocol):
 
         Args:
             configuration_results: one dict per epoch with ``configuration_id``,
-                ``configuration``, ``epoch``, ``metric`` (NaN where training diverged or failed:
-                never suggest that configuration again) and ``time`` in seconds.
+                ``configuration``, ``epoch``, ``metric`` and ``time`` in seconds. The metric is NaN
+                if training diverged or failed; never suggest that configuration again.
         """
         ...
 
@@ -170,10 +182,10 @@ class OptimizerFactory(Protocol):
             configurations: the ``Configurations`` to choose from.
             max_epochs: the epoch at which a configuration is fully trained.
             max_budget: epochs the whole search may spend, or None for no limit.
-            num_configurations: how many configurations the search is to choose from; sampling
-                them (``configurations.add_configurations``) is the optimizer's part.
+            num_configurations: the number of configurations to choose from. The optimizer samples
+                them, by ``configurations.add_configurations``.
             seed: of every random choice.
-            device: where the optimizer's own model runs, or None for its default.
+            device: the device of the optimizer's own model, or None for its default.
         """
         ...
 
@@ -182,46 +194,47 @@ class OptimizerFactory(Protocol):
 class HPOMode(Protocol):
     """Decides in which cycles a run searches hyperparameters.
 
-    A cycle without a search uses the configuration of the cycle before it, the first cycle the
-    fixed hyperparameters. A mode keeps nothing in itself: a killed run asks a new object.
+    A cycle without a search uses the configuration of the cycle before it, or the fixed
+    hyperparameters if there was no search yet. A mode must not keep state: a killed run continues
+    with a new object.
     """
 
     @property
     def searches_ever(self) -> bool:
-        """Whether its runs search at all. Where they do not, the settings of a search are no part
-        of a run's identity."""
+        """Whether its runs search at all. If not, the settings of the search are not part of a
+        run's identity."""
         ...
 
     @property
     def final_search(self) -> bool:
-        """Whether a search on all labels and one more fit follow the last cycle, which then has no
-        search of its own."""
+        """Whether the last cycle is followed by a search on all labels and one more fit. The last
+        cycle then has no search of its own."""
         ...
 
     @property
     def when(self) -> str:
-        """When it searches, in words for reports that follow "a search", such as ``"in every
-        cycle"``."""
+        """When it searches, in words that follow "a search" in reports: ``"in every cycle"``."""
         ...
 
     def cycles(self, sizes: Sequence[int]) -> Collection[int]:
-        """The cycles, from 0, that may search, for estimates of cost; the final search apart.
+        """The cycles that may search, from 0, without the final search; for estimates of cost.
 
         Args:
             sizes: the number of labels in each cycle of the run, ascending.
 
         Raises:
-            ConfigurationError: the mode cannot be used for such a run; asked before any work.
+            ConfigurationError: the mode cannot be used for such a run. This is called before any
+                work.
         """
         ...
 
     def searches(self, cycle: int, sizes: Sequence[int], records: Sequence[CycleRecord]) -> bool:
-        """Whether a cycle searches: a function of its arguments; only cycles of ``cycles`` do.
+        """Whether a cycle searches: only a function of the arguments, and only for ``cycles``.
 
         Args:
-            cycle: its number, from 0.
-            sizes: as in ``cycles``.
-            records: of the cycles before it, oldest first.
+            cycle: number of the cycle, from 0.
+            sizes: the number of labels in each cycle of the run, ascending.
+            records: the records of the cycles before it, oldest first.
         """
         ...
 

@@ -1,9 +1,9 @@
-"""Everything that is chosen by name: built in, registered in Python, or an installed plug-in.
+"""Objects by name: built in, registered in Python, or offered by an installed plug-in.
 
-One registry each for strategies, optimizers, data sources and whatever else a setting names. A
-family makes things from the text after its prefix, as ``"albl:entropy,margin"``, ``"kfold:5"`` or
-``"torch/cifar10"``.
-Another package offers its own under the registry's group of entry points.
+There is one registry each for strategies, optimizers, data sources and other objects that settings
+name. A family makes objects from the text after its prefix, as in ``"albl:entropy,margin"``,
+``"kfold:5"`` or ``"torch/cifar10"``. Another package offers objects under the registry's group of
+entry points.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Family(NamedTuple):
 
 
 class Registry(Generic[T]):
-    """Things of one kind by their names."""
+    """Objects of one kind by their names."""
 
     def __init__(
         self,
@@ -39,13 +39,12 @@ class Registry(Generic[T]):
     ) -> None:
         """
         Args:
-            what: what is registered, for messages, such as ``"strategy"``.
-            group: of the entry points under which other packages offer theirs, such as
-                ``"alhpo.strategies"``.
-            check: takes a name and what is to have it, and returns it (or what stands for it);
-                raises ``ConfigurationError`` where it cannot be used. It sees what is registered,
-                what a plug-in offers and what a family makes.
-            otherwise: what may be given instead of a name, for messages, such as
+            what: the kind of object, for messages, such as ``"strategy"``.
+            group: the group of entry points of other packages, such as ``"alhpo.strategies"``.
+            check: a function of a name and an object that returns the object to use, or raises
+                ``ConfigurationError``. It is called for registered objects, for those of plug-ins
+                and for those that families make.
+            otherwise: what users may give instead of a name, for messages, such as
                 ``"a function (pool, n, generator) -> Query"``.
             separator: between the prefix of a family and the text after it.
         """
@@ -57,46 +56,46 @@ class Registry(Generic[T]):
         self._things: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
         self._families: dict[str, _Family] = {}
-        self._members: dict[str, T] = {}  # made by families, by their full names
+        self._members: dict[str, T] = {}  # objects that families made, by their full names
 
     def register(self, name: str, thing: T, aliases: Iterable[str] = ()) -> T:
-        """Give a thing its name.
+        """Give an object a name.
 
         Args:
             name: what users write.
-            thing: what they get.
+            thing: the object.
             aliases: further names for it, which ``names`` does not list.
 
         Returns:
-            What ``check`` made of it.
+            The object that ``check`` returned.
 
         Raises:
-            ConfigurationError: a name that is no text or that something else has. The very same
-                object may be registered again, and a function or class of the same module and name
-                replaces its former self, as when a notebook cell is run again.
+            ConfigurationError: the name is not text, or another object has it. The same object may
+                be registered again. A function or class of the same module and name replaces the
+                earlier one, as when a notebook cell is run again.
         """
         for key in (name, *aliases):
             self._check_name(key)
             self._refuse_taken(key, self._things.get(self._aliases.get(key, key)), thing)
         thing = self._check(name, thing)
         if name in self._things:
-            self._members.clear()  # which may have been made of what is replaced
+            self._members.clear()  # they may contain the object that is replaced
         self._things[name] = thing
         self._aliases.update(dict.fromkeys(aliases, name))
         return thing
 
     def register_family(self, prefix: str, factory: Callable[[str], Any], form: str) -> None:
-        """Make things with arguments in their names.
+        """Register a family: objects with arguments in their names.
 
         Args:
             prefix: what comes before the separator.
-            factory: makes the thing from the text after it, and raises ``ConfigurationError`` where
-                it cannot. It is called once for each name.
-            form: of that text, for messages, such as ``"A,B,..."``. With a comma in it, commas in a
-                list of names belong to that text (see ``split``).
+            factory: makes an object from the text after it, or raises ``ConfigurationError``. It is
+                called once for each name.
+            form: the form of that text, for messages, such as ``"A,B,..."``. If it has a comma,
+                commas in a list of names belong to that text (see ``split``).
 
         Raises:
-            ConfigurationError: a prefix that is no text, or that another family has.
+            ConfigurationError: the prefix is not text, or another family has it.
         """
         self._check_name(prefix)
         holder = self._families.get(prefix)
@@ -108,12 +107,12 @@ class Registry(Generic[T]):
             del self._members[name]
 
     def get(self, name: str) -> T:
-        """What has this name; the same name gives the same object, also where a family makes it.
+        """The object of this name. The same name always gives the same object.
 
         Raises:
-            ConfigurationError: an unknown name (the message has the legal ones and what was
-                probably meant), arguments that a family refuses, or an installed plug-in that
-                cannot be imported or used.
+            ConfigurationError: the name is unknown (the message lists the legal names and the
+                closest one), a family refuses the arguments, or an installed plug-in cannot be
+                imported or used.
         """
         found = self.find(name)
         if found is None:
@@ -121,13 +120,13 @@ class Registry(Generic[T]):
         return found
 
     def find(self, name: str) -> T | None:
-        """What has this name, or None.
+        """The object of this name, or None.
 
         Raises:
-            ConfigurationError: as ``get``, but for an unknown name.
+            ConfigurationError: as for ``get``, except for an unknown name.
         """
         if not isinstance(name, str):
-            raise ConfigurationError(f"The name of a {self.what} is text, not {name!r}.")
+            raise ConfigurationError(f"The name of a {self.what} is {name!r}; expected text.")
         found = self._things.get(self._aliases.get(name, name))
         if found is None:
             found = self._member(name)
@@ -136,30 +135,30 @@ class Registry(Generic[T]):
         return found
 
     def unknown(self, name: object) -> ConfigurationError:
-        """The error for something that is not one of the names."""
+        """The error for an unknown name."""
         legal = ", ".join(self.names()) + (f", or {self._otherwise}" if self._otherwise else "")
         meant = suggestion(name, self.names()) if isinstance(name, str) else ""
         return ConfigurationError(f"Unknown {self.what} {name!r}.{meant} Legal: {legal}.")
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted, then the families as ``"albl:A,B,..."``; plug-ins are listed without
-        being imported."""
+        """All names, sorted, then the families as ``"albl:A,B,..."``. Plug-ins are listed but not
+        imported."""
         plugins = self._plugins().keys() - self._families.keys()  # their modules were imported
         return (*sorted(self._things.keys() | plugins), *self.families())
 
     def families(self) -> tuple[str, ...]:
-        """The forms of the names that families make, sorted."""
+        """The forms of the names of families, such as ``"albl:A,B,..."``, sorted."""
         return tuple(
             f"{prefix}{self._separator}{self._families[prefix].form}"
             for prefix in sorted(self._families)
         )
 
     def registered(self) -> dict[str, T]:
-        """What is there by its names: no families, and no plug-in before its import."""
+        """The registered objects by name, without families and plug-ins not yet imported."""
         return dict(self._things)
 
     def name_of(self, thing: object) -> str | None:
-        """The name of a thing, or None; an alias gives the name that it stands for."""
+        """The name (not an alias) of an object, or None."""
         if isinstance(thing, str):
             return self._aliases.get(thing, thing)
         for name, known in (*self._things.items(), *self._members.items()):
@@ -168,10 +167,10 @@ class Registry(Generic[T]):
         return None
 
     def split(self, text: str) -> list[str]:
-        """The names in a list that is separated by commas, or by semicolons.
+        """The names in a list that is separated by commas or semicolons.
 
-        Where the text after a family's prefix may hold commas itself, it goes on to the next
-        semicolon or to the end, as in ``"random,badge,albl:entropy,margin; entropy"``.
+        If the text after a family's prefix may have commas, it ends at the next semicolon, as in
+        ``"random,badge,albl:entropy,margin; entropy"``.
         """
         names: list[str] = []
         for part in text.split(";"):
@@ -185,7 +184,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def temporary(self) -> Iterator[None]:
-        """What is registered within is forgotten at the end; for tests."""
+        """A block after which its registrations are undone; for tests."""
         names = ("_things", "_aliases", "_families", "_members")
         before = {name: dict(getattr(self, name)) for name in names}
         try:
@@ -199,19 +198,19 @@ class Registry(Generic[T]):
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"The name of a {self.what} is text, not {name!r}.")
+            raise ConfigurationError(f"The name of a {self.what} is {name!r}; expected text.")
 
     def _refuse_taken(
         self, name: str, holder: object | None, candidate: object, what: str | None = None
     ) -> None:
         if holder is not None and not _same(holder, candidate):
             raise ConfigurationError(
-                f"The name {name!r} belongs to the {what or self.what} {origin(holder)}; "
-                "choose another."
+                f"The name {name!r} belongs to the {what or self.what} {origin(holder)}. "
+                "Choose another name."
             )
 
     def _member(self, name: str) -> T | None:
-        """What a family makes of this full name, made at the first time; None of no family."""
+        """The object that a family makes of this full name, or None if no family has the prefix."""
         prefix, found, arguments = name.partition(self._separator)
         if not found:
             return None
@@ -244,7 +243,7 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever a foreign module raises while it is imported
             raise ConfigurationError(
                 f"The plug-in {self.what} {plugin.name!r} ({plugin.value}) cannot be imported: "
-                f"{error!r}"
+                f"{error!r}. Repair or uninstall it."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Turns pydantic's findings into one sentence each: the value, what was expected, what is legal."""
+"""Validated settings, with one sentence per illegal value: the value and what was expected."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
 class Settings(pydantic.BaseModel):
-    """Base of every validated group of settings: frozen, no unknown keys, no NaN, and no true
-    or false for a number."""
+    """Base of every validated group of settings: frozen; unknown keys, NaN, and true or false for a
+    number are errors."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,7 +30,7 @@ class Settings(pydantic.BaseModel):
 
 
 def suggestion(name: str, legal: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` where one of ``legal`` is close to ``name``, else nothing."""
+    """`` Did you mean 'x'?`` if one of ``legal`` is close to ``name``, else ``""``."""
     close = difflib.get_close_matches(name, list(legal), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -48,11 +48,11 @@ def parse(model: type[Model], values: Mapping[str, Any], what: str) -> Model:
 
     Args:
         model: the settings class.
-        values: names and values; strings such as ``"0.1"`` are read as the type expected.
-        what: what the values are, for the message, such as ``"hyperparameter"``.
+        values: names and values. Strings such as ``"0.1"`` are converted to the expected type.
+        what: the kind of value, for messages, such as ``"hyperparameter"``.
 
     Raises:
-        ConfigurationError: an unknown name or an illegal value; every one of them is listed.
+        ConfigurationError: an unknown name, or illegal values, of which all are listed.
     """
     for name in values:
         if not isinstance(name, str):

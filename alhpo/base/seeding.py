@@ -1,4 +1,4 @@
-"""Every random stream is derived from what it is for; nothing global is read or changed.
+"""Random streams by name. Global generators are neither read nor changed.
 
 A stream is named by a key such as ``(run seed, "order", cycle, split, epoch)``. Because a stream
 depends on its name alone, a resumed run needs no saved generator state.
@@ -17,7 +17,7 @@ Key = int | str
 
 
 def derive_seed(*key: Key) -> int:
-    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
+    """A seed in [0, 2**63) that is a function of the whole key only."""
     named = (f"str:{part}" if isinstance(part, str) else f"int:{int(part)}" for part in key)
     text = "\x1f".join(named)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -35,8 +35,8 @@ def torch_generator(*key: Key) -> torch.Generator:
 
 @contextmanager
 def isolated_torch_rng(device: torch.device, *key: Key) -> Iterator[None]:
-    """Run code that draws from torch's global generators (dropout, initialisation) on a named
-    stream, and leave those generators as they were."""
+    """A block in which torch's global generators (for dropout, initialisation) draw from a named
+    stream. Afterwards they are as they were before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         seed = derive_seed(*key)

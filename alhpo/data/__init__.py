@@ -1,1 +1,1 @@
-"""Image data sets, where they come from, their batches, and the pool that is labelled."""
+"""Image data sets, their sources and batches, and the pool of images to label."""

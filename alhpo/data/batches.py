@@ -1,7 +1,7 @@
-"""Batches straight from uint8 images that live on the device: no workers, no per-image Python.
+"""Batches made on the device from uint8 images: no workers, no Python per image.
 
-Images are kept as N x H x W x C. Cropping, flipping and gathering a batch is one indexing
-operation, whose result is already in channels-last order.
+Images are kept as N x H x W x C. One indexing operation crops, flips and gathers a batch; its
+result is in channels-last order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from alhpo.base.digests import digest
 from alhpo.base.seeding import Key, derive_seed, torch_generator
 
-#: Images x pixels that one forward pass without gradients works on.
+#: Images times pixels per forward pass without gradients.
 INFERENCE_PIXELS = 2**19
 
 
@@ -25,10 +25,10 @@ class InputFormat:
     """How uint8 images become model input.
 
     Attributes:
-        mean: per channel, of pixel values scaled to [0, 1].
-        std: likewise.
-        size: (height, width) the images are resized to on the device, or None to keep theirs.
-        channels_last: memory order of the batches.
+        mean: mean of each channel, of pixel values scaled to [0, 1].
+        std: standard deviation of each channel, of pixel values scaled to [0, 1].
+        size: (height, width) to which images are resized on the device; None keeps their size.
+        channels_last: whether batches are in channels-last memory order.
     """
 
     mean: tuple[float, ...]
@@ -38,7 +38,7 @@ class InputFormat:
 
 
 class _Input:
-    """Makes model input of uint8 images on a device."""
+    """Turns uint8 images into model input, on a device."""
 
     def __init__(self, form: InputFormat, device: torch.device) -> None:
         self._form = form
@@ -55,20 +55,21 @@ class _Input:
         return values.contiguous()
 
     def slices(self, images: torch.Tensor, n: int) -> Iterator[slice]:
-        """The rows of each forward pass without gradients over ``n`` images like these."""
+        """The rows of each forward pass without gradients over ``n`` images of this size."""
         height, width = self._form.size or images.shape[1:3]
         size = min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
         return (slice(start, start + size) for start in range(0, n, size))
 
 
 class PoolImages:
-    """Some images of a pool, gathered and taken to the device block by block: never a copy of all.
+    """Some images of a pool, moved to the device block by block, without a copy of them all.
+
 
     Args:
         images: (P, H, W, C) uint8, the pool.
         indices: (N,) int64 rows of the pool.
-        form: how they become model input.
-        device: where blocks are made.
+        form: how images become model input.
+        device: the device of the blocks.
     """
 
     def __init__(
@@ -83,19 +84,19 @@ class PoolImages:
         return len(self._indices)
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, None]]:
-        """All of them in order, unaugmented, as (B, C, H, W) float32."""
+        """All images in order, unaugmented, as (B, C, H, W) float32, each block with None."""
         for rows in self._input.slices(self._images, len(self)):
             yield self._input(self._images[self._indices[rows]].to(self.device)), None
 
 
 class DeviceImages:
-    """A fixed set of images, and their labels where known, resident on one device.
+    """A fixed set of images, with their labels if known, on one device.
 
     Args:
         images: (N, H, W, C) uint8.
         labels: (N,) int64, or None.
-        form: how they become model input.
-        device: where they live and batches are made.
+        form: how images become model input.
+        device: the device of the images and batches.
     """
 
     def __init__(
@@ -113,10 +114,10 @@ class DeviceImages:
         self._rows: torch.Tensor | None = None
 
     def part(self, positions: torch.Tensor) -> DeviceImages:
-        """The images at these positions, in their order, which take no memory of their own.
+        """The images at some positions, in that order; they share the memory of this set.
 
         Args:
-            positions: (M,) int64, into the images of this set.
+            positions: (M,) int64 positions in this set.
         """
         part = copy.copy(self)  # the same tensors, and the same cache of padded images
         rows = positions.to(self.device)
@@ -128,7 +129,7 @@ class DeviceImages:
 
     @property
     def digest(self) -> str:
-        """Identity of the images and labels: a hash of their shape and values, in order."""
+        """Hash of the shapes and values of the images and labels, in order."""
         return digest(self._chosen(self.images), self._chosen(self.labels))
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -139,17 +140,17 @@ class DeviceImages:
             yield self._input(self.images[rows]), labels
 
     def batches(self, batch_size: int) -> int:
-        """How many batches an epoch has."""
-        n = max(len(self), 2)  # a lone image is used twice
+        """The number of batches of an epoch."""
+        n = max(len(self), 2)  # a single image is used twice
         return n // min(batch_size, n)
 
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of shuffled, augmented training batches.
+        """One epoch of training batches, shuffled and augmented.
 
-        The last short batch is dropped, unless it is the only one. A lone image is used twice in
-        its batch, because batch norm needs two.
+        A last, smaller batch is dropped unless it is the only one. A single image is in its batch
+        twice, because batch norm needs two.
 
         Args:
             batch_size: images per batch.

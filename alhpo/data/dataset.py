@@ -1,4 +1,4 @@
-"""Image data sets in memory, as uint8 tensors; from arrays, or from files by ``loading``."""
+"""Image data sets in memory, as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
 
 LAYOUTS = ("auto", "NHWC", "NCHW")
-#: Images that statistics are made of at once, and pixel values of them: 128 MiB as float64.
+#: Images and pixel values per block when statistics are computed: 128 MiB as float64.
 BLOCK_IMAGES, BLOCK_PIXELS = 4096, 2**24
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A pool of images to label and an evaluation split that no choice may depend on.
+    """A pool of images to label, and an evaluation split, which no decision may depend on.
 
     Attributes:
-        name: for tables and run folders.
+        name: name in tables and run folders.
         images: (N, H, W, C) uint8, the pool.
-        labels: (N,) int64 true labels for simulation, or None where people will label.
-        eval_images: (M, H, W, C) uint8.
-        eval_labels: (M,) int64.
+        labels: (N,) int64 true labels for simulation, or None if people will label.
+        eval_images: (M, H, W, C) uint8, the evaluation split.
+        eval_labels: (M,) int64 labels of the evaluation split.
         classes: names of the C classes, in the order of their labels.
-        paths: the file of each pool image, where it came from one.
-        augmentation: what the hyperparameter ``augmentation="auto"`` means for this data.
+        paths: the file of each pool image, or None if the images are not from files.
+        augmentation: the meaning of the hyperparameter ``augmentation="auto"`` for this data.
+
+    Raises:
+        DataError: an empty pool, or images and labels that do not fit each other.
     """
 
     name: str
@@ -44,7 +47,9 @@ class ImageDataset:
     def __post_init__(self) -> None:
         n = len(self.images)
         if n == 0:
-            raise DataError(f"Data set {self.name!r} has no images in its pool.")
+            raise DataError(
+                f"Data set {self.name!r} has no images in its pool; expected at least one."
+            )
         for part, labels, count in (
             ("pool", self.labels, n),
             ("evaluation split", self.eval_labels, len(self.eval_images)),
@@ -53,18 +58,19 @@ class ImageDataset:
                 continue
             if len(labels) != count:
                 raise DataError(
-                    f"The {part} of {self.name!r} has {count} images but {len(labels)} labels."
+                    f"The {part} of {self.name!r} has {count} images but {len(labels)} labels; "
+                    "expected one label per image."
                 )
             if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise DataError(
                     f"The labels of the {part} of {self.name!r} span {int(labels.min())} to "
-                    f"{int(labels.max())}; with {len(self.classes)} classes they must lie in "
-                    f"0 to {len(self.classes) - 1}."
+                    f"{int(labels.max())}; with {len(self.classes)} classes, expected 0 to "
+                    f"{len(self.classes) - 1}."
                 )
         if len(self.eval_images) and self.eval_images.shape[1:] != self.images.shape[1:]:
             raise DataError(
                 f"Pool images of {self.name!r} have shape {tuple(self.images.shape[1:])}, those "
-                f"of the evaluation split {tuple(self.eval_images.shape[1:])}; they must agree."
+                f"of the evaluation split {tuple(self.eval_images.shape[1:])}; expected one shape."
             )
 
     def __len__(self) -> int:
@@ -115,24 +121,26 @@ class ImageDataset:
 
         Args:
             images: uint8, N x H x W, N x H x W x C or N x C x H x W with 1 or 3 channels.
-            labels: N integers, or None where people will label (then ``eval_images`` is needed
-                to measure anything).
-            eval_images: like ``images``; without it, ``eval_fraction`` of a labelled pool is
-                held out.
-            eval_labels: integers.
+            labels: N integers, or None if people will label; then metrics need ``eval_images``.
+            eval_images: evaluation images, as ``images``. Without them, ``eval_fraction`` of a
+                labelled pool is held out.
+            eval_labels: one integer per evaluation image.
             classes: names or number of classes; by default the largest label + 1.
-            name: for tables and run folders.
-            layout: of four-dimensional images; "auto" tells them apart by the channel axis.
-            augmentation: meaning of ``augmentation="auto"``.
-            eval_fraction: share held out when there are labels and no ``eval_images``.
+            name: name in tables and run folders.
+            layout: layout of four-dimensional images; "auto" finds the axis of length 1 or 3.
+            augmentation: the meaning of the hyperparameter ``augmentation="auto"``: "none",
+                "crop", "flip" or "crop-flip".
+            eval_fraction: share that is held out if there are labels and no ``eval_images``.
 
         Raises:
-            DataError: another type, shape or range; the message says which.
+            DataError: a type, shape or value is not legal; the message says which.
         """
         pool = _as_images(images, layout)
         given = None if labels is None else _as_labels(labels)
         if (eval_images is None) != (eval_labels is None):
-            raise DataError("eval_images and eval_labels come together: one of them is None.")
+            raise DataError(
+                "Only one of eval_images and eval_labels is given. Give both, or neither."
+            )
         if eval_images is not None:
             held_images, held_labels = _as_images(eval_images, layout), _as_labels(eval_labels)
         else:
@@ -142,7 +150,9 @@ class ImageDataset:
             classes = [str(i) for i in range(classes)]
         if classes is None:
             if not known:
-                raise DataError("Without any labels, classes=... must say what the classes are.")
+                raise DataError(
+                    "There are no labels, and classes is None. Give the classes by name or number."
+                )
             classes = [str(i) for i in range(int(torch.cat(known).max()) + 1)]
         dataset = cls(
             name, pool, given, held_images, held_labels, tuple(classes), None, augmentation
@@ -153,15 +163,19 @@ class ImageDataset:
 
 
 def evaluation_split(n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending indices kept in the pool and held out for evaluation; the same for every run.
+    """Ascending indices of images kept in the pool and held out for evaluation.
+
+    The same arguments always give the same split.
 
     Raises:
         DataError: the fraction is not in (0, 1), or there are fewer than two images.
     """
     if not 0 < fraction < 1:
-        raise DataError(f"eval_fraction is {fraction}; it must lie in (0, 1).")
+        raise DataError(f"Argument eval_fraction is {fraction!r}; expected a number in (0, 1).")
     if n < 2:
-        raise DataError(f"{n} images are too few to hold some out for evaluation.")
+        raise DataError(
+            f"{n} images are too few to hold some out for evaluation; expected at least 2."
+        )
     n_held = min(max(round(fraction * n), 1), n - 1)
     order = numpy_generator("evaluation split", n).permutation(n)
     return np.sort(order[n_held:]), np.sort(order[:n_held])
@@ -185,8 +199,8 @@ def _as_images(images: Any, layout: str) -> torch.Tensor:
     tensor = _as_tensor(images, "Images")
     if tensor.dtype != torch.uint8:
         raise DataError(
-            f"Images are {tensor.dtype}; uint8 values from 0 to 255 are expected. Scale and "
-            "round them first; normalisation is done by the model's input pipeline."
+            f"Images are {tensor.dtype}; expected uint8 values from 0 to 255. Scale and round them "
+            "first. They are normalised for the model later."
         )
     if tensor.ndim == 3:
         return tensor[..., None].contiguous()
@@ -199,8 +213,8 @@ def _as_images(images: Any, layout: str) -> torch.Tensor:
         last, first = tensor.shape[3] in (1, 3), tensor.shape[1] in (1, 3)
         if last == first:
             raise DataError(
-                f"Cannot tell the channels of images of shape {tuple(tensor.shape)}: give "
-                "layout='NHWC' or 'NCHW', with 1 or 3 channels."
+                f"Images have shape {tuple(tensor.shape)}; it is not clear which axis holds the "
+                "channels. Give layout='NHWC' or 'NCHW', with 1 or 3 channels."
             )
         layout = "NHWC" if last else "NCHW"
     if layout == "NCHW":
@@ -208,7 +222,7 @@ def _as_images(images: Any, layout: str) -> torch.Tensor:
     if tensor.shape[3] not in (1, 3):
         raise DataError(
             f"Images of layout {layout} and shape {tuple(tensor.shape)} have {tensor.shape[3]} "
-            "channels; 1 or 3 are expected."
+            "channels; expected 1 or 3."
         )
     return tensor.contiguous()
 
@@ -227,4 +241,4 @@ def _as_tensor(values: Any, what: str) -> torch.Tensor:
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{what} cannot be read as one array of numbers: {error}") from error
+        raise DataError(f"{what} cannot be read as one array of numbers: {error}.") from error

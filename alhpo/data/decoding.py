@@ -1,4 +1,4 @@
-"""Images still to be decoded, and decoding them all to one shape."""
+"""Images that are not decoded yet, and decoding them all to one shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
 
-#: Side in pixels given to images of differing sizes when nothing else is asked for.
+#: Side in pixels to which images of different sizes are resized by default.
 DEFAULT_SIZE = 224
 #: Share of the free memory that a data set may take.
 MEMORY_SHARE = 0.8
@@ -23,16 +23,16 @@ MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True)
 class LazyImages:
-    """Labelled images still to be decoded.
+    """Labelled images that are not decoded yet.
 
     Attributes:
-        where: where they are, for messages.
-        count: their number.
-        get: takes a position from 0 to ``count - 1`` and gives the PIL image and its label. It is
-            called from several threads, and gives the same at every call.
-        classes: names of the classes in the order of their labels; None where only the labels
-            themselves tell how many there are.
-        paths: the file of each image, where it is one.
+        where: what they are called in messages.
+        count: the number of images.
+        get: a function of a position from 0 to ``count - 1`` that returns the PIL image and its
+            label, the same at every call. Several threads call it.
+        classes: names of the classes in the order of their labels; None if only the labels tell
+            how many classes there are.
+        paths: the file of each image, or None if they are not files.
     """
 
     where: str
@@ -52,7 +52,7 @@ class LazyImages:
         """Images that are files, with a label each.
 
         Raises:
-            DataError: by ``get``, for a file that is no image that can be read.
+            DataError: raised by ``get`` for a file that cannot be read as an image.
         """
         files = tuple(map(str, paths))
 
@@ -83,24 +83,24 @@ class LazyImages:
         )
 
     def pick(self, chosen: np.ndarray) -> LazyImages:
-        """The images at these positions."""
+        """The images at these positions, in that order."""
         paths = None if self.paths is None else tuple(self.paths[i] for i in chosen)
         get = self.get
         return replace(self, count=len(chosen), get=lambda i: get(int(chosen[i])), paths=paths)
 
     def subset(self, size: int | None, purpose: str) -> LazyImages:
-        """A random subset in the same order, always the same for a purpose; all where ``size`` is
-        None."""
+        """A random subset, in the same order; always the same for a ``purpose``. All images if
+        ``size`` is None."""
         if size is None or size >= self.count:
             return self
         generator = numpy_generator("subset", purpose, self.count, size)
         return self.pick(np.sort(generator.choice(self.count, size, replace=False)))
 
     def with_classes(self, classes: Sequence[str]) -> LazyImages:
-        """The same images with labels that count in ``classes``.
+        """The same images, with labels that are positions in ``classes``.
 
         Raises:
-            DataError: they have classes that are not among these.
+            DataError: they have a class that is not among these.
         """
         if self.classes is None or list(self.classes) == list(classes):
             return self
@@ -121,18 +121,18 @@ class LazyImages:
 
 
 def common_shape(images: LazyImages, image_size: int | None) -> tuple[int, int, int]:
-    """(height, width, channels) for all images, from a sample of them.
+    """The (height, width, channels) to decode all images to, from a sample of them.
 
     Args:
-        images: of which some are decoded.
-        image_size: side in pixels; where None, the images' own size if those looked at share one,
+        images: the images, of which some are decoded.
+        image_size: side in pixels. None: the size of the sampled images if it is the same for all,
             else ``DEFAULT_SIZE``.
 
     Raises:
         DataError: there are no images.
     """
     if images.count == 0:
-        raise DataError(f"{images.where} has no images.")
+        raise DataError(f"{images.where} has no images; expected at least one.")
     sample = np.unique(np.linspace(0, images.count - 1, min(images.count, 64)).astype(int))
     looked_at = [images.get(int(i))[0] for i in sample]
     channels = 1 if all(image.mode in ("1", "L") for image in looked_at) else 3
@@ -146,7 +146,7 @@ def common_shape(images: LazyImages, image_size: int | None) -> tuple[int, int, 
 
 
 class DifferentImages(Exception):
-    """An image that is not like those that were looked at; ``shape`` fits them all."""
+    """An image has another shape than the sampled ones. ``shape`` suits them all."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__(shape)
@@ -159,24 +159,24 @@ def decode(
     """Decode all images to one shape.
 
     Args:
-        images: what to decode.
-        shape: (height, width, channels).
-        more: further images of this shape that are to be decoded later and must fit too.
+        images: the images to decode.
+        shape: (height, width, channels) of the result.
+        more: number of images of this shape that are decoded later and need memory too.
         strict: raise ``DifferentImages`` for an image of another size, unless all are resized to
-            ``DEFAULT_SIZE``; and for a coloured one where ``shape`` is grey.
+            ``DEFAULT_SIZE``, and for a coloured image if ``shape`` has one channel.
 
     Returns:
         (N, height, width, channels) uint8 and (N,) int64 labels.
 
     Raises:
-        DataError: they do not fit into the free memory, or an image cannot be read.
+        DataError: the images do not fit into the free memory, or one cannot be read.
     """
     need = (images.count + more) * int(np.prod(shape))
     available = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if need > available:
         raise DataError(
             f"{images.where} needs {need / 2**30:.1f} GiB of memory as {images.count + more} "
-            f"images (pool and evaluation) of {shape[0]} x {shape[1]} x {shape[2]} bytes, and "
+            f"images (pool and evaluation) of {shape[0]} x {shape[1]} x {shape[2]} bytes, but only "
             f"{available / 2**30:.1f} GiB can be used. Choose a smaller image_size, pool_size or "
             "eval_size."
         )
@@ -189,8 +189,8 @@ def decode(
         image, label = images.get(index)
         if image.mode.startswith(("I", "F")):
             raise DataError(
-                f"Image {index} of {images.where} has pixels of mode {image.mode}; 8 bits per "
-                "channel are expected. Convert the images first."
+                f"Image {index} of {images.where} has pixels of mode {image.mode}; expected 8 bits "
+                "per channel. Convert the images first."
             )
         coloured = channels == 1 and image.mode not in ("1", "L")
         if strict and (coloured or (image.size != (width, height) and not resized)):

@@ -28,24 +28,24 @@ def load_dataset(
 
     Args:
         name: ``"digits"`` (scikit-learn's, 8 x 8, no download); a name of timm's data set factory,
-            such as ``"torch/cifar10"``, ``"torch/svhn"`` or ``"hfds/user/dataset"``; that of a
-            data source of one's own; or a folder with one sub-folder per class, or with splits
-            that hold them. A name wins over a folder; ``"./digits"`` is the folder.
-        root: where data sets that are downloaded are kept; by default ``~/.cache/alhpo/data``.
-        train_split: the pool, as timm or the folder names it.
-        eval_split: the evaluation split; timm resolves "validation" to the test set of
-            torchvision's sets; a folder may call it val or test. A folder without one has
-            ``eval_fraction`` of its images held out, always the same ones, as has digits.
-        download: fetch a torchvision set that is not there.
+            such as ``"torch/cifar10"``, ``"torch/svhn"`` or ``"hfds/user/dataset"``; the name of
+            a registered data source; or a folder with one sub-folder per class, or with such
+            sub-folders per split. A name wins over a folder; ``"./digits"`` is the folder.
+        root: folder of downloaded data sets; by default ``~/.cache/alhpo/data``.
+        train_split: name of the split that is the pool, in timm or in the folder.
+        eval_split: name of the evaluation split. For torchvision's sets, timm takes the test set
+            for "validation"; a folder may call it val or test. Without an evaluation split (digits,
+            some folders), ``eval_fraction`` of the images is held out, always the same ones.
+        download: whether a missing data set may be downloaded.
         image_size: side in pixels; images are resized and centre-cropped to a square. By default
-            the own size of the pool's images where they all agree, else 224.
-        eval_fraction: share to hold out where there is no evaluation split.
-        pool_size: keep a random subset of this many pool images, the same for every run seed.
-        eval_size: likewise for the evaluation split.
+            the size of the pool's images if they all have the same, else 224.
+        eval_fraction: share to hold out if there is no evaluation split, 0.2 by default.
+        pool_size: size of a random subset of the pool, the same for every run seed; None: all.
+        eval_size: size of a random subset of the evaluation split; None: all.
 
     Raises:
-        DataError: not found, not readable, or larger than the free memory (found out before
-            anything is decoded).
+        DataError: the data set is not found, cannot be read, or needs more than the free memory
+            (which is checked before images are decoded).
         ConfigurationError: the data source is an installed plug-in that cannot be imported or
             used.
     """
@@ -55,13 +55,13 @@ def load_dataset(
         ("eval_size", eval_size),
     ):
         if value is not None and value < 1:
-            raise DataError(f"{label} is {value}; it must be at least 1.")
+            raise DataError(f"Argument {label} is {value!r}; expected at least 1.")
     data = find_source(name)(_options(name, root, train_split, eval_split, download))
     pool, held_out = _parts(data, eval_fraction, pool_size, eval_size)
     shape = common_shape(pool, image_size)
     try:
         images, labels = decode(pool, shape, held_out.count, strict=image_size is None)
-    except DifferentImages as other:  # outside the sample that was looked at
+    except DifferentImages as other:  # not in the sample
         images, labels = decode(pool, other.shape, held_out.count)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     eval_images, eval_labels = decode(held_out, shape)
@@ -95,7 +95,8 @@ def dataset_size(
     Args: see ``load_dataset``.
 
     Raises:
-        DataError: not found, not readable, or not downloaded yet and of no known size.
+        DataError: the data set is not found, cannot be read, or is not downloaded and of unknown
+            size.
         ConfigurationError: see ``load_dataset``.
     """
     source = find_source(name)
@@ -125,7 +126,7 @@ def _options(
 def _parts(
     data: SourceData, eval_fraction: float, pool_size: int | None, eval_size: int | None
 ) -> tuple[LazyImages, LazyImages]:
-    """The pool and the evaluation split, as much of them as was asked for."""
+    """The pool and the evaluation split, or subsets of the sizes that were asked for."""
     pool, held_out = data.pool, data.evaluation
     if held_out is None:
         kept, held = evaluation_split(pool.count, eval_fraction)

@@ -1,7 +1,7 @@
-"""The pool: which images are labelled, in what order and by which cycle, and which are waited for.
+"""The pool: which images are labelled, in what order and in which cycle, and which are pending.
 
-The state is a function of the record of what was asked and told, so replaying the record from disk
-restores it exactly.
+The state is a function of the journal of queries and labels, so replaying the journal restores it
+exactly.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Pool:
 
     Args:
         size: number of images; indices run from 0.
-        num_classes: labels run from 0 to this, exclusive.
-        journal: where every change is recorded before it counts; what is there already is
-            replayed. None keeps the pool in memory only.
+        num_classes: number of classes; labels run from 0.
+        journal: every change is recorded in it before it counts; its entries are replayed. None
+            keeps the pool in memory only.
 
     Raises:
         LabelError: the journal does not fit this size and number of classes.
@@ -56,7 +56,7 @@ class Pool:
 
     @property
     def pending(self) -> np.ndarray:
-        """Indices that were asked for and not answered yet, in the order of asking."""
+        """Indices whose labels were asked for and not told yet, in the order of asking."""
         return np.fromiter(self._pending, dtype=np.int64, count=len(self._pending))
 
     @property
@@ -69,23 +69,23 @@ class Pool:
 
     @property
     def draws(self) -> dict[int, float | None]:
-        """Images in the order of asking, each with its probability at its draw or None."""
+        """Images in the order of asking, each with its probability at its draw, or None."""
         return dict(self._draws)
 
     @property
     def cycle(self) -> int:
-        """The latest cycle that was asked or told for; 0 before any acquisition."""
+        """The latest cycle of an ``ask`` or ``tell``; 0 before the first."""
         return max((*self._cycles.values(), *self._pending.values()), default=0)
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def state(self, strategy: str) -> Mapping[str, Any] | None:
-        """What the latest query of the strategy of this name left to remember, or None."""
+        """The state left by the latest query of the strategy of this name, or None."""
         return self._states.get(strategy)
 
     def asked_by(self, index: int) -> str:
-        """Name of the strategy that chose an image; "" where none did."""
+        """Name of the strategy that chose an image, or "" if none did."""
         return self._asked_by.get(index, "")
 
     def ask(
@@ -97,17 +97,18 @@ class Pool:
         strategy: str = "",
         probabilities: Sequence[float] | None = None,
     ) -> None:
-        """Record that labels of these images are wanted.
+        """Record a query: the labels of these images are wanted.
+
 
         Args:
             indices: pool indices.
-            cycle: the cycle that the images count for.
-            state: what the strategy wants to remember, JSON-able; None keeps what it left before.
-            strategy: the name of the strategy that chose them, whose state that is.
-            probabilities: of each index at its draw; None where it was not drawn with known ones.
+            cycle: the cycle that the images belong to.
+            state: JSON-able state of the strategy; None keeps its earlier state.
+            strategy: name of the strategy that chose the images.
+            probabilities: probability of each index at its draw, or None if not known.
 
         Raises:
-            LabelError: an index out of range, twice, labelled or asked for already.
+            LabelError: an index is out of range, there twice, labelled, or asked for already.
         """
         entry: dict[str, Any] = {"event": "ask", "cycle": cycle}
         entry["indices"] = self._indices(indices)
@@ -119,30 +120,32 @@ class Pool:
             entry["probabilities"] = list(probabilities)
         taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
         if taken:
-            raise LabelError(f"Index {taken[0]} is labelled or was asked for already.")
+            raise LabelError(
+                f"Index {taken[0]} is labelled or was asked for already. Choose another."
+            )
         self._record(entry)
 
     def tell(self, indices: Sequence[int], labels: Sequence[int], cycle: int) -> None:
-        """Record labels: all of what was asked, a part of it, or images nobody asked for.
+        """Record labels: of all pending images, of some, or of images that were not asked for.
 
-        Telling the same label again changes nothing. Either the whole call is recorded or, on an
-        error, nothing of it.
+        Telling the same label again changes nothing. After an error, nothing of the call is
+        recorded.
 
         Args:
             indices: pool indices.
             labels: the class of each, from 0.
-            cycle: the present cycle; an image that was asked for counts for the cycle of asking.
+            cycle: the current cycle. An image that was asked for belongs to the cycle of asking.
 
         Raises:
-            LabelError: an index or label out of range or not an integer, an index twice, or
-                another label than was told before.
+            LabelError: an index or label is out of range or not an integer, an index is there
+                twice, or an image already has another label.
         """
         chosen = self._indices(indices)
         classes = [_integer(label, "Label") for label in _values(labels)]
         if len(chosen) != len(classes):
             raise LabelError(
-                f"{len(chosen)} indices came with {len(classes)} labels; one label per index is "
-                "expected."
+                f"{len(chosen)} indices came with {len(classes)} labels; expected one "
+                "label per index."
             )
         for index, label in zip(chosen, classes, strict=True):
             if not 0 <= label < self.num_classes:
@@ -162,7 +165,7 @@ class Pool:
             self._record({"event": "tell", "cycle": cycle} | told)
 
     def by_cycle(self) -> dict[int, list[int]]:
-        """Labelled indices per cycle of their acquisition, each in the order of labelling."""
+        """Labelled indices of each cycle of acquisition, in the order of labelling."""
         result: dict[int, list[int]] = {}
         for index in self._labels:
             result.setdefault(self._cycles[index], []).append(index)
@@ -194,7 +197,7 @@ class Pool:
         self._apply(entry)
 
     def _replay(self, entry: Any, source: Path) -> None:
-        """Apply a recorded entry, unless it is of another kind or another data set."""
+        """Apply a recorded entry; refuse one of another kind or another data set."""
         try:
             indices, labels = entry["indices"], entry.get("labels", [])
             known = entry["event"] == "ask" or (
@@ -215,12 +218,12 @@ class Pool:
         if not known or cycle < 0:
             raise LabelError(
                 f"{source} holds {entry!r}, which is not of what was asked and told. Restore the "
-                "file from a copy; or, where it belongs to something else, choose another path."
+                "file from a copy, or choose another path if it is not a journal of labels."
             )
         if not fits:
             raise LabelError(
                 f"{source} holds {entry!r}, but the data set has {self.size} images and "
-                f"{self.num_classes} classes: it belongs to another data set."
+                f"{self.num_classes} classes: it belongs to another data set. Choose another path."
             )
         self._apply(entry)
 
@@ -247,8 +250,8 @@ def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:
         size: number of images of the pool.
 
     Raises:
-        LabelError: no such file, another form, an index that the pool does not have, or one that is
-            there twice.
+        LabelError: the file cannot be read or has another form, the pool does not have an index,
+            or an index is there twice.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -267,7 +270,7 @@ def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:
         if not 0 <= index < size:
             raise LabelError(
                 f"{path} holds the index {index}, but the pool has the {size} images 0 to "
-                f"{size - 1}: it belongs to other data."
+                f"{size - 1}: it belongs to other data. Give the file of this data set."
             )
         if index in seen:
             raise LabelError(f"{path} holds the index {index} twice; each image is labelled once.")
@@ -281,5 +284,5 @@ def _values(values: Iterable[Any]) -> list[Any]:
 
 def _integer(value: Any, what: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise LabelError(f"{what} {value!r} is not an integer.")
+        raise LabelError(f"{what} is {value!r}; expected an integer.")
     return int(value.__index__())

@@ -1,4 +1,4 @@
-"""The hyperparameters of training and the spaces that are searched."""
+"""The hyperparameters of training and the configuration spaces that are searched."""
 
 from alhpo.hyperparameters.fields import (
     Augmentation,

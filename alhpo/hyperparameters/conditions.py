@@ -9,7 +9,7 @@ from ConfigSpace import AndConjunction, ConfigurationSpace, OrConjunction
 
 
 def parents_first(space: ConfigurationSpace) -> list[str]:
-    """The names of all hyperparameters, each after those that it is conditional on."""
+    """The names of all hyperparameters, each after its parents (those it is conditional on)."""
     names: dict[str, None] = {}
 
     def add(name: str) -> None:
@@ -25,17 +25,17 @@ def parents_first(space: ConfigurationSpace) -> list[str]:
 
 
 def is_conditional(space: ConfigurationSpace, name: str) -> bool:
-    """Whether a hyperparameter is inactive in some configurations."""
+    """Whether a hyperparameter may be inactive."""
     return bool(_conditions(space, name))
 
 
 def is_active(space: ConfigurationSpace, name: str, values: Mapping[str, Any]) -> bool:
-    """Whether a hyperparameter has a value in the configurations that continue ``values``.
+    """Whether a hyperparameter is active, given the values of its parents.
 
     Args:
         space: the space.
         name: the hyperparameter.
-        values: the values of its parents, the active ones of them.
+        values: the values of its active parents, by name.
     """
     return all(_holds(condition, values) for condition in _conditions(space, name))
 

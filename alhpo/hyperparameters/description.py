@@ -1,4 +1,4 @@
-"""What a ConfigSpace space looks like in plain Python and JSON, on ConfigSpace 0.7 and 1.x."""
+"""Configuration spaces and their values in plain Python and JSON, on ConfigSpace 0.7 and 1.x."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparamet
 
 from alhpo.base.plain import to_plain
 
-#: Everything that may distinguish two hyperparameters of one name and type.
+#: All attributes in which two hyperparameters of the same name and type may differ.
 _ATTRIBUTES = (
     *("lower", "upper", "log", "q", "mu", "sigma", "alpha", "beta"),
     *("choices", "sequence", "value", "weights", "probabilities"),
@@ -24,7 +24,7 @@ _ATTRIBUTES = (
 
 
 def plain_value(hyperparameter: Any, value: Any) -> Any:
-    """A sampled value as the user wrote it: a choice as declared, numbers as ``float``/``int``."""
+    """A sampled value in plain Python: a choice as it was declared, a number as float or int."""
     if isinstance(hyperparameter, CategoricalHyperparameter):
         return _as_declared(hyperparameter.choices, value)
     if isinstance(hyperparameter, OrdinalHyperparameter):
@@ -45,7 +45,7 @@ def _scalar(value: Any) -> Any:
 
 
 def rank(declared: Any, value: Any) -> int:
-    """Position of a value among declared ones; ``1``, ``1.0`` and ``True`` are kept apart."""
+    """Position of a value among the declared ones; ``1``, ``1.0`` and ``True`` differ."""
     value = _scalar(value)
     plain = [_scalar(item) for item in declared]
     for position, item in enumerate(plain):
@@ -76,7 +76,7 @@ def space_to_json(space: ConfigurationSpace) -> list[dict[str, Any]]:
 
 
 def space_identity(space: ConfigurationSpace) -> dict[str, Any]:
-    """A JSON-able value that is equal for spaces that hold the same configurations."""
+    """The identity of a space: a JSON-able value, equal for equal spaces."""
     hyperparameters = [
         {"name": hyperparameter.name, "type": type(hyperparameter).__name__}
         | {
@@ -95,9 +95,9 @@ def space_identity(space: ConfigurationSpace) -> dict[str, Any]:
 
 
 def space_size(space: ConfigurationSpace) -> float:
-    """How many configurations there are at most; conditions and forbidden clauses leave fewer.
+    """An upper bound of the number of configurations, without conditions and forbidden clauses.
 
-    ConfigSpace's ``estimate_size`` fails on some spaces with normal integers (0.7).
+    ``estimate_size`` of ConfigSpace 0.7 fails on some spaces with normal integers.
     """
     return math.prod(map(_number_of_values, space.values()))
 
@@ -119,7 +119,7 @@ def _number_of_values(hyperparameter: Any) -> float:
 
 
 def is_constant(hyperparameter: Any) -> bool:
-    """Whether there is nothing to choose."""
+    """Whether a hyperparameter is a constant."""
     return isinstance(hyperparameter, Constant)
 
 

@@ -14,15 +14,16 @@ Augmentation = Literal["auto", "none", "crop", "flip", "crop-flip"]
 
 
 class TrainingHyperparameters(Settings):
-    """The hyperparameters that a recipe declares: a subclass has them as fields, with defaults.
+    """Base of the hyperparameters of a recipe: a subclass declares them as fields with defaults.
 
-    Every field can be fixed for a run or be searched by putting a hyperparameter of the same name
-    into the configuration space.
+    Each field can be fixed for a run, or searched: then the configuration space has a
+    hyperparameter of the same name.
     """
 
     @classmethod
     def create(cls, *layers: Mapping[str, Any]) -> Self:
-        """Hyperparameters from mappings, later ones over earlier ones, the defaults below all.
+        """Hyperparameters from mappings. Later mappings override earlier ones and the defaults.
+
 
         Raises:
             ConfigurationError: an unknown name or an illegal value.
@@ -33,33 +34,35 @@ class TrainingHyperparameters(Settings):
         return parse(cls, values, "hyperparameter")
 
     def check_epochs(self, max_epochs: int, where: str = "") -> None:
-        """Refuse what cannot be done in so many epochs.
+        """Check that training can be done in ``max_epochs`` epochs; by default nothing is checked.
 
         Args:
             max_epochs: the epoch at which training ends.
-            where: the hyperparameters come from, for the message.
+            where: added to the message, such as ``" in the space"``.
 
         Raises:
-            ConfigurationError: with what takes longer.
+            ConfigurationError: a hyperparameter needs more epochs; the message names it.
         """
 
     def resolved(self, augmentation: str) -> Self:
-        """The same with what "auto" means for a data set.
+        """The same hyperparameters, with "auto" replaced by its meaning for a data set.
 
         Args:
-            augmentation: the data set's.
+            augmentation: ``ImageDataset.augmentation`` of the data set.
         """
         return self
 
 
 class Hyperparameters(TrainingHyperparameters):
-    """How a network is trained. The defaults suit a few tens of epochs on a few hundred labels; the
-    settings of Huseljic et al. (2023) for 200 epochs are lower in ``lr`` and warm up.
+    """How a network is trained.
+
+    The defaults suit a few tens of epochs on a few hundred labels. Huseljic et al. (2023) train for
+    200 epochs, with a lower ``lr`` and with warm-up.
     """
 
     lr: float = pydantic.Field(0.05, gt=0, description="Peak learning rate.")
     weight_decay: float = pydantic.Field(
-        5e-4, ge=0, description="Weight decay, on all parameters (coupled for sgd and adam)."
+        5e-4, ge=0, description="Weight decay of all parameters; for sgd and adam an L2 penalty."
     )
     momentum: float = pydantic.Field(
         0.9, ge=0, lt=1, description="Momentum of sgd; the first beta of adam and adamw."
@@ -69,7 +72,7 @@ class Hyperparameters(TrainingHyperparameters):
     batch_size: int = pydantic.Field(
         32,
         ge=2,
-        description="Images per step; the last short batch is dropped unless it is the only one.",
+        description="Images per step. A last, smaller batch is dropped unless it is the only one.",
     )
     schedule: Literal["cosine", "step", "constant"] = pydantic.Field(
         "cosine",
@@ -82,26 +85,28 @@ class Hyperparameters(TrainingHyperparameters):
         0, ge=0, description="Epochs of linear warm-up from 0.01 x lr."
     )
     augmentation: Augmentation = pydantic.Field(
-        "auto", description="Random crop with padding and/or flip; auto follows the data set."
+        "auto", description="Random padded crop, flip, or both; auto depends on the data set."
     )
-    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+    label_smoothing: float = pydantic.Field(
+        0.0, ge=0, lt=1, description="Probability moved from the label to all classes equally."
+    )
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Hyperparameters:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov=True needs optimizer='sgd' and momentum > 0")
+            raise ValueError("Hyperparameter nesterov=True needs optimizer='sgd' and momentum > 0")
         return self
 
     def check_epochs(self, max_epochs: int, where: str = "") -> None:
-        """Refuse a warm-up that leaves no epoch for training; see ``TrainingHyperparameters``."""
+        """Refuse a warm-up of ``max_epochs`` epochs or more; see ``TrainingHyperparameters``."""
         if self.warmup_epochs >= max_epochs:
             raise ConfigurationError(
-                f"warmup_epochs is {self.warmup_epochs}{where}, but training ends after "
-                f"max_epochs={max_epochs}; it must be smaller."
+                f"Hyperparameter warmup_epochs is {self.warmup_epochs}{where}, but training ends "
+                f"after max_epochs={max_epochs}; expected a smaller number."
             )
 
     def resolved(self, augmentation: str) -> Self:
-        """The same with what ``augmentation="auto"`` means."""
+        """The same hyperparameters, with ``augmentation="auto"`` replaced by ``augmentation``."""
         if self.augmentation != "auto":
             return self
         return self.model_copy(update={"augmentation": augmentation})

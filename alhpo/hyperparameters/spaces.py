@@ -1,4 +1,4 @@
-"""The configuration spaces that are searched: by name, from a file, and what is refused."""
+"""Configuration spaces: by name, from a file, and the checks of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from alhpo.base.schema import unknown_name
 from alhpo.hyperparameters.fields import Hyperparameters, TrainingHyperparameters
 
 if TYPE_CHECKING:
-    # at run time where a space is at hand: settings are read and refused without ConfigSpace
+    # imported late, so that settings can be read and refused without ConfigSpace
     import ConfigSpace as CS
 
-#: Configurations of a space that are checked as a whole.
+#: Number of sampled configurations that are checked.
 SAMPLED_COMBINATIONS = 64
 
 
@@ -35,8 +35,8 @@ def paper_space() -> CS.ConfigurationSpace:
 
 
 def hpo4dl_space() -> CS.ConfigurationSpace:
-    """The space of HPO4DL's timm example: lr and weight decay log-uniform in [1e-5, 1], the
-    optimizer, and the momentum in [0.1, 0.99] only for sgd."""
+    """The space of HPO4DL's timm example: lr and weight decay, log-uniform in [1e-5, 1]; the
+    optimizer, sgd or adam; and for sgd the momentum, in [0.1, 0.99]."""
     import ConfigSpace as CS
 
     space = CS.ConfigurationSpace()
@@ -60,15 +60,15 @@ def load_space(
     space: str | Path | CS.ConfigurationSpace,
     legal: type[TrainingHyperparameters] = Hyperparameters,
 ) -> CS.ConfigurationSpace:
-    """A configuration space from its name, a file in ConfigSpace's JSON or YAML form, or itself.
+    """A configuration space from a name, or from a file in ConfigSpace's JSON or YAML form.
 
     Args:
         space: one of ``SPACES``; a path that ends in .json, .yaml or .yml; or a space.
-        legal: the hyperparameters that there are.
+        legal: the hyperparameters of the recipe.
 
     Raises:
-        ConfigurationError: an unknown name, an unreadable file, or a hyperparameter in the space
-            that ``legal`` does not have or whose bounds it does not allow.
+        ConfigurationError: the name is unknown, the file cannot be read, or the space has a
+            hyperparameter that ``legal`` does not have, or bounds that it does not allow.
     """
     import ConfigSpace as CS
 
@@ -89,16 +89,16 @@ def check_space(
     fixed: Mapping[str, Any] | None = None,
     legal: type[TrainingHyperparameters] = Hyperparameters,
 ) -> None:
-    """Refuse a space that holds a configuration which could not be trained.
+    """Refuse a space with a configuration that cannot be trained.
 
     Args:
-        space: every bound and choice is checked, and a sample of combinations.
+        space: the space. All bounds and choices and a sample of configurations are checked.
         fixed: the hyperparameters outside the space.
-        legal: the hyperparameters that there are.
+        legal: the hyperparameters of the recipe.
 
     Raises:
-        ConfigurationError: an unknown name, a number without bounds, or a bound, choice or
-            combination that is not legal.
+        ConfigurationError: an unknown name, a number without bounds, or an illegal bound, choice
+            or configuration.
     """
     names = legal.model_fields
     if not len(list(space.values())):
@@ -110,8 +110,8 @@ def check_space(
         if not is_bounded(hyperparameter):
             raise ConfigurationError(
                 f"Hyperparameter {name!r} in the space is a {type(hyperparameter).__name__} "
-                "without bounds, so that it could take values that cannot be trained. Give it "
-                "lower= and upper=."
+                "without bounds, so some of its values cannot be trained. Give it lower= and "
+                "upper=."
             )
         for value in _extremes(hyperparameter):
             partner = {"optimizer": "sgd"} if name == "nesterov" else {}
@@ -129,13 +129,13 @@ def check_warmup(
     max_epochs: int,
     legal: type[TrainingHyperparameters] = Hyperparameters,
 ) -> None:
-    """Refuse a space, or fixed hyperparameters, whose warm-up leaves no epoch for training.
+    """Refuse a warm-up, in a space or fixed, of ``max_epochs`` epochs or more.
 
     Args:
-        space: the longest warm-up in it is looked at, whether a range, choices or a constant.
+        space: the space, of which the longest warm-up is checked.
         fixed: the hyperparameters outside the space.
         max_epochs: the epoch at which training ends.
-        legal: the hyperparameters that there are.
+        legal: the hyperparameters of the recipe.
 
     Raises:
         ConfigurationError: a ``warmup_epochs`` that is not below ``max_epochs``.
@@ -149,10 +149,10 @@ def check_warmup(
 
 
 def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a space that has these values, without those that are inactive.
+    """The configuration of a space with these values, without the inactive hyperparameters.
 
     Raises:
-        ConfigurationError: the space does not hold it.
+        ConfigurationError: it is not in the space.
     """
     from ConfigSpace.util import deactivate_inactive_hyperparameters
 
@@ -160,12 +160,12 @@ def active_configuration(space: CS.ConfigurationSpace, values: Mapping[str, Any]
     try:
         active = deactivate_inactive_hyperparameters(known, space)
     except Exception as error:
-        raise ConfigurationError(f"The space does not hold {known}: {error}") from error
+        raise ConfigurationError(f"The space does not hold {known!r}: {error}.") from error
     return {name: to_plain(value) for name, value in dict(active).items()}
 
 
 def is_bounded(hyperparameter: Any) -> bool:
-    """Whether a hyperparameter of ConfigSpace has finitely many values or finite bounds."""
+    """Whether a hyperparameter of ConfigSpace has finite bounds, or choices instead of bounds."""
     if not hasattr(hyperparameter, "lower"):
         return True
     bounds = (hyperparameter.lower, hyperparameter.upper)
@@ -203,6 +203,6 @@ def _read_space(path: Path) -> CS.ConfigurationSpace:
     except Exception as error:
         raise ConfigurationError(
             f"{path} is not a configuration space in ConfigSpace's JSON or YAML form: {error!r}. "
-            "Write one with ConfigSpace, or give one of "
+            "Write the file with ConfigSpace, or give a name. Legal: "
             f"{', '.join(SPACES)}."
         ) from error

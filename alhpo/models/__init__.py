@@ -1,1 +1,1 @@
-"""timm models and what must be true of them, initial weights included."""
+"""timm models: making them, their initial weights, and the checks of them."""

@@ -1,8 +1,8 @@
-"""Whether a model of timm's does what training and queries ask of it.
+"""Check that a timm model can be trained and queried.
 
-Some of timm's names are encoders without a classifier, have no penultimate features, or take
-images of some sizes only. On torch's meta device, where tensors have shapes and no memory, that
-is found out in a second even of a model that would not fit into memory.
+Some timm models have no classifier or no penultimate features, or take only images of some sizes.
+On torch's meta device, where tensors have shapes but no memory, the check takes a second, even for
+a model that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ADVICE = "Choose an image classifier such as 'resnet18'."
 
 
 class NotOnMeta(Exception):
-    """Something needs the values of tensors, which the meta device does not have."""
+    """The check needs values of tensors, which the meta device does not have."""
 
 
 def may_be_of_meta(error: Exception) -> bool:
-    """Whether an error on the meta device may be that device's, not the model's: values are asked
-    for, or an operation of torch fails, of which not all work there."""
+    """Whether the meta device, not the model, may have caused an error: something asks for values
+    of tensors, or an operation does not work there."""
     of_torch = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
     return of_torch or "meta" in str(error).lower()
 
@@ -36,29 +36,30 @@ def check_model(
     num_classes: int,
     own_size: tuple[int, int] | None,
 ) -> None:
-    """Refuse a model that does not make logits and penultimate features.
+    """Refuse a model that does not return logits and penultimate features.
 
     Args:
-        model: on the meta device, or with its weights on the CPU; it is left in evaluation mode.
-        name: for messages.
-        shape: (channels, height, width) of the images that it will get.
-        num_classes: C.
-        own_size: (height, width) that the model was made for, where timm says so.
+        model: the model, on the meta device or on the CPU. It is left in evaluation mode.
+        name: its name, for messages.
+        shape: (channels, height, width) of the images.
+        num_classes: C, the number of classes.
+        own_size: (height, width) that the model was made for, if timm says so.
 
     Raises:
-        ConfigurationError: the model lacks timm's feature interface, or its logits are not (B, C),
-            its features not (B, D) with the D of its linear classifier, or it fails on such images.
-        NotOnMeta: that cannot be told on the meta device.
+        ConfigurationError: the model lacks timm's feature interface; its logits are not (B, C); its
+            features are not (B, D) with the D of its linear classifier; or it fails on images of
+            this shape.
+        NotOnMeta: the model cannot be checked on the meta device.
     """
     features, head = (getattr(model, f"forward_{part}", None) for part in ("features", "head"))
     if not (callable(features) and callable(head)):
         raise ConfigurationError(
-            f"timm model {name!r} has no forward_features/forward_head, which the strategies "
+            f"The timm model {name!r} has no forward_features/forward_head, which the strategies "
             f"need for penultimate features. {ADVICE}"
         )
     if "pre_logits" not in inspect.signature(head).parameters:
         raise ConfigurationError(
-            f"timm model {name!r} has a forward_head without pre_logits, which the strategies "
+            f"The timm model {name!r} has a forward_head without pre_logits, which the strategies "
             f"need for penultimate features. {ADVICE}"
         )
     fault = _fault(model, shape, num_classes)
@@ -69,23 +70,23 @@ def check_model(
         own_height, own_width = own_size
         if _fault(model, (channels, own_height, own_width), num_classes) is None:
             raise ConfigurationError(
-                f"timm model {name!r} cannot take images of {height} x {width} pixels: {fault}. "
-                f"Set input_size, such as to {max(own_size)}, the model's own, or choose another "
-                "model."
+                f"The timm model {name!r} cannot take images of {height} x {width} pixels: "
+                f"{fault}. Set input_size, such as to {max(own_size)}, the model's own, or choose "
+                "another model."
             )
     raise ConfigurationError(
-        f"timm model {name!r} cannot be used as a classifier of images of {channels} x {height} x "
-        f"{width}: {fault}. {ADVICE}"
+        f"The timm model {name!r} cannot be used as a classifier of images of {channels} x "
+        f"{height} x {width}: {fault}. {ADVICE}"
     )
 
 
 def _fault(model: Any, shape: tuple[int, int, int], num_classes: int) -> str | None:
-    """What goes wrong with images of a shape."""
+    """What fails with images of a shape; None if nothing does."""
     device = next(model.parameters(), torch.empty(0)).device
     try:
         with torch.no_grad(), device:
             model.eval()
-            # one image: a head that drops axes of length 1 would drop this one too
+            # one image, to find a head that drops axes of length 1
             hidden = model.forward_features(torch.zeros(1, *shape))
             logits = model.forward_head(hidden)
             features = model.forward_head(hidden, pre_logits=True)

@@ -1,4 +1,4 @@
-"""timm models: made for the data, from named random weights, with their penultimate features."""
+"""timm models: built for a data set, from seeded random weights, with penultimate features."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import timm
 
-#: Whose random initial weights a model gets.
+#: The legal values of ``ModelSpec.init``.
 Init = Literal["timm", "torch"]
-#: Below this many pixels on the longer side, images get the CIFAR stem unless told otherwise.
+#: For images with fewer pixels on the longer side, ResNets get the CIFAR stem by default.
 SMALL_IMAGE = 64
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A timm model and what it is made for.
+    """A timm model, for images and classes of a data set.
 
     Attributes:
         name: any name that ``timm.create_model`` takes.
@@ -37,13 +37,13 @@ class ModelSpec:
         in_chans: channels of the images.
         image_size: (height, width) of the images, in pixels.
         pretrained: start from timm's pretrained weights.
-        cifar_stem: 3x3 stride-1 stem without max-pool (timm's ResNet family); None chooses it for
-            images below 64 pixels.
-        input_size: pixels to which images are resized on the device; None keeps their size, or
-            takes the model's where the architecture accepts no other (such as ViT).
+        cifar_stem: 3x3 stride-1 stem without max-pool, for timm's ResNets; None uses it for images
+            below 64 pixels.
+        input_size: pixels per side to which images are resized on the device. None keeps their
+            size, unless the architecture accepts only its own (such as ViT).
         dropout: probability of dropping a feature before the classifier, timm's ``drop_rate``.
-        init: whose random initial weights: "timm", those its authors chose for the architecture, or
-            "torch", PyTorch's defaults for every layer, as in the code of Huseljic et al. (2023).
+        init: random initial weights. "timm": those of timm for the architecture; "torch": PyTorch's
+            defaults for every layer, as in the code of Huseljic et al. (2023).
     """
 
     name: str
@@ -57,8 +57,8 @@ class ModelSpec:
     init: Init = "timm"
 
     def identity(self) -> dict[str, Any]:
-        """The spec as a JSON-able mapping, which names dropout and ``init`` only where they are not
-        the defaults."""
+        """The spec as a JSON-able mapping. It has ``dropout`` and ``init`` only if they are not the
+        defaults."""
         identity = asdict(self) | {"image_size": list(self.image_size)}
         if not self.dropout:
             del identity["dropout"]
@@ -71,7 +71,7 @@ def check_model_name(name: str) -> None:
     """Refuse a name that timm does not know.
 
     Raises:
-        ConfigurationError: with the closest legal names.
+        ConfigurationError: the name is unknown; the message has the closest legal name.
     """
     if ":" in name or timm.is_model(name.split(".")[0]):
         return
@@ -81,26 +81,27 @@ def check_model_name(name: str) -> None:
 
 
 def build_model(spec: ModelSpec, seed: int) -> nn.Module:
-    """The model in training mode on the CPU; the same spec and seed give the same weights.
+    """Build a model, in training mode on the CPU. The same spec and seed give the same weights.
 
     Args:
-        spec: what to make.
-        seed: of the random initialisation.
+        spec: the model.
+        seed: of the random initial weights.
 
     Raises:
-        ConfigurationError: an unknown name, a stem the architecture does not have, a model
-            without timm's feature interface or that cannot take such images (found out before
-            its weights are made, see ``model_check``), one that cannot have the dropout or the
-            initial weights asked for, or pretrained weights that do not exist or cannot be fetched.
+        ConfigurationError: the name is unknown; the architecture has no such stem, dropout or
+            initial weights; the model fails ``check_model``, mostly before its weights are made; or
+            pretrained weights do not exist or cannot be downloaded.
     """
     check_model_name(spec.name)
     if spec.pretrained and spec.init == "torch":
         raise ConfigurationError(
-            "init is 'torch', but pretrained weights are no random initial weights. Leave out one "
-            "of them."
+            "Setting init is 'torch', which means random weights, but pretrained is set too. "
+            "Leave out one of them."
         )
     if not 0 <= spec.dropout < 1:
-        raise ConfigurationError(f"dropout is {spec.dropout!r}; it must be in [0, 1).")
+        raise ConfigurationError(
+            f"Setting dropout is {spec.dropout!r}; expected a number in [0, 1)."
+        )
     checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
         try:
@@ -119,9 +120,11 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
 
 def model_input(spec: ModelSpec, model: nn.Module) -> tuple[tuple[int, int] | None, Any]:
-    """The (height, width) that images must be resized to, or None; and timm's data settings.
+    """The input that a model needs.
 
-    The second is timm's pretrained configuration (``mean``, ``std``, ``input_size``, ...).
+    Returns:
+        The (height, width) to which images must be resized, or None; and timm's pretrained
+        configuration (``mean``, ``std``, ``input_size``, ...).
     """
     settings = cast(dict[str, Any], getattr(model, "pretrained_cfg", None) or {})
     if spec.input_size is not None:
@@ -133,7 +136,7 @@ def model_input(spec: ModelSpec, model: nn.Module) -> tuple[tuple[int, int] | No
 
 
 def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, C) and penultimate features (B, D) from one pass, both float32."""
+    """(B, C) logits and (B, D) penultimate features from one pass, both float32."""
     hidden = model.forward_features(images)
     logits = model.forward_head(hidden)
     features = model.forward_head(hidden, pre_logits=True)
@@ -141,12 +144,12 @@ def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def classifier(model: Any) -> nn.Module:
-    """The module that makes logits from penultimate features."""
+    """The module that maps penultimate features to logits."""
     return model.get_classifier()
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Identity of a model's parameters and buffers: a hash of their names and values."""
+    """Hash of the names and values of a model's parameters and buffers."""
     return digest(*(part for item in model.state_dict().items() for part in item))
 
 
@@ -174,7 +177,7 @@ def _create(spec: ModelSpec) -> nn.Module:
 
 
 def _check_on_meta(spec: ModelSpec) -> bool:
-    """Check the model without its weights; False where that cannot be done."""
+    """Check the model without its weights; return False if that cannot be done."""
     with isolated_torch_rng(torch.device("cpu"), 0, "check of model"):
         try:
             with torch.device("meta"):
@@ -212,8 +215,8 @@ def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:
         return possible and max(size) < SMALL_IMAGE
     if spec.cifar_stem and not possible:
         raise ConfigurationError(
-            f"cifar_stem=True, but timm model {spec.name!r} has no conv1 and maxpool to replace. "
-            "Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
+            f"Setting cifar_stem=True, but timm model {spec.name!r} has no conv1 and maxpool to "
+            "replace. Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
         )
     return spec.cifar_stem
 
@@ -232,8 +235,8 @@ def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:
 
 
 def _reset_to_torch_defaults(spec: ModelSpec, model: nn.Module) -> None:
-    """Draw the weights of every layer as PyTorch does when it makes one: convolutions and linear
-    layers uniform in ±1/sqrt(fan-in), scales of normalisation 1."""
+    """Draw the weights of every layer from PyTorch's defaults: uniform in ±1/sqrt(fan-in) for
+    convolutions and linear layers, 1 for the scales of normalisation layers."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
@@ -244,8 +247,8 @@ def _reset_to_torch_defaults(spec: ModelSpec, model: nn.Module) -> None:
     left = [name for name, value in model.named_parameters() if value.isnan().any()]
     if left:
         raise ConfigurationError(
-            f"init is 'torch', but PyTorch has no default for {len(left)} parameters of timm model "
-            f"{spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
+            f"Setting init is 'torch', but PyTorch has no default for {len(left)} parameters of "
+            f"timm model {spec.name!r}, such as {', '.join(left[:3])}. Use init='timm', or a plain "
             "convolutional network such as 'resnet18'."
         )
 
@@ -256,7 +259,7 @@ def _no_pretrained_weights(spec: ModelSpec, error: Exception) -> ConfigurationEr
         advice = "timm.list_models(pretrained=True) lists the models that have some."
     else:
         reason = f"{type(error).__name__}: {error}"
-        advice = "They come from the hub, so look at the network; or leave out pretrained."
+        advice = "They come from the hub: check the network, or leave out pretrained."
     return ConfigurationError(
         f"The pretrained weights of timm model {spec.name!r} cannot be loaded ({reason}). {advice}"
     )
@@ -264,16 +267,17 @@ def _no_pretrained_weights(spec: ModelSpec, error: Exception) -> ConfigurationEr
 
 def _no_dropout(spec: ModelSpec, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"dropout={spec.dropout} cannot be put before the classifier of timm model {spec.name!r}: "
-        f"{reason}. Choose another model, such as 'resnet18', or leave dropout at 0."
+        f"Setting dropout={spec.dropout} cannot be put before the classifier of timm model "
+        f"{spec.name!r}: {reason}. Choose another model, such as 'resnet18', or leave dropout at 0."
     )
 
 
 def _check_dropout(spec: ModelSpec, model: Any) -> None:
-    """Refuse a model that drops nothing, or whose logits are not its classifier's of its features.
+    """Refuse a model without dropout before its classifier, or whose logits are not the output of
+    its classifier for its features.
 
-    A copy of it, with random weights in its classifier, shows it on random feature maps (of random
-    images, some models make nothing but zeros before they are trained).
+    The check runs a copy with random classifier weights on random feature maps. (For random images
+    the features of some untrained models are all 0.)
     """
     if not callable(getattr(model, "get_classifier", None)):
         raise _no_dropout(spec, "it has no get_classifier()")
@@ -282,7 +286,7 @@ def _check_dropout(spec: ModelSpec, model: Any) -> None:
         probe = copy.deepcopy(model).eval()
         head = probe.get_classifier()
         if not isinstance(head, nn.Module):
-            raise _no_dropout(spec, "it has not one classifier but several")
+            raise _no_dropout(spec, "it has several classifiers")
         for parameter in head.parameters():
             parameter.normal_()
         images = torch.zeros(2, spec.in_chans, height, width)
@@ -294,7 +298,9 @@ def _check_dropout(spec: ModelSpec, model: Any) -> None:
         except RuntimeError:
             same = False
         if not same:
-            raise _no_dropout(spec, "its logits are not its classifier's of its features")
+            raise _no_dropout(
+                spec, "its logits are not the output of its classifier for its features"
+            )
         probe.train()
         if torch.equal(probe.forward_head(hidden), probe.forward_head(hidden)):
-            raise _no_dropout(spec, "in training it drops nothing there")
+            raise _no_dropout(spec, "it drops nothing there in training")

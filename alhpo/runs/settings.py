@@ -187,13 +187,13 @@ class SearchSettings(Settings):
                 that is longer than training.
         """
         from alhpo.tuning import get_optimizer_factory
-        from alhpo.tuning.arguments import parallel, says
+        from alhpo.tuning.arguments import has_trait, parallel
 
         legal = self.hyperparameter_class
         check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
         factory = get_optimizer_factory(self.optimizer)
         parallel(self.parallel, factory, self.optimizer)
-        if self.min_gain is not None and not says(factory, "tells_gain"):
+        if self.min_gain is not None and not has_trait(factory, "tells_gain"):
             raise ConfigurationError(
                 f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
                 "what it expects to gain. Use optimizer dyhpo, or max_budget alone."

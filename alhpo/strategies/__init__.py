@@ -1,9 +1,9 @@
 """Query strategies: pure functions of pool outputs and a generator to a query.
 
-One file per strategy; a new one is a function under ``@register_strategy``, or under
-``@register_score`` where it scores each candidate by itself, in a module that is imported here, or
-in another package under the entry point group ``alhpo.strategies``. A family of them, whose names
-carry arguments, goes through ``register_strategy_family``.
+One file per strategy. A new strategy is a function with the decorator ``@register_strategy``, or
+``@register_score`` if it scores each candidate independently, in a module imported here or in
+another package under the entry point group ``alhpo.strategies``. A family, whose names have
+arguments, is registered by ``register_strategy_family``.
 """
 
 from alhpo.strategies import albl as albl

@@ -27,23 +27,23 @@ from alhpo.strategies.registry import (
 
 #: The arms of plain ``albl``: uncertainty, coverage, both, and neither.
 DEFAULT_ARMS = ("margin", "coreset", "badge", "random")
-#: Queries that Exp4.P is tuned for, T. It goes on after them.
+#: T, the number of queries for which Exp4.P is tuned. More are possible.
 HORIZON = 100
 #: Probability with which Exp4.P's bound may fail, δ.
 DELTA = 0.1
 
 
 class ActiveLearningByLearning:
-    """Draws from a mixture of what strategies (the arms) want, and learns the mixture.
+    """Draws from a mixture of other strategies (the arms), and learns the mixture.
 
     Exp4.P gives each of the K arms a probability p_k = (1 − K p_min) w_k / Σw + p_min, with
     p_min = min(1/K, √(ln K / (K T))). Arm k's advice ψ_k is uniform over the n candidates it
     chose; that of ``random`` is uniform over all candidates, whatever it drew. The query is drawn
     from q(x) = Σ p_k ψ_k(x) one by one without replacement: q is normalised over what is left
-    before each draw, and W = 1/q(x) of that moment is the importance weight of what was drawn.
+    before each draw, and W = 1/q(x) at that draw is the importance weight of the drawn image.
 
-    At the next query the reward of all that is the importance-weighted accuracy of the model
-    trained since, on everything that was drawn so far and is answered:
+    At the next query, the reward is the importance-weighted accuracy of the model trained since, on
+    all images drawn so far that have labels:
     r = 1/τ Σ W_t/N_t [ŷ_t = y_t], N_t being the number of candidates at draw t (the paper's eq.
     with the τ labels so far in place of the whole budget, which a strategy does not know). Then
 
@@ -51,21 +51,21 @@ class ActiveLearningByLearning:
         w_k ← w_k exp(p_min/2 (r̂_k + v̂_k √(ln(K/δ) / (K T)))),
 
     which for queries of one image is the paper's algorithm. (Unlike there, labelled images are
-    not drawn again.) Without ``random`` among the arms, images that no arm chose have no
-    weight, and r is the accuracy on a part of the pool only.
+    not drawn again.) Without ``random`` among the arms, images that no arm chose cannot be drawn,
+    and r is the accuracy on a part of the pool only.
 
     Args:
-        arms: names of at least two strategies, which may have a state of their own.
+        arms: names of at least two strategies, which may have state.
 
     Raises:
-        ConfigurationError: fewer than two arms, one twice, or an unknown one.
+        ConfigurationError: there are fewer than two arms, an arm is there twice or is unknown.
     """
 
     def __init__(self, arms: Sequence[str]) -> None:
         if len(arms) < 2 or len(set(arms)) < len(arms):
             raise ConfigurationError(
-                f"albl blends at least two different strategies, not {', '.join(arms) or 'none'}. "
-                "Write, for example, 'albl:entropy,margin,random'."
+                f"Strategy albl has the arms {', '.join(arms) or 'none'}; expected at least two "
+                "different strategies, as in 'albl:entropy,margin,random'."
             )
         self.arms = {name: get_strategy(name) for name in arms}
         own = {"labels", "labeled_indices", "labeled_logits", "state"}
@@ -74,11 +74,11 @@ class ActiveLearningByLearning:
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         """Choose ``n`` candidates; scores are q(x) before the first draw.
 
-        The probabilities at the draws are told where every candidate could be drawn, which is the
-        case with ``random`` among the arms.
+        The query has the probabilities of the draws if every candidate could be drawn, as with
+        ``random`` among the arms.
 
         Raises:
-            ConfigurationError: ``pool.state`` is of other arms.
+            ConfigurationError: ``pool.state`` is that of other arms.
         """
         state = self._state(pool)
         log_weights = _updated(state, _reward(state, pool), len(self.arms))
@@ -122,7 +122,7 @@ class ActiveLearningByLearning:
         generator: np.random.Generator,
         states: Mapping[str, Any],
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """(K, N) what each arm wants, rows summing to 1, and the states of the arms."""
+        """(K, N) advice of the arms, with rows that sum to 1; and the states of the arms."""
         advice = np.zeros((len(self.arms), len(pool)))
         after: dict[str, Any] = {}
         rows = {index: row for row, index in enumerate(pool.indices.tolist())}
@@ -149,8 +149,7 @@ def _floor(n_arms: int) -> float:
 
 
 def _reward(state: Mapping[str, Any], pool: PoolOutputs) -> float | None:
-    """Importance-weighted accuracy of the model on what was drawn; None where nothing of it is
-    answered."""
+    """Importance-weighted accuracy of the model on the drawn images; None if none has a label."""
     assert pool.labels is not None
     assert pool.labeled_indices is not None
     assert pool.labeled_logits is not None
@@ -174,8 +173,11 @@ def _updated(state: Mapping[str, Any], reward: float | None, n_arms: int) -> np.
 def _draw(
     mixture: np.ndarray, n: int, generator: np.random.Generator
 ) -> tuple[list[int], np.ndarray]:
-    """``n`` rows without replacement, each from the mixture over those that are left, and one over
-    the probability of each at its draw."""
+    """Draw ``n`` rows without replacement, each from the mixture normalised over the rows left.
+
+    Returns:
+        The rows, and one over the probability of each at its draw.
+    """
     left = mixture.copy()
     rows: list[int] = []
     weights = np.empty(n)

@@ -14,7 +14,7 @@ from alhpo.strategies.clustering import draw
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import Rows, as_float64, product_error, products
 
-# Up to this share of the candidates, exact distances cost less than one product of all features.
+# For at most this share of the candidates, exact distances are cheaper than a product of all rows.
 _SHARE = 1 / 8
 
 
@@ -23,15 +23,15 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """k-means++ sampling of the gradients g = q ⊗ h that the last layer's weights would get.
 
     h is a candidate's feature vector, q = p − e_ŷ its predicted probabilities less the one-hot of
-    the predicted class (the lowest of equals). First comes the largest ‖g‖. Each further choice is
-    drawn with a probability proportional to D², the squared distance of g to the nearest chosen
-    one: one uniform of ``generator`` is inverted on the cumulative D² in pool order. Where no mass
-    is left, because the rest duplicates what is chosen, the lowest pool index follows and no
+    the predicted class (the lowest of equals). The first choice has the largest ‖g‖. Each further
+    choice is drawn with a probability proportional to D², the squared distance of g to the nearest
+    chosen one: one uniform of ``generator`` is inverted on the cumulative D² in pool order. If all
+    D² are 0, because the rest duplicates the chosen ones, the lowest pool index follows and no
     uniform is drawn.
 
-    Scores are the squared gradient norm of the first choice and D² at the time of choice of the
-    others. D² is exact float64; float32 products tell which of the candidates a choice can lower
-    it for. Time O(n·N·(C + D)); memory: q in float64 and float32, a few vectors of N numbers and
+    Scores are the squared gradient norm of the first choice, and D² at the time of choice of the
+    others. D² is exact float64; float32 products find the candidates for which a choice can lower
+    it. Time O(n·N·(C + D)); memory: q in float64 and float32, a few vectors of N numbers and
     blocks of some 30 MB. The features are not copied, and g itself, N×(C·D), is never made.
     """
     assert pool.logits is not None
@@ -51,7 +51,7 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
             return Query(tuple(chosen), tuple(scores))
         free[position] = False
         nearest[position] = 0.0
-        near = gradients.within(nearest, position)
+        near = gradients.candidates_within(nearest, position)
         nearest[near] = np.minimum(nearest[near], gradients.squared_distances(near, position))
         mass = nearest
 
@@ -80,11 +80,11 @@ class _Gradients:
         self.unit_q = (self.q.values / norms.to(self.q.values.device)[:, None]).float()
         self.error = self.h.error + product_error(self.unit_q)[0]
 
-    def within(self, limits: np.ndarray, j: int) -> np.ndarray:
-        """Positions of all gradients whose squared distance to that of ``j`` may be below the (N,)
-        limits, and of few others.
+    def candidates_within(self, limits: np.ndarray, j: int) -> np.ndarray:
+        """Positions of all gradients whose squared distance to that of ``j`` is below its limit, of
+        (N,) limits, and of a few others.
 
-        Mostly |qᵢ·qⱼ|‖hᵢ‖‖hⱼ‖ ≥ (qᵢ·qⱼ)(hᵢ·hⱼ) is enough, which needs no product of the features.
+        Mostly |qᵢ·qⱼ|‖hᵢ‖‖hⱼ‖ ≥ (qᵢ·qⱼ)(hᵢ·hⱼ) is enough, without a product of the features.
         """
         q, h = self.q.squares, self.h.squares
         slack = self.error * (self.squares + self.squares[j])

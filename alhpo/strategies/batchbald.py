@@ -1,4 +1,4 @@
-"""BatchBALD: batches whose labels together tell most about which pass is right.
+"""BatchBALD: batches whose labels jointly have the most information about the pass.
 
 Kirsch, van Amersfoort, Gal: BatchBALD: Efficient and Diverse Batch Acquisition for Deep Bayesian
 Active Learning (NeurIPS 2019), Algorithm 1 and section 3.
@@ -17,8 +17,8 @@ from alhpo.strategies.mc_dropout import mutual_information
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import as_float64
 
-_CANDIDATES = 32  # evaluated before it is asked whether another can still be better
-_PIECE = 2**18  # float64 values worked on at a time: they stay in the cache
+_CANDIDATES = 32  # evaluated between two checks whether another can still be better
+_PIECE = 2**18  # float64 values per block, which fits into the cache
 _NEGLIGIBLE = 1e-3
 
 
@@ -26,7 +26,7 @@ _NEGLIGIBLE = 1e-3
 def batchbald(
     pool: PoolOutputs, n: int, generator: np.random.Generator, *, num_samples: int = 2_000
 ) -> Query:
-    """Greedily the candidate that adds most to I(y₁, …, yₙ; ω), ω being the pass.
+    """Greedily choose the candidate that adds most to I(y₁, …, yₙ; ω), where ω is the pass.
 
     Given labels ŷ of those already chosen, a candidate adds E_ŷ[H(y|ŷ) − E_ω|ŷ H(y|ω)] nats. The
     expectation is over all label configurations ŷ while there are at most ``num_samples``, and
@@ -38,27 +38,29 @@ def batchbald(
     only candidates whose bound reaches the best are evaluated again. Once configurations are
     sampled, this holds up to the sampling error.
 
-    T passes are T hypotheses, so the scores of a batch add up to at most log T nats, up to that
-    error; when those are used up, what follows is chosen by differences that mean little.
+    T passes are T hypotheses, so the scores of a batch sum to at most log T nats, up to that error.
+    Once they have reached it, later choices are close to arbitrary.
 
-    Ties go to the lowest pool index. Scores are the nats that each choice adds, the first its BALD
-    score. Time O(n·E·S·T·C) for E evaluated candidates per choice and S = ``num_samples``; memory:
-    S × T and a block of candidates.
+    Ties go to the lowest pool index. Scores are the nats that each choice adds; the first is its
+    BALD score. Time O(n·E·S·T·C) for E evaluated candidates per choice and S = ``num_samples``;
+    memory: S × T and a block of candidates.
 
     Args:
         pool: the candidates.
         n: how many to choose.
         generator: draws the configurations.
-        num_samples: how many, rounded up to a multiple of T. More than the default gains little:
-            over simulated passes (T = 100, C = 10) the joint information of batches of 20 chosen
-            with 1,000 and with 10,000 samples differed by 0.2 %.
+        num_samples: number of configurations, rounded up to a multiple of T. More than the default
+            gains little: over simulated passes (T = 100, C = 10) the joint information of batches
+            of 20 chosen with 1,000 and with 10,000 samples differed by 0.2 %.
 
     Raises:
         ConfigurationError: ``num_samples`` is not at least 1.
     """
     assert pool.passes is not None
     if num_samples < 1:
-        raise ConfigurationError(f"num_samples={num_samples} of batchbald must be at least 1.")
+        raise ConfigurationError(
+            f"Argument num_samples={num_samples} of batchbald is too small; expected at least 1."
+        )
     limits = mutual_information(pool)
     bounds = limits.clone()
     labels = _Labels(len(pool.passes), num_samples, limits.device)
@@ -79,7 +81,7 @@ def batchbald(
 def _evaluate(
     pool: PoolOutputs, labels: _Labels, bounds: torch.Tensor, limits: torch.Tensor
 ) -> None:
-    """Bring the bounds of all candidates that may be the best up to date."""
+    """Update the bounds of all candidates that may be the best."""
     order = bounds.argsort(descending=True, stable=True)
     best = 0.0
     for some in order.split(_CANDIDATES):
@@ -99,12 +101,12 @@ def _log_probabilities(pool: PoolOutputs, rows: torch.Tensor) -> torch.Tensor:
 
 
 class _Labels:
-    """Label configurations ŷ of the chosen candidates and what they say of the pass.
+    """Label configurations ŷ of the chosen candidates, and the posterior of the pass given each.
 
     Attributes:
-        weights: (S,) float64 probability of each configuration. Of sampled ones, those are left
-            out that already say which pass it is: together they hold a thousandth of what any
-            candidate can add.
+        weights: (S,) float64 probability of each configuration. Sampled ones that already
+            determine the pass are left out: together they have a thousandth of what any candidate
+            can add.
         posterior: (S, T) float64 p(ω|ŷ) of each.
     """
 

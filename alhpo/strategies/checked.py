@@ -1,4 +1,4 @@
-"""Run a strategy between two checks: of what it is given, and of what it gives back."""
+"""Run a strategy, with checks of its input and of its query."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alhpo.base.protocols import Strategy
 from alhpo.base.types import PoolOutputs, Query, StochasticPasses
 from alhpo.strategies.registry import get_strategy, strategy_name, strategy_needs
 
-#: Dimensions of the outputs that are tensors; those of the same name are equal.
+#: Dimensions of the outputs that are tensors. Dimensions of the same name must be equal.
 SHAPES = {
     "logits": "N C",
     "features": "N D",
@@ -37,25 +37,25 @@ IMAGES = frozenset({"images", "labeled_images"})
 def run_strategy(
     strategy: str | Strategy, pool: PoolOutputs, n: int, generator: np.random.Generator
 ) -> Query:
-    """What the strategy wants labelled, as plain Python numbers.
+    """The query of a strategy, in plain Python numbers.
 
     Args:
         strategy: a registered name, or a function.
         pool: the candidates, with at least the outputs that the strategy needs.
-        n: how many to choose, at least 1 and at most ``len(pool)``.
+        n: number to choose, from 1 to ``len(pool)``.
         generator: the only source of randomness.
 
     Raises:
-        ConfigurationError: ``n`` out of range; an output that the strategy needs is missing, of a
-            wrong shape or out of range; or the strategy returned too few or too many indices, the
-            same twice, or one that is no candidate, or a state that is not JSON.
+        ConfigurationError: ``n`` is out of range; an output that the strategy needs is missing, has
+            a wrong shape or is out of range; or the strategy returned a wrong number of indices, an
+            index twice or of no candidate, or a state that JSON cannot hold.
         DivergedError: an output that the strategy needs is not finite.
     """
     strategy = get_strategy(strategy)
     name = strategy_name(strategy)
     if not isinstance(generator, np.random.Generator):
         raise ConfigurationError(
-            f"A strategy draws from a numpy.random.Generator, not from {generator!r}."
+            f"The generator of a strategy is {generator!r}; expected a numpy.random.Generator."
         )
     n = _whole_number(n)
     candidates = _check_indices(pool)
@@ -63,7 +63,7 @@ def run_strategy(
         raise ConfigurationError("There are no candidates left to choose from: the pool is empty.")
     if not 1 <= n <= len(candidates):
         raise ConfigurationError(
-            f"Cannot choose {n} of {len(candidates)} candidates; legal: 1 to {len(candidates)}."
+            f"Cannot choose {n} of {len(candidates)} candidates. Legal: 1 to {len(candidates)}."
         )
     needs = strategy_needs(strategy)
     _check_outputs(pool, needs, name)
@@ -77,11 +77,11 @@ def run_strategy(
 
 
 def check_dropout(strategy: str | Strategy, dropout: float) -> None:
-    """Refuse a strategy that looks at passes with dropout of a model that has none.
+    """Refuse a strategy that needs passes with dropout for a model without dropout.
 
     Args:
         strategy: a registered name, or a function.
-        dropout: probability with which the model drops a feature before its classifier.
+        dropout: probability of dropping a feature before the classifier.
 
     Raises:
         ConfigurationError: the strategy needs ``passes``, and ``dropout`` is 0.
@@ -90,7 +90,7 @@ def check_dropout(strategy: str | Strategy, dropout: float) -> None:
     if "passes" in strategy_needs(strategy) and not dropout:
         raise ConfigurationError(
             f"Strategy {strategy_name(strategy)!r} looks at passes with dropout, but the model's "
-            "classifier has none (dropout=0), so that all passes would be equal. Set dropout=0.5."
+            "classifier has none (dropout=0), so all passes would be equal. Set dropout=0.5."
         )
 
 
@@ -100,22 +100,24 @@ def _whole_number(n: int) -> int:
             raise TypeError
         return operator.index(n)
     except TypeError:
-        raise ConfigurationError(f"The number to choose must be an integer, not {n!r}.") from None
+        raise ConfigurationError(f"The number to choose is {n!r}; expected an integer.") from None
 
 
 def _check_indices(pool: PoolOutputs) -> list[int]:
     indices = pool.indices
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
         raise ConfigurationError(
-            f"Pool indices must be (N,) integers, not {tuple(indices.shape)} of {indices.dtype}."
+            f"Pool indices are {tuple(indices.shape)} of {indices.dtype}; expected (N,) integers."
         )
     if bool((indices[1:] <= indices[:-1]).any()):
-        raise ConfigurationError("Pool indices must be ascending, each there once.")
+        raise ConfigurationError(
+            "Pool indices are not ascending; expected each index once, in ascending order."
+        )
     return indices.tolist()
 
 
 def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
-    """Refuse what is missing, does not fit the candidates or each other, or is not finite."""
+    """Refuse outputs that are missing, have a wrong shape, or are not finite."""
     if "state" in needs and pool.state is not None:
         _json_state(pool.state, f"The state given to strategy {name!r}")
     sizes = {"N": len(pool)}
@@ -158,7 +160,7 @@ def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
 
 def _check_finite(output: torch.Tensor, field: str, name: str) -> None:
     if not output.numel() or torch.stack(output.aminmax()).isfinite().all():
-        return  # without a table of N × D booleans
+        return  # a check without N × D booleans in memory
     finite = output.isfinite()
     broken = (~(finite.all(dim=1) if finite.ndim > 1 else finite)).nonzero().flatten()
     if len(broken):
@@ -170,7 +172,7 @@ def _check_finite(output: torch.Tensor, field: str, name: str) -> None:
 
 
 def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None, name: str) -> None:
-    """Refuse values out of range of the outputs whose shapes are right."""
+    """Refuse values out of range, in outputs of the right shape."""
     if "labeled_scores" in needs and pool.labeled_scores is not None:
         low, high = map(float, pool.labeled_scores.aminmax())
         if low < 0 or high > 1:
@@ -182,7 +184,7 @@ def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None,
         low, high = map(int, pool.labels.aminmax())
         if low < 0 or (classes is not None and high >= classes):
             raise ConfigurationError(
-                f"The labels given to strategy {name!r} are {low} to {high}; expected are "
+                f"The labels given to strategy {name!r} are {low} to {high}; expected "
                 f"classes from 0{f' to {classes - 1}' if classes is not None else ''}."
             )
     if "labeled_indices" in needs and pool.labeled_indices is not None:
@@ -196,7 +198,7 @@ def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None,
 
 @dataclass(frozen=True)
 class _CheckedPasses:
-    """Passes of which every block is looked at before the strategy sees it."""
+    """Passes with a check of every block before the strategy gets it."""
 
     passes: StochasticPasses
     n: int
@@ -231,7 +233,7 @@ class _CheckedPasses:
 
 
 def _json_state(state: Any, what: str) -> dict[str, Any]:
-    """A copy of the state as it comes back from a record."""
+    """A copy of the state, as read back from JSON."""
     try:
         if not isinstance(state, Mapping):
             raise TypeError(f"it is a {type(state).__name__}")
@@ -278,7 +280,7 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
     ):
         raise ConfigurationError(
             f"Strategy {name!r} returned the probabilities {probabilities} for {n} candidates; "
-            "expected is one in (0, 1] for each."
+            "expected one in (0, 1] for each."
         )
     if state is not None:
         state = _json_state(state, f"The state that strategy {name!r} returned")

@@ -26,11 +26,11 @@ class Clusters:
     Attributes:
         labels: (N,) int64 cluster of each row, below K.
         distances: (N,) float64 distance of each row to the centre of its cluster.
-        sizes: (K,) int64 numbers of rows; 0 only where there are fewer distinct rows than clusters,
-            or the iterations ended before.
-        from_middle: (N,) float64 distance of each row to the mean of all.
-        centres: (K, D) float64 tensor.
-        iterations: of Lloyd's algorithm.
+        sizes: (K,) int64 number of rows of each cluster; 0 only if there are fewer distinct rows
+            than clusters, or the iterations ended early.
+        from_middle: (N,) float64 distance of each row to the mean of all rows.
+        centres: (K, D) float64 means of the clusters.
+        iterations: number of iterations of Lloyd's algorithm.
     """
 
     labels: np.ndarray
@@ -49,8 +49,8 @@ class Clusters:
 def k_means(rows: Rows, k: int, generator: np.random.Generator) -> Clusters:
     """``k`` clusters of the rows.
 
-    Where there are more rows than 10,000 and than 20 for each cluster, so many of them, drawn at
-    random, are seeded and clustered first, and all rows go on from their centres.
+    With more rows than both 10,000 and 20 k, a random sample of that size is seeded and clustered
+    first, and its centres are the start for all rows.
 
     Args:
         rows: the (N, D) rows.
@@ -78,7 +78,7 @@ def seeds(rows: Rows, k: int, generator: np.random.Generator) -> list[int]:
 
 
 def draw(mass: np.ndarray, free: np.ndarray, generator: np.random.Generator) -> int:
-    """A position with a probability proportional to its mass; the lowest free one without mass."""
+    """Draw a position in proportion to its mass; if there is no mass, take the lowest free one."""
     cumulative = mass.cumsum()
     if not cumulative[-1] > 0:
         return int(free.argmax())
@@ -97,16 +97,16 @@ def lloyd(
 
     Each row goes to its nearest centre (the lowest of equals), by float32 products; each centre
     becomes the mean of its rows, summed in float64. An empty cluster takes the row that is
-    farthest from its centre out of the other's; several empty ones take the farthest rows in turn.
-    It ends when no row changes its cluster.
+    farthest from the centre of its own cluster; several empty ones take the farthest rows in turn.
+    The algorithm ends when no row changes its cluster.
 
     Args:
         rows: the (N, D) rows.
         centres: (K, D) floating point numbers.
-        iterations: how many at most.
-        tolerance: end as well when an iteration lowers the inertia by less than this share; on
-            pools of 50,000 the default ends some 0.2 % above the inertia without it, in a tenth of
-            the iterations.
+        iterations: the largest number of iterations.
+        tolerance: end also when an iteration lowers the inertia by less than this share. On pools
+            of 50,000, the default ends about 0.2 % above the inertia without a tolerance, after a
+            tenth of the iterations.
     """
     middle = as_float64(rows.values.mean(dim=0))
     centres = as_float64(centres).to(middle.device)
@@ -132,10 +132,10 @@ def lloyd(
 def _assign(
     rows: Rows, centres: torch.Tensor, middle: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) nearest centre c, and the squared distance to it, less that to the middle of all rows.
+    """(N,) nearest centre c of each row x; and ‖x − c‖² − ‖x − m‖², with m the mean of all rows.
 
-    The two differ by ‖c'‖² + 2m·c' − 2x·c', where m is the middle and c' = c − m. Taking the
-    product with c' keeps the digits of rows that are far from the origin.
+    The difference is ‖c'‖² + 2m·c' − 2x·c' with c' = c − m. The product with c' is accurate for
+    rows far from the origin.
     """
     shifted = centres - middle
     offsets = shifted.square().sum(dim=1).add_(shifted @ middle, alpha=2).to(rows.values)
@@ -149,7 +149,7 @@ def _assign(
 
 
 class _Sums:
-    """Float64 sums of the rows of each cluster; after the first time only changes are summed."""
+    """Float64 sums of the rows of each cluster; after the first call only changes are added."""
 
     def __init__(self, rows: Rows, k: int) -> None:
         self.rows = rows
@@ -171,12 +171,12 @@ class _Sums:
     def _add(self, positions: np.ndarray, labels: np.ndarray, sign: int) -> None:
         for part in row_blocks(len(positions), self.sums.shape[1]):
             some = torch.from_numpy(positions[part]).to(self.rows.values.device)
-            block = as_float64(self.rows.values[some]).cpu()  # a GPU sums in varying order
+            block = as_float64(self.rows.values[some]).cpu()  # the order of sums on a GPU varies
             self.sums.index_add_(0, torch.from_numpy(labels[part]), block, alpha=sign)
 
 
 def _without_empty(rows: Rows, labels: np.ndarray, centres: torch.Tensor) -> np.ndarray:
-    """The labels, where each empty cluster has taken a row that is far from its centre."""
+    """The labels, after each empty cluster has taken a row that is far from its centre."""
     sizes = np.bincount(labels, minlength=len(centres))
     empty = np.flatnonzero(sizes == 0).tolist()
     if not empty:

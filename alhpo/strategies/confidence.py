@@ -1,8 +1,8 @@
-"""Logits by how far each class is behind, which tells apart any two confident predictions.
+"""Sorted gaps between logits, which distinguish confident predictions.
 
-Once the largest logit leads by 37 the float64 probability of its class is 1, and once it leads by
-745 those of the others are 0. Logarithms of odds do not end there, so that strategies which rank by
-them order saturated logits by the definition too.
+If the largest logit leads by 37, the float64 probability of its class is 1; if it leads by 745, the
+probabilities of the others are 0. Log-odds have no such limits, so strategies that rank by them
+also order saturated logits correctly.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from alhpo.strategies.rows import as_float64, row_blocks
 
 
 def logit_gaps(logits: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Of blocks of the rows of (N, C) logits, z₁ = 0 ≥ z₂ ≥ … ≥ z_C: (B, C) float64.
+    """Blocks of (B, C) float64 gaps z₁ = 0 ≥ z₂ ≥ … ≥ z_C of the rows of (N, C) logits.
 
-    Logits less the largest, sorted before anything is summed, so that rows which differ only in
+    These are the logits minus the largest, sorted before any sum, so that rows that differ only in
     the order of their classes are equal. Class k has the probability exp(zₖ) / (1 + Σ_j>1 exp(zⱼ)).
     """
     for part in row_blocks(*logits.shape):

@@ -12,18 +12,18 @@ from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import NearestRows, Rows
 
-_AHEAD = 4  # products made together: the farthest four are mostly the next choices
+_AHEAD = 4  # products computed together: the four farthest are usually the next choices
 
 
 @register_strategy("coreset", needs={"features", "labeled_features"}, aliases=("core-set",))
 def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """Repeatedly the candidate farthest from the nearest of labelled ∪ chosen features.
+    """Repeatedly choose the candidate farthest from the labelled and the chosen features.
 
-    Deterministic; ties go to the lowest pool index. Scores are those Euclidean distances at the
-    time of choice; they never rise. Without labelled images the first choice is the lowest pool
-    index, and its score is the largest distance from it.
+    Deterministic; ties go to the lowest pool index. Scores are the Euclidean distances to the
+    nearest of these at the time of choice; they never rise. Without labelled images the first
+    choice is the lowest pool index, and its score is the largest distance from it.
 
-    Distances are exact float64; float32 products tell which of them a choice can lower. Time
+    Distances are exact float64; float32 products find those that a choice can lower. Time
     O((L + n)·N·D), at less than a matrix-vector product of the features per choice; memory: a few
     vectors of N numbers and blocks of some 30 MB, no copy of the features.
     """
@@ -32,7 +32,7 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     rows = Rows(pool.features)
     labeled = pool.labeled_features
     nearest = NearestRows(rows, rows.nearest_distances(Rows(labeled)) if len(labeled) else None)
-    left = nearest.distances.copy()  # -1, below all distances, for what is chosen
+    left = nearest.distances.copy()  # -1, below all distances, for chosen candidates
     indices = pool.indices.tolist()
     chosen: list[int] = []
     scores: list[float] = []

@@ -13,7 +13,7 @@ from alhpo.strategies.ranking import Scores, register_score
 def entropy(pool: PoolOutputs) -> Scores:
     """The entropy of the predicted class in nats, H[p] = −Σ p log p, in [0, log C].
 
-    Ranked by log H, which tells apart entropies too small for float64.
+    Candidates are ranked by log H, which distinguishes entropies too small for float64.
     """
     assert pool.logits is not None
     logs = torch.cat([_log_entropy(z) for z in logit_gaps(pool.logits)])

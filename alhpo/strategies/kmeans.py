@@ -14,12 +14,12 @@ from alhpo.strategies.rows import Rows
 def kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """The candidate nearest to the mean of each of ``n`` k-means clusters of the features.
 
-    Nearest among the cluster's own candidates, so that all are distinct; of equally near ones, as
-    in a cluster of two, that nearer to the mean of all candidates, then the lowest pool index. The
-    largest cluster comes first, of equal ones that with the lower pool index chosen. Where there
-    are fewer distinct candidates than ``n``, the lowest pool indices of what is left follow.
+    It is taken from the cluster's own candidates, so that all choices are distinct. Ties, as in a
+    cluster of two, go to the candidate nearer to the mean of all candidates, then to the lowest
+    pool index. Larger clusters come first; of equal ones, that with the lower chosen index. If
+    there are fewer distinct candidates than ``n``, the lowest pool indices of the rest follow.
 
-    Scores are the sizes of the clusters, 0 for what follows without one. Clusters are those of
+    Scores are the sizes of the clusters, and 0 for choices without a cluster. Clusters are those of
     ``alhpo.strategies.clustering.k_means``; ``generator`` draws its seeds. Time O(n·N·D) for each
     of its iterations; memory: blocks of some 30 MB and, from 10,000 candidates on, a sample of
     as many features, or of 20·n.

@@ -18,7 +18,7 @@ from alhpo.strategies.ranking import Scores, register_score
 def least_confidence(pool: PoolOutputs) -> Scores:
     """1 − p in [0, 1 − 1/C] for the probability p = max p of the predicted class.
 
-    Ranked by the log-odds log((1 − p)/p), which do not end where p rounds to 1.
+    Candidates are ranked by the log-odds log((1 − p)/p), which stay exact if p rounds to 1.
     """
     assert pool.logits is not None
     odds = torch.cat([z[:, 1:].logsumexp(dim=1) for z in logit_gaps(pool.logits)])

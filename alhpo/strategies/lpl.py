@@ -14,9 +14,9 @@ from alhpo.strategies.ranking import register_score
 
 @register_score("lpl", needs={"predicted_losses"}, signed=True)
 def lpl(pool: PoolOutputs) -> torch.Tensor:
-    """The loss, as the head predicts it that was trained with the model.
+    """The loss predicted by a head that was trained with the model.
 
-    Only the order has a meaning, because the head learns to rank.
+    Only the order of the scores is meaningful, because the head learns to rank.
     """
     assert pool.predicted_losses is not None
     return pool.predicted_losses

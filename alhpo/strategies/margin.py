@@ -14,8 +14,8 @@ from alhpo.strategies.ranking import Scores, register_score
 def margin(pool: PoolOutputs) -> Scores:
     """1 − m in [0, 1] for the margin m = p₁ − p₂ between the two most probable classes.
 
-    Ranked by the log-odds log((1 − m)/m), which neither end where m rounds to 1 nor round where it
-    is 0. With a single class scores are 0.
+    Candidates are ranked by the log-odds log((1 − m)/m), which stay exact if m rounds to 1 or is
+    close to 0. With a single class, scores are 0.
     """
     assert pool.logits is not None
     odds = torch.cat([_log_odds(z) for z in logit_gaps(pool.logits)])

@@ -1,7 +1,7 @@
-"""How much repeated passes with dropout disagree on a candidate (Gal, Ghahramani 2016).
+"""Scores of the disagreement of passes with dropout on a candidate (Gal, Ghahramani 2016).
 
-Candidates are scored block by block from their T × C logits; those of the whole pool are never in
-memory at once. Scores are exactly 0 where all passes say the same.
+Candidates are scored in blocks, so that the T × C logits of the whole pool are never in memory at
+once. Scores are exactly 0 if all passes are equal.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64
 
-_BLOCK = 2**22  # logits asked for at a time: each time, passes prepare their weights anew
-_PIECE = 2**19  # float64 values worked on at a time: few operations, small enough to be cached
+_BLOCK = 2**22  # logits per call of the passes, which prepare their weights at every call
+_PIECE = 2**19  # float64 values per block: few operations, small enough for the cache
 
 
 @register_score("variation-ratio", needs={"passes"})
 def variation_ratio(pool: PoolOutputs) -> torch.Tensor:
-    """How many passes vote for another class than most: 1 − f/T, f votes for the mode.
+    """The share of passes that do not vote for the most voted class: 1 − f/T with its f votes.
 
     Freeman 1965; for dropout: Gal, Islam, Ghahramani: Deep Bayesian Active Learning with Image
     Data (ICML 2017). A pass votes for its most probable class, the lowest of equals. This is not
-    1 − max p of the mean prediction. Multiples of 1/T in [0, 1 − 1/min(C, T)], with many ties.
+    1 − max p of the mean prediction. Scores are multiples of 1/T in [0, 1 − 1/min(C, T)], with many
+    ties.
     """
 
     def ratio(rows: slice, logits: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,7 @@ def mc_dropout(pool: PoolOutputs) -> torch.Tensor:
 
 @register_score("bald", needs={"passes"})
 def bald(pool: PoolOutputs) -> torch.Tensor:
-    """What the label would tell about which pass is right, in nats, in [0, log min(C, T)].
+    """The information of the label about the pass, in nats, in [0, log min(C, T)].
 
     H[E p] − E H[p]: Houlsby et al.: Bayesian Active Learning for Classification and Preference
     Learning (2011), eq. 2; for dropout: Gal, Islam, Ghahramani (ICML 2017).
@@ -86,8 +87,8 @@ def bald(pool: PoolOutputs) -> torch.Tensor:
 def mutual_information(pool: PoolOutputs) -> torch.Tensor:
     """(N,) float64 H[E p] − E H[p] in nats between each candidate's class and the pass.
 
-    Taken as the mean over passes of KL(p‖E p) = Σ_c (p̄ − p) − p log(1 + (p̄ − p)/p), whose terms
-    are all at least 0, so that small values are not what rounding leaves of two large entropies.
+    It is computed as the mean over passes of KL(p‖E p) = Σ_c (p̄ − p) − p log(1 + (p̄ − p)/p), whose
+    terms are all at least 0. So small values are exact, unlike differences of large entropies.
     """
     tiny = torch.finfo(torch.float64).tiny
 
@@ -101,14 +102,14 @@ def mutual_information(pool: PoolOutputs) -> torch.Tensor:
 
 
 def _from_mean(p: torch.Tensor) -> torch.Tensor:
-    """Values of passes minus their mean; 0 where they differ by rounding only, for vector
-    instructions round the last few passes otherwise than the others."""
+    """Values of passes minus their mean; 0 if they differ only by rounding (vector instructions
+    may round the last few passes differently)."""
     difference = p - _mean(p)
     return difference.where(difference.abs() > 8 * torch.finfo(p.dtype).eps * p, 0)
 
 
 def _mean(p: torch.Tensor) -> torch.Tensor:
-    """The mean over the last dimension, kept; exactly the first value where all are equal."""
+    """The mean over the last dimension, which is kept; exactly the first value if all are equal."""
     first = p[..., :1]
     return first + (p - first).mean(dim=-1, keepdim=True)
 
@@ -118,8 +119,8 @@ def _scores(
 ) -> torch.Tensor:
     """(N,) float64 values of a function of rows of the pool and their (B, C, T) float64 logits.
 
-    They are written where they belong at once: small results that stay between large blocks that
-    go would keep the allocator from using the blocks' memory again.
+    They are written into one tensor: many small results between large temporary blocks would keep
+    the allocator from reusing the memory of the blocks.
     """
     assert pool.passes is not None
     classes = pool.passes.logits(slice(0, 1)).shape[2]

@@ -1,4 +1,4 @@
-"""A network's predictions as a scikit-activeml classifier. Imported where that package is there."""
+"""A network's predictions as a scikit-activeml classifier. This module needs that package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from skactiveml.base import SkactivemlClassifier
 
 
 class PredictionLookup(SkactivemlClassifier):
-    """Answers for the rows it was made with; fitting changes nothing.
+    """Looks up the predictions of the rows it was made with; fitting changes nothing.
 
-    Rows are found by their bytes: those with equal features share the prediction of the first, as
-    they do in a network whose classifier sees the features only.
+    Rows are found by their bytes. Rows with equal features get the prediction of the first, as in a
+    network whose classifier sees only the features.
 
     Args:
         rows: the position of each row, by the bytes of its float64 features (``row_positions``).
@@ -43,12 +43,12 @@ class PredictionLookup(SkactivemlClassifier):
         self.probabilities = probabilities
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> PredictionLookup:
-        """Takes note of the classes only."""
+        """Set the classes; nothing else is fitted."""
         self._validate_data(X, y, sample_weight)
         return self
 
     def predict_proba(self, X: Any, **kwargs: Any) -> np.ndarray:
-        """(n, C) predictions for rows that were there when this was made."""
+        """(n, C) predictions for rows that this was made with."""
         assert self.rows is not None
         assert self.probabilities is not None
         matrix = np.ascontiguousarray(X, dtype=np.float64)

@@ -21,22 +21,24 @@ _TILE = 2048
 
 
 class ProbCover:
-    """Repeatedly the candidate whose ball contains most candidates that no ball contains yet.
+    """Repeatedly chooses the candidate whose ball contains the most uncovered candidates.
 
-    Balls of one radius δ lie around the labelled and the chosen images, in the space of features
-    scaled to length 1, where two points are at most 2 apart. Without a given radius it is the
-    largest whose balls are pure for 95 % of the images, labelled ones and candidates: a ball is
-    pure where all in it have the same of C pseudo-labels, which are k-means clusters, C being the
-    number of classes. From 2,000 images on, purity is that of 2,000 of them, drawn at random.
+    Balls of radius δ around the labelled and the chosen images cover the candidates in them.
+    Features are scaled to length 1, so that two points are at most 2 apart. By default δ is the
+    largest radius at which the balls of 95 % of the images, labelled or not, are pure: all images
+    in the ball have the same pseudo-label, which is one of C k-means clusters for C classes. With
+    more than 2,000 images, purity is estimated on 2,000 of them, drawn at random.
 
-    Deterministic but for k-means and that sample. Ties go to the candidate nearest to the mean of
-    all candidates, then to the lowest pool index. Scores are the numbers of candidates a choice
-    newly covers; where all are covered, they are 0 and the order is that of ties. Like TypiClust it
-    is meant for few labels and good features.
 
-    Whether a candidate is in a ball is decided by float64 differences where float32 products leave
-    it open. Neither the N×N distances nor the graph of neighbours is stored: neighbours are counted
-    in tiles, and after each choice those that became covered are counted again and taken off. Time
+    Only k-means and that sample are random. Ties go to the candidate nearest to the mean of
+    all candidates, then to the lowest pool index. Scores are the numbers of candidates that a
+    choice newly covers; once all are covered, they are 0 and the order is that of ties. Like
+    TypiClust, this is for few labels and good features.
+
+    Float64 differences decide whether a candidate is in a ball if float32 products cannot. Neither
+    the N×N distances nor the graph of neighbours is stored: neighbours are counted in tiles, and
+    after each choice the newly covered ones are counted again and subtracted.
+    Time
     O(N²·D), about 10¹² operations for 50,000 × 512; memory: a normalised copy of the features and
     tiles of some 50 MB.
 
@@ -77,7 +79,7 @@ class ProbCover:
 
 
 class _Cover:
-    """What balls of a radius around labelled and chosen images leave uncovered.
+    """The candidates that no ball around a labelled or chosen image covers.
 
     Attributes:
         gains: (N,) int64 numbers of uncovered candidates in the ball of each candidate.
@@ -122,7 +124,7 @@ class _Balls:
         Each pair of members is looked at once.
 
         Args:
-            members: positions of what is counted.
+            members: positions of the rows that are counted.
             others: positions of all other rows.
         """
         order = np.concatenate([members, others])
@@ -142,7 +144,7 @@ class _Balls:
         return result
 
     def inside(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """(A, B) which of the (A, D) rows and (B, D) others are at most the radius apart."""
+        """(A, B) booleans: whether (A, D) rows and (B, D) others are at most the radius apart."""
         error, absolute_error = product_error(rows)
         margin = 2 * error + absolute_error  # for rows of length 1
         halves = _half_squares(rows), _half_squares(others)
@@ -162,13 +164,13 @@ def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> f
     """The largest radius at which 95 % of the balls hold a single one of ``n_classes`` clusters.
 
     A ball is pure as long as its radius is below the distance to the nearest row of another
-    cluster, so the radius is just below a quantile of those distances; 2 where one cluster is all
-    there is.
+    cluster, so the radius is just below a quantile of those distances. It is 2 if there is only
+    one cluster.
 
     Args:
-        rows: of length 1.
-        n_classes: number of k-means clusters, the pseudo-labels.
-        generator: draws k-means' seeds and, of more than 2,000 rows, the balls that are looked at.
+        rows: rows of length 1.
+        n_classes: number of k-means clusters, which are the pseudo-labels.
+        generator: draws the seeds of k-means and, of more than 2,000 rows, the sampled balls.
     """
     labels = k_means(rows, min(n_classes, len(rows)), generator).labels
     sample = np.arange(len(rows))
@@ -193,7 +195,7 @@ def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> f
 
 
 def _normalised(*parts: torch.Tensor) -> torch.Tensor:
-    """All rows of the parts at length 1, in float32 or wider; rows of zeros stay."""
+    """All rows of the parts, scaled to length 1, in float32 or wider; rows of zeros stay."""
     single = torch.float64 if parts[-1].dtype == torch.float64 else torch.float32
     result = torch.empty(
         sum(map(len, parts)), parts[-1].shape[1], dtype=single, device=parts[-1].device
@@ -202,7 +204,7 @@ def _normalised(*parts: torch.Tensor) -> torch.Tensor:
     for values in parts:
         for part in row_blocks(*values.shape):
             block = as_float64(values[part])
-            # The largest entry first: squares of large float64 numbers may overflow.
+            # Divide by the largest entry first: squares of large float64 numbers may overflow.
             block /= block.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(block.dtype).tiny)
             block /= torch.linalg.vector_norm(block, dim=1, keepdim=True).clamp_(min=0.5)
             result[start : start + len(block)] = block
@@ -221,8 +223,9 @@ def _with_radius(text: str) -> ProbCover:
         radius = np.nan
     if not 0 < radius <= 2:
         raise ConfigurationError(
-            f"The radius of 'probcover:{text}' must be a number in (0, 2], as features are scaled "
-            "to length 1. Legal: 'probcover:0.3', or 'probcover' for a radius by purity."
+            f"The radius of 'probcover:{text}' is not legal; expected a number in (0, 2], as "
+            "features are scaled to length 1. Write 'probcover:0.3', or 'probcover' for a radius "
+            "by purity."
         )
     return ProbCover(radius)
 

@@ -10,7 +10,7 @@ from alhpo.strategies.registry import register_strategy
 
 @register_strategy("random", needs=())
 def random_sampling(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """The first ``n`` of a random permutation; looks at nothing but the indices, no scores."""
+    """The first ``n`` candidates of a random permutation, without scores."""
     chosen = generator.permutation(len(pool))[:n]
     indices = pool.indices.tolist()
     probabilities = tuple(1 / (len(pool) - draw) for draw in range(n))

@@ -22,14 +22,14 @@ from alhpo.strategies.registry import (
 
 @dataclass(frozen=True)
 class Scores:
-    """What a strategy thinks of each candidate; the most wanted has the largest.
+    """The scores of the candidates; the most wanted has the highest.
 
     Attributes:
         values: (N,) the scores; not NaN.
-        order: (N,) what to rank by where values round together that are not equal; None for the
-            values.
-        logs: (N,) logarithms of the values where these underflow; None for what their logarithms
-            are.
+        order: (N,) what to rank by, if different values may round to the same float; None ranks by
+            the values.
+        logs: (N,) logarithms of the values, if the values may underflow; None takes the logarithms
+            of the values.
     """
 
     values: torch.Tensor
@@ -46,10 +46,10 @@ Score = Callable[[PoolOutputs], Scores | torch.Tensor]
 
 
 class ScoringStrategy:
-    """The candidates of the highest scores.
+    """Chooses the candidates with the highest scores.
 
     Args:
-        score: (N,) scores of a pool's candidates; named and described like the strategy.
+        score: function of a pool to (N,) scores; the strategy takes its name and docstring.
         signed: whether scores may be negative.
     """
 
@@ -62,7 +62,7 @@ class ScoringStrategy:
         self.signed = signed
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-        """Choose the ``n`` of the highest scores; draws nothing."""
+        """Choose the ``n`` candidates with the highest scores, without randomness."""
         return highest(pool, n, self.scores(pool))
 
     def __reduce__(self) -> str:
@@ -73,7 +73,7 @@ class ScoringStrategy:
         """The scores of all candidates.
 
         Raises:
-            ConfigurationError: the function returned something else than (N,) numbers, or NaN.
+            ConfigurationError: the function did not return (N,) numbers, or some are NaN.
         """
         found = self._score(pool)
         scores = found if isinstance(found, Scores) else Scores(found)
@@ -86,7 +86,7 @@ class ScoringStrategy:
                 )
             if part.isnan().any():
                 raise ConfigurationError(
-                    f"The score {strategy_name(self)!r} is NaN for some images."
+                    f"The score {strategy_name(self)!r} is NaN for some images; expected numbers."
                 )
         return scores
 
@@ -98,16 +98,16 @@ def register_score(
     aliases: Iterable[str] = (),
     signed: bool = False,
 ) -> Callable[[Score], ScoringStrategy]:
-    """Decorator that makes a strategy of a function from a pool to a score of each candidate.
+    """Decorator that makes a strategy from a function that scores each candidate of a pool.
 
-    The strategy ``name`` takes the candidates of the highest scores, ties to the lowest pool index.
-    The families that draw by a score, such as ``"power:NAME"``, know it too.
+    The strategy ``name`` chooses the candidates with the highest scores; ties go to the lowest pool
+    index. Families that draw by a score, such as ``"power:NAME"``, can use it too.
 
     Args:
         name: what users write, such as ``"entropy"``.
         needs: as for ``register_strategy``.
         aliases: as for ``register_strategy``.
-        signed: whether scores may be negative, so that they have no powers.
+        signed: whether scores may be negative; ``"power:NAME"`` refuses such scores.
 
     Raises:
         ConfigurationError: as ``register_strategy`` does.
@@ -124,8 +124,8 @@ def scoring_strategy(name: str) -> ScoringStrategy:
     """The strategy of this name, which scores each candidate by itself.
 
     Raises:
-        ConfigurationError: an unknown name, or a strategy that was not made by ``register_score``.
-            The message lists those that were.
+        ConfigurationError: the name is unknown, or that of a strategy that was not registered with
+            ``register_score``. The message lists the legal names.
     """
     legal = score_names()
     try:
@@ -143,13 +143,13 @@ def scoring_strategy(name: str) -> ScoringStrategy:
 
 
 def score_names() -> tuple[str, ...]:
-    """The names of what ``register_score`` made, sorted; plug-ins once they are imported."""
+    """The names of the strategies of ``register_score``, sorted; of plug-ins, those imported."""
     strategies = STRATEGIES.registered().items()
     return tuple(sorted(name for name, one in strategies if isinstance(one, ScoringStrategy)))
 
 
 def highest(pool: PoolOutputs, n: int, scores: Scores) -> Query:
-    """The ``n`` candidates of the highest scores, highest first, ties to the lowest pool index."""
+    """The ``n`` candidates with the highest scores, highest first; ties to the lowest index."""
     order = scores.ranked_by.sort(descending=True, stable=True).indices[:n]
     chosen = scores.values[order].tolist()
     return Query(tuple(pool.indices[order.to(pool.indices.device)].tolist()), tuple(chosen))

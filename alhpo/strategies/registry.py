@@ -1,6 +1,6 @@
 """Strategies by name: the built-in ones, those registered in Python, and installed plug-ins.
 
-A family makes strategies from the text after its prefix, as ``"albl:entropy,margin"``.
+A family makes strategies from the text after its prefix, as in ``"albl:entropy,margin"``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import POOL_OUTPUTS, Strategy
 from alhpo.base.registry import Registry, origin
 
-#: What a strategy that does not say what it needs is given: what one pass of the model yields.
+#: The needs of a strategy without an attribute ``needs``: the outputs of one pass of the model.
 DEFAULT_NEEDS = frozenset({"logits", "features", "labels", "labeled_features"})
 
 AnyStrategy = TypeVar("AnyStrategy", bound=Strategy)
@@ -46,13 +46,13 @@ def register_strategy(
 
     Args:
         name: what users write, such as ``"entropy"``.
-        needs: the fields of ``PoolOutputs`` that the strategy looks at, besides ``indices``;
-            ``DEFAULT_NEEDS`` where None.
+        needs: the fields of ``PoolOutputs`` that the strategy uses, besides ``indices``; None means
+            ``DEFAULT_NEEDS``.
         aliases: further names for the same strategy, not listed by ``strategy_names``.
 
     Raises:
-        ConfigurationError: an illegal ``needs``, or a name that another strategy has. A named
-            function of the same module replaces its former self, as when a notebook cell is run
+        ConfigurationError: ``needs`` is not legal, or another strategy has the name. A function of
+            the same module and name replaces the earlier one, as when a notebook cell is run
             again.
     """
     wanted = DEFAULT_NEEDS if needs is None else _legal_needs(needs, name)
@@ -68,43 +68,43 @@ def register_strategy(
 def register_strategy_family(
     prefix: str, factory: Callable[[str], Strategy], description: str
 ) -> None:
-    """Make strategies with arguments in their names, as ``"albl:entropy,margin"``.
+    """Register a family: strategies with arguments in their names: ``"albl:entropy,margin"``.
 
     Args:
         prefix: what comes before the colon.
-        factory: makes the strategy from the text after it, and raises ``ConfigurationError`` where
-            it cannot. It is called once for each name.
-        description: the form of that text, for messages, such as ``"A,B,..."``. With a comma in
-            it, commas in a list of names belong to that text (``split_strategy_names``).
+        factory: makes a strategy from the text after it, or raises ``ConfigurationError``. It is
+            called once for each name.
+        description: the form of that text, for messages, such as ``"A,B,..."``. If it has a comma,
+            commas in a list of names belong to that text (see ``split_strategy_names``).
 
     Raises:
-        ConfigurationError: a prefix that is no text, or that another family has. A named factory
-            of the same module replaces its former self.
+        ConfigurationError: the prefix is not text, or another family has it. A factory of the same
+            module and name replaces the earlier one.
     """
     STRATEGIES.register_family(prefix, factory, description)
 
 
 def get_strategy(strategy: str | Strategy) -> Strategy:
-    """A strategy by its name, or itself where it is callable.
+    """The strategy of this name; a function is returned as it is.
 
-    The same name gives the same object, also where a family makes it.
+    The same name always gives the same object.
 
     Raises:
-        ConfigurationError: an unknown name (the message lists the legal ones), something that is
-            neither a name nor callable, a callable with an illegal ``needs``, arguments that a
-            family refuses, or an installed plug-in that cannot be imported.
+        ConfigurationError: the name is unknown (the message lists the legal names), a family
+            refuses the arguments in it, the argument is neither a name nor callable, its ``needs``
+            are not legal, or an installed plug-in cannot be imported.
     """
     return STRATEGIES.get(strategy) if isinstance(strategy, str) else _check("", strategy)
 
 
 def strategy_names() -> tuple[str, ...]:
-    """All names, sorted, then the families as ``"albl:A,B,..."``; plug-ins are listed without
-    being imported."""
+    """All names, sorted, then the families as ``"albl:A,B,..."``. Plug-ins are listed but not
+    imported."""
     return STRATEGIES.names()
 
 
 def strategy_families() -> tuple[str, ...]:
-    """The forms of names that families make, sorted, such as ``"albl:A,B,..."``."""
+    """The forms of the names of families, such as ``"albl:A,B,..."``, sorted."""
     return STRATEGIES.families()
 
 
@@ -114,17 +114,17 @@ def split_strategy_names(text: str) -> list[str]:
 
 
 def strategy_needs(strategy: Strategy) -> frozenset[str]:
-    """What a strategy looks at: its ``needs``, or ``DEFAULT_NEEDS`` where it has none.
+    """The outputs that a strategy uses: its ``needs``, or ``DEFAULT_NEEDS`` if it has none.
 
     Raises:
-        ConfigurationError: ``needs`` holds something that ``PoolOutputs`` does not offer.
+        ConfigurationError: ``needs`` has a name that is not in ``PoolOutputs``.
     """
     needs = getattr(strategy, "needs", None)
     return DEFAULT_NEEDS if needs is None else _legal_needs(needs, strategy_name(strategy))
 
 
 def strategy_name(strategy: str | Strategy) -> str:
-    """The name a strategy is registered under, or else what its function or class is called."""
+    """The name under which a strategy is registered, else the name of its function or class."""
     return STRATEGIES.name_of(strategy) or origin(strategy).rpartition(":")[2]
 
 

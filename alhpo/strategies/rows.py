@@ -1,13 +1,12 @@
-"""Euclidean distances between rows: float32 products to pass over most, float64 for the rest.
+"""Euclidean distances between rows: bounds by float32 products, exact values in float64.
 
-‖x − c‖² = ‖x‖² + ‖c‖² − 2x·c takes one product of the features as they are, without a copy, and
-loses digits where the two are close. It serves here as a lower bound only, less the largest error
-that the product can have; wherever the bound does not settle the question, the rows are differenced
-in float64 before they are squared, so that equal rows are exactly 0 apart and equal distances tie.
-No N×N matrix is ever made.
+‖x − c‖² = ‖x‖² + ‖c‖² − 2x·c takes one product of the features without a copy, but loses digits
+if x and c are close. Here it gives only a lower bound: the value minus the largest error of the
+product. If the bound does not decide, the rows are subtracted in float64 and then squared, so that
+equal rows have distance 0 and equal distances tie. No N×N matrix is ever made.
 
-Values per row are NumPy vectors on the CPU: splitting such short vectors between threads costs a
-hundred times more than it gains when other processes compete for the cores.
+Values per row are NumPy vectors on the CPU: with other processes on the cores, splitting such short
+vectors between threads costs a hundred times more than it gains.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _BLOCK = 2**19  # elements of a block, 4 MiB in float64
 
 
 def as_float64(tensor: torch.Tensor) -> torch.Tensor:
-    """A float64 copy on the tensor's device, or on the CPU where the device has none (MPS)."""
+    """A float64 copy on the tensor's device, or on the CPU if the device has no float64 (MPS)."""
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
     return tensor.detach().to(torch.float64, copy=True)
@@ -34,7 +33,7 @@ def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
 
 
 class Rows:
-    """(N, D) rows and their distances to one point after another.
+    """(N, D) rows, and distances from them to points.
 
     Args:
         rows: kept as they are in float32 and float64; half precision becomes float32, and numbers
@@ -43,9 +42,9 @@ class Rows:
     Attributes:
         values: the rows, contiguous, on their device.
         squares: (N,) squared norms, float64.
-        error: bound of the relative error of ``products``: it is at most ``error`` · ‖x‖‖c‖ +
+        error: relative error bound: the error of a product x·c is at most ``error`` · ‖x‖‖c‖ +
             ``absolute_error``.
-        absolute_error: what underflow may cost.
+        absolute_error: bound of the error by underflow.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -66,8 +65,8 @@ class Rows:
     def distances(self, positions: np.ndarray | None, point: torch.Tensor) -> np.ndarray:
         """(M,) float64 distances of the rows at these positions to a (D,) point.
 
-        The positions are ascending; None stands for all. The distances are those of the float64
-        differences, and do not depend on which rows are asked for.
+        Positions are ascending; None means all. The distances are computed from float64
+        differences and do not depend on which rows are asked for.
         """
         everything = positions is None or len(positions) == len(self)
         wanted = None if everything else torch.from_numpy(positions).to(self.values.device)
@@ -96,11 +95,11 @@ class Rows:
 
 
 class NearestRows:
-    """Distances of all rows to the nearest of the rows that were added, one after another.
+    """Distances of all rows to the nearest of the rows added so far.
 
     Args:
         rows: the rows.
-        distances: (N,) float64 distances to begin with, infinite where there are none; is changed.
+        distances: (N,) float64 distances to begin with, changed in place; infinite by default.
 
     Attributes:
         distances: (N,) exact float64 distances.
@@ -118,8 +117,8 @@ class NearestRows:
 
         Args:
             position: of the row.
-            ahead: rows that are likely to be added next; where a product of all rows has to be
-                made, theirs is made along with it, and kept until then.
+            ahead: rows that are likely to be added next. If a product with all rows is needed,
+                theirs are computed at the same time and kept.
         """
         rows = self.rows
         if position not in self._products:
@@ -144,11 +143,11 @@ def products(rows: torch.Tensor, positions: Sequence[int]) -> np.ndarray:
 
 
 def product_error(rows: torch.Tensor) -> tuple[float, float]:
-    """Bounds e, t so that computed products of rows x, c err by at most e·‖x‖‖c‖ + t.
+    """Bounds e and t: the error of a computed product of rows x and c is at most e·‖x‖‖c‖ + t.
 
     e is D rounding errors, whatever the order of summation (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1), and a few for what is computed from the products; t is what
-    underflow may cost.
+    Numerical Algorithms, section 3.1), and a few for computations with the products; t bounds the
+    error by underflow.
     """
     info, width = torch.finfo(rows.dtype), rows.shape[1]
     exact = rows.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
@@ -164,8 +163,8 @@ def _nearest(
 ) -> torch.Tensor:
     """(B,) float64 distances, on the CPU, of the (B, D) rows to the nearest of (L, D) centres.
 
-    The nearest by the product comes first; further centres are looked at where the error of the
-    product leaves it open. Where it leaves much open, the products are taken again in float64.
+    The nearest centre by product is tried first, then all centres that may be nearer, given the
+    error of the product. If these are many, the products are computed again in float64.
     """
     offsets = centre_squares.to(rows)
     products = torch.addmm(offsets, rows, centres.T, alpha=-2)

@@ -21,8 +21,8 @@ from alhpo.base.schema import unknown_name
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy_family
 
-#: What each strategy is given besides features and labels: nothing, the network's predictions, a
-#: committee (the passes with dropout), or a model of its own, fitted to the features.
+#: The input of each strategy besides features and labels: nothing, the network's predictions, a
+#: committee (the passes with dropout), or its own model, fitted to the features.
 SUPPORTED = {
     **dict.fromkeys(("CoreSet", "CostEmbeddingAL", "GreedySamplingX", "MaxHerding"), "nothing"),
     **dict.fromkeys(("ProbCover", "Quire", "RandomSampling", "TypiClust"), "nothing"),
@@ -33,7 +33,7 @@ SUPPORTED = {
     **dict.fromkeys(("DiscriminativeAL",), "discriminator"),
     **dict.fromkeys(("FourDs",), "mixture model"),
 }
-#: Settings of ours where the package's defaults need what a network does not offer.
+#: Settings in place of the package's defaults that do not work with a network.
 SETTINGS: dict[str, dict[str, Any]] = {"ProbabilisticAL": {"metric": "rbf"}}
 #: Rows of the pool whose passes are evaluated at a time.
 BLOCK = 4096
@@ -42,21 +42,20 @@ BLOCK = 4096
 class ScikitActiveML:
     """One of scikit-activeml's pool strategies, with its default settings.
 
-    Its samples are the penultimate features, labelled ones first, as float64; its labels are
-    those that are there; its random state is drawn from the generator. Where it asks for a
-    classifier, it gets the network's predictions, looked up row by row (``fit_clf=False``); where
-    for an ensemble, the passes with dropout (T×N×C numbers are held in memory); DropQuery,
-    DiscriminativeAL and FourDs fit a model of their own to the features. The package is made for
-    small pools: most strategies take time or memory quadratic in them, which ``query_subset``
-    bounds. What the strategy does to the process (warnings, scikit-learn's settings, NumPy's
-    global generator) is undone. Where it chooses an image twice (Badge does once all others
-    duplicate what is chosen), the lowest pool indices that are left take the repetitions' place.
+    Its samples are the float64 penultimate features, labelled images first. Its random state is
+    drawn from the generator. As a classifier it gets the network's predictions, looked up row by
+    row (``fit_clf=False``); as an ensemble, the passes with dropout (T×N×C numbers in memory).
+    DropQuery, DiscriminativeAL and FourDs fit their own model to the features. The package is made
+    for small pools: the time or memory of most strategies is quadratic in the pool;
+    ``query_subset`` bounds it. What a strategy does to the process (warnings, scikit-learn's
+    settings, NumPy's global generator) is undone. If it chooses an image twice (as Badge does once
+    all others are duplicates), the lowest remaining pool indices replace the repetitions.
 
     Args:
         name: the class in ``skactiveml.pool``.
 
     Raises:
-        ConfigurationError: the package is missing, or has no such strategy that can be driven by
+        ConfigurationError: the package is not installed, or has no such strategy that works with
             features, labels and predictions.
     """
 
@@ -72,7 +71,7 @@ class ScikitActiveML:
         """Choose ``n`` candidates, without scores.
 
         Raises:
-            ConfigurationError: the package refuses this pool; its message says why.
+            ConfigurationError: the package cannot query this pool; the message gives its reason.
         """
         assert pool.labels is not None
         seed = int(generator.integers(2**31))
@@ -90,7 +89,7 @@ class ScikitActiveML:
         except (ValueError, TypeError, ArithmeticError, IndexError) as error:
             raise ConfigurationError(
                 f"scikit-activeml's {self._name} cannot choose {n} of {len(pool)} candidates with "
-                f"{start} labelled images: {error}"
+                f"{start} labelled images: {error}. Choose another strategy."
             ) from error
         rows = dict.fromkeys(int(position) - start for position in chosen)
         rows |= dict.fromkeys(row for row in range(len(pool)) if row not in rows)
@@ -113,7 +112,7 @@ class ScikitActiveML:
     def _models(
         self, pool: PoolOutputs, samples: np.ndarray, labels: np.ndarray, seed: int
     ) -> dict[str, Any]:
-        """The models that ``query`` asks for, by the names of its arguments."""
+        """The models that ``query`` takes, by the names of its arguments."""
         from skactiveml.classifier import MixtureModelClassifier, SklearnClassifier
         from sklearn.linear_model import LogisticRegression
 
@@ -150,17 +149,17 @@ def _find(name: str) -> Any:
         import skactiveml.pool
     except ImportError as error:
         raise ConfigurationError(
-            f"The strategy 'skactiveml:{name}' needs scikit-activeml ({error}). Install it with: "
-            "pip install 'alhpo[skactiveml]'"
+            f"The strategy 'skactiveml:{name}' needs scikit-activeml ({error}). Install it with "
+            "`pip install 'alhpo[skactiveml]'`."
         ) from error
     available = [known for known in SUPPORTED if hasattr(skactiveml.pool, known)]
     if name in available:
         return getattr(skactiveml.pool, name)
     if hasattr(skactiveml.pool, name):
         raise ConfigurationError(
-            f"scikit-activeml's {name} cannot be driven by a network's features and predictions: "
-            "it is for regression, refits its classifier for every candidate, or wraps another "
-            f"strategy. Legal: {', '.join(sorted(available))}."
+            f"The strategy {name} of scikit-activeml cannot use a network's features and "
+            "predictions: it is for regression, refits its classifier for every candidate, or "
+            f"wraps another strategy. Legal: {', '.join(sorted(available))}."
         )
     raise unknown_name("strategy of scikit-activeml", name, sorted(available))
 
@@ -168,7 +167,7 @@ def _find(name: str) -> Any:
 def _stacked(
     labeled: torch.Tensor | None, candidates: torch.Tensor | None, *, softmax: bool = False
 ) -> np.ndarray:
-    """Labelled rows above those of the candidates, float64; as probabilities where asked for."""
+    """Labelled rows, then those of the candidates, as float64; probabilities if ``softmax``."""
     assert labeled is not None
     assert candidates is not None
     rows = torch.cat([labeled.double().cpu(), candidates.double().cpu()])
@@ -185,8 +184,8 @@ def _passes(pool: PoolOutputs) -> torch.Tensor:
 
 @contextmanager
 def _contained(seed: int = 0) -> Iterator[None]:
-    """Undo what a block does to warning filters, NumPy's error handling, scikit-learn's settings
-    and NumPy's global generator, from which some of the package draws: seeded for the block."""
+    """A block after which warning filters, NumPy's error handling, scikit-learn's settings and
+    NumPy's global generator are as before. The generator is seeded for the block."""
     state = np.random.get_state()  # noqa: NPY002
     with warnings.catch_warnings(), np.errstate(), sklearn.config_context():
         np.random.seed(seed)  # noqa: NPY002

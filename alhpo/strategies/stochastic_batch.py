@@ -1,4 +1,4 @@
-"""Stochastic batch acquisition: draws by a score instead of its highest values.
+"""Stochastic batch acquisition: draw by a score instead of taking its highest values.
 
 Kirsch, Farquhar, Atighehchian, Jesson, Branchaud-Charron, Gal: Stochastic Batch Acquisition: A
 Simple Baseline for Deep Active Learning (TMLR 2023; arXiv 2106.12059). Each candidate is drawn from
@@ -22,23 +22,23 @@ from alhpo.strategies.ranking import Scores, scoring_strategy
 from alhpo.strategies.registry import register_strategy_family
 from alhpo.strategies.rows import as_float64
 
-#: Smallest probability that is told: one over it is a finite weight.
+#: The smallest probability that is recorded: its inverse is a finite weight.
 SMALLEST = np.finfo(np.float64).tiny
 
 
 class StochasticBatch:
-    """Draws one by one without replacement, each candidate by its weight exp(β k) among the rest.
+    """Draws one by one without replacement, in proportion to the weights exp(β k).
 
-    Where β is so large that a weight is 0 in proportion to the largest, the candidate is drawn
-    after all others, by its score. Equal scores have equal weights in any case.
+    If β is so large that a weight underflows to 0 relative to the largest, the candidate is drawn
+    after all others, in the order of the scores. Equal scores always have equal weights.
 
     Args:
-        family: what comes before the colon of the name.
-        arguments: ``"SCORE"`` or ``"SCORE@BETA"``; β is 1 where it is not said.
-        keys: (N,) k, from the scores.
+        family: the part of the name before the colon.
+        arguments: ``"SCORE"`` or ``"SCORE@BETA"``; β is 1 by default.
+        keys: function of the scores to (N,) k.
 
     Raises:
-        ConfigurationError: an unknown score, or a β that is no number from 0.
+        ConfigurationError: the score is unknown, or β is not a finite number from 0.
     """
 
     def __init__(self, family: str, arguments: str, keys: Callable[[Scores], np.ndarray]) -> None:
@@ -52,11 +52,11 @@ class StochasticBatch:
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         """Choose ``n`` candidates; scores are those of SCORE.
 
-        The probabilities at the draws are told where every candidate could be drawn: no weight is
-        0, or so small in proportion that float64 does not hold its probability.
+        The query has the probabilities of the draws if every candidate could be drawn: no weight is
+        0, or so small that its probability underflows in float64.
 
         Raises:
-            ConfigurationError: SCORE is negative where a power is taken.
+            ConfigurationError: a score is negative, but a power of it is needed.
         """
         scores = self.scoring.scores(pool)
         rows, probabilities = draw(self._keys(scores), self.beta, n, generator)
@@ -82,12 +82,12 @@ def draw(
         generator: draws the noise.
 
     Returns:
-        (n,) rows and the (n,) probabilities with which they were drawn among those that were left;
-        None where a row's probability at the first draw is below ``SMALLEST``.
+        (n,) rows, and the (n,) probability of each among the rows left at its draw. The
+        probabilities are None if that of any row at the first draw is below ``SMALLEST``.
     """
     logs = log_weights(keys, beta)
     noise = generator.gumbel(size=len(keys))
-    # noise that is lost in the sum decides between equal keys only
+    # noise lost in the sum still decides between equal keys
     rows = np.lexsort((noise, keys, logs + noise))[::-1][:n]
     if logs.min() - logsumexp(logs) < math.log(SMALLEST):
         return rows, None
@@ -95,7 +95,7 @@ def draw(
 
 
 def log_weights(keys: np.ndarray, beta: float) -> np.ndarray:
-    """(N,) β k less its largest value: −inf of what is no finite number, 0 everywhere for β = 0."""
+    """(N,) β k minus its largest value; −inf if that is not finite; all 0 for β = 0."""
     below = np.zeros(len(keys))
     with np.errstate(over="ignore"):
         np.subtract(keys, keys.max(), out=below, where=keys < keys.max())
@@ -105,12 +105,12 @@ def log_weights(keys: np.ndarray, beta: float) -> np.ndarray:
 def log_probabilities(logs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(n,) logarithms of the probabilities of draws one by one without replacement.
 
-    log w_i less the logarithm of the sum of w over what is left at the draw. The sums grow from
-    that of what was never drawn, backwards, so that nothing is lost by taking differences.
+    These are log w_i minus the logarithm of the sum of w over the rows left at the draw. The sums
+    are accumulated backwards, from the rows never drawn, so that no digits are lost in differences.
 
     Args:
         logs: (N,) logarithms of the weights, finite.
-        rows: (n,) what was drawn, in this order.
+        rows: (n,) the drawn rows, in the order of the draws.
     """
     rest = np.delete(logs, rows)
     never = logsumexp(rest) if len(rest) else -np.inf
@@ -125,8 +125,8 @@ def _exponent(text: str, name: str) -> float:
         beta = math.nan
     if not 0 <= beta < math.inf:
         raise ConfigurationError(
-            f"The exponent of '{name}@{text}' must be a finite number from 0, as in '{name}@2'; "
-            "without @ it is 1."
+            f"The exponent of '{name}@{text}' is not legal; expected a finite number from 0, as in "
+            f"'{name}@2'. Without @ it is 1."
         )
     return beta
 
@@ -136,7 +136,7 @@ def _power(arguments: str) -> StochasticBatch:
     strategy = StochasticBatch("power", arguments, _log_values)
     if strategy.scoring.signed:
         raise ConfigurationError(
-            f"The score of 'power:{arguments}' may be negative, so that it has no powers. Use "
+            f"The score of 'power:{arguments}' may be negative, so it has no powers. Use "
             f"'softrank:{strategy.score}'."
         )
     return strategy
@@ -158,8 +158,8 @@ def _log_values(scores: Scores) -> np.ndarray:
     values = _vector(scores.values)
     if values.min() < 0:
         raise ConfigurationError(
-            f"A score of {values.min():g} has no powers. Use softrank instead of power, and say "
-            "signed=True where the score is registered."
+            f"A score of {values.min():g} has no powers. Use softrank instead of power, and "
+            "register the score with signed=True."
         )
     if scores.logs is not None:
         return _vector(scores.logs)

@@ -1,4 +1,4 @@
-"""TypiClust: typical images of clusters without labels.
+"""TypiClust: typical images of clusters without labelled images.
 
 Hacohen, Dekel, Weinshall: Active Learning on a Budget: Opposite Strategies Suit High and Low
 Budgets (ICML 2022), Algorithm 1 with k-means on given features (TPC_RP).
@@ -26,20 +26,19 @@ def typiclust(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Quer
     """The most typical candidate of each of the largest clusters without labelled images.
 
     Labelled images and candidates are clustered together by k-means into min(L + n, 500) clusters.
-    Typicality is 1 / the mean distance to the 20 nearest others of the same cluster, or to all of
-    them where they are fewer. Each choice is the most typical candidate left in the cluster with
-    the fewest labelled and chosen images, the largest of those, and of equally large ones that with
-    the most typical candidate. Clusters of less than five images come after all others. What is
-    still equal goes to the candidate nearest to the mean of all images, then to the lowest pool
-    index.
+    Typicality is 1 / the mean distance to the 20 nearest others of the same cluster (or to all, if
+    there are fewer). Each choice is the most typical remaining candidate of the cluster with the
+    fewest labelled and chosen images; of such clusters, the largest; of equally large ones, that
+    with the most typical candidate. Clusters of fewer than five images come last. Remaining ties go
+    to the candidate nearest to the mean of all images, then to the lowest pool index.
 
-    The paper takes features of a self-supervised network; here they are the classifier's
-    penultimate ones, which say little after few labels: start it from pretrained weights
-    (``pretrained=True``), or call this function with features of your own.
+    The paper uses features of a self-supervised network. Here they are the penultimate features of
+    the classifier, poor after few labels: start from pretrained weights
+    (``pretrained=True``), or call this function with your own features.
 
-    Scores are typicalities: 0 for an image alone in its cluster, and the largest float64 where all
-    its neighbours equal it. Time O(min(L + n, 500)·N·D) for each iteration of k-means and O(M²·D)
-    for a cluster of M images; memory: a copy of the features and blocks of some 30 MB.
+    Scores are typicalities: 0 for an image alone in its cluster, and the largest float64 if all its
+    neighbours are equal to it. Time O(min(L + n, 500)·N·D) for each iteration of k-means and
+    O(M²·D) for a cluster of M images; memory: a copy of the features and blocks of some 30 MB.
     """
     assert pool.features is not None
     assert pool.labeled_features is not None
@@ -56,12 +55,12 @@ def typiclust(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Quer
 
 
 class _Groups:
-    """Clusters, and what was taken of them.
+    """Clusters, and the images chosen from them.
 
     Args:
         rows: the labelled images, then the candidates.
         clusters: their partition.
-        n_labeled: how many are labelled.
+        n_labeled: the number of labelled images.
     """
 
     def __init__(self, rows: Rows, clusters: Clusters, n_labeled: int) -> None:
@@ -92,8 +91,8 @@ class _Groups:
         return position, min(1 / distance, sys.float_info.max)
 
     def _candidates(self, cluster: int) -> list[tuple[float, float, int]]:
-        """What is left of a cluster, most typical first: mean distance to the neighbours, distance
-        to the mean of all, row."""
+        """The remaining candidates of a cluster, most typical first: mean distance to the
+        neighbours, distance to the mean of all images, row."""
         if cluster not in self.best:
             members = self.members[cluster]
             typical = mean_neighbour_distances(self.rows, members, self.clusters.centres[cluster])
@@ -104,10 +103,10 @@ class _Groups:
 
 
 def mean_neighbour_distances(rows: Rows, members: np.ndarray, centre: torch.Tensor) -> np.ndarray:
-    """(M,) mean distance of each member of a cluster to its 20 nearest others, or to all of fewer.
+    """(M,) mean distance of each member of a cluster to its 20 nearest others, or to all if fewer.
 
-    Infinite for a single member. Rounded to float32, and 0 below a millionth of the cluster's
-    radius, so that what is equal up to rounding is equal.
+    It is infinite for a single member. It is rounded to float32, and 0 below a millionth of the
+    cluster's radius, so that distances that differ only by rounding are equal.
     """
     count = min(_NEIGHBOURS, len(members) - 1)
     if count == 0:

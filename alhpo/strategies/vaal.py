@@ -12,6 +12,6 @@ from alhpo.strategies.ranking import Scores, register_score
 
 @register_score("vaal", needs={"labeled_scores"})
 def vaal(pool: PoolOutputs) -> Scores:
-    """1 less the probability of "labelled" by the discriminator, in [0, 1]."""
+    """1 − the discriminator's probability of "labelled", in [0, 1]."""
     assert pool.labeled_scores is not None
     return Scores(1 - pool.labeled_scores, order=-pool.labeled_scores)

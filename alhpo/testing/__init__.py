@@ -1,7 +1,7 @@
 """Conformance suites for the extension points, for the tests of this package and of plug-ins.
 
-Each suite is a function that raises ``AssertionError`` with the rule that was broken; none needs a
-test framework::
+Each suite is a function that raises ``AssertionError`` with the broken rule. None needs a test
+framework::
 
     from alhpo.testing import check_strategy
 

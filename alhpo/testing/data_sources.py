@@ -1,4 +1,4 @@
-"""What every data source must keep to."""
+"""The conformance suite for data sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.sources import SourceData, SourceOptions, find_source
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
-#: Images of each split that are looked at.
+#: The number of images of each split that are checked.
 LOOKED_AT = 100
 AUGMENTATIONS = ("crop-flip", "crop", "flip", "none")
 
@@ -28,24 +28,24 @@ def check_data_source(
     train_split: str = "train",
     eval_split: str = "validation",
 ) -> None:
-    """Check that a data source says what it has, and has it whenever it is asked.
+    """Check that a data source describes its images correctly and always returns the same ones.
 
-    Both splits have images; there is a label from 0 for each, below the number of classes where
-    the classes are named; an image is a PIL image of 8 bits per channel; paths are as many as
-    images. Asked again, from another thread and whatever the global seeds are, it gives the same
-    images; the process stays as it was. A size that is told without reading is the size that is
-    read. ``load_dataset`` loads it, twice the same; a split that there is not is refused with a
-    ``DataError`` or the same as any other.
+    Both splits have images. Each image is a PIL image with 8 bits per channel, and has a label from
+    0, below the number of classes if the classes are named. There are as many paths as images. At
+    every call, from any thread and with any global seed, the source returns the same images. The
+    state of the process does not change. A ``size`` known without reading is correct.
+    ``load_dataset`` gives the same data set twice. An unknown split is refused with a ``DataError``
+    or treated as any other.
 
     Args:
-        name: of a data set whose images are there: nothing is downloaded. A source in Python is
-            registered first.
+        name: name of a data set whose images are on disk; nothing is downloaded. Register a source
+            written in Python first.
         root: see ``load_dataset``.
         train_split: see ``load_dataset``.
         eval_split: see ``load_dataset``.
 
     Raises:
-        AssertionError: with the rule that was broken.
+        AssertionError: the message is the broken rule.
     """
     source = find_source(name)
     where = f"Data source {name!r}"
@@ -97,14 +97,14 @@ def _check_images(images: Any, others: list[Any], where: str) -> None:
 
 
 def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
-    """What an image is, after a look at whether it is one."""
+    """The content of an image, after a check of it."""
     image, label = images.get(index)
     where = f"{where}, image {index}"
     require(isinstance(image, Image.Image), f"{where} must be a PIL image, not {image!r}.")
     deep = image.mode.startswith(("I", "F"))
     require(not deep, f"{where} has pixels of mode {image.mode}; 8 bits per channel are expected.")
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool) and label >= 0
-    require(whole, f"{where} has the label {label!r}; expected is an integer from 0.")
+    require(whole, f"{where} has the label {label!r}; expected an integer from 0.")
     if images.classes is not None:
         known = label < len(images.classes)
         require(known, f"{where} has the label {label}, of {len(images.classes)} classes.")

@@ -1,4 +1,4 @@
-"""The conformance suite for HPO modes: a small run under the mode, as a whole and killed often."""
+"""The conformance suite for HPO modes: a small run with the mode, uninterrupted and killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alhpo.runs.modes import MODES
 from alhpo.runs.observer import Observer
 from alhpo.runs.settings import RunConfig
 
-#: The name under which an object is tried that has none of its own.
+#: The name under which an unregistered mode is tried.
 UNDER_TEST = "under-test"
 
 
@@ -30,25 +30,24 @@ def check_hpo_mode(
     budget: int = 16,
     model: str = "resnet10t",
 ) -> None:
-    """Check that a mode does what the engine relies on; takes some seconds.
+    """Check that a mode does what the engine relies on. This takes some seconds.
 
     It runs active learning on 60 random images under the mode and checks that
 
-    - only cycles that the mode foresees for estimates of cost search, and those alone for which it
-      says so;
+    - only the cycles of ``cycles`` search, and only if ``searches`` is true for them;
     - a run that is killed in every search and after every record ends with the same records;
-    - its decisions are functions of the records: asked anew, it decides the same, and it changes
-      nothing;
-    - the search after the last cycle is made where the mode has one, and only there;
-    - a mode that says that it never searches does not.
+    - decisions are functions of the records: asked again, the mode decides the same, and asking
+      changes nothing;
+    - there is a search after the last cycle if and only if ``final_search`` is true;
+    - a mode with a false ``searches_ever`` never searches.
 
     Args:
-        mode: the name of a mode; or one that is not registered.
-        initial_size, acquisition_size, budget: of the run, at most 60 labels.
-        model: a timm name; one that is quick to make is enough.
+        mode: the name of a mode, or a mode that is not registered.
+        initial_size, acquisition_size, budget: settings of the run, at most 60 labels.
+        model: name of a timm model; choose a small one.
 
     Raises:
-        AssertionError: a rule that is broken.
+        AssertionError: the message is the broken rule.
         ConfigurationError: the mode refuses such a run.
     """
     with ExitStack() as stack:
@@ -134,7 +133,7 @@ class _Killed(BaseException):
 
 
 class _KillsAtNews(Observer):
-    """Kills the run at everything that it was not told before."""
+    """Kills the run at every new event."""
 
     def __init__(self) -> None:
         self._told: set[object] = set()

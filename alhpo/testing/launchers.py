@@ -1,4 +1,4 @@
-"""What every launcher of a study's cells must keep to."""
+"""The conformance suite for launchers of the cells of a study."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _SETTINGS = {
 
 
 def check_launcher(name: str, options: Mapping[str, Any] | None = None) -> None:
-    """Check that a launcher runs the cells of a study and tells what came of each.
+    """Check that a launcher runs the cells of a study and returns the outcome of each.
 
-    It has room for at least one cell; every cell that is submitted comes back once, with the
-    cycles, queries and labels that it has in this process; one that fails is told of with its
-    reason; with nothing to wait for, ``wait`` returns at once; ``close`` may be called twice, also
-    with a cell still running. It takes some seconds: cells train a small network.
+    The launcher has room for at least one cell. Every submitted cell has one outcome, with the same
+    cycles, queries and labels as in this process; the outcome of a failed cell has the reason.
+    ``wait`` returns at once if no cell is running. ``close`` may be called twice, also while a cell
+    is running. This takes some seconds: the cells train a small network.
 
     Args:
-        name: of the launcher. One in Python is registered first.
+        name: name of the launcher. Register a launcher written in Python first.
         options: its options.
 
     Raises:
-        AssertionError: with the rule that was broken.
+        AssertionError: the message is the broken rule.
     """
     with tempfile.TemporaryDirectory() as folder:
         here = _cells(Path(folder, "here"))
@@ -67,7 +67,7 @@ def check_launcher(name: str, options: Mapping[str, Any] | None = None) -> None:
 
 
 def _cells(folder: Path) -> list[Cell]:
-    """Cells: two that can be run, and one with a larger budget than its pool."""
+    """Two cells that can be run, and one whose budget exceeds its pool."""
     values = {"output_dir": str(folder), "settings": _SETTINGS, "grid": {"budget": [4, 8, 80]}}
     return expand(parse(StudyConfig, {"name": "check", **values}, "study setting"))
 

@@ -1,4 +1,4 @@
-"""What every optimizer of hyperparameters must keep to."""
+"""The conformance suite for optimizers of hyperparameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from alhpo.base.protocols import Configurations, Optimizer
 from alhpo.base.seeding import numpy_generator
 from alhpo.testing.process_state import global_seed, process_left_alone, require
-from alhpo.tuning.arguments import says
+from alhpo.tuning.arguments import has_trait
 
 #: A learning curve: the metric of a configuration (by number) after an epoch.
 Curve = Callable[[int, int], float]
@@ -28,28 +28,28 @@ def check_optimizer(
     num_configurations: int = 8,
     seed: int = 0,
 ) -> None:
-    """Check an optimizer on recorded learning curves, the way ``alhpo.Tuner`` drives it.
+    """Check an optimizer on artificial learning curves, driven as by ``alhpo.Tuner``.
 
     On ordinary, constant, partly and wholly diverging curves, for a single epoch, for a single
-    configuration, for longer trainings, and for budgets that end in the midst of a suggestion:
+    configuration, for longer trainings, and for budgets that end within a suggestion:
 
-    - suggestions are numbers of configurations that exist, each once, with an epoch above what the
-      configuration has reached and at most ``max_epochs``;
+    - a suggestion has numbers of existing configurations, each once, and for each an epoch above
+      the last one trained and at most ``max_epochs``;
     - a configuration whose metric was NaN is never suggested again;
-    - initial configurations, where ``configurations`` makes some (``num_initial``, by default
-      two), are suggested before any other;
-    - there is a first suggestion, and none any more once the optimizer has said it is done;
-    - the same seed and observations give the same suggestions, whatever the global seeds are and
-      while another search runs beside it: this is what makes a killed search resumable;
-    - where the factory says ``takes_parallel``, all of this also with ``parallel`` 2, 3 and 4, and
-      suggestions hold several configurations where there are some to choose from;
-    - asking for ``expected_gain``, where the optimizer has it, changes no suggestion, and gives a
-      number from 0 or None;
-    - the state of the process stays as it was.
+    - initial configurations, if ``configurations`` makes some (``num_initial``, by default two),
+      are suggested before any other;
+    - there is at least one suggestion, and none after the optimizer has said that it is done;
+    - the same seed and observations give the same suggestions, with any global seed and beside
+      another search: without this, a killed search could not be continued;
+    - if the factory has ``takes_parallel``, all of this also with ``parallel`` 2, 3 and 4, and
+      suggestions hold several configurations whenever there are several to choose from;
+    - ``expected_gain``, if there is one, is a number from 0 or None, and asking for it changes no
+      suggestion;
+    - the state of the process does not change.
 
-    A search ends when the optimizer says so or ``max_budget`` epochs are spent, be it in the midst
-    of a suggestion. A suggestion may hold several configurations and several epochs of each; what
-    diverges is trained no further.
+    A search ends when the optimizer says so or ``max_budget`` epochs are spent, even within a
+    suggestion. A suggestion may hold several configurations and several epochs of each. A
+    configuration that diverges is not trained any further.
 
     Args:
         factory: called as ``factory(configurations, max_epochs=, max_budget=,
@@ -58,12 +58,12 @@ def check_optimizer(
             ``SampledConfigurations`` of a small space with logarithmic, integer, categorical and
             conditional hyperparameters, with two initial configurations.
         max_epochs: epochs of a full training, at least 2.
-        max_budget: epochs to spend on each of the searches, some fifteen in number.
-        num_configurations: size of the candidate pool.
-        seed: of the optimizer.
+        max_budget: epochs of each of the about fifteen searches.
+        num_configurations: number of candidates.
+        seed: seed of the optimizer.
 
     Raises:
-        AssertionError: with the rule that was broken and the curves it was broken on.
+        AssertionError: the message is the broken rule and the curves on which it was broken.
     """
     make = configurations or _sampled_configurations
     settings: dict[str, Any] = {
@@ -97,7 +97,7 @@ def check_optimizer(
         f"Asking for expected_gain changed the suggestions: {_difference(first, asked)}. It must "
         "have no effect: a search that is continued asks for it less often.",
     )
-    if says(factory, "takes_parallel"):
+    if has_trait(factory, "takes_parallel"):
         for parallel in (2, 3, 4):
             _check_parallel(search, parallel)
     list(search("constant curves", lambda i, epoch: 0.5))

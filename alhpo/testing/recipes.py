@@ -1,4 +1,4 @@
-"""What every recipe must keep to."""
+"""The conformance suite for recipes."""
 
 from __future__ import annotations
 
@@ -37,33 +37,34 @@ def check_recipe(
     model: str = "resnet10t",
     image_size: tuple[int, int] = (8, 8),
 ) -> None:
-    """Check that trainings of a recipe can be killed, told apart, and relied upon.
+    """Check that trainings of a recipe are reproducible, resumable and identifiable.
+
 
     On 30 random images of three classes, in float32 on the CPU:
 
-    - the same seed makes the same recipe and the same training, whatever the global seeds are,
-      and the state of the process stays as it was;
-    - two trainings side by side do not touch each other, and what one starts from stays;
+    - the same seed gives the same recipe and the same training, with any global seed, and the
+      state of the process does not change;
+    - two trainings side by side do not affect each other or the initial weights;
     - training that is saved and restored after every epoch gives the same losses, tensors and
       predictions, bit by bit;
     - a checkpoint of another configuration, of other labelled images or of other initial weights
       is refused;
-    - predictions have the declared outputs and shapes; those of blocks are those of all images at
-      once, to rounding; looking at a model does not change it;
-    - ``classifier`` makes the logits of the features, where there are features;
+    - predictions have the declared outputs and shapes; predictions in blocks equal those of all
+      images at once, up to rounding; predicting does not change the model;
+    - ``classifier`` maps the features to the logits, if there are features;
     - divergence is a loss that is not finite, never an exception, and survives a checkpoint.
 
     Args:
-        recipe: a registered name, or what makes it.
-        configuration: to train with; the recipe's defaults where it says nothing.
-        other: a configuration to tell from it; by default another ``lr``.
+        recipe: a registered name, or a recipe factory.
+        configuration: hyperparameters of the training; the others have the recipe's defaults.
+        other: another configuration; by default one with another ``lr``.
         diverging: a configuration that diverges within four epochs; by default one with
             ``lr=1e30``. An empty mapping skips that rule.
-        model: the timm model of the recipe, where it is made of one.
+        model: name of the timm model, if the recipe uses one.
         image_size: (height, width) of the images, in pixels.
 
     Raises:
-        AssertionError: with the rule that was broken.
+        AssertionError: the message is the broken rule.
     """
     make = RECIPES.get(recipe) if isinstance(recipe, str) else recipe
     name = f"Recipe {recipe if isinstance(recipe, str) else RECIPES.name_of(make) or make!r}"

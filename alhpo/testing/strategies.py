@@ -1,4 +1,4 @@
-"""What every query strategy must keep to."""
+"""The conformance suite for query strategies."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from alhpo.testing.process_state import global_seed, process_left_alone, require
 ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images")
 #: Outputs with one row per labelled image.
 LABELED = ("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images")
-#: Queries of a strategy that draws, to compare how often it chooses what.
+#: The number of queries from which the frequencies of a random strategy's choices are compared.
 DRAWS = 150
 
 
 def check_strategy(strategy: str | Strategy) -> None:
-    """Check that a strategy is a function of the pool and the generator, and of nothing else.
+    """Check that a strategy is a function of only the pool and the generator.
 
     On ordinary pools, one class, identical points, zero features, saturated logits, no labelled
     images, and a single candidate, among others, each with n = 1, some, and all:
 
-    - the right number of candidates, each once, none from elsewhere;
-    - the same generator state gives the same query, whatever the global seeds are and whatever
-      was queried in between;
-    - what it is given stays as it was, as does the state of the process;
-    - the outputs it declares in ``needs`` suffice, read-only ones too (``torch.inference_mode``);
-    - other numbers for the same candidates, and another layout of the outputs in memory, give the
+    - the query has n candidates, each once;
+    - the same generator state gives the same query, with any global seed and after any queries in
+      between;
+    - neither the pool nor the state of the process changes;
+    - the outputs in ``needs`` suffice, also read-only ones (``torch.inference_mode``);
+    - other pool indices of the same candidates, and another memory layout of the outputs, give the
       same choice;
-    - if it draws nothing from the generator, reordering the candidates gives the same choice, and
-      of equal candidates the one with the lowest index comes first;
-    - if it draws, reordering the candidates leaves how often each is chosen;
-    - what it remembers (``Query.state``) survives JSON: the state read back gives the same picks
-      as the state itself, and a strategy that leaves a state reads it (``needs``);
+    - a strategy that does not draw from the generator makes the same choice for candidates in
+      another order, and of equal candidates chooses that with the lowest index first;
+    - a strategy that draws chooses each candidate equally often in another order;
+    - ``Query.state`` survives JSON: the state read back gives the same picks as the state itself,
+      and a strategy that leaves a state has it in ``needs``;
     - empty pools, n out of range, and outputs that are not finite are refused.
 
     Args:
         strategy: a registered name, or the function.
 
     Raises:
-        AssertionError: with the rule that was broken and the pool it was broken on.
+        AssertionError: the message is the broken rule and the pool on which it was broken.
     """
     strategy = get_strategy(strategy)
     name = f"Strategy {strategy_name(strategy)!r}"
@@ -169,7 +169,7 @@ def _check_order(strategy: Strategy, name: str) -> None:
         back = tuple(numbers[order[numbers.index(i)]] for i in reordered.indices)
         same = back == query.indices
         if query.scores is not None and reordered.scores is not None:
-            # equal scores may change places, and those cut off at the end may be others
+            # candidates of equal score may change places, also with those cut off at the end
             same = query.scores == reordered.scores and all(
                 _of_score(s, query.indices, query.scores) == _of_score(s, back, query.scores)
                 for s in set(query.scores) - {query.scores[-1]}
@@ -181,8 +181,8 @@ def _check_order(strategy: Strategy, name: str) -> None:
             "alike.",
         )
         return
-    # few choices among many: pairs of candidates, whose members are equally far from their mean
-    # and so ties, are rare then
+    # few choices among many make pairs rare, whose members tie: they are equally far from their
+    # mean
     pool = _pool(20, needs)
     order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
     counts = np.zeros((2, len(pool)))
@@ -225,7 +225,7 @@ def _check_ties(strategy: Strategy, name: str) -> None:
 
 
 def _check_state(strategy: Strategy, name: str) -> None:
-    """Three queries in a row, what was chosen being labelled after each."""
+    """Make three queries in a row, and label the chosen candidates after each."""
     needs = strategy_needs(strategy)
     pool = _pool(40, needs)
     for step in range(3):
@@ -317,7 +317,7 @@ class _Linear:
 
 @dataclass(frozen=True, eq=False)
 class _Retrained:
-    """Retraining whose accuracy is the mean of what the added images are worth."""
+    """Retraining whose accuracy is the mean worth of the added images."""
 
     indices: torch.Tensor
     values: torch.Tensor
@@ -340,7 +340,7 @@ def _pixels(n: int, draw: torch.Generator) -> torch.Tensor:
 
 
 def _random_rows(field: str, n: int) -> torch.Tensor:
-    """Rows for labelled images of which the pool did not hold that output."""
+    """Rows of an output for labelled images, if the pool did not have that output."""
     return getattr(_pool(1, frozenset({field}), labeled=n), field)
 
 
@@ -379,7 +379,7 @@ def _like_labeled(pool: PoolOutputs) -> PoolOutputs:
 
 
 def _strided(output: torch.Tensor) -> torch.Tensor:
-    """The same values, every second of those that lie in memory in another order."""
+    """The same values in another memory layout, with gaps."""
     spread = output.new_zeros(*output.shape[::-1], 2)
     spread[..., 0] = output.permute(*range(output.ndim)[::-1])
     return spread[..., 0].permute(*range(output.ndim)[::-1])

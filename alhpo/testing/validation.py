@@ -1,4 +1,4 @@
-"""What every validation scheme must keep to."""
+"""The conformance suite for validation schemes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alhpo.base.protocols import SELECTION_NEEDS, Splits, ValidationScheme, Weig
 from alhpo.base.types import Selection
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
-#: Labels by description. Schemes may refuse the scarce ones, with a ConfigurationError.
+#: Labels by description. Schemes may refuse small sets with a ConfigurationError.
 _ORDINARY = {
     "200 labels of 5 classes": np.arange(200) % 5,
     "200 labels, one class missing": np.array([0, 1, 2, 4])[np.arange(200) % 4],
@@ -28,25 +28,22 @@ _IMPOSSIBLE = {
 
 
 def check_validation_scheme(scheme: ValidationScheme) -> None:
-    """Check that a scheme splits the labels and nothing else.
+    """Check that a scheme splits the labels reproducibly and without side effects.
 
-    For labels with classes that are missing, rare, or alone: every split has a non-empty training
-    and validation part, without positions in common, repeated or out of range; the same generator
-    state gives the same splits, whatever the global seeds are; labels and process stay as they
-    were. With few labels, a ``ConfigurationError`` will do; with fewer than two it must come.
+    The labels include missing, rare and single classes. Every split has a non-empty training and
+    validation part, without common, repeated or illegal positions. The same generator state gives
+    the same splits, with any global seed. Labels and process do not change. A scheme may refuse few
+    labels with a ``ConfigurationError``; it must refuse fewer than two.
 
-    Of a scheme that weighs the images besides (``WeightingScheme``): it looks at nothing that it
-    does not name in ``needs``; there is one finite weight for each labelled image, none negative
-    and not all of them 0; the same generator state gives the same weights; the selection stays as
-    it was.
+    For a scheme with weights (``WeightingScheme``): it uses only the fields in its ``needs``. There
+    is one finite weight for each labelled image, none negative and not all 0. The same generator
+    state gives the same weights. The selection does not change.
 
     Raises:
-        AssertionError: with the rule that was broken and the labels it was broken on.
+        AssertionError: the message is the broken rule and the labels on which it was broken.
     """
     name = scheme.name
-    require(
-        isinstance(name, str) and bool(name), f"name must be text that says what, not {name!r}."
-    )
+    require(isinstance(name, str) and bool(name), f"name must be text, not {name!r}.")
     require(scheme.name == name, f"{name}: the name changes from one reading to the next.")
     for case, labels in (_ORDINARY | _SCARCE | _IMPOSSIBLE).items():
         where = f"Validation scheme {name!r} with {case}"
@@ -107,7 +104,7 @@ def _selection(n: int, others: int, needs: frozenset[str]) -> Selection:
     if "probabilities" in needs:
         draws = generator.permutation(n) + 1
         uniform = 1 / (n + others - draws + 1)
-        # where one image is left it is drawn with certainty
+        # a single image left is drawn with probability 1
         told = np.where(uniform < 1, uniform * generator.uniform(0.1, 1, n), 1)
         found |= {"draws": draws, "probabilities": told}
     return Selection(n + others, **found)

@@ -25,19 +25,19 @@ _INACTIVE = "inactive"
 
 
 class SampledConfigurations:
-    """Configurations of a space, numbered from 0 in the order they came up.
+    """Configurations of a space, numbered from 0 in the order in which they were added.
 
-    The stream of samples is HPO4DL's (its ``ConfigurationManager`` with the same seed), without
-    duplicates and from a copy of the space, so that the user's space and its generator stay as
-    they are. Values are plain Python; inactive conditional hyperparameters are absent.
+    The samples are those of HPO4DL's ``ConfigurationManager`` with the same seed, without
+    duplicates. They are drawn from a copy of the space: the user's space and its generator do not
+    change. Values are plain Python; inactive conditional hyperparameters are absent.
 
     Args:
         space: what to sample from.
         seed: of the samples; taken modulo 2**32.
-        initial: configurations to number first; repetitions among them count once.
+        initial: configurations that get the first numbers; duplicates count once.
 
     Raises:
-        ConfigurationError: an initial configuration is not one of the space.
+        ConfigurationError: an initial configuration is not in the space.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SampledConfigurations:
         self._configurations: list[dict[str, Any]] = []
         self._numbers: dict[tuple[tuple[str, str], ...], int] = {}
         for number, values in enumerate(initial):
-            self._add(self._checked(f"initial configuration {number}", values))
+            self._add(self._checked(f"Initial configuration {number}", values))
         #: How many of the configurations were given by the user; they have the first numbers.
         self.num_initial = len(self)
 
@@ -64,23 +64,22 @@ class SampledConfigurations:
 
     @property
     def space(self) -> ConfigurationSpace:
-        """The copy of the space that is sampled from here; to be read, never to be sampled from
-        or changed: its generator belongs to ``add_configurations``."""
+        """The copy of the space. Only read it: ``add_configurations`` owns its generator."""
         return self._space
 
     def add(self, values: Mapping[str, Any]) -> int:
-        """Number a configuration of the caller's own.
+        """Add a configuration of your own.
 
         Args:
             values: hyperparameter names and values, those of active hyperparameters only.
 
         Returns:
-            Its number: a new one, or that of the same configuration where it is here already.
+            Its number: a new one, or the number that it already has.
 
         Raises:
-            ConfigurationError: it is not one of the space.
+            ConfigurationError: it is not in the space.
         """
-        configuration = self._checked("the configuration", values)
+        configuration = self._checked("The configuration", values)
         self._add(configuration)
         return self._numbers[_key(configuration)]
 
@@ -88,7 +87,7 @@ class SampledConfigurations:
         """Sample further configurations, different from all before.
 
         Returns:
-            Their numbers; fewer than asked for where the space holds no more.
+            Their numbers; fewer than ``num_configurations`` if the space has no more.
         """
         first = len(self)
         wanted = first + num_configurations
@@ -126,13 +125,13 @@ class SampledConfigurations:
     def _checked(self, what: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values, Mapping):
             raise ConfigurationError(
-                f"{what} is {values!r}; expected a mapping of hyperparameter names to values"
+                f"{what} is {values!r}; expected a mapping of hyperparameter names to values."
             )
         try:
             return self._plain(Configuration(self._space, values=dict(values)))
         except Exception as error:  # ConfigSpace's own classes differ between versions
             raise ConfigurationError(
-                f"{what}, {dict(values)!r}, is not one of the space: {error}. The space:\n"
+                f"{what} is {dict(values)!r}, which is not in the space: {error}. The space:\n"
                 f"{self._space}"
             ) from error
 
@@ -148,9 +147,9 @@ class SampledConfigurations:
     def get_configurations(self) -> pd.DataFrame:
         """All configurations as numbers and strings that a preprocessor can read.
 
-        Ordinals are their rank, categorical values strings, with one of their own where they are
-        inactive; inactive numbers are NaN; constants are left out (all but one, if there is
-        nothing else).
+        An ordinal is its rank. A categorical value is a string; an inactive one is "inactive". An
+        inactive number is NaN. Constants have no column, unless the space has nothing else: then
+        one of them has.
         """
         import pandas as pd
 
@@ -161,7 +160,7 @@ class SampledConfigurations:
         return [self._is_log(name) for name in self.configuration_names]
 
     def get_categorical_indicator(self) -> tuple[list[bool], list[list[str]]]:
-        """Per column, whether it is categorical, and the values it may have."""
+        """Per column, whether it is categorical; and of each categorical column, its values."""
         names = self.configuration_names
         return [self._is_categorical(name) for name in names], [
             self._levels(name) for name in names
@@ -199,10 +198,10 @@ class SampledConfigurations:
 
 
 def fill_up(configurations: Configurations, n: int) -> int:
-    """Sample until there are ``n`` configurations, if the space holds so many.
+    """Sample until there are ``n`` configurations, or the space has no more.
 
     Returns:
-        How many of the first ``n`` there are.
+        The number of configurations, at most ``n``.
     """
     missing = n - len(configurations)
     if missing > 0:

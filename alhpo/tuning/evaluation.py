@@ -1,4 +1,4 @@
-"""Asking the user's objective for one epoch."""
+"""Call the user's objective for one epoch, and check what it returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ Objective = Callable[[dict[str, Any], int, int, str], Any]
 
 
 class ObjectiveError(Exception):
-    """The objective raised an exception: ``error``, after so many seconds."""
+    """The objective raised an exception.
+
+    Attributes:
+        error: the exception.
+        seconds: how long the objective ran before it.
+    """
 
     def __init__(self, error: Exception, seconds: float) -> None:
         super().__init__(str(error))
@@ -38,12 +43,14 @@ class Outcome:
         epoch: the epoch, from 1.
         metric: the objective's own value, or None where training diverged or failed.
         status: "ok"; "diverged" where the metric was not finite or the objective raised
-            ``DivergedError``; "failed" where it raised another exception and was allowed to.
+            ``DivergedError``; "failed" where it raised another exception (see ``max_failures`` of
+            ``Tuner``).
         time: seconds the objective took.
         result: everything the objective returned, in its order, as JSON-able values.
-        checkpoint: whether the trial had a checkpoint afterwards.
-        digest: of that checkpoint, where the epoch was the best so far.
-        error: the exception in one line, and its traceback.
+        checkpoint: whether the trial had a checkpoint after the epoch.
+        digest: hash of that checkpoint, if the epoch was the best so far.
+        error: the exception in one line, if the trial failed.
+        traceback: the traceback of that exception.
     """
 
     configuration_id: int
@@ -66,7 +73,7 @@ def evaluate(
     checkpoint_path: Path,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
-    """Train one further epoch; ``clock`` gives seconds.
+    """Train one more epoch. ``clock`` measures the seconds.
 
     Raises:
         ObjectiveError: the objective raised an exception other than ``DivergedError``.
@@ -84,22 +91,28 @@ def evaluate(
 def outcome_of(
     returned: Any, configuration_id: int, epoch: int, checkpoint_path: Path, seconds: float
 ) -> Outcome:
-    """What an epoch came to by what the objective returned for it, or the exception that it ended
-    with.
+    """The outcome of an epoch.
+
+    Args:
+        returned: what the objective returned, or the exception that it raised.
+        configuration_id: number of the configuration.
+        epoch: the epoch that was asked for, from 1.
+        checkpoint_path: where the objective keeps the trial's checkpoint.
+        seconds: how long the objective took.
 
     Raises:
         ObjectiveError: an exception other than ``DivergedError``.
         TunerError: what was returned breaks the contract.
     """
     if isinstance(returned, DivergedError):
-        _tell_of_divergence(configuration_id, epoch, str(returned))
+        _warn_of_divergence(configuration_id, epoch, str(returned))
         return Outcome(configuration_id, epoch, metric=None, status="diverged", time=seconds)
     if isinstance(returned, Exception):
         raise ObjectiveError(returned, seconds) from returned
     result, metric = _checked(returned, epoch)
     finite = math.isfinite(metric)
     if not finite:
-        _tell_of_divergence(configuration_id, epoch, f"metric {metric}")
+        _warn_of_divergence(configuration_id, epoch, f"metric {metric}")
     return Outcome(
         configuration_id,
         epoch,
@@ -111,9 +124,9 @@ def outcome_of(
     )
 
 
-def _tell_of_divergence(configuration_id: int, epoch: int, how: str) -> None:
+def _warn_of_divergence(configuration_id: int, epoch: int, how: str) -> None:
     logger.warning(
-        "configuration %d diverged in epoch %d (%s) and is left out from now on",
+        "Configuration %d diverged in epoch %d (%s) and is not trained any further.",
         *(configuration_id, epoch, how),
     )
 
@@ -122,26 +135,31 @@ def _checked(returned: Any, epoch: int) -> tuple[dict[str, Any], float]:
     entries = [returned] if isinstance(returned, Mapping) else returned
     if not isinstance(entries, list | tuple) or not all(isinstance(e, Mapping) for e in entries):
         raise TunerError(
-            f"the objective returned {returned!r}; expected a dict with 'epoch' and 'metric', or "
-            "a list of one such dict per epoch"
+            f"The objective returned {returned!r}; expected a dict with 'epoch' and 'metric', or "
+            "a list of one such dict."
         )
     if len(entries) != 1:
         raise TunerError(
-            f"the objective returned {len(entries)} results when asked for epoch {epoch} alone; "
-            "expected one per epoch from previous_epoch + 1 to epoch"
+            f"The objective returned {len(entries)} results when asked for epoch {epoch} alone; "
+            "expected one."
         )
     result = to_plain(entries[0])
     for key in ("epoch", "metric"):
         if key not in result:
-            raise TunerError(f"the objective's result has no {key!r}; it has {list(result)}")
+            raise TunerError(
+                f"The objective returned a result without {key!r}, which has {list(result)}; "
+                "expected both 'epoch' and 'metric'."
+            )
     if isinstance(result["epoch"], bool) or result["epoch"] != epoch:
         raise TunerError(
-            f"the objective returned epoch {result['epoch']!r} when asked for epoch {epoch}"
+            f"The objective returned epoch {result['epoch']!r} when asked for epoch {epoch}. "
+            "Return the epoch that was trained."
         )
     metric = result["metric"]
     if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
         raise TunerError(
-            f"the objective's metric is {metric!r} ({type(metric).__name__}); expected a number"
+            f"The objective returned the metric {metric!r} ({type(metric).__name__}); expected a "
+            "number."
         )
     result["epoch"] = epoch
     return result, float(metric)

@@ -1,4 +1,4 @@
-"""Exceptions that are no trial's fault: memory, disks, devices; and what to do about them."""
+"""Failures of memory, disks and devices: no trial's fault. What they are and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-#: How messages begin after which every further use of the GPU in this process fails.
+#: Beginnings of the errors after which this process cannot use the GPU any more.
 _BROKEN_DEVICE = ("CUDA error", "cuDNN error", "NCCL error")
 _NO_MEMORY = (
     "DefaultCPUAllocator: not enough memory",
@@ -18,23 +18,23 @@ _NO_MEMORY = (
 )
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BROKEN_DISK = frozenset({errno.EROFS, errno.EIO})
-#: What torch and safetensors make of a write that failed, without the reason.
+#: Errors by which torch and safetensors report a failed write without its reason.
 _FAILED_WRITE = ("PytorchStreamWriter failed writing", "os error 28")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, of the CPU or of a GPU."""
+    """Whether the CPU or a GPU ran out of memory."""
     return any(map(_no_memory, _chain(error)))
 
 
 def outside_cause(error: BaseException) -> str | None:
-    """What is wrong outside the training, and what to do; None where it is not known to be so."""
+    """What went wrong outside the training and what to do, without a final full stop; else None."""
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         if number in _FULL_DISK or any(text in str(one) for text in _FAILED_WRITE):
             return "The disk is full, or a quota is used up. Make room"
         if number in _BROKEN_DISK:
-            return "The disk cannot be written. Mount or repair it, or free it from errors"
+            return "The disk cannot be written. Mount or repair it"
         if _no_memory(one):
             return (
                 "There is not enough memory. Free some (other processes on this device?), or "
@@ -46,7 +46,7 @@ def outside_cause(error: BaseException) -> str | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The exception, and the line of code that raised it."""
+    """The exception and the line of code that raised it, as one line."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({one.filename}, line {one.lineno}, in {one.name})" for one in last)
     return f"{type(error).__name__}: {error}{where}"
@@ -61,7 +61,7 @@ def _no_memory(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, and those that it was raised from."""
+    """The exception and its causes."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

@@ -1,4 +1,4 @@
-"""What earlier searches found, for a search that starts from it."""
+"""The results of earlier searches, from which a new search starts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from alhpo.base.files import Journal
 from alhpo.base.plain import to_plain
 from alhpo.tuning.record import SearchJournal
 
-#: A search's results, or the folder of its experiment.
-Results = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
+#: The rows of an earlier search, or the folder of its experiment.
+EarlierResults = Sequence[Mapping[str, Any]] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class EarlierSearch:
 
     Attributes:
         rows: (configuration, epoch, metric) of every epoch with a finite metric, in order.
-        age: how many searches ago it was, 1 for the latest; 0 for one on the very same task.
+        age: how many searches ago it was: 1 for the latest; 0 for a search of this same task.
     """
 
     rows: tuple[tuple[Mapping[str, Any], int, float], ...]
     age: int
 
     def best(self) -> list[dict[str, Any]]:
-        """The configurations, by the best metric each has reached, highest first."""
+        """The configurations, ordered by the best metric of each, highest first."""
         ranked: dict[str, tuple[float, dict[str, Any]]] = {}
         for configuration, _, metric in self.rows:
             key = repr(sorted(configuration.items()))
@@ -41,29 +41,29 @@ class EarlierSearch:
         return [configuration for _, configuration in order]
 
     def maximised(self, *, minimize: bool) -> EarlierSearch:
-        """The same with negated metrics where they were to be minimised."""
+        """The same search with metrics to maximise: negated if ``minimize``."""
         if not minimize:
             return self
         return EarlierSearch(tuple((c, epoch, -metric) for c, epoch, metric in self.rows), self.age)
 
 
 def earlier_searches(
-    results: Iterable[Results], same_task: Results | None = None
+    results: Iterable[EarlierResults], same_task: EarlierResults | None = None
 ) -> list[EarlierSearch]:
     """Earlier searches, latest first.
 
     Args:
-        results: of each, oldest first: rows with ``configuration``, ``epoch`` and ``metric`` such
-            as ``Tuner.results`` gives, or the folder of an experiment.
-        same_task: results on the very task that is to be searched.
+        results: one item per search, oldest first: its rows with ``configuration``, ``epoch`` and
+            ``metric``, as in ``Tuner.results``, or the folder of its experiment.
+        same_task: rows, or a folder, of trials of the task that is now searched.
 
     Raises:
-        ConfigurationError: something that is neither.
+        ConfigurationError: an item is neither rows nor the folder of an experiment.
     """
     if isinstance(results, str | os.PathLike | Mapping) or not isinstance(results, Iterable):
         raise ConfigurationError(
-            f"warm_start is a list of results, oldest first, not {results!r}. Give "
-            '[tuner.results] or ["path/to/experiment_..."].'
+            f"Argument warm_start is {results!r}; expected a list of earlier searches, oldest "
+            'first. Give [tuner.results] or ["path/to/experiment_..."].'
         )
     ordered = list(results)
     found = [
@@ -80,14 +80,13 @@ def best_first(
 ) -> list[dict[str, Any]]:
     """Configurations to try first: the best of the latest search, then of those before it.
 
-    What was observed on the very task (age 0) is known already and not among them. Ordered transfer
-    (Hellan, Shen, Aubet, Salinas, Klein, arXiv 2306.16916): what was best most recently
-    comes first.
+    Configurations observed on this same task (age 0) are known already and are left out. The order
+    is that of ordered transfer (Hellan, Shen, Aubet, Salinas, Klein, arXiv 2306.16916).
 
     Args:
         searches: latest first.
-        first: how many of the latest.
-        then: how many of each before it.
+        first: how many configurations of the latest search, 3 by default.
+        then: how many of each search before it, 1 by default.
     """
     known = [one for search in searches if search.age == 0 for one in search.best()]
     chosen: list[dict[str, Any]] = []
@@ -99,8 +98,10 @@ def best_first(
 
 
 def recorded_results(folder: Path) -> list[dict[str, Any]]:
-    """``configuration``, ``epoch`` and ``metric`` of every epoch in an experiment's journal whose
-    metric is finite.
+    """The epochs of an experiment that have a finite metric.
+
+    Returns:
+        One dict per epoch: ``configuration``, ``epoch`` and ``metric``.
 
     Raises:
         ConfigurationError: the folder holds no experiment.
@@ -111,13 +112,13 @@ def recorded_results(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(name: str, results: Results) -> tuple[tuple[dict[str, Any], int, float], ...]:
+def _rows(name: str, results: EarlierResults) -> tuple[tuple[dict[str, Any], int, float], ...]:
     if isinstance(results, str | os.PathLike):
         return _recorded(Path(results))
     if isinstance(results, Mapping) or not isinstance(results, Iterable):
         raise ConfigurationError(
-            f"{name} has {results!r} for a search; expected rows such as Tuner.results gives, or "
-            "the folder of an experiment"
+            f"Argument {name} has {results!r} for a search; expected rows as in Tuner.results, or "
+            "the folder of an experiment."
         )
     rows = []
     for row in results:
@@ -125,8 +126,8 @@ def _rows(name: str, results: Results) -> tuple[tuple[dict[str, Any], int, float
             entry = (dict(row["configuration"]), int(row["epoch"]), float(row["metric"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"a row of {name} is {row!r}; expected a mapping with 'configuration', "
-                "'epoch' and 'metric', as in Tuner.results"
+                f"Argument {name} has the row {row!r}; expected a mapping with 'configuration', "
+                "'epoch' and 'metric', as in Tuner.results."
             ) from error
         rows.append((to_plain(entry[0]), *entry[1:]))
     return tuple(row for row in rows if row[1] >= 1 and math.isfinite(row[2]))
@@ -136,8 +137,8 @@ def _recorded(folder: Path) -> tuple[tuple[dict[str, Any], int, float], ...]:
     path = folder / "journal.jsonl"
     if not path.exists():
         raise ConfigurationError(
-            f"{folder} holds no experiment to start from: there is no {path.name} in it. Give the "
-            "folder that Tuner.experiment_path names."
+            f"Folder {str(folder)!r} holds no experiment: it has no {path.name}. Give a folder "
+            "such as Tuner.experiment_path."
         )
     rows = []
     for suggestion in SearchJournal(Journal(path)).read().suggestions:

@@ -1,4 +1,4 @@
-"""What names an objective or an optimizer factory in the identity of a search."""
+"""The identity of an objective or an optimizer factory, a part of the identity of a search."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from alhpo.base.plain import to_plain
 
 
 def identity_of(function: Any) -> Any:
-    """What tells one objective (or optimizer factory) from another, as a JSON-able value.
+    """The identity of an objective (or optimizer factory), as a JSON-able value.
 
-    Its attribute ``identity`` where it has one. Otherwise the module, name and source of the
-    function or class, with the plain values (numbers, strings, None, tuples of them) among its
-    defaults, closure, bound arguments or instance attributes; give an ``identity`` to an objective
-    that depends on anything else.
+    Its attribute ``identity``, if it has one. Otherwise the module, name and code of the function
+    or class, and the plain values (numbers, strings, None, tuples of them) among its defaults,
+    closure, bound arguments or instance attributes. An objective that depends on anything else
+    needs an attribute ``identity``.
     """
     identity = getattr(function, "identity", None)
     if identity is not None:
@@ -51,7 +51,7 @@ def _where(definition: Any) -> list[Any]:
 def _closure(function: Any) -> dict[str, Any]:
     values = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # a name that has no value yet
+        with contextlib.suppress(ValueError):  # a variable without a value yet
             values[name] = cell.cell_contents
     return values
 

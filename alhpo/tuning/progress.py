@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, and nothing where there is none."""
+"""A progress bar, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class SearchProgress:
-    """Epochs of the budget, the best metric so far and the configuration at work, on stderr.
+    """Show on stderr the epochs trained, the best metric and the current configuration.
 
     Args:
-        total: epochs of the whole search, or None where it ends by itself.
-        shown: False shows nothing; nor does a stderr that is no terminal.
+        total: epochs of the whole search, or None if it ends by itself.
+        shown: False shows nothing. Nothing is shown either if stderr is not a terminal.
     """
 
     def __init__(self, total: int | None, *, shown: bool) -> None:
@@ -41,6 +41,6 @@ class SearchProgress:
         self._progress.update(self._task, current=configuration_id)
 
     def trained(self, epochs: int, best: dict[str, Any] | None) -> None:
-        """So many epochs are done."""
+        """``epochs`` epochs are done; ``best`` is the best row."""
         shown = "–" if best is None else f"{best['metric']:.4g}"
         self._progress.update(self._task, completed=epochs, best=shown)

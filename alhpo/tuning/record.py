@@ -14,14 +14,14 @@ from alhpo.tuning.evaluation import Outcome
 
 @dataclass
 class RecordedSuggestion:
-    """One suggestion and what was trained of it, in order.
+    """One suggestion and the epochs that were trained for it, in order.
 
     Attributes:
         configuration_ids: numbers of the configurations.
         epochs: the epoch each is to reach.
         configurations: the configurations themselves.
         suggest_time: seconds the optimizer took to suggest.
-        observe_time: seconds it took to learn the results, or None if it did not come to that.
+        observe_time: seconds the optimizer took to learn the results, or None if it did not.
         outcomes: one per epoch trained.
     """
 
@@ -39,15 +39,15 @@ class RecordedSuggestion:
 
 @dataclass
 class Record:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
         start: the settings of the search, or None for an empty journal.
         suggestions: all of them, oldest first.
-        ended: whether the search came to its end.
-        stop_reason: why it did.
-        stopped: whether a failure of the objective was the last that happened.
-        unusable: the trials whose training anew from epoch 0 was begun and not finished.
+        ended: whether the search has ended.
+        stop_reason: why it ended.
+        stopped: whether the last entry is a failure of the objective that stopped the search.
+        unusable: the trials that were being trained again from epoch 0 when the search stopped.
     """
 
     start: dict[str, Any] | None = None
@@ -63,18 +63,19 @@ class Record:
         return [outcome for one in self.suggestions for outcome in one.outcomes]
 
     @property
-    def in_vain(self) -> bool:
-        """Whether the search is over, or stopped, and has nothing but failures to show."""
+    def all_failed(self) -> bool:
+        """Whether the search has ended or stopped, and every trial failed."""
         statuses = {outcome.status for outcome in self.outcomes}
         return (self.ended or self.stopped) and "failed" in statuses and "ok" not in statuses
 
 
 class SearchJournal:
-    """Writes and reads the entries of a search.
+    """Write and read the journal of a search.
 
-    ``start``, ``suggestion``, ``epoch`` and ``end`` are its course. ``retrain`` and ``retrained``
-    stand around the training from epoch 0 of a trial whose checkpoint is lost, ``stop`` tells of
-    the failure at which the search stopped, and ``restart`` makes all suggestions before it void.
+    Kinds of entries: ``start``, ``suggestion``, ``epoch`` and ``end`` are the course of the search.
+    ``retrain`` and ``retrained`` begin and end the training from epoch 0 of a trial whose
+    checkpoint is lost. ``stop`` is a failure at which the search stopped. ``restart`` voids all
+    suggestions before it.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -103,7 +104,7 @@ class SearchJournal:
         )
 
     def epoch(self, outcome: Outcome) -> None:
-        # Entries are written with sorted keys; the order of the objective's own is kept apart.
+        # the journal sorts keys: keep the order in which the objective gave them
         entry = asdict(outcome)
         entry["keys"] = list(outcome.result)
         for key in ("error", "traceback", "digest"):
@@ -129,7 +130,7 @@ class SearchJournal:
         self._append("restart", {})
 
     def read(self) -> Record:
-        """All that was recorded.
+        """Everything in the journal.
 
         Raises:
             DataError: the file is damaged.
@@ -140,8 +141,8 @@ class SearchJournal:
                 self._apply(_decode(entry), record)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
-                    f"{self._journal.path}, line {line} is not of a search: {error!r}. Restore the "
-                    "file from a copy, or remove its folder to search anew."
+                    f"{self._journal.path}, line {line} is not an entry of a search: {error!r}. "
+                    "Restore the file from a copy, or remove its folder to start a new search."
                 ) from error
         return record
 
@@ -180,7 +181,7 @@ class SearchJournal:
 
 
 def _encode(value: Any) -> Any:
-    """JSON has no NaN and no infinity: ``{"$float": "nan"}``."""
+    """Replace NaN and infinity, which JSON does not have, by ``{"$float": "nan"}``."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a search finds of its former self: the folder, the checkpoints, the result."""
+"""Find an earlier search again: its folder, its checkpoints, its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("alhpo.tuning")
 
 
 def experiment_folder(output: Path, identity: str, *, resume: bool) -> Path:
-    """The latest folder of an experiment, or a new one beside those there are.
+    """The latest folder of an experiment if ``resume``; else a new one with the next number.
 
     Raises:
         ConfigurationError: a new folder cannot be made.
@@ -37,15 +37,15 @@ def experiment_folder(output: Path, identity: str, *, resume: bool) -> Path:
                     return path
             except OSError as error:
                 raise ConfigurationError(
-                    f"output_path is {str(output)!r}, where no folder can be made "
-                    f"({error.strerror}). Choose another, or see to it that it can be written."
+                    f"Argument output_path is {str(output)!r}, where no folder can be made "
+                    f"({error.strerror}). Choose another folder, or make this one writable."
                 ) from error
         latest = path
     raise AssertionError("counting never ends")
 
 
 def recorded_rows(record: Record, *, minimize: bool) -> Results:
-    """The rows of all epochs in the record."""
+    """The rows of all recorded epochs."""
     results = Results(minimize=minimize)
     for suggestion in record.suggestions:
         configurations = dict(
@@ -58,7 +58,7 @@ def recorded_rows(record: Record, *, minimize: bool) -> Results:
 
 
 def recover(record: Record, folders: TrialFolders, max_epochs: int, *, minimize: bool) -> None:
-    """Undo in the trials' folders whatever the journal does not tell of."""
+    """Bring the checkpoints back to the last epochs in the journal."""
     best = _recorded_best(record, minimize=minimize)
     last = {outcome.configuration_id: outcome for outcome in record.outcomes}
     if best is not None and best.checkpoint:
@@ -67,7 +67,7 @@ def recover(record: Record, folders: TrialFolders, max_epochs: int, *, minimize:
             if last[number] is best and folders.digest(number) == best.digest:
                 folders.keep_best(number, epoch, anew=True)
             else:
-                logger.info("the checkpoint of the best epoch so far is gone from %s", folders.root)
+                logger.info("The checkpoint of the best epoch is missing in %s.", folders.root)
     going_on = {
         number: outcome.epoch
         for number, outcome in last.items()
@@ -82,14 +82,14 @@ def _recorded_best(record: Record, *, minimize: bool) -> Outcome | None:
     return max(ok, key=lambda outcome: sign * (outcome.metric or 0.0), default=None)
 
 
-def tell_of_earlier(record: Record, path: Path) -> None:
-    """Warn whoever called ``Tuner.run`` that a search was found, each time anew.
+def warn_of_earlier(record: Record, path: Path) -> None:
+    """Warn the caller of ``Tuner.run`` that an earlier search was found, every time.
 
-    Python shows a warning of one line of code once; a cell of a notebook that is run again after
-    its objective was changed is the very case in which it must be seen.
+    Python shows the same warning of the same line only once. But it must be seen when a notebook
+    cell is run again after its objective was changed.
     """
     epochs = len(record.outcomes)
-    if record.in_vain:
+    if record.all_failed:
         what = f"Every trial of the earlier search in {path} had failed; it starts anew."
     elif record.ended:
         what = f"This is the result of an earlier search of {epochs} epochs in {path}."
@@ -100,7 +100,7 @@ def tell_of_earlier(record: Record, path: Path) -> None:
     caller = sys._getframe(2)
     warnings.warn_explicit(
         f"{what} If the objective, or anything that it uses, has changed since, give resume=False "
-        "to search anew; resume='quiet' says nothing.",
+        "to start a new search. Give resume='quiet' to hide this warning.",
         EarlierResultWarning,
         caller.f_code.co_filename,
         caller.f_lineno,
@@ -108,14 +108,14 @@ def tell_of_earlier(record: Record, path: Path) -> None:
 
 
 def why_nothing_succeeded(record: Record) -> str:
-    """What ``Tuner.run`` raises where no epoch of any trial has a metric."""
+    """The message of ``Tuner.run`` if no epoch of any trial has a metric."""
     outcomes = record.outcomes
     if not outcomes:
-        return "the optimizer suggested nothing to train"
+        return "The optimizer suggested nothing to train. Give another optimizer or a larger space."
     failed = next((outcome for outcome in outcomes if outcome.error), None)
     if failed is None:
-        return f"no trial succeeded: all {len(outcomes)} epochs had a metric that is not finite"
+        return f"No trial succeeded: the metrics of all {len(outcomes)} epochs are not finite."
     return (
-        "no trial succeeded. Run the same search again once the cause is gone: it starts anew. The "
+        "No trial succeeded. Run the same search again once the cause is gone: it starts anew. The "
         f"first failure was {failed.error}\n{failed.traceback}"
     )

@@ -15,7 +15,7 @@ _OWN = ("configuration_id", "configuration", "time", "overhead_time", "total_tim
 
 
 class Results:
-    """One row per epoch trained, with HPO4DL's keys.
+    """The rows of a search, one per epoch trained, with HPO4DL's keys.
 
     Args:
         minimize: whether the best metric is the lowest.
@@ -23,14 +23,14 @@ class Results:
 
     def __init__(self, *, minimize: bool) -> None:
         self.rows: list[dict[str, Any]] = []
-        #: The best row so far, the first of equal ones; None while nothing succeeded.
+        #: The best row so far, the first of equal ones; None before the first success.
         self.best: dict[str, Any] | None = None
         self._minimize = minimize
 
     def add(
         self, outcome: Outcome, configuration: Mapping[str, Any], overhead: float
     ) -> dict[str, Any]:
-        """Append the row of an outcome; metrics of failed ones are NaN, best or not."""
+        """Append the row of an outcome and return it. The metric of a failed trial is NaN."""
         metric = math.nan if outcome.metric is None else outcome.metric
         result = {key: value for key, value in outcome.result.items() if key not in _OWN}
         row = {"epoch": outcome.epoch, **result} if "epoch" not in result else dict(result)
@@ -49,7 +49,7 @@ class Results:
         return row
 
     def write(self, path: Path) -> None:
-        """Write ``hpo4dl_results.csv``: the columns, order and number format of HPO4DL."""
+        """Write ``hpo4dl_results.csv`` with the columns, order and number format of HPO4DL."""
         keys = dict.fromkeys(key for row in self.rows for key in row if key not in _OWN)
         columns = [*keys, *_OWN]
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
@@ -59,7 +59,7 @@ class Results:
                 writer.writerow([number, *(_cell(row.get(column)) for column in columns)])
 
     def improved_by(self, metric: float | None) -> bool:
-        """Whether the row of this metric would be the best; None is that of none."""
+        """Whether a row with this metric would be the best; never for None."""
         if metric is None:
             return False
         if self.best is None:

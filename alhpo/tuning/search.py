@@ -1,9 +1,9 @@
-"""The loop of a search: suggest, train epoch by epoch, observe; first from the record, then on.
+"""The loop of a search: suggest, train epoch by epoch, observe. The record is replayed first.
 
-Of a suggestion, up to ``parallel`` trials are in flight: each step trains one epoch of the first
-that have not reached their target, and is recorded in the order of the suggestion. So the record
-is a function of the seed and of ``parallel``, and a step that was interrupted goes on with the
-trials whose epoch is not recorded.
+Up to ``parallel`` trials of a suggestion are trained at a time: each step trains one epoch of the
+first trials that have not reached their target, and records them in the order of the suggestion.
+So the record is a function of the seed and of ``parallel``, and an interrupted step continues with
+the trials whose epoch is not recorded.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from alhpo.tuning.trials import TrialFolders
 
 logger = logging.getLogger("alhpo.tuning")
 
-#: An optimizer that suggests nothing new this many times in a row has nothing left to suggest.
+#: The search ends after this many suggestions in a row with nothing new to train.
 _FRUITLESS = 100
 
 
 class Search:
-    """One run over the search, from its first suggestion or through a record.
+    """One run of the search, from the start or from a record.
 
     Args:
         training: trains the epochs.
-        optimizer: a fresh one; it is taken through the record from the start.
-        configurations: what the optimizer chooses from.
-        journal: where every step is written before the next begins.
-        folders: the trials' checkpoints, in the state that the record tells of.
-        results: filled with one row per epoch.
+        optimizer: a new one; the record is replayed to it from the start.
+        configurations: those that the optimizer chooses from.
+        journal: every step is written to it before the next begins.
+        folders: the trials' checkpoints, as of the last epochs in the record.
+        results: gets one row per epoch.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to spend in all, or None.
-        parallel: how many trials of a suggestion are trained at a time.
+        parallel: the number of trials of a suggestion that are trained at a time.
         minimize: whether the optimizer gets negated metrics.
-        min_gain: stop when the optimizer expects less gain than this, or None.
-        clock: gives seconds.
-        on_row: called with each row that was trained now (not with those of the record).
-        on_suggestion: called with the number of each configuration about to be trained.
+        min_gain: stop when the optimizer expects less gain than this; None never stops.
+        clock: measures seconds.
+        on_row: called with each newly trained row (not with rows of the record).
+        on_suggestion: called with the number of each configuration before it is trained.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Search:
         self._on_suggestion = on_suggestion
         self._outcomes: dict[int, list[Outcome]] = {}
         self._recorded_configurations: dict[int, dict[str, Any]] = {}
-        #: Seconds that the latest ``observe`` took.
+        #: Seconds of the latest ``observe``.
         self.observe_time: float | None = None
 
     def run(self, recorded: list[RecordedSuggestion]) -> str:
-        """Go through the record, then on to the end of the search.
+        """Replay the record, then continue to the end of the search.
 
         Returns:
-            Why it is at its end.
+            Why the search ended.
 
         Raises:
             TunerError: the objective or the optimizer breaks its contract.
@@ -110,15 +110,15 @@ class Search:
             fruitless = fruitless + 1 if len(self._results.rows) == before else 0
             if fruitless == _FRUITLESS:
                 reason = f"the optimizer suggested nothing new {fruitless} times in a row"
-                logger.warning("%s; the search ends here", reason)
+                logger.warning("The search ends: %s.", reason)
                 return reason
         return f"max_budget, {self._budget:.0f} epochs, is spent"
 
     def export_best(self, destination: Path) -> None:
         """Copy the checkpoint of the best epoch to ``destination``, if the objective wrote one.
 
-        Where the copy that was kept is missing or damaged, the trial is trained again. If that
-        gives other metrics, there is no checkpoint, and a warning says so.
+        If the copy of that checkpoint is missing or damaged, the trial is trained again. If that
+        gives other metrics, nothing is exported, with a warning.
 
         Raises:
             TunerError: the objective raised an exception.
@@ -128,7 +128,7 @@ class Search:
         number, epoch = self._results.best["configuration_id"], self._results.best["epoch"]
         known = self._outcomes[number][:epoch]
         if not known[-1].checkpoint:
-            logger.info("the objective wrote no checkpoint at the best epoch")
+            logger.info("The objective wrote no checkpoint at the best epoch.")
             return
         digest = known[-1].digest
         if digest is None or not self._folders.has_best(number, epoch, digest):
@@ -137,14 +137,14 @@ class Search:
             try:
                 self._training.train_again(trial, reason)
             except NotReproducedError as error:
-                logger.warning("there is no best_trial: %s", error)
+                logger.warning("There is no best_trial: %s", error)
                 return
             self._folders.keep_best(number, epoch, anew=True)
             self._folders.forget(number)
         self._folders.export_best(number, epoch, destination)
 
     def _suggested(self) -> RecordedSuggestion | str:
-        """The next suggestion, or why there is none."""
+        """The next suggestion, or the reason why there is none."""
         start = self._clock()
         ids, epochs = self._optimizer.suggest()
         if ids is None or epochs is None:
@@ -164,8 +164,9 @@ class Search:
         now = (to_plain(list(ids or ())), to_plain(list(epochs or ())))
         if now != (recorded.configuration_ids, recorded.epochs):
             logger.warning(
-                "the optimizer suggests %s where the record has %s; going on with the record "
-                "(another version of a library, or an optimizer that is not deterministic?)",
+                "The optimizer suggests %s where the record has %s; the search goes on with the "
+                "record. Has the version of a library changed, or is the optimizer not "
+                "deterministic?",
                 *(now, (recorded.configuration_ids, recorded.epochs)),
             )
         for number, configuration in zip(
@@ -174,8 +175,8 @@ class Search:
             known = number < len(self._configurations)
             if not known or to_plain(self._configuration(number)) != configuration:
                 logger.warning(
-                    "configuration %d is %s in the record, and is sampled differently now; going "
-                    "on with the record",
+                    "Configuration %d is %s in the record, but is now sampled differently; the "
+                    "search goes on with the record.",
                     *(number, configuration),
                 )
                 self._recorded_configurations[number] = configuration
@@ -186,13 +187,14 @@ class Search:
         in_range = all(0 <= number < len(self._configurations) for number in ids)
         if len(ids) != len(epochs) or not in_range or not all(e >= 1 for e in epochs):
             raise TunerError(
-                f"the optimizer suggested configurations {ids} to epochs {epochs}; expected as "
-                f"many epochs, each from 1 to {self._max_epochs}, as configurations, each from 0 "
-                f"to {len(self._configurations) - 1}"
+                f"The optimizer suggested configurations {ids} and epochs {epochs}; expected "
+                f"numbers from 0 to {len(self._configurations) - 1} and, for each, an epoch from "
+                f"1 to {self._max_epochs}."
             )
         if any(epoch > self._max_epochs for epoch in epochs):
             raise TunerError(
-                f"the optimizer suggested epochs {epochs}; max_epochs is {self._max_epochs}"
+                f"The optimizer suggested the epochs {epochs}; expected at most "
+                f"max_epochs={self._max_epochs}."
             )
         return ids, epochs
 
@@ -218,11 +220,11 @@ class Search:
         return observations
 
     def _next_step(self, pairs: list[tuple[int, int]]) -> list[int]:
-        """The trials of a suggestion that are trained one epoch further now.
+        """The trials of a suggestion that are now trained for one more epoch.
 
-        The budget is given away in the order of the suggestion, each trial's whole way to its
-        target before the next: where it runs out, what is trained is what would be trained one
-        trial after the other.
+        The budget goes to the trials in the order of the suggestion, to each as much as it needs to
+        reach its target. So a budget that runs out leaves the same trials untrained as if they were
+        trained one after the other.
         """
         left = self._budget - len(self._results.rows)
         step: list[int] = []
@@ -241,9 +243,9 @@ class Search:
         epoch = len(self._outcomes[number]) + 1
         if (outcome.configuration_id, outcome.epoch) != (number, epoch):
             raise DataError(
-                f"the journal has epoch {outcome.epoch} of configuration "
-                f"{outcome.configuration_id} where epoch {epoch} of {number} was due; it was "
-                "changed from outside. Start anew with resume=False."
+                f"The journal has epoch {outcome.epoch} of configuration "
+                f"{outcome.configuration_id}; expected epoch {epoch} of configuration {number}. It "
+                "was changed from outside. Start a new search with resume=False."
             )
         self._results.add(outcome, self._configuration(number), overhead)
         self._outcomes[number].append(outcome)

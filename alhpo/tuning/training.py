@@ -1,4 +1,4 @@
-"""Training trials epoch by epoch: whatever happens to a checkpoint or an objective meanwhile."""
+"""Train trials epoch by epoch, and handle lost checkpoints and failing objectives."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ logger = logging.getLogger("alhpo.tuning")
 
 
 class NotReproducedError(TunerError):
-    """A trial that was trained again had another metric than the record."""
+    """A trial that was trained again has another metric than in the record."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is to be trained one epoch further.
+    """A trial to train for one more epoch.
 
     Attributes:
         number: of the configuration.
@@ -40,24 +40,24 @@ class Trial:
 
     @property
     def epoch(self) -> int:
-        """The epoch that is due."""
+        """The next epoch to train."""
         return len(self.known) + 1
 
 
 class TrialTraining:
-    """Trains single epochs, and trains a trial again whose checkpoint is lost.
+    """Train single epochs, and train a trial again if its checkpoint is lost.
 
-    Several trials are trained together where the objective has ``train_together``, one after the
-    other where it has not. Where memory runs out among several, whatever has no result for it is
-    trained alone, and so is everything after it in this process.
+    Several trials are trained together if the objective has ``train_together``, else one after the
+    other. If memory runs out, the trials without a result are trained one by one, and so are all
+    later ones in this process.
 
     Args:
         objective: the user's.
         folders: the trials' checkpoints.
-        journal: where trainings from epoch 0 and what stops the search are noted.
-        clock: gives seconds.
-        max_failures: how many trials may fail and be left out before the search stops.
-        failures: how many have.
+        journal: records trainings from epoch 0 and failures that stop the search.
+        clock: measures seconds.
+        max_failures: the number of trials that may fail before the search stops.
+        failures: the number of trials that have failed.
     """
 
     def __init__(
@@ -80,24 +80,24 @@ class TrialTraining:
         self._failures = failures
 
     def train(self, trials: Sequence[Trial]) -> Iterator[Outcome]:
-        """Train the next epoch of different trials; yields the outcomes in their order.
+        """Train the next epoch of different trials; yield the outcomes in their order.
 
-        A trial whose checkpoint is missing, or refused by the objective with ``CheckpointError``,
-        is first trained again from epoch 0.
+        A trial is first trained again from epoch 0 if its checkpoint is missing or the objective
+        refuses it with a ``CheckpointError``.
 
         Raises:
-            TunerError: the search cannot go on for now.
+            TunerError: a failure stops the search.
         """
         attempts: dict[int, Callable[[], Outcome]] = {}
-        intact = [trial for trial in trials if self._gone(trial) is None]
+        intact = [trial for trial in trials if self._missing_checkpoint(trial) is None]
         if self._together is not None and len(intact) > 1:
             attempts = self._train_together(self._together, intact)
         for trial in trials:
             yield self._train(trial, attempts.get(trial.number))
 
     def _train(self, trial: Trial, attempt: Callable[[], Outcome] | None) -> Outcome:
-        """Train an epoch, unless it was: then ``attempt`` gives its outcome."""
-        lost = self._gone(trial) if attempt is None else None
+        """Train an epoch, or take its outcome from ``attempt`` if that is given."""
+        lost = self._missing_checkpoint(trial) if attempt is None else None
         if lost is None:
             try:
                 return self._alone(trial) if attempt is None else attempt()
@@ -112,8 +112,8 @@ class TrialTraining:
         except ObjectiveError as failure:
             return self._failed(failure, trial)
 
-    def _gone(self, trial: Trial) -> str | None:
-        """What to say of a trial whose checkpoint is missing; None where it is not."""
+    def _missing_checkpoint(self, trial: Trial) -> str | None:
+        """The reason to train a trial again if its checkpoint is missing; else None."""
         path = self._folders.path(trial.number)
         if trial.known and trial.known[-1].checkpoint and not path.exists():
             return f"{path} is gone"
@@ -127,11 +127,11 @@ class TrialTraining:
     def _train_together(
         self, together: Callable[[list[tuple[Any, ...]]], Any], trials: Sequence[Trial]
     ) -> dict[int, Callable[[], Outcome]]:
-        """Train the next epoch of several trials in one call, whose seconds they share equally.
+        """Train the next epoch of several trials in one call; they share its seconds equally.
 
         Returns:
-            By the trial's number, what gives its outcome or raises its ``ObjectiveError``; of
-            those only that memory sufficed for.
+            For each trial for which memory sufficed, by its number: a function that returns its
+            outcome or raises its ``ObjectiveError``.
         """
         paths = [self._folders.begin(trial.number, trial.epoch) for trial in trials]
         requests = [
@@ -148,8 +148,8 @@ class TrialTraining:
         seconds = (self._clock() - start) / len(trials)
         if not isinstance(results, list | tuple) or len(results) != len(trials):
             raise TunerError(
-                f"the objective's train_together returned {results!r}; expected a list with one "
-                f"result, or exception, for each of its {len(trials)} requests"
+                f"The objective's train_together returned {results!r}; expected a list with one "
+                f"result, or exception, for each of its {len(trials)} requests."
             )
         attempts: dict[int, Callable[[], Outcome]] = {}
         for trial, path, result in zip(trials, paths, results, strict=True):
@@ -162,28 +162,29 @@ class TrialTraining:
                 )
         if self._together is None:
             logger.warning(
-                "memory does not suffice for %d trials together; trials are trained one by one "
-                "from now on",
+                "Memory does not suffice for %d trials together; from now on trials are trained "
+                "one by one.",
                 len(trials),
             )
         return attempts
 
     def train_again(self, trial: Trial, reason: str) -> Path:
-        """Train the known epochs of a trial once more, from epoch 0; they are not recorded again.
+        """Train the recorded epochs of a trial again, from epoch 0, without recording them again.
 
         Returns:
             The path of the checkpoint.
 
         Raises:
-            NotReproducedError: an epoch has another metric than before.
+            NotReproducedError: an epoch has another metric than in the record.
             TunerError: the objective raised an exception.
         """
         number, configuration, known = trial.number, trial.configuration, trial.known
         logger.warning(
-            "configuration %d is trained again from epoch 0 to %d, for its checkpoint is lost: %s",
+            "Configuration %d is trained again from epoch 0 to %d, because its checkpoint is "
+            "lost: %s.",
             *(number, known[-1].epoch, reason),
         )
-        # until the journal says that it is done, what is in the folder is not to be gone on from
+        # until the journal says that it is done, the checkpoint in the folder must not be used
         self._journal.retrain(number, reason)
         self._folders.forget(number)
         path = self._folders.begin(number, 1)
@@ -196,17 +197,18 @@ class TrialTraining:
                 self._stop(failure, Trial(number, configuration, known[: recorded.epoch - 1]))
             if again.metric != recorded.metric:
                 raise NotReproducedError(
-                    f"configuration {number} was trained again from epoch 0, for its checkpoint is "
-                    f"lost ({reason}), and its metric after epoch {recorded.epoch} is "
-                    f"{again.metric!r} where it was {recorded.metric!r}: the objective is not "
-                    "deterministic, or runs on another device, with another number of threads or "
-                    "with other versions now. Restore what is different and run the same search "
-                    "again, or search anew with resume=False."
+                    f"The metric of configuration {number} after epoch {recorded.epoch} is "
+                    f"{again.metric!r}; expected {recorded.metric!r}, as in the record. The "
+                    "configuration was trained again from epoch 0, because its checkpoint is lost "
+                    f"({reason}). The objective is not deterministic, or it now runs on another "
+                    "device, with another number of threads or with other versions. Restore what "
+                    "is different and run the same search again, or start a new search with "
+                    "resume=False."
                 )
         return path
 
     def _failed(self, failure: ObjectiveError, trial: Trial) -> Outcome:
-        """The outcome of a trial that may fail; else the search stops."""
+        """The outcome of a failed trial; stop the search if too many have failed."""
         number, epoch = trial.number, trial.epoch
         error = failure.error
         faultless = outside_cause(error) or (epoch > 1 and isinstance(error, CheckpointError))
@@ -215,7 +217,7 @@ class TrialTraining:
         self._failures += 1
         line = f"{type(error).__name__}: {error}"
         logger.warning(
-            "configuration %d failed in epoch %d and is left out from now on: %s",
+            "Configuration %d failed in epoch %d and is not trained any further: %s",
             *(number, epoch, line),
         )
         return Outcome(
@@ -229,9 +231,9 @@ class TrialTraining:
         )
 
     def _stop(self, failure: ObjectiveError, *trials: Trial) -> NoReturn:
-        """Note the failure, which is no outcome of these trials, and stop the search."""
+        """Record the failure, which is not an outcome of these trials, and stop the search."""
         error, first = failure.error, trials[0]
-        with contextlib.suppress(OSError):  # the disk is full: it is told of below
+        with contextlib.suppress(OSError):  # the disk is full, which the message below says
             text = "".join(traceback.format_exception(error))
             self._journal.stop(first.number, first.epoch, f"{type(error).__name__}: {error}", text)
             for trial in trials:
@@ -245,19 +247,18 @@ class TrialTraining:
         elif len(trials) > 1:
             what = f"on configurations {[trial.number for trial in trials]} together"
             advice = (
-                "Fix the cause and run the same search again: it goes on with these trials. Of a "
-                "trial that fails, train_together is to return the exception in place of its "
+                "Fix the cause and run the same search again: it goes on with these trials. If a "
+                "single trial fails, train_together must return the exception in place of its "
                 "result."
             )
         else:
             advice = (
-                "Fix the cause and run the same search again: it goes on with this trial. To have "
-                f"trials that fail left out instead, give max_failures={self._failures + 1} or "
-                "more."
+                "Fix the cause and run the same search again: it goes on with this trial. To leave "
+                f"out trials that fail, give max_failures={self._failures + 1} or more."
             )
             if first.epoch > 1 and self._folders.path(first.number).exists():
                 advice += (
-                    " Where the trial's checkpoint is damaged, remove "
+                    " If the trial's checkpoint is damaged, remove "
                     f"{self._folders.path(first.number)}: it is then trained again from epoch 0."
                 )
-        raise TunerError(f"the objective failed {what}: {in_one_line(error)}. {advice}") from error
+        raise TunerError(f"The objective failed {what}: {in_one_line(error)}. {advice}") from error

@@ -1,5 +1,5 @@
-"""The checkpoint folders of a search: whatever instant it is killed at, each trial's checkpoint
-can be brought back to the last epoch that the journal holds."""
+"""The checkpoint folders of a search. Whenever the search is killed, the checkpoint of each trial
+can be brought back to the last epoch in the journal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 
 class TrialFolders:
-    """The checkpoints below one folder, which belongs to the search alone.
+    """The checkpoints in one folder that only this search uses.
 
-    ``trial_7`` is the path given to the objective; ``trial_7.before_4`` is a copy of it, made
-    before epoch 4 was begun and dropped once epoch 4 is in the journal; ``best_7_3`` is a copy of
-    it as it was after epoch 3, the best one. Copies hold the checkpoint under the name
-    ``checkpoint``, or nothing where the objective had written nothing. They appear and vanish by
-    renaming, so that a half-made or half-deleted one is never taken for a whole.
+    ``trial_7`` is the path given to the objective. ``trial_7.before_4`` is a copy made before epoch
+    4 begins and deleted once epoch 4 is in the journal. ``best_7_3`` is a copy after epoch 3, the
+    best epoch of the search. A copy is a folder with the checkpoint under the name ``checkpoint``,
+    or empty if the objective had written nothing. Copies appear and vanish by renaming, so that
+    there is never half a copy under such a name.
 
     Args:
         root: the folder.
-        replaces_files: the objective replaces files by renaming new ones over them and never
-            writes into one that exists, so that a hard link is as good as a copy.
+        replaces_files: True if the objective replaces files by renaming new ones over them and
+            never writes into an existing file; then copies are hard links.
     """
 
     def __init__(self, root: Path, *, replaces_files: bool) -> None:
@@ -35,7 +35,7 @@ class TrialFolders:
         return self.root / f"trial_{configuration_id}"
 
     def begin(self, configuration_id: int, epoch: int) -> Path:
-        """Secure the checkpoint before the objective trains ``epoch``; returns its path."""
+        """Copy the checkpoint before the objective trains ``epoch``; return its path."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.path(configuration_id)
         if epoch == 1:
@@ -45,12 +45,14 @@ class TrialFolders:
         return path
 
     def commit(self, configuration_id: int, epoch: int) -> None:
-        """``epoch`` is in the journal: the copy from before is not needed any more."""
+        """Delete the copy from before ``epoch``, which is now in the journal."""
         self._discard(self._before(configuration_id, epoch))
 
     def keep_best(self, configuration_id: int, epoch: int, *, anew: bool = False) -> None:
-        """Keep a copy of the trial's checkpoint, which is at ``epoch``, instead of the last; with
-        ``anew`` also instead of one of this epoch."""
+        """Replace the copy of the best checkpoint by one of this trial, now at ``epoch``.
+
+        An existing copy of the same epoch is replaced only with ``anew``.
+        """
         best = self._best(configuration_id, epoch)
         if anew or not best.exists():
             self._snapshot(self.path(configuration_id), best)
@@ -59,27 +61,27 @@ class TrialFolders:
                 self._discard(other)
 
     def restore(self, configuration_id: int, epoch: int) -> None:
-        """Undo what the objective did to the checkpoint while it trained ``epoch`` in vain."""
+        """Bring the checkpoint back to its state before ``epoch``, whose training failed."""
         before = self._before(configuration_id, epoch)
         if before.exists():
             self._restore(before, self.path(configuration_id))
 
     def forget(self, configuration_id: int) -> None:
-        """The checkpoint of a trial is no good: delete it with its copies from before."""
+        """Delete the unusable checkpoint of a trial and the copies of it from before an epoch."""
         for copy in self.root.glob(f"trial_{configuration_id}.before_*"):
             self._discard(copy)
         self._discard(self.path(configuration_id))
 
     def remove(self, configuration_id: int) -> None:
-        """The trial is over: delete its checkpoint."""
+        """Delete the checkpoint of a trial that has ended."""
         self._discard(self.path(configuration_id))
 
     def recover(self, epochs: Mapping[int, int], unusable: Collection[int]) -> None:
-        """Bring the folders to the state that the journal tells of; can be repeated.
+        """Bring the folders back to the last epochs in the journal; may be repeated.
 
         Args:
-            epochs: the last epoch in the journal of the trials that may go on.
-            unusable: those of them whose checkpoint is no good.
+            epochs: of each trial that may continue, its last epoch in the journal.
+            unusable: those of these trials whose checkpoint cannot be used.
         """
         names = [path.name for path in self.root.iterdir()] if self.root.exists() else []
         for name in names:
@@ -96,24 +98,24 @@ class TrialFolders:
                     self._discard(self.root / name)
 
     def digest(self, configuration_id: int) -> str | None:
-        """Identity of the content of a trial's checkpoint; None where there is none."""
+        """Hash of the content of a trial's checkpoint, or None if there is no checkpoint."""
         return _digest(self.path(configuration_id))
 
     def has_best(self, configuration_id: int, epoch: int, digest: str | None) -> bool:
-        """Whether the copy of this epoch is there, with this content."""
+        """Whether there is a copy of this epoch with this hash."""
         return _digest(self._best(configuration_id, epoch) / "checkpoint") == digest
 
     def export_best(self, configuration_id: int, epoch: int, destination: Path) -> None:
-        """Copy the best checkpoint to ``destination``, replacing what is there."""
+        """Copy the best checkpoint to ``destination``, and replace what is there."""
         for half_made in destination.parent.glob(f".{destination.name}.*"):
-            _delete(half_made)  # by a process that was killed
+            _delete(half_made)  # left by a process that was killed
         temporary = destination.parent / f".{destination.name}.{uuid.uuid4().hex}"
         self._clone(self._best(configuration_id, epoch) / "checkpoint", temporary)
         _delete(destination)
         temporary.rename(destination)
 
     def close(self) -> None:
-        """Delete everything."""
+        """Delete the folder and everything in it."""
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _before(self, configuration_id: int, epoch: int) -> Path:

@@ -24,8 +24,7 @@ from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.evaluation import Objective
 from alhpo.tuning.failures import outside_cause
-from alhpo.tuning.history import Results as EarlierResults
-from alhpo.tuning.history import best_first, earlier_searches
+from alhpo.tuning.history import EarlierResults, best_first, earlier_searches
 from alhpo.tuning.identity import identity_of
 from alhpo.tuning.progress import SearchProgress
 from alhpo.tuning.record import Record, SearchJournal
@@ -33,7 +32,7 @@ from alhpo.tuning.recovery import (
     experiment_folder,
     recorded_rows,
     recover,
-    tell_of_earlier,
+    warn_of_earlier,
     why_nothing_succeeded,
 )
 from alhpo.tuning.results import Results
@@ -45,68 +44,69 @@ logger = logging.getLogger("alhpo.tuning")
 
 
 class Tuner:
-    """Searches a space for the configuration with the best metric, epoch by epoch.
+    """Search a space for the configuration with the best metric, epoch by epoch.
 
-    Takes the arguments of ``hpo4dl.tuner.Tuner`` in their order, returns its keys and writes its
-    files, to ``<output_path>/experiment_<hash>/``; the hash names everything that defines the
-    search. ``journal.jsonl`` there holds every epoch the moment it is trained. The same search
-    asked for again continues after the last of them, or returns its result if it was at its end.
+    It takes the arguments of ``hpo4dl.tuner.Tuner`` in the same order, returns the same keys and
+    writes the same files, to ``<output_path>/experiment_<hash>/``. The hash is that of everything
+    that defines the search. Every epoch is written to ``journal.jsonl`` as soon as it is trained.
+    Run the same search again and it continues after the last epoch in the journal; a search that
+    has ended returns its result.
 
     Args:
-        objective_function: ``f(configuration, epoch, previous_epoch, checkpoint_path)``, called
-            for one epoch at a time, returns a dict with ``epoch``, ``metric`` and whatever else
-            is to be recorded (or a list of one such dict). ``checkpoint_path`` is the trial's own
-            and does not exist before its first epoch. A metric that is not finite, or
-            ``DivergedError`` (of ``alhpo.base.errors``), ends the trial; any other exception stops
-            the search (see ``max_failures``). ``CheckpointError`` says that the checkpoint cannot
-            be gone on from: the trial is trained again from epoch 0. Two attributes are looked at:
-            ``identity`` (a JSON-able value that tells it from other objectives; see the argument)
-            and ``replaces_files`` (True if it only ever replaces files by renaming, which makes
-            securing checkpoints cheap). A method ``train_together`` is called where several trials
-            are trained at a time (see ``parallel``).
-        configuration_space: what to search; neither it nor its generator is changed.
+        objective_function: ``f(configuration, epoch, previous_epoch, checkpoint_path)``. It is
+            called for one epoch at a time and returns a dict with ``epoch``, ``metric`` and
+            anything else to record (or a list of one such dict). Each trial has its own
+            ``checkpoint_path``, which does not exist before the first epoch. A metric that is not
+            finite, or a ``DivergedError`` (of ``alhpo.base.errors``), ends the trial. After a
+            ``CheckpointError`` the trial is trained again from epoch 0. Any other exception stops
+            the search (see ``max_failures``). The objective may have two attributes: ``identity``
+            (see the argument) and ``replaces_files``, True if it only replaces files by renaming,
+            so that a hard link can stand for a copy of a checkpoint. If it has a method
+            ``train_together``, that trains several trials at a time (see ``parallel``).
+        configuration_space: the space to search. It and its generator do not change.
         max_epochs: the epoch at which a configuration is fully trained.
-        max_budget: epochs to train in all; None lets an optimizer end by itself that does
+        max_budget: epochs to train in all. None is for optimizers that end by themselves
             ("hyperband", "asha", "one-epoch", "random", "tpe").
-        output_path: where the experiment folder is made.
+        output_path: the folder in which the experiment folder is made.
         optimizer: a name (see ``optimizer_names``) or an ``OptimizerFactory``.
-        minimize: whether the lowest metric is the best.
-        num_configurations: how many configurations to choose from.
-        seed: of the search; None draws one, so that each such Tuner is an experiment of its own.
+        minimize: True if the lowest metric is the best.
+        num_configurations: the number of configurations to choose from.
+        seed: of the search. None draws one, so that every such Tuner is a new experiment.
         device: where the optimizer's model runs; None for its default.
-        storage_path: where checkpoints live during the search; None for the experiment folder.
+        storage_path: the folder of checkpoints during the search; None for the experiment folder.
         initial_configurations: configurations to try first.
-        warm_start: earlier searches, oldest first, on tasks like this one: each the rows of
-            ``Tuner.results`` or the folder ``Tuner.experiment_path``. What was best in them is
-            tried next, newest first; an optimizer that can ("dyhpo") also learns from all their
-            observations, without taking the level of their metrics for that of this one.
-        observed: rows of trials on this very task that were run elsewhere; an optimizer that can
-            counts them among its own observations. They are no part of the results.
+        warm_start: earlier searches of similar tasks, oldest first. Each is the rows of
+            ``Tuner.results`` or the folder ``Tuner.experiment_path``. Their best configurations
+            are tried after the initial ones, those of the latest search first. The optimizer
+            "dyhpo" also learns from all their observations; it does not assume that metrics of
+            different searches have the same level.
+        observed: rows of trials of this same task that were run elsewhere. The optimizers "dyhpo"
+            and "tpe" count them as their own observations. They are not in the results.
         min_gain: stop when the optimizer expects less improvement than this, in units of the
-            metric; for optimizers that tell ("dyhpo").
-        parallel: how many trials are trained at a time, 1 by default; more need an optimizer that
-            suggests several before it knows their results (HPO4DL's own do not). An objective
-            with a method ``train_together(requests)`` trains one epoch of each together: a request
-            is the tuple of its four arguments, and it returns a list with, for each request, what
-            ``objective(*request)`` would return or the exception that it would raise. Others are
-            called for one after the other. The record depends on the seed and on ``parallel``
-            alone, which is part of the search's identity where it is not 1.
-        resume: True goes on with the same search, or returns its result, and says so with an
-            ``EarlierResultWarning``; "quiet" says nothing; False starts anew, in a folder with a
-            number of its own.
-        identity: of the objective, a JSON-able value. None takes the objective's attribute
-            ``identity`` or, where it has none, its module, name, source and plain values: what it
-            calls and the data it holds are not seen.
-        max_failures: how many trials may fail, by an exception of the objective, and are left out
-            from then on. The search stops at the next; when it is run again, it goes on with the
-            trial that failed. Out of memory, a full disk and a broken GPU are no trial's failure:
-            they stop the search in any case.
-        progress: show a progress bar, if stderr is a terminal.
-        clock: what measures the seconds in the results; for tests.
-        callback: called with the row of every epoch trained (not of those found in the journal).
+            metric. Only for optimizers that predict it ("dyhpo").
+        parallel: the number of trials trained at a time, 1 by default. More need an optimizer that
+            suggests several configurations at once (HPO4DL's own do not). If the objective has a
+            method ``train_together(requests)``, that trains one epoch of each: a request is the
+            tuple of the objective's four arguments; the method returns a list with one item per
+            request, what ``objective(*request)`` would return or the exception it would raise.
+            Without the method, the trials are trained one after the other. The record depends on
+            the seed and on ``parallel``, which is part of the search's identity unless it is 1.
+        resume: True continues the same search, or returns its result, with an
+            ``EarlierResultWarning``; "quiet" does so without the warning; False starts a new
+            search in a new folder.
+        identity: a JSON-able value that tells the objective from others. None takes its attribute
+            ``identity``, or else its module, name, source and plain values: functions that it calls
+            and data that it holds do not count.
+        max_failures: the number of trials that may fail by an exception of the objective; they are
+            not trained any further. The next failure stops the search. Run again, the search goes
+            on with the trial that failed. Lack of memory, a full disk and a broken GPU are no
+            failures of a trial: they always stop the search.
+        progress: show a progress bar if stderr is a terminal.
+        callback: called with the row of every newly trained epoch (not with rows of the journal).
+        clock: measures the seconds in the results; for tests.
 
     Raises:
-        ConfigurationError: an argument that cannot be used.
+        ConfigurationError: an argument that is not legal.
     """
 
     def __init__(
@@ -162,13 +162,13 @@ class Tuner:
         self._history = [
             one.maximised(minimize=self._minimize) for one in earlier_searches(warm_start, observed)
         ]
-        promising = arguments.of_space(self._space, best_first(self._history))
+        promising = arguments.in_space(self._space, best_first(self._history))
         self._initial = [*initial, *(one for one in promising if one not in initial)]
-        self._min_gain = arguments.gain(min_gain)
-        if self._min_gain is not None and not arguments.says(self._factory, "tells_gain"):
+        self._min_gain = arguments.min_gain(min_gain)
+        if self._min_gain is not None and not arguments.has_trait(self._factory, "tells_gain"):
             raise ConfigurationError(
-                f"min_gain is {min_gain!r}, but optimizer {optimizer!r} does not tell what it "
-                "expects to gain; use optimizer='dyhpo' or max_budget alone"
+                f"Argument min_gain is {min_gain!r}, but optimizer {optimizer!r} does not tell "
+                "what it expects to gain. Use optimizer='dyhpo', or max_budget alone."
             )
         self._settings = {
             "optimizer": optimizer if isinstance(optimizer, str) else identity_of(optimizer),
@@ -186,7 +186,7 @@ class Tuner:
         self._journal = SearchJournal(Journal(self._path / "journal.jsonl"))
 
     def _optional(self) -> dict[str, Any]:
-        """Settings that count only where they are used."""
+        """Settings that are part of the identity only if they are used."""
         settings: dict[str, Any] = {}
         if self._history:
             rows = [[one.age, to_plain(one.rows)] for one in self._history]
@@ -201,7 +201,7 @@ class Tuner:
 
     @property
     def experiment_path(self) -> Path:
-        """The folder of this experiment; it may not exist before ``run``."""
+        """The folder of this experiment. It may not exist before ``run``."""
         return self._path
 
     @property
@@ -220,35 +220,34 @@ class Tuner:
         return self._journal.read().stop_reason
 
     def run(self) -> dict[str, Any]:
-        """Search, or go on with the search, until the budget is spent or nothing is left.
+        """Search, or continue the search, until the budget is spent or nothing is left to train.
 
         Returns:
             The best row: ``configuration_id``, ``configuration``, ``epoch``, ``metric``, ``time``,
-            ``overhead_time``, ``total_time`` (seconds), ``best_metric``, and what else the
-            objective returned.
+            ``overhead_time``, ``total_time`` (seconds), ``best_metric``, and anything else that
+            the objective returned.
 
         Raises:
-            TunerError: the search cannot go on for now: the objective raised an exception, memory
-                or disk are full, or a trial that had to be trained again gave other metrics; or
-                there is nothing to return, for no trial succeeded; or the objective or the
+            TunerError: the objective raised an exception; memory or disk are full; a trial that
+                was trained again had other metrics; no trial succeeded; or the objective or the
                 optimizer breaks its contract.
-            RunLockedError: another process is at work on this experiment.
-            FormatError: it was begun by a version of alhpo that writes folders otherwise.
+            RunLockedError: another process is using this experiment.
+            FormatError: a version of alhpo with another folder format began it.
         """
-        with exclusive(self._path), _full_disks_told():
+        with exclusive(self._path), _full_disk_explained():
             record = self._journal.read()
-            if record.in_vain or not record.ended:
+            if record.all_failed or not record.ended:
                 claim_format(self._path)
             if not self._quiet:
-                tell_of_earlier(record, self._path)
-            if record.in_vain:
+                warn_of_earlier(record, self._path)
+            if record.all_failed:
                 self._journal.restart()
                 record = self._journal.read()
             if record.start is None:
                 record.start = self._start()
             folders = self._folders(record.start)
             if record.ended:
-                logger.info("%s is at its end; returning its result", self._path)
+                logger.info("The search in %s has ended; its result is returned.", self._path)
                 results = recorded_rows(record, minimize=self._minimize)
                 if not self._csv.exists():
                     results.write(self._csv)
@@ -276,10 +275,12 @@ class Tuner:
         results = Results(minimize=self._minimize)
         recover(record, folders, self._max_epochs, minimize=self._minimize)
         if record.outcomes:
-            logger.info("%s goes on after %d epochs", self._path, len(record.outcomes))
+            logger.info(
+                "The search in %s goes on after %d epochs.", self._path, len(record.outcomes)
+            )
         configurations = SampledConfigurations(self._space, self._seed, self._initial)
         further: dict[str, Any] = {}
-        if arguments.says(self._factory, "uses_history"):
+        if arguments.has_trait(self._factory, "uses_history"):
             further["history"] = self._history
         if self._parallel > 1:
             further["parallel"] = self._parallel
@@ -297,7 +298,7 @@ class Tuner:
             def on_row(row: dict[str, Any]) -> None:
                 n = len(results.rows)
                 progress.trained(n, results.best)
-                if n & (n - 1) == 0:  # at every doubling: linear in all
+                if n & (n - 1) == 0:  # at every doubling: all writes together take linear time
                     results.write(self._csv)
                 if self._callback is not None:
                     self._callback(dict(row))
@@ -332,7 +333,7 @@ class Tuner:
                 results.write(self._csv)
         search.export_best(self._path / "best_trial")
         self._journal.end(reason, search.observe_time)
-        logger.info("%s ended: %s", self._path, reason)
+        logger.info("The search in %s has ended: %s.", self._path, reason)
         folders.close()
         return results
 
@@ -342,8 +343,8 @@ class Tuner:
 
 
 @contextlib.contextmanager
-def _full_disks_told() -> Iterator[None]:
-    """What the search itself could not write: say what to do about it."""
+def _full_disk_explained() -> Iterator[None]:
+    """Turn a failed write of the search itself into an error that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """Validation schemes: how the labelled images are split to judge a configuration.
 
-One file per kind; a new one is a family or a name registered in a module that is imported here, or
-in another package under the entry point group ``alhpo.validation_schemes``.
+One file per kind. A new scheme is a name or a family, registered in a module imported here, or in
+another package under the entry point group ``alhpo.validation_schemes``.
 """
 
 from alhpo.validation.holdout import Holdout, RandomHoldout

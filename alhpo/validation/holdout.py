@@ -1,4 +1,4 @@
-"""Hold-outs: a share of the labels judges, drawn at random or stratified by class."""
+"""Hold-out validation: a share of the labels, drawn at random or stratified by class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alhpo.validation.registry import register_validation_scheme_family
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """What hold-outs have in common: how many images are held out, and how often."""
+    """Base of the hold-outs: the fraction held out, and the number of repeats."""
 
     kind: ClassVar[str]
     fraction: float = 0.2
@@ -25,9 +25,8 @@ class _HeldOut:
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1 or self.repeats < 1:
             raise ConfigurationError(
-                f"Hold-out of {self.fraction} x {self.repeats}: the fraction must lie in (0, 1) "
-                f"and the number of repeats must be at least 1, as in '{self.kind}:0.2' or "
-                f"'{self.kind}:0.1x3'."
+                f"Hold-out of {self.fraction} x {self.repeats}: expected a fraction in (0, 1) and "
+                f"at least 1 repeat, as in '{self.kind}:0.2' or '{self.kind}:0.1x3'."
             )
 
     @classmethod
@@ -35,7 +34,7 @@ class _HeldOut:
         """A scheme from ``"F"`` or ``"FxR"``.
 
         Raises:
-            ConfigurationError: text of another form, or a number out of range.
+            ConfigurationError: the text has another form, or a number is out of range.
         """
         match = re.fullmatch(r"([0-9.eE+-]+)(?:x(\d+))?", text)
         try:
@@ -73,16 +72,16 @@ class _HeldOut:
 
 @dataclass(frozen=True)
 class Holdout(_HeldOut):
-    """Class-stratified hold-out: hold out a share of each class, as evenly as it goes.
+    """Hold-out stratified by class: each class has about the same share held out.
 
-    Classes with few labels may be missing on either side; nothing depends on them being there.
+    A class with few labels may be missing from either part.
 
     Args:
-        fraction: share held out, in (0, 1); at least one image, and one is always left to train.
-        repeats: independent hold-outs, each with a model of its own.
+        fraction: share held out, in (0, 1). Each part has at least one image.
+        repeats: number of independent hold-outs, each with its own model.
 
     Raises:
-        ConfigurationError: a fraction or number out of range.
+        ConfigurationError: a fraction or number of repeats out of range.
     """
 
     kind = "holdout"
@@ -97,7 +96,7 @@ class Holdout(_HeldOut):
 
 @dataclass(frozen=True)
 class RandomHoldout(_HeldOut):
-    """Plain hold-out: a uniformly random share of the labels, whatever their classes.
+    """Plain hold-out: a uniformly random share of the labels, regardless of class.
 
     Arguments and errors are those of ``Holdout``.
     """

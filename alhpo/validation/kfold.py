@@ -14,7 +14,7 @@ from alhpo.validation.registry import register_validation_scheme_family
 
 @dataclass(frozen=True)
 class KFold:
-    """k-fold cross-validation, each class dealt out to the folds as evenly as it goes.
+    """k-fold cross-validation; each class is spread over the folds as evenly as possible.
 
     Args:
         k: number of folds, at least 2 and at most the number of labels.
@@ -27,7 +27,9 @@ class KFold:
 
     def __post_init__(self) -> None:
         if self.k < 2:
-            raise ConfigurationError(f"kfold:{self.k}: at least 2 folds are needed.")
+            raise ConfigurationError(
+                f"Validation scheme 'kfold:{self.k}' has too few folds; expected at least 2 folds."
+            )
 
     @property
     def name(self) -> str:
@@ -43,7 +45,8 @@ class KFold:
 def _kfold(text: str) -> KFold:
     if not text.isdecimal():
         raise ConfigurationError(
-            f"kfold:{text}: expected a number of at least 2 folds, as kfold:5."
+            f"Validation scheme 'kfold:{text}' has no number of folds; expected at least 2 folds, "
+            "as in 'kfold:5'."
         )
     return KFold(int(text))
 

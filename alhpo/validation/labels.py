@@ -1,4 +1,4 @@
-"""What schemes that split by class ask of the labels."""
+"""Helpers of schemes that split by class."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from alhpo.base.errors import ConfigurationError
 
 
 def class_blocks(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(L,) positions in random order within a class, the classes one after the other."""
+    """(L,) positions of the labels, grouped by class, in random order within a class."""
     shuffled = generator.permutation(len(labels))
     return shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
 
 
 def need_labels(minimum: int, labels: np.ndarray, scheme: str) -> None:
-    """Refuse fewer labels than a scheme can split.
+    """Refuse fewer than ``minimum`` labels.
 
     Raises:
         ConfigurationError: there are fewer.
     """
     if len(labels) < minimum:
         raise ConfigurationError(
-            f"Validation by {scheme} needs at least {minimum} labelled images, there are "
-            f"{len(labels)}. Label more first, or choose another scheme."
+            f"Validation by {scheme} needs at least {minimum} labelled images, but there "
+            f"are {len(labels)}. Label more first, or choose another scheme."
         )

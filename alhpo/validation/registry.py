@@ -14,7 +14,7 @@ def _check(name: str, scheme: Any) -> ValidationScheme:
     if isinstance(scheme, type) or not isinstance(scheme, ValidationScheme):
         raise ConfigurationError(
             f"Validation scheme {scheme!r} has no name and splits(labels, generator). Give an "
-            "object that has both, or text such as 'holdout:0.2'."
+            "object that has both, or a name such as 'holdout:0.2'."
         )
     return scheme
 
@@ -29,15 +29,15 @@ SCHEMES: Registry[ValidationScheme] = Registry(
 
 
 def register_validation_scheme(name: str, scheme: ValidationScheme) -> None:
-    """Give a validation scheme a name that settings can have.
+    """Give a validation scheme a name for settings.
 
     Args:
         name: what users write.
-        scheme: an object that offers ``name`` and ``splits``.
+        scheme: an object with ``name`` and ``splits``.
 
     Raises:
-        ConfigurationError: a name that is no text or that another scheme has, or an object that is
-            no scheme.
+        ConfigurationError: the name is not text, another scheme has it, or the object is not a
+            scheme.
     """
     SCHEMES.register(name, scheme)
 
@@ -45,39 +45,39 @@ def register_validation_scheme(name: str, scheme: ValidationScheme) -> None:
 def register_validation_scheme_family(
     prefix: str, factory: Callable[[str], ValidationScheme], form: str
 ) -> None:
-    """Make validation schemes with arguments in their names, as ``"kfold:5"``.
+    """Register a family: validation schemes with arguments in their names, such as ``"kfold:5"``.
 
     Args:
         prefix: what comes before the colon.
-        factory: makes the scheme from the text after it, and raises ``ConfigurationError`` where
-            it cannot. It is called once for each name.
-        form: of that text, for messages, such as ``"K"``.
+        factory: makes a scheme from the text after it, or raises ``ConfigurationError``. It is
+            called once for each name.
+        form: the form of that text, for messages, such as ``"K"``.
 
     Raises:
-        ConfigurationError: a prefix that is no text, or that another family has. A named factory
-            of the same module replaces its former self.
+        ConfigurationError: the prefix is not text, or another family has it. A factory of the same
+            module and name replaces the earlier one.
     """
     SCHEMES.register_family(prefix, factory, form)
 
 
 def get_validation(scheme: str | ValidationScheme) -> ValidationScheme:
-    """A scheme from its name, or itself.
+    """The scheme of this name; an object is returned as it is.
 
     Args:
         scheme: ``"random:F"`` (a random hold-out of the fraction F), ``"random:FxR"`` (R of them),
             ``"holdout:F"``, ``"holdout:FxR"`` (the same, stratified by class), ``"kfold:K"``;
             ``"weighted:SCHEME"`` or ``"acquisition:SCHEME"``, which weigh the images of another
-            scheme; the name of a scheme that was registered or that an installed plug-in offers;
-            or an object that offers ``name`` and ``splits``.
+            scheme; the name of a registered scheme or of an installed plug-in; or an object with
+            ``name`` and ``splits``.
 
     Raises:
-        ConfigurationError: an unknown name, arguments that cannot be used, an object that is no
-            scheme, or an installed plug-in that cannot be imported.
+        ConfigurationError: the name is unknown, the arguments in it are not legal, the object is
+            not a scheme, or an installed plug-in cannot be imported.
     """
     return SCHEMES.get(scheme) if isinstance(scheme, str) else _check("", scheme)
 
 
 def validation_scheme_names() -> tuple[str, ...]:
-    """All names, sorted, then the families as ``"kfold:K"``; plug-ins are listed without being
+    """All names, sorted, then the families as ``"kfold:K"``. Plug-ins are listed but not
     imported."""
     return SCHEMES.names()

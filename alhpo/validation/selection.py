@@ -1,7 +1,7 @@
-"""Which images of a pool were labelled, and the weights that a validation scheme gives them.
+"""The labelled images of a pool, and the weights that a validation scheme gives them.
 
-Nothing here depends on models that were fitted, so that a resumed run has the same weights; nor
-should it: a model tells the images it was trained on from others whatever their selection.
+Nothing here depends on fitted models: a resumed run has the same weights. A fitted model would also
+be wrong, because it tells its training images from others, however they were selected.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from alhpo.base.types import Selection
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
 
-#: Unlabelled images, at most, that the labelled ones are compared with.
+#: The largest number of unlabelled images that the labelled ones are compared with.
 REFERENCE_SIZE = 5000
-#: Makes (L, D) and (U, D) features of labelled and of other images, both (N, H, W, C) uint8.
+#: From (L, H, W, C) labelled and (U, H, W, C) other images, uint8, to (L, D) and (U, D) features.
 Features = Callable[[torch.Tensor, torch.Tensor], tuple[np.ndarray, np.ndarray]]
 
 
 def validation_weights(
     scheme: ValidationScheme, dataset: ImageDataset, pool: Pool, seed: int, features: Features
 ) -> tuple[np.ndarray | None, str]:
-    """The weights of the labelled images by the scheme, and what they are derived from.
+    """The weights that a scheme gives to the labelled images.
 
     Args:
-        scheme: one that does not weigh gives None and "".
+        scheme: the scheme.
         dataset: the images.
-        pool: which of them are labelled.
+        pool: the labels of the images.
         seed: names the random streams.
-        features: what is said of images, where the scheme needs that.
+        features: computes features of images, if the scheme needs them.
 
     Returns:
-        (L,) float64 in the order of labelling, and a hash of the selection.
+        (L,) float64 weights in the order of labelling, and a hash of the selection that they are
+        derived from; (None, "") if the scheme has no weights.
 
     Raises:
-        ConfigurationError: probabilities that are needed and not on record, or a scheme that needs
-            what there is not or gives another number of weights.
+        ConfigurationError: the scheme needs probabilities that are not on record or fields that do
+            not exist, or does not return (L,) weights.
     """
     if not isinstance(scheme, WeightingScheme):
         return None, ""
     needs = frozenset(scheme.needs)
     if illegal := needs - SELECTION_NEEDS:
         raise ConfigurationError(
-            f"Validation scheme {scheme.name!r} needs {sorted(map(str, illegal))}. Legal: "
-            f"{', '.join(sorted(SELECTION_NEEDS))}."
+            f"Validation scheme {scheme.name!r} needs {sorted(map(str, illegal))}, which no "
+            f"selection has. Legal: {', '.join(sorted(SELECTION_NEEDS))}."
         )
     selection = Selection(len(dataset))
     basis: list[Any] = [selection.pool_size]
@@ -74,23 +75,23 @@ def validation_weights(
     if weights.shape != (len(pool),):
         raise ConfigurationError(
             f"Validation scheme {scheme.name!r} gave weights of shape {weights.shape} for "
-            f"{len(pool)} labelled images; expected is one for each."
+            f"{len(pool)} labelled images; expected one for each."
         )
     return weights, digest(*basis)
 
 
 def _draws(pool: Pool, scheme: str) -> tuple[np.ndarray, np.ndarray]:
-    """(L,) number and probability of the draw of each labelled image."""
+    """(L,) draw number, from 1, and (L,) probability at the draw of each labelled image."""
     known, labeled = pool.draws, pool.labeled.tolist()
     missing = [index for index in labeled if known.get(index) is None]
     if missing:
         raise ConfigurationError(
             f"Validation by {scheme} needs the probability with which each labelled image was "
-            f"drawn; {len(missing)} of {len(labeled)} have none on record. The strategies that "
-            "draw with known probabilities are random, those that draw by a score, such as "
-            "softrank:entropy (unless an image could not be drawn: power at a score of 0, or a "
-            "large @BETA), and albl with random among its arms, without query_subset; after "
-            "others, use weighted:SCHEME."
+            f"drawn; {len(missing)} of {len(labeled)} have none on record. Strategies with known "
+            "probabilities are random; those that draw by a score, such as softrank:entropy "
+            "(unless an image could not be drawn: power at a score of 0, or a large @BETA); and "
+            "albl with random among its arms, without query_subset. After other strategies, use "
+            "weighted:SCHEME."
         )
     if len(known) > len(labeled):
         raise ConfigurationError(

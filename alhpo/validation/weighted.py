@@ -1,4 +1,4 @@
-"""Schemes that weigh the images of another, against the bias of their selection."""
+"""Schemes that add weights to another scheme, against the bias of the selection of labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Weighted:
     The weights are those of ``weights.density_ratio_weights``.
 
     Args:
-        scheme: the scheme that splits.
+        scheme: the scheme that makes the splits.
     """
 
     scheme: ValidationScheme
@@ -48,12 +48,12 @@ class Weighted:
 class AcquisitionWeighted:
     """The splits of another scheme, with weights from the probabilities of the draws.
 
-    The weights are those of ``weights.lure_weights``. Only strategies that draw by chance have
+    The weights are those of ``weights.lure_weights``. Only strategies that draw at random have
     probabilities: ``random``, ``albl`` with ``random`` among its arms, and those that draw by a
     score, such as ``softrank:entropy``.
 
     Args:
-        scheme: the scheme that splits.
+        scheme: the scheme that makes the splits.
     """
 
     scheme: ValidationScheme
@@ -73,12 +73,12 @@ class AcquisitionWeighted:
 
 
 def _unweighted(prefix: str, text: str) -> ValidationScheme:
-    """The scheme whose images are to be weighed."""
+    """The scheme of this name, which must not have weights itself."""
     scheme = get_validation(text)
     if isinstance(scheme, WeightingScheme):
         raise ConfigurationError(
-            f"{prefix}:{text}: {text} has weights already. Give a scheme without, as in "
-            f"{prefix}:kfold:5 or {prefix}:holdout:0.2."
+            f"Validation scheme '{prefix}:{text}' weighs twice: {text} has weights already. Give a "
+            f"scheme without weights, as in '{prefix}:kfold:5' or '{prefix}:holdout:0.2'."
         )
     return scheme
 

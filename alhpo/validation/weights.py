@@ -1,7 +1,7 @@
 """Importance weights of labelled images that were not drawn from the pool at random.
 
-A metric on labelled images says how a model does on images like those that were selected. The
-weighted mean Σ w l / Σ w says, with w(x) = p_pool(x) / p_labelled(x), how it does on the pool.
+A mean of losses l over labelled images estimates the loss on images like the selected ones. The
+weighted mean Σ w l / Σ w with w(x) = p_pool(x) / p_labelled(x) estimates the loss on the pool.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-#: Folds of the classifier, so that no image's weight comes from a fit that has seen it.
+#: Folds of the classifier: the weight of an image comes from a fit without that image.
 FOLDS = 5
-#: Inverse strengths of its L2 penalty; the one of the least log-loss on the left-out folds counts.
+#: Inverse strengths of its L2 penalty; that with the least log-loss on the left-out folds is used.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-#: Pixels a side and principal components of the features of images without a trained model.
+#: Pixels per side, and number of principal components, of ``pixel_features``.
 SIDE, COMPONENTS = 16, 32
 
 
 def lure_weights(draws: np.ndarray, probabilities: np.ndarray, pool_size: int) -> np.ndarray:
-    """Weights that undo the selection where the probability of every draw is known.
+    """Weights that undo the selection, from the known probability of every draw.
 
     v_m = 1 + (N − M)/(N − m) (1/((N − m + 1) q_m) − 1), the weights of R_LURE (Farquhar, Gal,
     Rainforth: On Statistical Bias in Active Learning: How and When to Fix It, ICLR 2021, eq. 3):
@@ -30,15 +30,16 @@ def lure_weights(draws: np.ndarray, probabilities: np.ndarray, pool_size: int) -
     positive, and its expectation is 1.
 
     Args:
-        draws: (M,) the how-many-th draw each image was, a permutation of 1 to M.
-        probabilities: (M,) q of each at its draw, among the N − m + 1 images left, in (0, 1].
+        draws: (M,) draw number m of each image, from 1; a permutation of 1 to M.
+        probabilities: (M,) q_m, the probability of each at its draw, among the
+            N − m + 1 images left, in (0, 1].
         pool_size: N, at least M.
 
     Returns:
         (M,) float64.
     """
     m, q = np.asarray(draws, dtype=float), np.asarray(probabilities, dtype=float)
-    left = pool_size - m  # after the draw; 0 only where M = N, and all weights are 1
+    left = pool_size - m  # after the draw; 0 only if M = N, and then all weights are 1
     share = (pool_size - len(m)) / np.maximum(left, 1)
     return 1 + share * (1 / ((left + 1) * q) - 1)
 
@@ -52,18 +53,18 @@ def density_ratio_weights(
     w(x) = L/N + (1 − L/N) p_unlabelled(x) / p_labelled(x). The last ratio is that of the
     probabilities of a logistic regression (Bickel, Brückner, Scheffer: Discriminative Learning for
     Differing Training and Test Distributions, ICML 2007) of standardised features, times the ratio
-    of the numbers of images. It is cross-fitted, and regularised as strongly as predicts best;
-    where nothing tells the two apart, that leaves weights near 1. The weights are divided by their
-    mean and truncated (``truncated``).
+    of the numbers of images. It is cross-fitted, with the regularisation that predicts best; if
+    the two groups do not differ, the weights stay near 1. The weights are divided by their mean and
+    truncated (see ``truncated``).
 
     Args:
         labeled: (L, D) features of the labelled images.
-        unlabeled: (U, D) the same of the others, or of a random subset of them.
-        pool_size: N, all images of the pool.
-        generator: deals out the folds.
+        unlabeled: (U, D) features of the other images, or of a random subset of them.
+        pool_size: N, the number of images of the pool.
+        generator: draws the folds.
 
     Returns:
-        (L,) float64 with mean 1; all 1 where fewer than two images of a side are there to fit.
+        (L,) float64 with mean 1; all 1 if L < 2 or U < 2.
     """
     n, other = len(labeled), len(unlabeled)
     folds = min(FOLDS, n, other)
@@ -88,7 +89,7 @@ def density_ratio_weights(
 def _left_out_logits(
     values: np.ndarray, is_labeled: np.ndarray, fold: np.ndarray, strength: float
 ) -> np.ndarray:
-    """The logit of "labelled" of each row, of the classifier of the other folds."""
+    """The logit of "labelled" of each row, from the classifier fitted to the other folds."""
     logits = np.empty(len(values))
     for left_out in range(fold.max() + 1):
         inside = fold != left_out
@@ -99,8 +100,8 @@ def _left_out_logits(
 
 
 def truncated(weights: np.ndarray) -> np.ndarray:
-    """Weights of mean 1, none above √n times the mean before (Ionides: Truncated Importance
-    Sampling, JCGS 2008): one image cannot decide alone, and the bound goes away with n."""
+    """Weights with mean 1, after truncation at √n times the mean (Ionides: Truncated Importance
+    Sampling, JCGS 2008), so that a single image cannot dominate. The bound grows with n."""
     bounded = np.minimum(weights, np.sqrt(len(weights)) * weights.mean())
     return bounded / bounded.mean()
 
@@ -113,10 +114,10 @@ def effective_size(weights: np.ndarray) -> float:
 
 
 def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """What is said of images where no trained model is there: principal components of pixels.
+    """Features of images without a trained model: principal components of pixels.
 
-    Images are averaged down to at most 16 pixels a side; the up to 32 components are those of the
-    unlabelled images.
+    Images are averaged down to at most 16 pixels per side. The at most 32 components are those of
+    the unlabelled images.
 
     Args:
         labeled: (L, H, W, C) uint8.
@@ -130,7 +131,7 @@ def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.n
     if len(unlabeled) < 2:
         return flat[0], flat[1]
     pca = PCA(components, svd_solver="full").fit(flat[1])
-    # whatever container scikit-learn is configured to give
+    # scikit-learn may be configured to return other containers
     first, second = (np.asarray(pca.transform(part), dtype=np.float32) for part in flat)
     return first, second
 

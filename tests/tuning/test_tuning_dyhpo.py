@@ -510,9 +510,9 @@ def test_a_search_that_never_stops_for_want_of_gain_is_the_search_without_min_ga
         ({"min_gain": 0}, "min_gain is 0"),
         ({"min_gain": "much"}, "min_gain is 'much'"),
         ({"min_gain": 0.1, "optimizer": "random"}, "does not tell"),
-        ({"warm_start": "runs/x"}, "warm_start is a list"),
-        ({"warm_start": [[{"x": 1}]]}, "a row of warm_start"),
-        ({"warm_start": ["nowhere"]}, "nowhere holds no experiment"),
+        ({"warm_start": "runs/x"}, "warm_start is 'runs/x'; expected a list"),
+        ({"warm_start": [[{"x": 1}]]}, "warm_start has the row"),
+        ({"warm_start": ["nowhere"]}, "'nowhere' holds no experiment"),
     ],
 )
 def test_illegal_settings_of_the_tuner(tmp_path, settings, message):

@@ -248,7 +248,7 @@ def test_a_best_trial_that_cannot_be_trained_again_is_missing_and_it_is_said(tmp
     damage(search.experiment_path / "trials", "zeroed", "best_*")
     with caplog.at_level(logging.WARNING, "alhpo.tuning"):
         assert search.run()["metric"] == best
-    assert "there is no best_trial" in caplog.text
+    assert "There is no best_trial" in caplog.text
     assert not (search.experiment_path / "best_trial").exists()
 
 

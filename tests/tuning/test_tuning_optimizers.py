@@ -134,7 +134,7 @@ def _run(search):
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        assert "no trial succeeded" in str(error)
+        assert "No trial succeeded" in str(error)
 
 
 def _told(search):

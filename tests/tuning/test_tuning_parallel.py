@@ -110,7 +110,7 @@ def run(search):
     except KeyboardInterrupt:
         return False
     except TunerError as error:
-        assert "no trial succeeded" in str(error)
+        assert "No trial succeeded" in str(error)
     return True
 
 
@@ -270,7 +270,7 @@ def test_a_lost_checkpoint_is_trained_again(tmp_path, undisturbed, how, caplog):
         (trials / "trial_1" / "two.json").unlink()
     with caplog.at_level(logging.WARNING, "alhpo.tuning"):
         search.run()
-    assert "configuration 1 is trained again from epoch 0 to 2" in caplog.text
+    assert "Configuration 1 is trained again from epoch 0 to 2" in caplog.text
     assert_same(search, undisturbed)
 
 

@@ -128,7 +128,7 @@ def test_a_suggestion_that_differs_from_the_record_follows_the_record(tmp_path, 
         path.rename(trials / path.name.replace("trial_1", "trial_3"))
     again = _tuner(tmp_path, "random", max_budget=10)
     again.run()
-    assert "going on with the record" in caplog.text
+    assert "the search goes on with the record" in caplog.text
     assert [row["configuration_id"] for row in again.results] == [0] * 4 + [3] * 4 + [2] * 2
 
 

@@ -1,7 +1,7 @@
-"""Data sources: where the images of a data set come from.
+"""Data sources: functions that find the images of a data set.
 
-One file per source; a new one is a function under ``@register_data_source`` in a module that is
-imported here, or in another package under the entry point group ``alhpo.data_sources``.
+One file per source. A new source is a function with the decorator ``@register_data_source``, in a
+module imported here, or in another package under the entry point group ``alhpo.data_sources``.
 """
 
 from alhpo.data.sources import digits as digits

@@ -13,7 +13,7 @@ from alhpo.data.sources.source import SourceData, SourceOptions
 
 @register_data_source("digits")
 def digits(options: SourceOptions) -> SourceData:
-    """All of them as the pool; mirrored digits are none, so there is no flip."""
+    """All digits as the pool. They are never flipped: a mirrored digit is not a digit."""
     from sklearn.datasets import load_digits
 
     data: Any = load_digits()

@@ -1,4 +1,4 @@
-"""A folder with one sub-folder of images for each class, or with splits that hold them."""
+"""A folder with one sub-folder of images per class, or with such sub-folders per split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def read_folder(options: SourceOptions) -> SourceData:
     """The images of the folder at ``options.path``.
 
     Raises:
-        DataError: no class sub-folders, a class without images, or no such evaluation split.
+        DataError: there are no class sub-folders, a class has no images, or the evaluation split
+            is missing.
     """
     folder = options.path
     present = [child.name for child in folder.iterdir() if child.is_dir()]
@@ -31,21 +32,20 @@ def read_folder(options: SourceOptions) -> SourceData:
     if held_out is None:
         raise DataError(
             f"{folder} has a split {train.name!r} but none called {options.eval_split!r}. "
-            f"Its folders: {', '.join(sorted(present))}."
+            f"Its folders: {', '.join(sorted(present))}. Set eval_split to one of them."
         )
     return SourceData(_images(train), _images(held_out))
 
 
 class _ClassFolders(ImageFolder):
-    """Images by class; hidden folders, as notebooks and file managers leave them, are none."""
+    """Images by class. Hidden folders, such as those of notebooks, are not classes."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         folders = (entry.name for entry in Path(directory).iterdir() if entry.is_dir())
         classes = sorted(name for name in folders if not name.startswith("."))
         if not classes:
             raise DataError(
-                f"{directory} holds no class sub-folders with images; one for each class is "
-                "expected."
+                f"{directory} holds no class sub-folders with images; expected one for each class."
             )
         return classes, {name: number for number, name in enumerate(classes)}
 
@@ -57,7 +57,7 @@ def _images(folder: Path) -> LazyImages:
         reason = str(error).splitlines()[0].replace("Found no valid file", "There is no image")
         raise DataError(
             f"{folder} must hold one sub-folder of images per class. {reason}. Add images there, "
-            "or remove what is no class."
+            "or remove what is not a class."
         ) from error
     paths, labels = zip(*source.samples, strict=True)
     return LazyImages.of_files(str(folder), paths, labels, source.classes)

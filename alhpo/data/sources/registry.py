@@ -19,8 +19,7 @@ AnySource = TypeVar("AnySource", bound=DataSource)
 def _check(name: str, source: Any) -> DataSource:
     if not callable(source) or isinstance(source, type):
         raise ConfigurationError(
-            f"The data source {name!r} is {source!r}; expected is a function (options) -> "
-            "SourceData."
+            f"The data source {name!r} is {source!r}; expected a function (options) -> SourceData."
         )
     return cast(DataSource, source)
 
@@ -36,21 +35,21 @@ def register_data_source(
     """Decorator that gives a data source its name.
 
     Args:
-        name: what users write, as ``"digits"``; or a family, as ``"torch/NAME"``, whose source
-            reads what follows the slash as ``options.member``; or the end of file names, as
-            ``".npz"``, whose source reads the file ``options.path``.
-        size: tells the size without reading anything, see ``DataSource``.
+        name: what users write, such as ``"digits"``; or a family, such as ``"torch/NAME"``: the
+            text after the slash is ``options.member``; or a file ending, such as ``".npz"``: the
+            file is ``options.path``.
+        size: returns the size of the data set without reading it, see ``DataSource``.
 
     Raises:
-        ConfigurationError: a name that another source has. A named function of the same module
-            replaces its former self, as when a notebook cell is run again.
+        ConfigurationError: another source has the name. A function of the same module and name
+            replaces the earlier one, as when a notebook cell is run again.
     """
 
     def register(source: AnySource) -> AnySource:
         prefix, slash, form = name.partition("/")
         if slash:
 
-            @functools.wraps(source)  # it is the same family when its cell is run again
+            @functools.wraps(source)  # the same family when its cell is run again
             def member(_: str) -> DataSource:
                 return source
 
@@ -65,12 +64,12 @@ def register_data_source(
 
 
 def find_source(name: str) -> DataSource:
-    """The source of a data set: of its name, else of the folder or file at that path.
+    """The source of a data set: that of its name, else that of the folder or file at that path.
 
-    A path that begins with a dot, as ``./digits``, is never taken for a name.
+    Text that begins with a dot, such as ``./digits``, is always a path.
 
     Raises:
-        DataError: neither; the message says what there is and where was looked.
+        DataError: there is neither; the message lists the names.
         ConfigurationError: an installed plug-in that cannot be imported or used.
     """
     source = None if name.startswith(".") else SOURCES.find(name)
@@ -88,12 +87,12 @@ def find_source(name: str) -> DataSource:
     found = "is a file" if path.is_file() else "does not exist"
     raise DataError(
         f"Data set {name!r} is neither the name of a data source ({', '.join(names)}), nor a "
-        f"folder{files}: {path.absolute()} {found}.{suggestion(name, names)} Where a folder was "
+        f"folder{files}: {path.absolute()} {found}.{suggestion(name, names)} If a folder was "
         "moved, give its new path."
     )
 
 
 def data_source_names() -> tuple[str, ...]:
-    """All names, sorted, then the families as ``"torch/NAME"``; plug-ins are listed without being
+    """All names, sorted, then the families as ``"torch/NAME"``. Plug-ins are listed but not
     imported."""
     return SOURCES.names()

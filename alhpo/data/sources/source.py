@@ -1,4 +1,4 @@
-"""What a data source is: a function from what was asked for to images still to be decoded."""
+"""The protocol of data sources: a function of options that returns images, not yet decoded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EVAL_SPLITS = ("validation", "val", "valid", "eval", "evaluation", "test", "test
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What was asked for.
+    """The data set that a user asks for.
 
     Attributes:
-        name: the data set, as the user wrote it: ``"digits"``, ``"torch/cifar10"``, a path.
-        root: folder for data sets that are downloaded or kept in a form of their own.
-        train_split: the pool's split.
-        eval_split: the evaluation split.
-        download: whether what is missing may be downloaded.
+        name: as the user wrote it: ``"digits"``, ``"torch/cifar10"``, a path.
+        root: folder of downloaded and converted data sets.
+        train_split: name of the split that is the pool.
+        eval_split: name of the evaluation split.
+        download: whether missing data may be downloaded.
     """
 
     name: str
@@ -33,7 +33,7 @@ class SourceOptions:
 
     @property
     def member(self) -> str:
-        """What follows the first slash of the name, as ``"cifar10"`` of ``"torch/cifar10"``."""
+        """The text after the first slash of the name: ``"cifar10"`` of ``"torch/cifar10"``."""
         return self.name.partition("/")[2]
 
     @property
@@ -44,15 +44,14 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class SourceData:
-    """What a source has.
+    """The data set that a source returns.
 
     Attributes:
         pool: the images to label.
-        evaluation: the evaluation split; where None, a share of the pool is held out.
-        augmentation: what the hyperparameter ``augmentation="auto"`` means for these images:
+        evaluation: the evaluation split; if None, a share of the pool is held out.
+        augmentation: the meaning of the hyperparameter ``augmentation="auto"`` for these images:
             ``"crop-flip"``, ``"crop"``, ``"flip"`` or ``"none"``.
-        name: of the data set, for tables and folders; by default the last part of what was asked
-            for.
+        name: name in tables and folders; by default the last part of ``SourceOptions.name``.
     """
 
     pool: LazyImages
@@ -63,7 +62,7 @@ class SourceData:
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """What is known of a data set without decoding it.
+    """The size of a data set, which is known before decoding.
 
     Attributes:
         pool: number of pool images.
@@ -79,19 +78,18 @@ class DatasetSize:
 
 
 class DataSource(Protocol):
-    """Finds the images of a data set; a plain function with this signature will do.
+    """Finds the images of a data set. A plain function with this signature is a data source.
 
-    A source that knows its size without reading anything, as before a download, carries it as
-    ``size``: a function from ``SourceOptions`` to a ``DatasetSize``, or to None where it has to be
-    read after all.
+    A source that knows sizes before a download may have an attribute ``size``: a function of
+    ``SourceOptions`` that returns a ``DatasetSize``, or None if the data set must be read.
     """
 
     def __call__(self, options: SourceOptions) -> SourceData:
         """
         Args:
-            options: what was asked for.
+            options: the data set that a user asks for.
 
         Raises:
-            DataError: not there, or not what was expected.
+            DataError: the data set is not there, or is not what was expected.
         """
         ...

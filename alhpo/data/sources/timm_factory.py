@@ -1,5 +1,5 @@
-"""The names of timm's data set factory: torchvision's sets, Hugging Face's, TensorFlow's and
-web data sets."""
+"""The data sets of timm's factory: those of torchvision, Hugging Face and TensorFlow, and web
+data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alhpo.data.decoding import LazyImages
 from alhpo.data.sources.registry import register_data_source
 from alhpo.data.sources.source import TRAIN_SPLITS, DatasetSize, SourceData, SourceOptions
 
-#: Sizes of data sets that can be told before they are downloaded.
+#: Sizes of data sets that are known before the download.
 PUBLIC_SIZES = {
     "torch/cifar10": DatasetSize(50_000, 10_000, (32, 32, 3), 10),
     "torch/cifar100": DatasetSize(50_000, 10_000, (32, 32, 3), 100),
@@ -35,11 +35,10 @@ def public_size(options: SourceOptions) -> DatasetSize | None:
 @register_data_source("tfds/NAME")
 @register_data_source("wds/NAME")
 def timm_factory(options: SourceOptions) -> SourceData:
-    """Both splits as timm's ``create_dataset`` resolves their names, and ``torch/svhn``, which it
-    leaves out.
+    """Both splits, from timm's ``create_dataset``; and ``torch/svhn``, which timm lacks.
 
     Raises:
-        DataError: timm cannot make it; the message has timm's reason.
+        DataError: timm cannot make the data set; the message gives timm's reason.
     """
     pool, evaluation = (
         _images(options, split) for split in (options.train_split, options.eval_split)
@@ -52,7 +51,7 @@ def _images(options: SourceOptions, split: str) -> LazyImages:
 
     name, root, download = options.name, options.root, options.download
     where = f"{name} ({split})"
-    # several processes of a study may come here at once: one downloads, the others wait
+    # of several processes of a study, one downloads and the others wait
     lock = FileLock(root / ".download.lock") if download else nullcontext()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def _images(options: SourceOptions, split: str) -> LazyImages:
 
 
 def _counted_classes(source: Any) -> list[str] | None:
-    """Classes by number, where the source tells all labels without decoding."""
+    """Class names "0", "1", ..., if the source has all labels without decoding; else None."""
     for attribute in ("targets", "labels"):
         labels = getattr(source, attribute, None)
         if labels is not None and len(labels):

@@ -1,1 +1,1 @@
-"""The optimizers: what decides which configuration is trained next, and to which epoch."""
+"""The optimizers: they decide which configuration is trained next, and to which epoch."""

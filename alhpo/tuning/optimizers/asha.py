@@ -25,25 +25,25 @@ def rungs(max_epochs: int, eta: int = ETA) -> list[int]:
 
 
 class ASHA:
-    """Promotes a configuration as soon as it is among the best of its rung; else starts another.
+    """Promote a configuration as soon as it is among the best of its rung; else start a new one.
 
-    The highest rung at which a configuration can be promoted goes first. It can be promoted if
-    its metric at that rung is among the highest floor(n / eta) of the n that got there (equal
-    ones in the order of their numbers; those that diverged or failed count in n and are never
-    promoted). When nothing can be promoted or started, and no configuration has got to
-    ``max_epochs`` yet, the best of the highest rung goes on all the same; the search ends when
-    one has, or when the budget is spent.
+    The highest rung with a configuration to promote goes first. Of the n configurations that
+    reached a rung, the floor(n / eta) with the highest metrics can be promoted; ties go to the
+    lowest number. Those that diverged or failed count in n and are never promoted. When nothing
+    can be promoted or started and no configuration has reached ``max_epochs``, the best of the
+    highest rung goes on all the same. The search ends when a configuration has reached
+    ``max_epochs`` and nothing is left, or when the budget is spent.
 
-    With ``parallel`` above 1 a suggestion holds up to as many configurations, as the paper's
-    algorithm gives them to workers that ask before any result has come in.
+    With ``parallel`` above 1 a suggestion holds up to ``parallel`` configurations, chosen as the
+    paper's algorithm does for workers that ask before any result has come in.
 
     Args:
-        configurations: what to choose from; filled up to ``num_configurations`` and started in
-            their order.
+        configurations: those to choose from, filled up to ``num_configurations`` and started in
+            the order of their numbers.
         max_epochs: the epoch of the last rung.
-        num_configurations: how many configurations to start.
-        eta: one of so many configurations goes on at each rung.
-        parallel: most configurations in a suggestion.
+        num_configurations: the number of configurations to start.
+        eta: 1/eta of the configurations survive each rung; 3 by default.
+        parallel: the largest number of configurations in a suggestion, 1 by default.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ASHA:
         self._eta = eta
         self._epochs = rungs(max_epochs, eta)
         self._started = 0
-        #: Per rung, the metric there of every configuration that was to get there.
+        #: Per rung, the metric of every configuration that was trained to it.
         self._metrics: list[dict[int, float]] = [{} for _ in self._epochs]
         #: Per rung, the configurations that were promoted from it.
         self._promoted: list[set[int]] = [set() for _ in self._epochs]
@@ -118,5 +118,5 @@ def asha(
     return ASHA(configurations, max_epochs, num_configurations, parallel=parallel)
 
 
-#: The Tuner gives ``parallel`` to a factory that says so.
+#: The Tuner passes ``parallel`` to a factory with this trait.
 asha.takes_parallel = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Running foreign code that changes the process, without the process noticing."""
+"""Run foreign code that changes global state, and undo the changes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 
 class Containment:
-    """Keeps what HPO4DL's optimizers do to the process inside their calls.
+    """Undo what HPO4DL's optimizers do to the process, after each of their calls.
 
-    Within ``with containment.active():`` the global generators of torch and NumPy continue where
-    the previous such block left them, so that the code in it draws one stream of its own, whatever
-    the user draws in between. Afterwards these generators, the cuDNN flags, scikit-learn's
-    ``transform_output`` and the named logger are as they were before the block.
+    In a block ``with containment.active():`` the global generators of torch and NumPy continue
+    where the previous block left them. So the code in the blocks draws one random stream of its
+    own, whatever the user draws in between. After the block, these generators, the cuDNN flags,
+    scikit-learn's ``transform_output`` and the named logger are as they were before it.
 
     Args:
-        logger: the logger that the foreign code configures; silent inside the block.
+        logger: name of the logger that the foreign code configures; it is silent in the block.
     """
 
     def __init__(self, logger: str) -> None:
@@ -59,7 +59,7 @@ def _streams() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        torch.cuda.init()  # seeds given before are queued; they must be in the state
+        torch.cuda.init()  # apply seeds that are still queued, so that the state has them
         streams["cuda"] = torch.cuda.get_rng_state_all()
     return streams
 

@@ -1,9 +1,9 @@
 """HPO4DL's DyHPO and Hyperband as optimizers of this package; the only module that knows hpo4dl.
 
-Their algorithms are HPO4DL's own, unmodified. Around them: what they do to the process is undone
-after every call (``containment``), a configuration that diverged or failed is never suggested
-again, a space that holds fewer configurations than they want ends the search instead of crashing
-it, and the budget is counted by the Tuner alone.
+The algorithms are HPO4DL's own, unmodified. What they do to the process is undone after every call
+(``containment``). A configuration that diverged or failed is never suggested again. A space with
+fewer configurations than they ask for ends the search instead of crashing it. Only the Tuner
+counts the budget.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Suggestion = tuple[list[int] | None, list[int] | None]
 
 
 def require_hpo4dl(optimizer: str) -> None:
-    """Raise ConfigurationError unless hpo4dl is there, with the packages that it can work with."""
+    """Raise ConfigurationError unless hpo4dl is installed, with packages that it works with."""
     if importlib.util.find_spec("hpo4dl") is None or not hasattr(np, "NINF"):  # gone in NumPy 2
         raise ConfigurationError(
-            f"optimizer {optimizer!r} is HPO4DL's own, which needs the packages it was made for. "
+            f"Optimizer {optimizer!r} is HPO4DL's own, which needs the packages it was made for. "
             'Install them with `pip install "alhpo[hpo4dl]"`, in an environment of Python '
-            "3.11; or choose another optimizer, such as 'dyhpo'."
+            "3.11, or choose another optimizer, such as 'dyhpo'."
         )
 
 
@@ -45,8 +45,8 @@ def _hpo4dl(module: str) -> Any:
 class _Contained:
     """``suggest``/``observe`` of an hpo4dl optimizer, with their side effects undone.
 
-    An observation is passed on when the next suggestion needs it: the surrogate is not fitted for
-    a search that is over.
+    An observation is passed on only when the next suggestion is asked for, so that the surrogate is
+    not fitted after the last epoch.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class UpstreamDyHPO(_Contained):
         self, configurations: Any, *, max_epochs: int, seed: int, device: str | None
     ) -> None:
         super().__init__()
-        # It keeps a log and fallback checkpoints of its surrogate; gone with the optimizer.
+        # for its log and the checkpoints of its surrogate; deleted with the optimizer
         self._folder = tempfile.TemporaryDirectory(prefix="alhpo-dyhpo-")
         with self._containment.active():
             self._optimizer = _dyhpo_class()(
@@ -110,7 +110,7 @@ class UpstreamHyperband(_Contained):
 
 
 class _AtLeast:
-    """Configurations that are sampled only where there are not enough of them."""
+    """Configurations of which more are sampled only if there are too few."""
 
     def __init__(self, configurations: Any) -> None:
         self.configurations = configurations
@@ -141,14 +141,14 @@ def _dyhpo_class() -> Any:
                 return None, None
 
         def _random_suggestion(self) -> Suggestion:
-            """While nothing succeeded there is no surrogate to ask."""
+            """A random candidate: there is no surrogate until a trial has succeeded."""
             _, candidates, epochs, _ = self.generate_candidate_configurations()
             untried = [place for place, epoch in enumerate(epochs) if epoch == 1]
             place = int(np.random.choice(untried or len(candidates)))  # noqa: NPY002
             return [candidates[place]], [epochs[place]]
 
         def generate_candidate_configurations(self) -> tuple[list, list, list, list]:
-            """Upstream records what diverged and still asks for it."""
+            """Leave out what diverged; upstream records it and still suggests it."""
             candidates = zip(*super().generate_candidate_configurations(), strict=True)
             kept = [one for one in candidates if one[1] not in self.diverged_configs]
             if not kept:
@@ -157,7 +157,7 @@ def _dyhpo_class() -> Any:
             return configurations, ids, epochs, curves
 
         def update_info_dict(self, *args: Any, **kwargs: Any) -> None:
-            """Upstream writes its whole history to a file here, after every step."""
+            """Do nothing; upstream writes its whole history to a file after every step."""
 
     return DyHPO
 
@@ -216,7 +216,7 @@ def dyhpo(
     return UpstreamDyHPO(configurations, max_epochs=max_epochs, seed=seed, device=device)
 
 
-#: The Tuner refuses ``max_budget=None`` for a factory that says so.
+#: The Tuner refuses ``max_budget=None`` for a factory with this trait.
 dyhpo.requires_budget = True  # type: ignore[attr-defined]
 
 

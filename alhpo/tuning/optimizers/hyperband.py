@@ -22,8 +22,8 @@ class Bracket:
     """One run of successive halving.
 
     Attributes:
-        num_configurations: how many configurations it starts with.
-        rungs: the epochs at which the best are chosen, rising; the last is ``max_epochs``.
+        num_configurations: the number of configurations at its start.
+        rungs: the epochs at which the best are chosen, ascending; the last is ``max_epochs``.
     """
 
     num_configurations: int
@@ -31,7 +31,7 @@ class Bracket:
 
 
 def brackets(max_epochs: int, eta: int = ETA) -> list[Bracket]:
-    """The brackets of one pass of Hyperband, the one with the shortest trainings first.
+    """The brackets of one pass of Hyperband, that with the shortest trainings first.
 
     With R = ``max_epochs`` and s_max the largest s with eta^s <= R, bracket s starts
     ceil((s_max + 1) / (s + 1) · eta^s) configurations and has s + 1 rungs, at R / eta^s, ...,
@@ -39,7 +39,7 @@ def brackets(max_epochs: int, eta: int = ETA) -> list[Bracket]:
 
     Args:
         max_epochs: R, at least 1.
-        eta: one of so many configurations goes on at each rung; at least 2.
+        eta: 1/eta of the configurations survive each rung; at least 2, 3 by default.
     """
     s_max = 0
     while eta ** (s_max + 1) <= max_epochs:
@@ -55,13 +55,13 @@ def brackets(max_epochs: int, eta: int = ETA) -> list[Bracket]:
 
 @dataclass
 class _AtWork:
-    """A bracket that is being run.
+    """A bracket that is running.
 
     Attributes:
-        started: how many configurations it began with.
-        rungs: those that are left.
-        waiting: the configurations that are to get to the first of them.
-        cuts: how often it was cut.
+        started: the number of configurations at its start.
+        rungs: the rungs that are left.
+        waiting: the configurations to train to the first of these rungs.
+        cuts: the number of rungs that are done.
     """
 
     started: int
@@ -71,24 +71,25 @@ class _AtWork:
 
 
 class Hyperband:
-    """Runs bracket after bracket, each on configurations that were not in one before.
+    """Run one bracket after another, each on new configurations.
 
-    A suggestion is a whole rung. Of n configurations that a bracket began with, the
-    floor(n / eta^i) with the highest metric at rung i go on to the next, from where they are (at
-    least one; equal ones by their number); those that diverged or failed never do. After the last
-    bracket comes the first again. The search ends with the bracket that takes the last
-    configuration, which may begin with fewer than it should, or when the budget is spent.
+    A suggestion is a whole rung. Of the n configurations at the start of a bracket, the
+    floor(n / eta^i) with the highest metric at rung i (at least one) continue to the next rung.
+    Ties go to the lowest number; those that diverged or failed never continue. After the last
+    bracket the first begins again. The search ends with the bracket that takes the last
+    configuration and may start with fewer than its size, or when the budget is spent.
 
-    With ``parallel`` above 1, further brackets begin before those at work have ended while these
-    have fewer configurations to train; brackets do not depend on each other.
+    Brackets do not depend on each other. With ``parallel`` above 1, new brackets begin while the
+    running ones have fewer than ``parallel`` configurations to train.
 
     Args:
-        configurations: what to choose from; filled up to ``num_configurations``. They are taken
-            in their order, so that those that are there already are in the first bracket.
+        configurations: those to choose from, filled up to ``num_configurations`` and taken in the
+            order of their numbers: those that are there already are in the first bracket.
         max_epochs: R, the epoch of the last rung of every bracket.
-        num_configurations: how many configurations to use in all.
-        eta: one of so many configurations goes on at each rung.
-        parallel: fewest configurations in a suggestion while there are new ones.
+        num_configurations: the number of configurations to use in all.
+        eta: 1/eta of the configurations survive each rung; 3 by default.
+        parallel: the smallest number of configurations in a suggestion while there are new ones,
+            1 by default.
     """
 
     def __init__(
@@ -156,5 +157,5 @@ def hyperband(
     return Hyperband(configurations, max_epochs, num_configurations, parallel=parallel)
 
 
-#: The Tuner gives ``parallel`` to a factory that says so.
+#: The Tuner passes ``parallel`` to a factory with this trait.
 hyperband.takes_parallel = True  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """Train every candidate for one epoch, then the best of them to the end.
 
 The baseline of Egele, Guyon, Sun and Balaprakash, "Is One Epoch All You Need For Multi-Fidelity
-Hyperparameter Optimization?", ESANN 2023, arXiv:2307.15422. The paper leaves open how many
-candidates and how many of them to keep; ``plan`` says what is done here.
+Hyperparameter Optimization?", ESANN 2023, arXiv:2307.15422. The paper does not fix the
+numbers of candidates and of survivors; ``plan`` does.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from alhpo.tuning.configurations import fill_up
 
 
 def plan(max_epochs: int, max_budget: int | None, num_configurations: int) -> tuple[int, int]:
-    """How many configurations are trained for one epoch, and how many of those to the end.
+    """The number n of configurations trained for one epoch, and k of those trained to the end.
 
-    Half of the budget B goes into first epochs, the other half, R - 1 epochs each, into the best:
-    k = max(1, floor(B / 2 / (R - 1))) of them. What that leaves over goes into further first
-    epochs, so that n + k (R - 1) = B. If B does not suffice for one full training beside them,
-    half of it (rounded up) still goes into first epochs. If there are too few configurations to
-    spend that much on, all of them get a first epoch and k is what the rest of the budget buys.
-    Without a budget every configuration gets a first epoch, and as many epochs again go into the
-    best.
+    Half of the budget B is for first epochs. The other half is for the best configurations, R - 1
+    epochs each, which makes k = max(1, floor(B / 2 / (R - 1))) of them. The remainder is for more
+    first epochs, so that n + k (R - 1) = B. If B is too small for one full training besides, half
+    of it (rounded up) is still for first epochs. If there are fewer than n configurations, all of
+    them get a first epoch and the rest of the budget gives k. Without a budget, all get a first
+    epoch, and the same number of epochs is for the best.
 
     Args:
         max_epochs: R.
         max_budget: B, or None for no limit.
-        num_configurations: how many configurations there are.
+        num_configurations: the number of configurations that there are.
 
     Returns:
-        n and k, at least 1 and at most ``num_configurations`` and n.
+        (n, k) with 1 <= k <= n <= ``num_configurations``.
     """
     to_the_end = max_epochs - 1
     if to_the_end == 0:
@@ -52,14 +51,15 @@ def plan(max_epochs: int, max_budget: int | None, num_configurations: int) -> tu
 class OneEpoch:
     """One epoch for each of n configurations, then the k best to ``max_epochs`` (see ``plan``).
 
-    The candidates are one suggestion, the best of them another, best first (equal ones by their
-    number). For those of the best that diverge or fail, the next best are continued.
+    The candidates are one suggestion, the best of them another, best first; ties go to the lowest
+    number. If one of the best diverges or fails, the next best takes its place.
 
     Args:
-        configurations: what to choose from; filled up to n and started in their order.
+        configurations: those to choose from, filled up to n and started in the order of their
+            numbers.
         max_epochs: the epoch that the best are trained to.
         max_budget: epochs the search may spend, or None.
-        num_configurations: the most configurations to choose from.
+        num_configurations: the largest number of configurations to choose from.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class OneEpoch:
         self._n, self._k = plan(max_epochs, max_budget, available)
         self._max_epochs = max_epochs
         self._began = False
-        #: The candidates that are to be continued, best first.
+        #: The candidates to continue, best first.
         self._ranked: list[int] = []
         self._trained = 0  # to the end
 
@@ -108,5 +108,5 @@ def one_epoch(
     return OneEpoch(configurations, max_epochs, max_budget, num_configurations)
 
 
-#: The Tuner gives ``parallel`` to a factory that says so; its suggestions hold many in any case.
+#: The Tuner passes ``parallel`` to a factory with this trait; suggestions hold many in any case.
 one_epoch.takes_parallel = True  # type: ignore[attr-defined]

@@ -10,13 +10,13 @@ from alhpo.tuning.configurations import fill_up
 
 
 class RandomSearch:
-    """The humble baseline; it learns nothing and needs no budget.
+    """Train configurations to the end in the order of their numbers; no results are used.
 
     Args:
-        configurations: what to choose from; filled up to ``num_configurations``.
+        configurations: those to choose from, filled up to ``num_configurations``.
         max_epochs: the epoch every configuration is trained to.
-        num_configurations: after how many configurations the search ends.
-        parallel: configurations in a suggestion.
+        num_configurations: the number of configurations after which the search ends.
+        parallel: the number of configurations in a suggestion, 1 by default.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RandomSearch:
         return numbers, [self._max_epochs] * len(numbers)
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
-        """Nothing is learnt from results."""
+        """Do nothing: results are not used."""
 
 
 def random_search(
@@ -54,5 +54,5 @@ def random_search(
     return RandomSearch(configurations, max_epochs, num_configurations, parallel)
 
 
-#: The Tuner gives ``parallel`` to a factory that says so.
+#: The Tuner passes ``parallel`` to a factory with this trait.
 random_search.takes_parallel = True  # type: ignore[attr-defined]

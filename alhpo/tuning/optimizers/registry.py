@@ -15,7 +15,8 @@ from alhpo.tuning.optimizers.hyperband import hyperband
 from alhpo.tuning.optimizers.one_epoch import one_epoch
 from alhpo.tuning.optimizers.random_search import random_search
 
-#: What to call with the optimizer's name to learn whether its factory's packages are installed.
+#: Functions that take the name of an optimizer and raise ConfigurationError if its packages are
+#: not installed.
 _REQUIREMENTS: list[tuple[OptimizerFactory, Callable[[str], None]]] = [
     (hpo4dl.dyhpo, hpo4dl.require_hpo4dl),
     (hpo4dl.hyperband, hpo4dl.require_hpo4dl),
@@ -26,8 +27,8 @@ _REQUIREMENTS: list[tuple[OptimizerFactory, Callable[[str], None]]] = [
 def _check(name: str, factory: Any) -> OptimizerFactory:
     if not callable(factory):
         raise ConfigurationError(
-            f"The factory of optimizer {name!r} is not callable: {factory!r}. Give an "
-            "OptimizerFactory (alhpo.base.protocols)."
+            f"The factory of optimizer {name!r} is {factory!r}; expected a function. Give an "
+            "alhpo.base.protocols.OptimizerFactory."
         )
     return cast(OptimizerFactory, factory)
 
@@ -39,14 +40,14 @@ def register_optimizer(name: str, factory: OptimizerFactory) -> None:
     """Make an optimizer available as ``Tuner(optimizer=name)``.
 
     Args:
-        name: how users call it.
+        name: the name that users write.
         factory: see ``alhpo.base.protocols.OptimizerFactory``. An attribute
             ``requires_budget = True`` makes the Tuner refuse ``max_budget=None``.
 
     Raises:
-        ConfigurationError: the name is empty or no string, or another optimizer has it, or the
-            factory is not callable. A named factory of the same module replaces its former self,
-            as when a notebook cell is run again.
+        ConfigurationError: the name is empty or not a string, another optimizer has it, or the
+            factory is not callable. A factory of the same module and name replaces the earlier
+            one, as when a notebook cell is run again.
     """
     OPTIMIZERS.register(name, factory)
 
@@ -57,11 +58,11 @@ def optimizer_names() -> list[str]:
 
 
 def get_optimizer_factory(name: str) -> OptimizerFactory:
-    """The factory registered under a name, or offered as an entry point.
+    """The factory of this name: registered, or offered by a plug-in as an entry point.
 
     Raises:
-        ConfigurationError: there is none of this name, what it needs is not installed, or an
-            installed plug-in cannot be imported or is no factory.
+        ConfigurationError: no factory has this name, a package it needs is not installed, or the
+            plug-in cannot be imported or is not a factory.
     """
     factory = OPTIMIZERS.get(name)
     for known, require in _REQUIREMENTS:

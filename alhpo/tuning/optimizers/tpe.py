@@ -23,13 +23,13 @@ from alhpo.hyperparameters.description import is_constant, plain_value, rank
 from alhpo.tuning.history import EarlierSearch
 from alhpo.tuning.optimizers.containment import Containment
 
-#: After so many proposals in a row that were forbidden or trained before, Optuna is given a fresh
-#: random configuration to try instead.
+#: After this many proposals in a row that were forbidden or trained before, a new random
+#: configuration is given to Optuna to try.
 TRIES = 20
 
 
-#: Optuna 4's defaults, of which Optuna 5 has others: the sampler of Huseljic et al. (2023). Where
-#: several trials are asked for at once, ``constant_liar`` is on.
+#: The defaults of Optuna 4 (those of Optuna 5 differ): the sampler of Huseljic et al. (2023). With
+#: ``parallel`` above 1, ``constant_liar`` is on.
 SETTINGS: dict[str, Any] = {
     "n_startup_trials": 10,
     "n_ei_candidates": 24,
@@ -43,36 +43,35 @@ def require_optuna(optimizer: str) -> None:
     """Raise ConfigurationError unless optuna can be imported."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigurationError(
-            f"optimizer {optimizer!r} needs the package optuna. Install it with "
-            "`pip install 'alhpo[tpe]'` or `pip install optuna`; or choose another optimizer, "
+            f"Optimizer {optimizer!r} needs the package optuna. Install it with "
+            "`pip install 'alhpo[tpe]'` or `pip install optuna`, or choose another optimizer, "
             "such as 'hyperband' or 'random'."
         )
 
 
 class TPE:
-    """Asks Optuna for one configuration after the other and tells it their last epoch's metric.
+    """Ask Optuna for one configuration after another, and tell it the metric of the last epoch.
 
-    Floats, integers and ordinals (as their rank) are numbers to Optuna, on a logarithmic scale
-    where they are so in the space, and categoricals the number of their choice. Distributions
-    other than uniform and the weights of choices are not known to it: it sees the bounds alone.
-    Conditional hyperparameters are asked for only where they are active. A configuration that
-    diverged or failed is a failed trial to Optuna, as is one that a clause forbids or that was
-    trained before; it is asked again then. What was trained to the end on the very same task
-    elsewhere, then the initial configurations, are Optuna's first trials, in their order; earlier
-    searches on other tasks are not known to it. The search ends after ``num_configurations``, when
-    the space holds no more, or when the budget is spent.
+    To Optuna, floats, integers and the ranks of ordinals are numbers, on a logarithmic scale if
+    they have one in the space; a categorical is the number of its choice. Optuna knows only the
+    bounds: not distributions other than uniform, nor the weights of choices. It is asked for a
+    conditional hyperparameter only if that is active. A configuration that diverged or failed is a
+    failed trial. So is one that is forbidden or was trained before; then Optuna is asked again. Its
+    first trials are those of this same task that were trained to the end elsewhere, then the
+    initial configurations. It does not learn of searches of other tasks. The search ends after
+    ``num_configurations``, when the space has no more, or when the budget is spent.
 
-    With ``parallel`` above 1 it is asked for as many before it is told of any. The constant liar
-    (Ginsbourger, Le Riche, Carraro 2010) then counts those that are not told of yet as bad ones, so
-    that they are not near each other.
+    With ``parallel`` above 1, Optuna is asked for that many configurations before it is told their
+    metrics. The constant liar (Ginsbourger, Le Riche, Carraro 2010) assumes bad metrics for those
+    that are still open, so that they are not near each other.
 
     Args:
-        configurations: the space, and where the configurations are added.
+        configurations: has the space; the suggested configurations are added to it.
         max_epochs: the epoch every configuration is trained to.
-        num_configurations: after how many configurations the search ends.
+        num_configurations: the number of configurations after which the search ends.
         seed: of the sampler; taken modulo 2**32.
         history: earlier searches.
-        parallel: most configurations in a suggestion.
+        parallel: the largest number of configurations in a suggestion, 1 by default.
 
     Raises:
         ConfigurationError: optuna is not installed, or the space has a hyperparameter without
@@ -97,7 +96,7 @@ class TPE:
         self._n = num_configurations
         self._parallel = parallel
         self._suggested: set[int] = set()
-        #: Optuna's trials by the numbers that were suggested last and are not observed yet.
+        #: Optuna's trials of the latest suggestion that are not observed yet, by their numbers.
         self._pending: dict[int, Any] = {}
         self._containment = Containment("optuna")
         with self._containment.active():
@@ -108,7 +107,7 @@ class TPE:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Optuna 4 calls the constant liar experimental
                 sampler = optuna.samplers.TPESampler(**settings)
-            # It tells of every study on stderr; this one is nobody's but the tuner's.
+            # Optuna logs every new study on stderr; this one belongs to the Tuner.
             verbosity = optuna.logging.get_verbosity()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             try:
@@ -146,11 +145,10 @@ class TPE:
                     self._study.tell(self._pending.pop(number), state=self._failed)
                 elif result["epoch"] == self._max_epochs:
                     self._study.tell(self._pending.pop(number), result["metric"])
-                # else the budget ended before the training
+                # else the budget ended before the training did
 
     def _proposal(self) -> tuple[int, Any] | None:
-        """A configuration that is new and allowed, and Optuna's trial; None where the space holds
-        no more."""
+        """The number of a new, allowed configuration and its trial; None if there is no more."""
         for _ in range(TRIES):
             asked = self._asked()
             if asked is not None:
@@ -170,7 +168,7 @@ class TPE:
             self._suggested.add(known)
 
     def _enqueue(self, number: int) -> None:
-        """Have Optuna propose this configuration next."""
+        """Make Optuna propose this configuration next."""
         values = self._configurations.get_configuration(number)
         self._study.enqueue_trial(
             {name: _encoded(self._space[name], value) for name, value in values.items()}
@@ -212,13 +210,14 @@ def _check(hyperparameter: Any) -> None:
     if isinstance(hyperparameter, FloatHyperparameter | IntegerHyperparameter):
         if hyperparameter.lower is None or hyperparameter.upper is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise ConfigurationError(
-                f"hyperparameter {hyperparameter.name!r} has no bounds; optimizer 'tpe' needs "
-                "them: give it lower= and upper="
+                f"Hyperparameter {hyperparameter.name!r} has no bounds, which optimizer 'tpe' "
+                "needs. Give it lower= and upper=."
             )
     elif not is_constant(hyperparameter):
         raise ConfigurationError(
-            f"hyperparameter {hyperparameter.name!r} is a {type(hyperparameter).__name__}; "
-            "optimizer 'tpe' knows floats, integers, ordinals, categoricals and constants"
+            f"Hyperparameter {hyperparameter.name!r} is a {type(hyperparameter).__name__}, which "
+            "optimizer 'tpe' does not know. Legal: floats, integers, ordinals, categoricals, "
+            "constants."
         )
 
 
@@ -253,7 +252,7 @@ def _number_value(trial: Any, hyperparameter: Any) -> float | int:
 
 
 def _encoded(hyperparameter: Any, value: Any) -> Any:
-    """A value as Optuna knows it."""
+    """A value of the space as a value of Optuna's."""
     if isinstance(hyperparameter, CategoricalHyperparameter):
         return rank(hyperparameter.choices, value)
     if isinstance(hyperparameter, OrdinalHyperparameter):
@@ -276,8 +275,8 @@ def tpe(
 
 
 tpe.uses_history = True  # type: ignore[attr-defined]
-#: The Tuner gives ``parallel`` to a factory that says so.
+#: The Tuner passes ``parallel`` to a factory with this trait.
 tpe.takes_parallel = True  # type: ignore[attr-defined]
-#: The Tuner asks it before anything happens.
+#: The Tuner calls this before any work.
 tpe.check_space = check_space  # type: ignore[attr-defined]
 tpe.packages = ("optuna",)  # type: ignore[attr-defined]

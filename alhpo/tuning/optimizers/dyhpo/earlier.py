@@ -1,4 +1,4 @@
-"""What earlier searches observed, for the surrogate of the present one."""
+"""Observations of earlier searches, for the surrogate of the current one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
 from alhpo.tuning.optimizers.dyhpo.process import Observations
 from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
-#: Observations taken from each earlier search, and how many of those are looked at.
+#: Observations taken from each earlier search, at most; and searches they are taken from.
 _EARLIER_ROWS = 80
 _EARLIER_SEARCHES = 3
 
 
 class EarlierObservations:
-    """Observations of earlier searches, each on its own scale, some of each."""
+    """A selection of the observations of each earlier search, each search on its own scale."""
 
     def __init__(self, history: Sequence[EarlierSearch], encoder: Encoder, max_epochs: int) -> None:
         recent = sorted(history, key=lambda one: one.age)[: _EARLIER_SEARCHES + 1]
-        #: Metrics of the present task that were observed before this search.
+        #: Metrics of this same task that were observed before this search.
         self.current = [m for one in recent if one.age == 0 for _, _, m in one.rows]
         others = [one for one in recent if one.age > 0]
         self._scales = {
@@ -38,7 +38,7 @@ class EarlierObservations:
                     try:
                         row = encoder.encode(configuration)
                     except ValueError:
-                        continue  # of another space: a category that this one does not have
+                        continue  # another space: this one does not have that category
                     trials[key] = len(trials)
                     x.append(row)
                     search.append(one.age)
@@ -63,7 +63,7 @@ class EarlierObservations:
 
 
 def _thinned(rows: Sequence[tuple[Any, int, float]], max_epochs: int) -> list[Any]:
-    """Of each curve the epochs 1, 2, 4, ... and its last, and of those an even selection."""
+    """Of each curve the epochs 1, 2, 4, ... and the last; of all these, an even selection."""
     rows = [row for row in rows if row[1] <= max_epochs]
     last = {repr(sorted(configuration.items())): epoch for configuration, epoch, _ in rows}
     kept = [

@@ -1,4 +1,4 @@
-"""Configurations as points of a cube, so that distances between them mean something."""
+"""Configurations as points in the unit cube, where distances are meaningful."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ConfigSpace.hyperparameters import IntegerHyperparameter
 from alhpo.hyperparameters.conditions import is_conditional
 from alhpo.hyperparameters.description import is_constant, plain_value, rank
 
-#: Hyperparameters without bounds (normal ones of ConfigSpace) span so many standard deviations.
+#: Range of a hyperparameter without bounds (normal ones of ConfigSpace), in standard deviations.
 _DEVIATIONS = 3.0
 
 
 class Encoder:
-    """Maps configurations of a space to rows of numbers and, for numbers, back.
+    """Map configurations of a space to rows of numbers.
 
-    Numbers are scaled by their bounds, on a log scale where they have one, and ordinals by their
-    rank, to [0, 1]; categories are one-hot, any two of them 1 apart. A hyperparameter that can be
-    inactive has a further column that says whether it is active; its value counts as the middle
-    where it is not, so that two configurations in which it is inactive do not differ by it.
+    Numbers are scaled by their bounds to [0, 1], on a log scale if they have one; so are the ranks
+    of ordinals. Categories are one-hot, with a distance of 1 between any two. A hyperparameter that
+    can be inactive has one more column, which says whether it is active. An inactive value counts
+    as the middle of the range, so that two configurations without it do not differ by it.
     Constants have no columns.
 
     Args:
-        space: whose configurations are encoded.
+        space: the space of the configurations.
 
     Attributes:
         names: the hyperparameters that have columns.
@@ -49,7 +49,7 @@ class Encoder:
             self.width += columns
 
     def encode(self, configuration: Mapping[str, Any]) -> np.ndarray:
-        """(width,) float64; inactive hyperparameters are absent from the configuration."""
+        """Encode a configuration, without its inactive hyperparameters, as (width,) float64."""
         row = np.zeros(self.width)
         for name, columns, optional in zip(self.names, self.groups, self._conditional, strict=True):
             hyperparameter = self._space[name]
@@ -65,7 +65,7 @@ class Encoder:
         return row
 
     def unit(self, name: str, value: Any) -> float:
-        """Where in [0, 1] a number or ordinal lies."""
+        """The position of a number or ordinal in [0, 1]."""
         hyperparameter = self._space[name]
         if isinstance(hyperparameter, OrdinalHyperparameter):
             last = len(hyperparameter.sequence) - 1
@@ -77,9 +77,12 @@ class Encoder:
     def neighbour(
         self, configuration: Mapping[str, Any], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """The configuration with one or two of its hyperparameters changed: numbers and ordinals
-        by a normal step of a tenth of their range, categories to any. It may be outside
-        the space (conditions, forbidden clauses)."""
+        """The configuration with one or two of its hyperparameters changed.
+
+        Numbers and ordinals move by a normal step with a standard deviation of a tenth of their
+        range; a category becomes any other. Conditions and forbidden clauses are ignored, so that
+        the result may be outside the space.
+        """
         changed = dict(configuration)
         names = [name for name in self.names if name in configuration]
         count = min(len(names), int(generator.integers(1, 3)))
@@ -106,7 +109,7 @@ class Encoder:
 
 
 def _scale(hyperparameter: Any) -> tuple[float, float, bool]:
-    """The bounds on the scale of the hyperparameter, and whether that is logarithmic."""
+    """The bounds on the scale of the hyperparameter, and whether the scale is logarithmic."""
     lower, upper = _bounds(hyperparameter)
     log = bool(getattr(hyperparameter, "log", False))
     return (math.log(lower), math.log(upper), True) if log else (lower, upper, False)

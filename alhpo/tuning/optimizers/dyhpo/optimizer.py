@@ -1,4 +1,4 @@
-"""DyHPO: one more epoch for the configuration from which that promises most.
+"""DyHPO: one more epoch for the configuration with the highest expected improvement.
 
 After Wistuba, Kadra, Grabocka: Supervising the Multi-Fidelity Race of Hyperparameter
 Configurations (NeurIPS 2022), with another surrogate (see ``process``).
@@ -23,11 +23,12 @@ from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
 from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations
 from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
-#: A search's own scale is used once it has so many observations; before, that of an earlier one.
+#: A search uses its own scale from this many observations on; before, that of an earlier search.
 _OWN_SCALE = 20
-#: At most so many of the latest search's best are trained to the end before anything else.
+#: The best configurations of the latest search that are trained to the end first, at most.
 _TRANSFERRED = 3
-#: Candidates are refreshed after so many suggestions, by this share of them and some neighbours.
+#: Suggestions between two refreshes of the candidates, the share of them that is replaced by random
+#: ones, the number of neighbours that are added, and of how many configurations.
 _REFRESH_EVERY = 20
 _REFRESH_SHARE = 0.1
 _NEIGHBOURS = 20
@@ -36,41 +37,43 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 
 
 class DyHPO:
-    """Chooses, after every step, the configuration that is trained further.
+    """Choose after every step the configuration to train further.
 
-    The next configuration is the one with the highest expected improvement one step ahead, over
-    the best that any has shown at that epoch (over the best at all where none has come so far),
-    as in DyHPO; every other time it is the improvement over the best at all, a random number of
-    epochs ahead (the epochs on a log scale; compare ifBO, Rakotoarison et al. 2024), which is what
-    makes configurations that rise late be trained through. One suggestion in ten is a new random
-    configuration whatever the surrogate thinks. Ties go to the lowest number.
+    The next configuration is that with the highest expected improvement. Every other suggestion
+    looks one step ahead, as in DyHPO: improvement over the best metric of any configuration at that
+    epoch (over the best of all, if none has reached it). The others look a random number of epochs
+    ahead, uniform on a log scale (compare ifBO, Rakotoarison et al. 2024): improvement over the
+    best of all. This is how configurations that rise late get trained. One suggestion in ten is a
+    new random configuration. Ties go to the lowest number.
 
-    A configuration whose metric was not finite, or whose training failed, is never suggested
-    again and counts as the worst that was seen, so that its neighbourhood is avoided.
+    A configuration whose metric was not finite, or whose training failed, is never suggested again.
+    It counts as the worst metric so far, so that its neighbourhood is avoided.
 
-    With ``parallel`` above 1 each suggestion holds as many configurations. They are chosen one
-    after the other, each as if the one before it had been observed at its predicted mean (a
-    fantasy: Ginsbourger, Le Riche, Carraro 2010, "kriging believer").
+    With ``parallel`` above 1 a suggestion holds that many configurations. They are chosen one after
+    the other, each as if the earlier ones had been observed at their predicted means ("kriging
+    believer": Ginsbourger, Le Riche, Carraro 2010).
 
     Args:
-        configurations: what to choose from, filled up to ``num_configurations``; those given by
-            the user come first, then, where there is no history, the space's default. Candidates
-            are refreshed on the way: the least promising of those never tried make way for new
-            random ones and neighbours of the best.
+        configurations: those to choose from, filled up to ``num_configurations``. The user's come
+            first; then, without history, the default of the space. From time to time new random
+            configurations and neighbours of the best replace the least promising untried ones.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs the search may spend; None for no limit.
-        num_configurations: size of the candidate pool.
+        num_configurations: number of candidates.
         seed: of every random choice.
-        history: earlier searches. What they observed informs the surrogate, discounted by age,
-            each with a level and scale of its own: metrics are never pooled. The best three of the
-            latest that are among the configurations given, or as many as half the budget has room
-            for, are trained to the end at once.
-        step: epochs that a suggestion goes further.
-        parallel: configurations in a suggestion.
-        explore: share of suggestions that are new random configurations.
-        refit_growth: the surrogate's parameters are fitted again whenever there are so many times
-            the observations of the last fit; 1 fits at every step.
-        fit_steps: most L-BFGS steps of a fit.
+        history: earlier searches. The surrogate learns from their observations, less from older
+            searches; each search has its own level and scale. The three best configurations of the
+            latest search (fewer if half the budget does not suffice), as far as the user's
+            configurations include them, are trained to the end first.
+        step: epochs of training per suggestion, 1 by default.
+        parallel: configurations in a suggestion, 1 by default.
+        explore: share of suggestions that are new random configurations, in [0, 1].
+        refit_growth: at least 1. The surrogate's parameters are fitted again when the number of
+            observations has grown by this factor; 1 fits at every step.
+        fit_steps: the largest number of L-BFGS steps of a fit.
+
+    Raises:
+        ConfigurationError: a ``step``, ``parallel``, ``explore`` or ``refit_growth`` out of range.
     """
 
     def __init__(
@@ -90,11 +93,17 @@ class DyHPO:
     ) -> None:
         for name, value in (("step", step), ("parallel", parallel), ("fit_steps", fit_steps)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name} is {value!r}; expected an integer from 1")
+                raise ConfigurationError(
+                    f"Argument {name} is {value!r}; expected an integer of at least 1."
+                )
         if not 0 <= explore <= 1:
-            raise ConfigurationError(f"explore is {explore!r}; expected a share from 0 to 1")
+            raise ConfigurationError(
+                f"Argument explore is {explore!r}; expected a share from 0 to 1."
+            )
         if not refit_growth >= 1:
-            raise ConfigurationError(f"refit_growth is {refit_growth!r}; expected at least 1")
+            raise ConfigurationError(
+                f"Argument refit_growth is {refit_growth!r}; expected a number of at least 1."
+            )
         self._configurations = configurations
         self._max_epochs = max_epochs
         self._budget = math.inf if max_budget is None else max_budget
@@ -103,8 +112,8 @@ class DyHPO:
         self._growth, self._fit_steps = refit_growth, fit_steps
         self._generator = numpy_generator(seed, "dyhpo")
         self._initial = list(range(getattr(configurations, "num_initial", 0)))
-        #: What is trained to the end at once.
-        self._through = _through(configurations, history, max_epochs, max_budget)
+        #: The configurations that are trained to the end first.
+        self._through = _transferred(configurations, history, max_epochs, max_budget)
         if not history:
             self._initial += _default(configurations)
         fill_up(configurations, num_configurations)
@@ -118,7 +127,7 @@ class DyHPO:
         self._lost: set[int] = set()
         self._suggestions = 0
         self._next_fit = 0
-        self._score: dict[int, float] = {}  # of the candidates that were compared last
+        self._score: dict[int, float] = {}  # of the candidates of the last comparison
         self._earlier = EarlierObservations(history, self._encoder, max_epochs)
 
     def suggest(self) -> tuple[list[int] | None, list[int] | None]:
@@ -157,17 +166,16 @@ class DyHPO:
             self._observed.append((number, epoch, metric))
 
     def expected_gain(self) -> float | None:
-        """What the most promising configuration is expected to add to the best metric so far.
+        """The expected gain of the most promising configuration over the best metric so far.
 
-        The largest expected improvement over all candidates, each at the epoch at which it is
-        largest, in units of the metric. None before anything was observed. Asking changes nothing:
-        the suggestions are the same however often it is asked.
+        It is the largest expected improvement of any candidate at any epoch, in units of the
+        metric; None before the first observation. Asking does not change the suggestions.
         """
         scale, best = self._scale(), self._best()
         candidates = self._free(self._pool) or self._free(sorted(self._set_aside))
         if best is None or not candidates:
             return None
-        process = copy.copy(self._process)  # the same parameters; conditioning leaves ours alone
+        process = copy.copy(self._process)  # the same parameters; conditioning does not change ours
         known = self._condition(process, [], refit=False)
         reached = np.array([self._reached.get(number, 0) for number in candidates])
         ahead = [2**k for k in range(self._max_epochs.bit_length()) if 2**k < self._max_epochs]
@@ -183,10 +191,10 @@ class DyHPO:
         return gain
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the optimizer has learnt and drawn, as JSON-able values.
+        """The state of the optimizer, as JSON-able values.
 
-        An optimizer made with the same arguments, whose ``configurations`` hold the same ones,
-        goes on exactly like this one after ``load_state_dict``.
+        An optimizer with the same arguments and the same content of ``configurations`` continues
+        exactly like this one after ``load_state_dict``.
         """
         return {
             "generator": self._generator.bit_generator.state,
@@ -203,7 +211,7 @@ class DyHPO:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         self._generator.bit_generator.state = state["generator"]
         self._process.parameters = np.array(state["parameters"])
         self._pool = list(state["pool"])
@@ -248,14 +256,14 @@ class DyHPO:
         return candidates[int(score.argmax())]
 
     def _ahead(self) -> int:
-        """A random number of epochs, uniform on a log scale, that the budget has room for."""
+        """A random number of epochs, uniform on a log scale, within the budget."""
         spent = len(self._observed)
         most = max(1.0, min(self._max_epochs, self._budget - spent))
         return round(most ** float(self._generator.random()))
 
     def _candidates(self, busy: set[int]) -> list[int]:
-        """Numbers that can be trained further, ascending; those set aside join them once no
-        other is left."""
+        """Numbers that can be trained further, ascending. Those set aside count only if there is
+        no other."""
         found = self._free(self._pool, busy)
         if not found and self._set_aside:
             self._pool = sorted({*self._pool, *self._set_aside})
@@ -274,7 +282,7 @@ class DyHPO:
         ]
 
     def _refresh(self) -> None:
-        """Replace the least promising untried candidates, every now and then."""
+        """Replace the least promising untried candidates, if it is time."""
         if not self._observed or self._suggestions % _REFRESH_EVERY:
             return
         first = len(self._configurations)
@@ -310,14 +318,14 @@ class DyHPO:
         return Scale.of(np.array(metrics)) if metrics else Scale(0.0, 1.0, 1.0)
 
     def _best(self) -> float | None:
-        """The best of the present task so far, scaled."""
+        """The best metric of the current task so far, scaled."""
         metrics = [metric for _, _, metric in self._observed if math.isfinite(metric)]
         if not metrics:
             return None
         return float(self._scale().apply(np.array(max([*metrics, *self._earlier.current]))))
 
     def _bar(self, target: np.ndarray, best: float) -> np.ndarray:
-        """What a configuration has to beat at each epoch."""
+        """The metric that a configuration has to beat at each epoch."""
         scale = self._scale()
         top: dict[int, float] = {}
         for _, epoch, metric in self._observed:
@@ -337,7 +345,7 @@ class DyHPO:
         *,
         refit: bool = True,
     ) -> dict[int, int]:
-        """Condition a process on everything; returns the trial of each tried number."""
+        """Condition a process on all observations; return the trial of each tried number."""
         scale = self._scale()
         metrics = np.array([metric for _, _, metric in self._observed])
         values = scale.apply(metrics)
@@ -378,12 +386,12 @@ class DyHPO:
         return np.stack([self._rows[number] for number in numbers])
 
 
-def _through(
+def _transferred(
     configurations: Any, history: Sequence[EarlierSearch], max_epochs: int, max_budget: int | None
 ) -> set[int]:
-    """Numbers of the best of the latest search, as many as half the budget has room for."""
+    """Numbers of the best of the latest search, as many as half the budget suffices for."""
     room = _TRANSFERRED if max_budget is None else max_budget // (2 * max_epochs)
-    measured = any(search.age == 0 for search in history)  # a run measures what is in force
+    measured = any(search.age == 0 for search in history)  # a run measures its configuration
     count = min(max(room, 1), _TRANSFERRED) - measured
     best = best_first(history)[:count]
     initial = range(getattr(configurations, "num_initial", 0))
@@ -431,11 +439,11 @@ def dyhpo(
     )
 
 
-#: The Tuner refuses ``max_budget=None`` for a factory that says so.
+#: The Tuner refuses ``max_budget=None`` for a factory with this trait.
 dyhpo.requires_budget = True  # type: ignore[attr-defined]
-#: The Tuner gives earlier searches to a factory that says so.
+#: The Tuner passes earlier searches to a factory with this trait.
 dyhpo.uses_history = True  # type: ignore[attr-defined]
-#: The Tuner gives ``parallel`` to a factory that says so.
+#: The Tuner passes ``parallel`` to a factory with this trait.
 dyhpo.takes_parallel = True  # type: ignore[attr-defined]
 #: The optimizers of this factory have ``expected_gain``.
 dyhpo.tells_gain = True  # type: ignore[attr-defined]

@@ -1,16 +1,16 @@
 """A Gaussian process over hyperparameters, epochs and earlier searches: the surrogate of DyHPO.
 
-DyHPO (Wistuba, Kadra, Grabocka, NeurIPS 2022) puts its process on a neural network that reads the
-configuration, the epoch and the curve so far. Here the curve is part of the process itself, as in
-freeze-thaw Bayesian optimisation (Swersky, Snoek, Adams 2014): what a configuration has shown so
-far informs its later epochs through their covariance. For epochs s and t of trials i and j
+The process of DyHPO (Wistuba, Kadra, Grabocka, NeurIPS 2022) has a deep kernel: a neural network
+reads the configuration, the epoch and the curve so far. Here the curve is part of the process, as
+in freeze-thaw Bayesian optimisation (Swersky, Snoek, Adams 2014): the observed epochs of a
+configuration inform the later ones through their covariance. For epochs s and t of trials i and j
 
     k = ρ(i, j) (k_x(i, j) (a + b k_t(s, t)) + c k_t(s, t)) + l [same search]
         + [i = j] (d + e k_u(s, t)) + noise [same observation]
 
 k_x is a Matérn 5/2 kernel with one lengthscale per hyperparameter, k_t and k_u are Matérn 5/2
-kernels of log-epochs, and ρ = exp(-distance / τ) is the correlation between searches that are so
-many cycles apart, each of which has a level l of its own. The parameters are the maximum a
+kernels of log-epochs, and ρ = exp(-distance / τ) is the correlation between two searches, whose
+distance is in cycles; each search has a level of variance l. The parameters are the maximum a
 posteriori, found by L-BFGS on the exact gradient, in float64.
 """
 
@@ -34,14 +34,14 @@ _SPREADS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.5, 0.7, 0.7, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Observations:
-    """What a process is conditioned on.
+    """The m trials and n observations that a process is conditioned on.
 
     Attributes:
         x: (m, columns) encoded configuration of each trial.
-        search: (m,) how many searches ago each trial was; 0 is the present one.
+        search: (m,) how many searches ago each trial was; 0 is the current search.
         trial: (n,) trial of each observation.
         epoch: (n,) its epoch, from 1.
-        value: (n,) what was observed.
+        value: (n,) the observed metric, scaled.
     """
 
     x: np.ndarray
@@ -52,15 +52,15 @@ class Observations:
 
 
 class CurveProcess:
-    """The process.
+    """A Gaussian process of the metric of configurations after epochs.
 
     Args:
-        groups: the columns of each hyperparameter.
-        max_epochs: length of a full training.
+        groups: the columns of each hyperparameter in the encoding.
+        max_epochs: epochs of a full training.
 
     Attributes:
-        parameters: logarithms of the lengthscales of the hyperparameters and of the parameters
-            above; ``fit`` starts from them.
+        parameters: logarithms of the lengthscales of the hyperparameters, then of the parameters
+            above. ``fit`` starts from them and replaces them.
     """
 
     def __init__(self, groups: Sequence[slice], max_epochs: int) -> None:
@@ -73,7 +73,7 @@ class CurveProcess:
         self.parameters = self._prior_mean.copy()
 
     def fit(self, observations: Observations, steps: int) -> None:
-        """Condition on observations, after at most ``steps`` steps of L-BFGS."""
+        """Fit the parameters by at most ``steps`` L-BFGS steps, and condition on observations."""
         fixed = _Fixed.of(observations, self._groups, self._log_epochs(observations.epoch))
         if steps:
             bounds = zip(
@@ -101,12 +101,15 @@ class CurveProcess:
     def predict(
         self, x: np.ndarray, trial: np.ndarray, epoch: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the metric, noise apart, in the present search.
+        """Mean and standard deviation, without noise, of the metric in the current search.
 
         Args:
             x: (k, columns) encoded configurations.
-            trial: (k,) the trial each has among the observations, or -1 for a new one.
-            epoch: (k,) the epoch at which it is predicted.
+            trial: (k,) the trial of each among the observations, or -1 for a new one.
+            epoch: (k,) the epoch of each prediction.
+
+        Returns:
+            (k,) means and (k,) standard deviations.
         """
         known = self._observations
         scales, p = self._split(self.parameters)
@@ -226,15 +229,15 @@ class _Parameters:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """What of the covariance does not depend on the parameters."""
+    """The parts of the covariance that do not depend on the parameters."""
 
     squares: np.ndarray  # (m, m, hyperparameters) squared differences
-    apart: np.ndarray  # (m, m) distance of the searches
+    apart: np.ndarray  # (m, m) distances between the searches, in cycles
     log_epoch: np.ndarray  # (n,)
     gap: np.ndarray  # (n, n) squared differences of log-epochs
     same_trial: np.ndarray  # (n, n)
     same_search: np.ndarray  # (n, n)
-    member: np.ndarray  # (m, n) whether an observation is of a trial
+    member: np.ndarray  # (m, n) whether an observation belongs to a trial
 
     @classmethod
     def of(cls, known: Observations, groups: Sequence[slice], log_epoch: np.ndarray) -> _Fixed:
@@ -260,6 +263,6 @@ def _matern(squares: np.ndarray) -> np.ndarray:
 
 
 def _matern_slope(squares: np.ndarray) -> np.ndarray:
-    """The derivative by the logarithm of the lengthscale is this times the squared distance."""
+    """The derivative by the log lengthscale, divided by the squared distance."""
     r = np.sqrt(5 * squares)
     return (5 / 3) * (1 + r) * np.exp(-r)

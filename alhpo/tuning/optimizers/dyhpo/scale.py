@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scale:
-    """Metrics on a scale on which both small differences near the usual and large ones count:
-    asinh((metric - centre) / unit) / spread."""
+    """The scale asinh((metric - centre) / unit) / spread: linear near the centre, logarithmic far
+    from it, so that small differences near the centre and large ones far away both count."""
 
     centre: float
     unit: float
@@ -18,7 +18,8 @@ class Scale:
 
     @classmethod
     def of(cls, metrics: np.ndarray) -> Scale:
-        """From the median, the median absolute deviation, and the deviation of what comes out."""
+        """The scale of some metrics: centre is their median, unit their median absolute deviation,
+        spread the standard deviation of the result."""
         centre = float(np.median(metrics))
         deviations = np.abs(metrics - centre)
         unit = float(np.median(deviations)) or float(deviations.mean()) or 1.0
