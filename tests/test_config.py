@@ -3,7 +3,8 @@
 import pytest
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.runs.settings import RunConfig, read_config_file
+from alhpo.runs.config_files import read_config_file
+from alhpo.runs.settings import RunConfig
 from alhpo.strategies import (
     get_strategy,
     register_strategy,

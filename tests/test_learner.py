@@ -23,12 +23,8 @@ from alhpo.base.errors import (
 from alhpo.base.protocols import POOL_OUTPUTS
 from alhpo.models.timm_models import weights_hash
 from alhpo.outputs.dropout_passes import DropoutPasses
-from alhpo.runs.settings import (
-    DataSettings,
-    ModelSettings,
-    RunConfig,
-    TuneConfig,
-)
+from alhpo.runs.setting_groups import DataSettings, ModelSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.evaluation import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}

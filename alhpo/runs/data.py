@@ -5,7 +5,7 @@ from __future__ import annotations
 from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import load_dataset
-from alhpo.runs.settings import DataSettings
+from alhpo.runs.setting_groups import DataSettings
 
 
 def load_data(settings: DataSettings) -> ImageDataset:

@@ -16,9 +16,10 @@ from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.runs.config_files import read_run_config
 from alhpo.runs.provenance import check_dataset
 from alhpo.runs.records import read_records
-from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.settings import TuneConfig
 
 
 @dataclass(frozen=True)

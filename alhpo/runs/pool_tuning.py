@@ -34,6 +34,7 @@ from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
+from alhpo.runs.config_files import read_run_config
 from alhpo.runs.data import load_data, need_evaluation_split
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
@@ -47,7 +48,7 @@ from alhpo.runs.search import (
     storage_of,
     validation_of,
 )
-from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.settings import TuneConfig
 from alhpo.runs.stopwatch import Stopwatch
 
 

@@ -12,7 +12,8 @@ from alhpo.base.errors import ConfigurationError, TunerError
 from alhpo.base.files import Journal
 from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
-from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
+from alhpo.runs.setting_groups import SearchSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.objective import Objective
 from alhpo.tuning import Tuner, recorded_results
 from alhpo.tuning.record import Record, SearchJournal

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings, parse, suggestion, unknown_name
+from alhpo.runs.config_files import read_config_file
 from alhpo.runs.identity import SEARCH_KEYS
-from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
+from alhpo.runs.settings import RunConfig, TuneConfig
 
 Axis = list[Any] | dict[str, Any]
 Exclusion = dict[str, Any]

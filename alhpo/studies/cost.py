@@ -14,7 +14,8 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import dataset_size
 from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
-from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
+from alhpo.runs.setting_groups import DataSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
 from alhpo.validation import get_validation

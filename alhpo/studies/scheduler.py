@@ -18,8 +18,8 @@ import yaml
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import write_text
 from alhpo.base.formats import claim_format
+from alhpo.runs.config_files import read_config_file
 from alhpo.runs.observer import Observer
-from alhpo.runs.settings import read_config_file
 from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
 from alhpo.studies.launch import Launcher, make_launcher
