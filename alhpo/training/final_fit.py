@@ -60,6 +60,16 @@ def fitted_model(
     return None if trainer.diverged else trainer.models[0], trainer.epoch
 
 
+def fit_identity(task: Task, hp: TrainingHyperparameters) -> dict[str, Any]:
+    """The parts of a checkpoint's description that identify a fit, apart from the model."""
+    return {
+        "validation_scheme": ALL_LABELS,
+        "configuration": hp.resolved(task.augmentation).model_dump(),
+        "labeled_set": task.labeled_set,
+        "training": task.training,
+    }
+
+
 def saved_model(
     folder: Path,
     recipe: Recipe,
