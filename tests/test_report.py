@@ -429,10 +429,13 @@ def drop_first_cycle(run):
 
 
 DAMAGES = [
-    (append_no_record, "cycles.jsonl, line 2 is no record"),
-    (change_score, "cycles.jsonl, line 1 is no record"),
+    (append_no_record, "cycles.jsonl, line 2 is not a record"),
+    (change_score, "cycles.jsonl, line 1 is not a record"),
     (lambda run: (run / "cycles.jsonl").write_bytes(b"\0\0\n"), "cycles.jsonl, line 1 is not JSON"),
-    (lambda run: (run / "cycles.jsonl").write_bytes(b"[1]\n"), "cycles.jsonl, line 1 is no record"),
+    (
+        lambda run: (run / "cycles.jsonl").write_bytes(b"[1]\n"),
+        "cycles.jsonl, line 1 is not a record",
+    ),
     (cut, "cycles.jsonl holds 1 records, but the run was finished with 3"),
     (lambda run: (cut(run), (run / "cycles.jsonl").unlink()), "cycles.jsonl holds 0 records"),
     (drop_first_cycle, "cycles.jsonl does not begin with a cycle"),

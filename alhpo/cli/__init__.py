@@ -31,15 +31,15 @@ for _command in (run, tune, study, report):
 
 
 def run_main() -> None:
-    """Entry point: errors of alhpo become one line and exit status 2; SIGTERM ends like Ctrl-C."""
+    """Entry point. An AlhpoError becomes one line and exit status 2; SIGTERM acts like Ctrl-C."""
     cause = signal.SIGINT
 
     def terminate(number: int, frame: types.FrameType | None) -> None:
-        """Batch systems ask for an end with SIGTERM, and kill what has none some seconds later."""
+        """Stop at SIGTERM, before the batch system kills the process some seconds later."""
         nonlocal cause
         cause = signal.SIGTERM
-        signal.signal(number, signal.SIG_IGN)  # whoever asks twice must not disturb the end
-        raise KeyboardInterrupt  # Ray, waiting, passes on this one and swallows all others
+        signal.signal(number, signal.SIG_IGN)  # a second SIGTERM must not interrupt the first
+        raise KeyboardInterrupt  # the only exception that Ray passes on while it waits
 
     signal.signal(signal.SIGTERM, terminate)
     try:
@@ -55,5 +55,5 @@ def run_main() -> None:
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         word = "terminated" if cause == signal.SIGTERM else "interrupted"
-        click.echo(f"alhpo: {word}; the same command goes on from here.", err=True)
+        click.echo(f"alhpo: {word}. The same command goes on from here.", err=True)
         sys.exit(128 + cause)

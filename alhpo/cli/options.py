@@ -17,12 +17,12 @@ from alhpo.base.errors import ConfigurationError
 def setting_options(
     schema: type[pydantic.BaseModel], several: Collection[str], without: Collection[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A file of settings, ``--hp``, and one flag for every setting of a schema.
+    """Add ``--config``, ``--hp`` and one flag for every setting to a command.
 
     Args:
-        schema: whose settings.
-        several: settings that take several values.
-        without: settings that have no flag.
+        schema: the class of the settings.
+        several: names of settings that take several values.
+        without: names of settings without a flag.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ def setting_options(
             "--config",
             "config_file",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="YAML file of settings; flags go over it.",
+            help="YAML file of settings; flags replace its values.",
         )(command)
 
     return decorate
@@ -80,13 +80,18 @@ def _kind(field: FieldInfo) -> click.ParamType:
 
 
 def with_hyperparameters(settings: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
-    """The settings, with hyperparameters given as flags over theirs."""
+    """The settings; hyperparameters given as flags replace theirs.
+
+    Raises:
+        ConfigurationError: hyperparameters in another form than names and values.
+    """
     if not assignments:
         return settings
     fixed = settings.get("hyperparameters") or {}
     if not isinstance(fixed, dict):
         raise ConfigurationError(
-            f"Setting 'hyperparameters' is {fixed!r}; expected names and values, such as lr: 0.01."
+            f"Setting 'hyperparameters' is {fixed!r}; expected are names and values, such as "
+            "lr: 0.01."
         )
     return settings | {"hyperparameters": fixed | dict(map(_assignment, assignments))}
 
@@ -104,5 +109,5 @@ def listed(value: Any, split: Callable[[str], list[str]] = split_commas) -> list
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigurationError(f"--hp {text!r}: expected NAME=VALUE, such as lr=0.01.")
+        raise ConfigurationError(f"--hp is {text!r}; expected is NAME=VALUE, such as lr=0.01.")
     return name.strip(), value.strip()

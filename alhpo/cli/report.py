@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="Where to write; default: FOLDER.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder for the report; default: FOLDER."
+)
 @click.option(
     "--compare",
     metavar="published|cifar10|cifar100",
-    help="Put published tables beside these; published: those that the study's file names.",
+    help="Compare with published tables; published: those named in the study's file.",
 )
 def report(folder: Path, output: Path | None, compare: str | None) -> None:
-    """Tables and figures of the study in FOLDER, or of all runs in it, from files only."""
+    """Write tables and figures of the study in FOLDER, or of all runs in it, from its records."""
     show_report(folder, output, compare=compare)
 
 
@@ -31,7 +33,7 @@ def show_report(
     compare: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Write the report of a folder, and print its accuracies and where it is."""
+    """Write the report of a folder, and print its accuracies and its files."""
     from alhpo.reports import write_report
     from alhpo.runs.progress import make_console
 

@@ -16,17 +16,17 @@ from alhpo.runs.config_files import read_config_file
 from alhpo.runs.modes import MODES
 from alhpo.runs.settings import RunConfig
 
-#: Settings of which several values, separated by commas, make several runs.
+#: Settings that take several values, separated by commas; every combination is a run.
 SEVERAL = ("strategy", "hpo", "seed")
 
 
 @click.command()
 @setting_options(RunConfig, SEVERAL)
 def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any) -> None:
-    """Run active learning, continue it, or show what was run before.
+    """Run active learning, or continue a run that was interrupted.
 
-    The same settings always mean the same run folder: a killed run goes on where it was. A run
-    that fails stops none of the others; the exit status is then 1.
+    The same settings always mean the same run folder, so the same command continues a killed run.
+    If a run fails, the others still run, and the exit status is 1.
     """
     from alhpo.runs.experiment import run_experiment
     from alhpo.runs.progress import RichObserver, make_console
@@ -52,7 +52,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
 def _expand(
     file: dict[str, Any], flags: dict[str, Any], hyperparameters: tuple[str, ...]
 ) -> list[RunConfig]:
-    """All runs that the settings stand for; every one is checked before the first begins."""
+    """Settings of all runs. All are checked before the first run begins."""
     from alhpo.strategies import split_strategy_names
 
     settings = with_hyperparameters(file | flags, hyperparameters)
@@ -62,7 +62,7 @@ def _expand(
         value = settings.get(name, RunConfig.model_fields[name].default)
         choices.append(listed(value, splits.get(name, split_commas)))
         if not choices[-1]:
-            raise ConfigurationError(f"Setting {name!r} is an empty list; give at least one value.")
+            raise ConfigurationError(f"Setting {name!r} is an empty list. Give at least one value.")
     return [
         RunConfig.create(settings, dict(zip(SEVERAL, combination, strict=True)))
         for combination in itertools.product(*choices)

@@ -20,10 +20,10 @@ Config = TypeVar("Config", RunConfig, TuneConfig)
 def for_each(
     what: str, configs: Sequence[Config], work: Callable[[Config], None], console: Console
 ) -> list[tuple[str, Exception]]:
-    """Do the work of each of several settings, whatever becomes of the others.
+    """Run or tune each of several settings; a failure stops none of the others.
 
     Returns:
-        The names of those that failed, with the error. The error of a single one is raised.
+        The names of those that failed, with the error. With one setting, its error is raised.
     """
     failed: list[tuple[str, Exception]] = []
     for number, config in enumerate(configs, start=1):
@@ -33,7 +33,9 @@ def for_each(
         except Exception as error:
             if len(configs) == 1:
                 raise
-            if not isinstance(error, AlhpoError | OSError):  # one of ours, not of the user's
+            if not isinstance(
+                error, AlhpoError | OSError
+            ):  # a defect of alhpo, not a user's mistake
                 traceback.print_exc()
             console.print(
                 f"failed: {error_line(error)}", markup=False, highlight=False, soft_wrap=True
@@ -43,10 +45,10 @@ def for_each(
 
 
 def end_command(what: str, failed: Sequence[tuple[str, Exception]], console: Console) -> None:
-    """Name what failed, and end the command with exit status 1, if anything did."""
+    """Print what failed, and exit with status 1 if anything did."""
     for name, error in failed:
         line = f"failed: {what} {name}: {error_line(error)}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if failed:
-        console.print("The same command goes on with these.", highlight=False)
+        console.print("The same command continues these.", highlight=False)
         click.get_current_context().exit(1)

@@ -16,25 +16,32 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", metavar="STUDY")
-@click.option("--output", metavar="DIR", help="Folder of the study, instead of what it says.")
+@click.option("--output", metavar="DIR", help="Folder of the study; replaces its output_dir.")
 @click.option(
     "--launcher",
     metavar="in-process|local|ray",
     default="local",
     show_default=True,
-    help="Where cells are run.",
+    help="Where cells run.",
 )
 @click.option(
-    "--workers", type=int, metavar="N", help="Cells at once; default: as many as there is room for."
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Cells that run at the same time; default: as many as fit.",
 )
-@click.option("--threads", type=int, metavar="N", help="local: threads; default: cores / workers.")
-@click.option("--per-gpu", type=int, metavar="N", help="local: workers on each GPU; default: 1.")
+@click.option(
+    "--threads", type=int, metavar="N", help="local: threads of a cell; default: cores / workers."
+)
+@click.option("--per-gpu", type=int, metavar="N", help="local: cells on each GPU; default: 1.")
 @click.option("--cpus-per-cell", type=float, metavar="N", help="ray: CPUs of a cell; default: 1.")
-@click.option("--gpus-per-cell", type=float, metavar="N", help="ray: GPUs, or a part of one.")
-@click.option("--address", help="ray: of the cluster; default: RAY_ADDRESS, or this machine.")
+@click.option("--gpus-per-cell", type=float, metavar="N", help="ray: GPUs of a cell, such as 0.5.")
+@click.option(
+    "--address", help="ray: address of the cluster; default: RAY_ADDRESS, or this machine."
+)
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
-@click.option("--cell", type=int, metavar="INDEX", help="Run one cell here, and nothing else.")
-@click.option("--dry-run", is_flag=True, help="Show the cells and what they cost, and run nothing.")
+@click.option("--cell", type=int, metavar="INDEX", help="Run only this cell, in this process.")
+@click.option("--dry-run", is_flag=True, help="Show the cells and their cost; run nothing.")
 @click.pass_context
 def study(
     context: click.Context,
@@ -46,11 +53,11 @@ def study(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Run a grid of runs and tunings, or go on with it.
+    """Run a study, a grid of runs and tunings, or continue it.
 
-    STUDY is a YAML file, the folder of a study that was begun, or the name of one that comes with
-    alhpo. Finished cells are skipped, and failed ones unless --retry; several commands on one
-    folder share the work. The exit status is 1 if a cell failed.
+    STUDY is a YAML file, the folder of a study, or the name of a study shipped with alhpo. Finished
+    cells are skipped; failed ones too, unless --retry is given. Several commands on one folder
+    share the cells. The exit status is 1 if a cell failed.
     """
     from alhpo.reports import write_report
     from alhpo.runs.progress import RichObserver, RichStudyObserver, make_console
@@ -87,7 +94,7 @@ def study(
 
 
 def _show_cost(config: StudyConfig, console: Console) -> None:
-    """All cells of a study with what they cost, and about how long the rest takes."""
+    """Print the cells of a study with their cost, and an estimate of the time left."""
     import torch
     from rich.markup import escape
     from rich.table import Table
@@ -116,11 +123,11 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
     table.add_row("", f"{len(left)} cells to run", *counts, time)
     console.print(table)
     lines = [
-        "Epochs and images are what cells train at most; an epoch of a search counts once, "
-        "whatever the number of its validation splits.",
-        "Times are those of one cell after the other on this machine, with "
-        f"torch's number of threads ({torch.get_num_threads()}), without what searches and "
-        "strategies compute themselves. Measured, in images per second:",
+        "Epochs and images are upper limits. An epoch of a search counts once, whatever the number "
+        "of its validation splits.",
+        f"Times are for one cell after the other on this machine with {torch.get_num_threads()} "
+        "threads, without the computation of optimizers and strategies. Measured images per "
+        "second:",
     ]
     speeds = {one.speed: one.cell.config for one in estimates}
     lines += [
@@ -132,7 +139,7 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
 
 
 def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
-    """Run a cell in this process; the exit status."""
+    """Run a cell in this process, and return the exit status."""
     from alhpo.runs.progress import RichObserver, duration
     from alhpo.studies.cell_runner import run_cell
     from alhpo.studies.scheduler import begin_study
@@ -140,7 +147,8 @@ def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
     cells = begin_study(config)
     if not 0 <= index < len(cells):
         raise ConfigurationError(
-            f"--cell is {index}; study {config.name!r} has the cells 0 to {len(cells) - 1}."
+            f"--cell is {index}; study {config.name!r} has the cells 0 to {len(cells) - 1}. "
+            "Give one of them."
         )
     cell = cells[index]
     if cell.finished:
@@ -154,7 +162,7 @@ def _run_one_cell(config: StudyConfig, index: int, console: Console) -> int:
 
 
 def _show_result(result: StudyResult, console: Console) -> None:
-    """How many cells came to which end, the logs of those that failed, and what to do next."""
+    """Print how many cells ended how, the logs of failed ones, and what to do next."""
     from alhpo.studies.cell_runner import FAILURE, LOG
 
     def say(text: str) -> None:
@@ -168,4 +176,4 @@ def _show_result(result: StudyResult, console: Console) -> None:
     for cell in result.blocked:
         say(f"  blocked: cell {cell.index}, {cell.title}: its run, cell {cell.run}, failed")
     if not result.complete:
-        say(f"Again, after a look at these: alhpo study {result.path} --retry")
+        say(f"After a look at these, run: alhpo study {result.path} --retry")

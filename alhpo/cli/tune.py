@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pool")
 @click.option(
-    "--trials", type=int, metavar="N", help="Budget in full trainings, instead of max_budget."
+    "--trials", type=int, metavar="N", help="Budget in full trainings; replaces max_budget."
 )
 @setting_options(TuneConfig, ("labels",), without=("pool",))
 def tune(
@@ -34,11 +34,10 @@ def tune(
     trials: int | None,
     **flags: Any,
 ) -> None:
-    """Tune on the labelled pool that a run left, continue it, or show what was found before.
+    """Tune hyperparameters on a labelled pool, or continue a tuning that was interrupted.
 
-    POOL is a run's folder, or a queried_indices.json as dal-toolbox writes it. For a run, its own
-    settings take the place of the defaults. A tuning that fails stops none of the others; the exit
-    status is then 1.
+    POOL is the folder of a run, or a queried_indices.json of dal-toolbox. The settings of a run
+    replace the defaults. If a tuning fails, the others still run, and the exit status is 1.
     """
     from alhpo.runs.pool_tuning import tune_config, tune_pool
     from alhpo.runs.progress import RichObserver, make_console
@@ -48,7 +47,9 @@ def tune(
     settings = with_hyperparameters(settings, hyperparameters)
     numbers = settings.pop("labels", None)
     if numbers is None or numbers == []:
-        raise ConfigurationError("Say with --labels how many labels of the pool to use.")
+        raise ConfigurationError(
+            "Setting 'labels' is missing. Give the number of labels to use, such as --labels 100."
+        )
     configs = []
     budget = {} if trials is None else {"max_budget": sys.maxsize}  # until max_epochs is known
     for labels in listed(numbers):
@@ -67,19 +68,19 @@ def tune(
 
 
 def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> TuneConfig:
-    """The settings with the budget of this number of full trainings."""
+    """The settings with a budget of ``trials`` full trainings."""
     if "max_budget" in settings:
-        raise ConfigurationError("--trials and max_budget say the same; give one of them.")
+        raise ConfigurationError("--trials and max_budget both set the budget. Give one of them.")
     if trials < 2:
         raise ConfigurationError(
-            f"--trials is {trials}; at least 2 are needed, the first of which are the pool's own "
-            "hyperparameters."
+            f"--trials is {trials}; expected is at least 2. The first is the pool's own "
+            "hyperparameters. Raise it."
         )
     return TuneConfig.create(config.model_dump(), {"max_budget": trials * config.max_epochs})
 
 
 def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> None:
-    """What a tuning found, beside what the pool's run had."""
+    """Print what a tuning found, beside the accuracy of the pool's run."""
     from alhpo.runs.pool_tuning import pool_record
 
     record, before = result.record, pool_record(config.pool, config.labels)

@@ -24,52 +24,56 @@ from alhpo.hyperparameters import (
 
 
 class DataSettings(Settings):
-    """Which images, and how they are read."""
+    """The data set and how it is read."""
 
     dataset: str = Field(
         "digits",
         min_length=1,
-        description="digits; a folder with class sub-folders (or train/val splits of them); a "
-        "name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or that of a "
-        "data source of your own.",
+        description="digits; a folder with one sub-folder per class (or train and val splits of "
+        "them); a name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or a "
+        "registered data source.",
     )
-    data_dir: str | None = Field(None, description="Where data sets are kept or downloaded to.")
-    train_split: str = Field("train", description="The split that is the pool.")
-    val_split: str = Field("validation", description="The evaluation split, as timm resolves it.")
-    download: bool = Field(True, description="Fetch a torchvision data set that is not there.")
+    data_dir: str | None = Field(
+        None, description="Folder where data sets are stored and downloaded to."
+    )
+    train_split: str = Field("train", description="Name of the split that is the pool.")
+    val_split: str = Field("validation", description="Name of the evaluation split.")
+    download: bool = Field(True, description="Download a torchvision data set that is missing.")
     image_size: int | None = Field(
-        None, ge=1, description="Side in pixels to decode to; by default the images' own."
+        None, ge=1, description="Side in pixels to which images are decoded; by default their own."
     )
     pool_size: int | None = Field(
-        None, ge=1, description="Keep a random subset of this many pool images."
+        None, ge=1, description="Number of pool images, drawn at random; by default all."
     )
     eval_size: int | None = Field(
-        None, ge=1, description="Evaluate on a random subset of this many images."
+        None, ge=1, description="Number of evaluation images, drawn at random; by default all."
     )
 
 
 class ModelSettings(Settings):
-    """Which model, and what is done to its input."""
+    """The model and its input."""
 
-    model: str = Field("resnet18", description="Any timm model name.")
+    model: str = Field("resnet18", description="Name of a timm model.")
     pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
     init: Literal["timm", "torch"] = Field(
         "timm",
-        description="Random initial weights: timm's, made for the architecture, or PyTorch's "
-        "defaults for every layer (Huseljic et al. 2023).",
+        description="Random initial weights: timm (timm's own for the architecture) or torch "
+        "(PyTorch's defaults for every layer, as in Huseljic et al. 2023).",
     )
     cifar_stem: bool | None = Field(
-        None, description="3x3 stride-1 stem, no max-pool; automatic below 64 pixels."
+        None, description="3x3 stride-1 stem without max-pool; by default below 64 pixels."
     )
     input_size: int | None = Field(
-        None, ge=1, description="Pixels to resize to on the device; by default none."
+        None,
+        ge=1,
+        description="Side in pixels to which the device resizes; by default no resizing.",
     )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Dropout before the classifier, in training and in the passes that strategies "
-        "such as bald look at.",
+        description="Dropout probability before the classifier, in training and in the passes "
+        "that strategies such as bald need.",
     )
 
     @pydantic.model_validator(mode="after")
@@ -82,29 +86,29 @@ class ModelSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """How configurations are trained, judged and searched."""
+    """Training, validation and search of configurations."""
 
     recipe: str = Field(
         "network",
-        description="What is trained: network, all of the model (with a head that predicts losses "
-        "where the strategy looks at them); learning-loss; or one that was registered.",
+        description="What is trained: network (the whole model), learning-loss (with a head that "
+        "predicts losses; network becomes it if the strategy needs them), or a registered recipe.",
     )
-    optimizer: str = Field("dyhpo", description="Optimizer of the search.")
+    optimizer: str = Field("dyhpo", description="Optimizer of a search.")
     max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
-    max_budget: int = Field(100, ge=1, description="Epochs that one search may spend.")
+    max_budget: int = Field(100, ge=1, description="Budget of one search in epochs.")
     min_gain: float | None = Field(
         None,
         gt=0,
-        description="A search also stops when its optimizer expects less gain than this, in units "
-        "of the metric (dyhpo).",
+        description="Stop a search when its optimizer expects a smaller gain in the metric "
+        "(dyhpo only).",
     )
     num_configurations: int = Field(
-        1000, ge=1, description="Configurations that the optimizer chooses from."
+        1000, ge=1, description="Number of configurations that the optimizer chooses from."
     )
     parallel: int = Field(
         1,
         ge=1,
-        description="Trials of a search that are trained at a time; more than 1 is another search.",
+        description="Trials of a search that are trained at the same time; results depend on it.",
     )
     space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
     hyperparameters: dict[str, Any] = Field(
@@ -112,13 +116,13 @@ class SearchSettings(Settings):
     )
     validation: str = Field(
         "holdout:0.2",
-        description="Which labels judge a configuration: random:F (a random share), holdout:F "
-        "(stratified by class), either with xR for R repeats, or kfold:K; weighted: or "
-        "acquisition: before one of them weighs its images against selection bias; or one that "
-        "was registered.",
+        description="Validation scheme: random:F (a random share of the labels), holdout:F "
+        "(stratified by class), either with xR for R repeats, or kfold:K. The prefix weighted: or "
+        "acquisition: weights the validation images against selection bias. Or a registered "
+        "scheme.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
-        "accuracy", description="What the search maximises on the validation images."
+        "accuracy", description="Validation metric that a search maximises."
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
 
@@ -148,10 +152,10 @@ class SearchSettings(Settings):
 
     @classmethod
     def create(cls, *layers: Mapping[str, Any]) -> Self:
-        """Settings from mappings, later ones over earlier ones, the defaults below all.
+        """Make settings from mappings. Later ones replace earlier ones; the rest are defaults.
 
         Raises:
-            ConfigurationError: unknown keys or illegal values, with the legal ones.
+            ConfigurationError: unknown keys or illegal values; the message lists the legal ones.
         """
         values: dict[str, Any] = {}
         for layer in layers:
@@ -159,12 +163,12 @@ class SearchSettings(Settings):
         return parse(cls, values, "setting")
 
     def check_search(self) -> None:
-        """Refuse an optimizer that is not there, or a search that cannot do what is asked of it.
+        """Check the settings of the search against its optimizer and space.
 
         Raises:
-            ConfigurationError: an unknown optimizer, ``min_gain`` with one that does not tell,
-                ``parallel`` with one that suggests one trial at a time, or a warm-up in the space
-                that is longer than training.
+            ConfigurationError: an unknown optimizer, ``min_gain`` for one that does not predict a
+                gain, ``parallel`` for one that suggests one trial at a time, or a space with a
+                warm-up longer than ``max_epochs``.
         """
         from alhpo.tuning import get_optimizer_factory
         from alhpo.tuning.arguments import parallel, says
@@ -175,18 +179,18 @@ class SearchSettings(Settings):
         parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not says(factory, "tells_gain"):
             raise ConfigurationError(
-                f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not tell "
-                "what it expects to gain. Use optimizer dyhpo, or max_budget alone."
+                f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not predict "
+                "its gain. Use optimizer dyhpo, or leave out min_gain."
             )
 
     @property
     def hyperparameter_class(self) -> type[TrainingHyperparameters]:
-        """The hyperparameters that its recipe has."""
+        """The class of the recipe's hyperparameters."""
         return _hyperparameters_of(self.recipe)
 
     @property
     def search_packages(self) -> tuple[str, ...]:
-        """The packages whose versions decide what its searches suggest."""
+        """Packages whose versions change what searches suggest."""
         from alhpo.tuning import get_optimizer_factory
         from alhpo.tuning.arguments import packages
 
@@ -194,14 +198,14 @@ class SearchSettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """Where the work is done, and where its checkpoints are meanwhile."""
+    """The device, the precision, and the folder of a search's checkpoints."""
 
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field("auto", description="Device: auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 on CUDA and float32 elsewhere."
+        "auto", description="Precision; auto is bfloat16 on CUDA and float32 elsewhere."
     )
     storage_dir: str | None = Field(
-        None, description="Folder for the checkpoints of searches; by default in the run folder."
+        None, description="Folder for checkpoints of searches; by default in the run folder."
     )
 
 

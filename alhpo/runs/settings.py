@@ -42,50 +42,53 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     strategy: str = Field(
         "badge",
-        description=f"Query strategy: {', '.join(STRATEGIES)}; or one that was registered.",
+        description=f"Query strategy: {', '.join(STRATEGIES)}; or a registered one.",
     )
     mc_passes: int = Field(
-        100, ge=1, description="Passes with dropout, for strategies that look at them."
+        100, ge=1, description="Number of passes with dropout, for strategies that need them."
     )
     vaal_epochs: int = Field(
         10,
         ge=1,
-        description="Passes over the candidates in which vaal trains its networks at each query.",
+        description="Epochs for which vaal trains its networks at each query.",
     )
     query_subset: int | None = Field(
         None,
         ge=1,
-        description="The strategy chooses from a random subset of this many images; the strategy "
-        "random from all.",
+        description="Number of unlabelled images that the strategy chooses from, drawn at random "
+        "for every query; by default all. The strategy random always chooses from all.",
     )
-    initial_size: int = Field(100, ge=2, description="Random initial labels.")
-    acquisition_size: int = Field(100, ge=1, description="Labels acquired per cycle.")
-    budget: int = Field(500, ge=2, description="Labels at the end, the initial ones included.")
+    initial_size: int = Field(100, ge=2, description="Number of random initial labels.")
+    acquisition_size: int = Field(100, ge=1, description="Number of images queried per cycle.")
+    budget: int = Field(
+        500, ge=2, description="Number of labels at the end, including the initial ones."
+    )
 
     hpo: str = Field(
         "fixed",
-        description="When to search hyperparameters: "
-        f"{', '.join([*MODES.registered(), *MODES.families()])}; or one that was registered.",
+        description="HPO mode, when to search hyperparameters: "
+        f"{', '.join([*MODES.registered(), *MODES.families()])}; or a registered one.",
     )
     measure_current: bool = Field(
         True,
         description="A search first trains the current configuration to the end, within its "
-        "budget, and replaces it only by a better one (where max_budget exceeds max_epochs).",
+        "budget, and replaces it only by a better one. Needs max_budget above max_epochs.",
     )
     transfer: bool = Field(
         True,
-        description="A search tries first what was best in the searches of the cycles before it, "
-        "and its optimizer learns from them.",
+        description="A search first tries the best configurations of earlier cycles, and its "
+        "optimizer learns from their searches.",
     )
     validate_fixed: bool = Field(
         True,
-        description="Measure the validation accuracy of fixed hyperparameters too (costs about "
-        "one training more per cycle).",
+        description="Also measure the validation accuracy in cycles without a search. This costs "
+        "about one more training per cycle.",
     )
     start: Literal["cold", "warm"] = Field(
-        "cold", description="Start trainings from the same initial weights or the latest fit."
+        "cold",
+        description="Trainings start from the same initial weights (cold) or the last fit (warm).",
     )
-    output_dir: str = Field("runs", description="Folder in which every run has its own.")
+    output_dir: str = Field("runs", description="Folder for the folders of runs.")
 
     @pydantic.field_validator("hpo")
     @classmethod
@@ -104,26 +107,26 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.budget < self.initial_size:
             raise ConfigurationError(
-                f"budget is {self.budget} labels, below initial_size={self.initial_size}; it "
-                "counts the initial labels too."
+                f"budget is {self.budget} labels, below initial_size={self.initial_size}. The "
+                "budget includes the initial labels. Raise it."
             )
         with naming("hpo", self.hpo):
             in_the_last = len(self.sizes) - 1 in self.search_cycles  # refuses what does not fit
             if in_the_last and self.mode.final_search:
                 raise ConfigurationError(
-                    "the mode searches in the last cycle and again after it, on the same labels. "
-                    "It must leave out one of the two."
+                    "The mode searches in the last cycle and again after it, on the same labels. "
+                    "Leave out one of the two."
                 )
         return self
 
     @property
     def mode(self) -> HPOMode:
-        """When it searches."""
+        """The HPO mode."""
         return get_mode(self.hpo)
 
     @property
     def search_packages(self) -> tuple[str, ...]:
-        """The packages whose versions decide what its searches suggest; none where it has none."""
+        """Packages whose versions change what searches suggest; empty without searches."""
         return super().search_packages if self.mode.searches_ever else ()
 
     @property
@@ -133,19 +136,19 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @property
     def search_cycles(self) -> Collection[int]:
-        """The cycles that may search (the final search apart)."""
+        """Cycles that may search, without the final search."""
         return self.mode.cycles(self.sizes)
 
     @property
     def measures_once(self) -> bool:
-        """Whether the final search finds its first part done: the last cycle measured the same
-        configuration on the same labels, from the same weights."""
+        """Whether the last cycle already measured what the final search would measure first: the
+        same configuration on the same labels from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
         return self.mode.final_search and measured and self.max_budget > self.max_epochs
 
     @property
     def name(self) -> str:
-        """Name of the run's folder: what it is, and the hash of what defines it."""
+        """Name of the run's folder: data set, strategy, mode, seed and a hash of the settings."""
         from alhpo.strategies import get_strategy, strategy_needs
 
         values = defining_settings(self)
@@ -169,18 +172,15 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     """Everything that defines the tuning of hyperparameters on a labelled pool."""
 
-    pool: str = Field(
-        description="A run's folder, or a queried_indices.json as dal-toolbox writes it."
-    )
+    pool: str = Field(description="Folder of a run, or a queried_indices.json of dal-toolbox.")
     labels: int = Field(ge=2, description="Use the first N labels of the pool.")
     measure_test: bool = Field(
         True,
-        description="Measure every fully trained configuration on the evaluation split too, for "
-        "the report's rank correlation of validation and test; no choice depends on it.",
+        description="Also measure every fully trained configuration on the evaluation split. The "
+        "report shows how well validation predicts it; no choice depends on it.",
     )
     output_dir: str | None = Field(
-        None,
-        description="Folder in which every tuning has its own; by default tune/ beside the labels.",
+        None, description="Folder for the folders of tunings; by default tune/ beside the labels."
     )
 
     @pydantic.model_validator(mode="after")
@@ -189,22 +189,30 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.max_budget <= self.max_epochs:
             raise ConfigurationError(
-                f"max_budget is {self.max_budget} epochs, of which the pool's own hyperparameters "
-                f"take max_epochs={self.max_epochs}, so that nothing is left to search with. Raise "
+                f"max_budget is {self.max_budget} epochs; expected is more than max_epochs="
+                f"{self.max_epochs}, which training the pool's own hyperparameters takes. Raise "
                 "max_budget."
             )
         return self
 
     @classmethod
     def of_run(cls, run: RunConfig, folder: str | Path, **settings: Any) -> TuneConfig:
-        """The tuning of the pool that a run leaves in ``folder``: on its data, and with its
-        settings wherever ``settings`` says nothing else."""
+        """Settings to tune the labelled pool of a run.
+
+        Args:
+            run: settings of the run; they hold unless ``settings`` replaces them.
+            folder: the run's folder.
+            settings: settings of the tuning, with ``labels``.
+
+        Raises:
+            ConfigurationError: settings that cannot be used.
+        """
         shared = set(cls.model_fields) & set(RunConfig.model_fields) - {"output_dir"}
         return cls.create(run.model_dump(include=shared), {"pool": str(folder)}, settings)
 
     @property
     def path(self) -> Path:
-        """The folder of the result."""
+        """The tuning's folder."""
         pool = Path(self.pool).expanduser()
         beside = pool.parent if pool.suffix == ".json" else pool
         output = beside / "tune" if self.output_dir is None else Path(self.output_dir).expanduser()
@@ -212,14 +220,17 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @property
     def name(self) -> str:
-        """Name of the result's folder: what it is, and the hash of what defines it. A run counts
-        with the name of its folder only, where the result lies in it, so that it can be moved."""
+        """Name of the tuning's folder: labels, model, optimizer, seed and a hash of the settings.
+
+        If the tuning lies in the run's folder, the hash holds the name of that folder only, so that
+        the run can be moved.
+        """
         values = defining_settings(self)
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
             values["pool"] = hashlib.sha256(pool.read_bytes()).hexdigest()
-        elif self.output_dir is not None:  # not beside the pool, so that its name does not tell it
+        elif self.output_dir is not None:  # elsewhere, names of pools need not be unique
             values["pool"] = str(pool.resolve())
         what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', what)}-{content_hash(values, 8)}"

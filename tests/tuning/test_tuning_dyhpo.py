@@ -509,7 +509,7 @@ def test_a_search_that_never_stops_for_want_of_gain_is_the_search_without_min_ga
     [
         ({"min_gain": 0}, "min_gain is 0"),
         ({"min_gain": "much"}, "min_gain is 'much'"),
-        ({"min_gain": 0.1, "optimizer": "random"}, "does not tell"),
+        ({"min_gain": 0.1, "optimizer": "random"}, "does not predict its gain"),
         ({"warm_start": "runs/x"}, "warm_start is a list"),
         ({"warm_start": [[{"x": 1}]]}, "a row of warm_start"),
         ({"warm_start": ["nowhere"]}, "nowhere holds no experiment"),
