@@ -154,7 +154,7 @@ def test_the_cycles_that_search(hpo, cycles):
         ("sometimes", "'hpo' is 'sometimes': Unknown HPO mode 'sometimes'. Legal: final, fixed"),
         ("per_cycle", "Did you mean 'per-cycle'"),
         ("every:0", "whole number K of at least 1, such as every:5"),
-        ("every:K", "whole number from 1, such as every:5"),
+        ("every:K", "whole number K of at least 1, such as every:5"),
         ("every", "Unknown HPO mode"),
         ("at:", "ascending numbers of labels, such as at:100,500"),
         ("at:500,100", "ascending numbers of labels"),

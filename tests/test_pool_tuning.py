@@ -430,7 +430,7 @@ def test_the_command_on_a_json_with_a_file_of_settings(commanded, tmp_path):
         (["--labels", "many"], "labels"),
         (["--labels", "12", "--trials", "1"], "at least 2"),
         (["--labels", "12", "--max-epochs", "200", "--trials", "1"], "at least 2"),
-        (["--labels", "12", "--trials", "4", "--max-budget", "7"], "give one of them"),
+        (["--labels", "12", "--trials", "4", "--max-budget", "7"], "Give one of them"),
         (["--labels", "12", "--model", "resnet81"], "resnet"),
         (["--labels", "12", "--strategy", "badge"], "No such option"),
         (["--labels", "12", "--hp", "lr"], "NAME=VALUE"),

@@ -472,7 +472,7 @@ def test_a_signal_ends_the_command_and_its_workers(tmp_path, launcher, number, w
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert f"{word}; the same command goes on" in errors and "Traceback" not in errors
+    assert f"{word}. The same command goes on" in errors and "Traceback" not in errors
     assert bool(below) == (launcher == "local")
     wait_until(lambda: gone(below), 30)
     for cell in expand(study):
