@@ -336,9 +336,12 @@ def test_text_of_settings_cannot_break_the_table_figure_or_console(tmp_path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("missing", r"There is no folder .*runs\. Give a study's or a run's folder"),
-        ("empty", r"Nothing to report in .*runs: it is no study .*no run in it .*Give a study's"),
-        ("a tuning", r"no run in it .* It holds 1 tunings .*; these are reported with their run"),
+        ("missing", r"There is no folder .*runs\. Give the folder of a study"),
+        (
+            "empty",
+            r"Nothing to report in .*runs: it is not a study .*holds no run .*Give the folder",
+        ),
+        ("a tuning", r"holds no run .* It holds 1 tunings .*, which are reported with their run"),
         ("no records", r"none of the 1 runs in .* has a complete record yet.* 0 of 3 cycles"),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_study_that_grew_goes_on_and_another_is_refused(tmp_path):
     result = run_study(study_in(tmp_path, **LARGER), launcher)
     assert result.complete and len(launcher.submitted) == 4
     assert load_study(tmp_path / "study").grid == LARGER["grid"]
-    with pytest.raises(ConfigurationError, match="folder of study 'tiny'.*study 'other'"):
+    with pytest.raises(ConfigurationError, match=r"folder of study 'tiny'.*study 'other'"):
         begin_study(study_in(tmp_path, name="other"))
     assert load_study(tmp_path / "study").name == "tiny"
 

@@ -25,7 +25,7 @@ def read_settings(file: Path, schema: type[Config]) -> tuple[Config, dict[str, A
     """Read the settings in a ``config.yaml``.
 
     Values must have the right type and range. Names of strategies, models, optimizers and the like
-    are not looked up, since their plug-in may not be installed. Missing settings have their defaults.
+    are not looked up, since their plug-in may not be installed. Missing settings are defaults.
 
     Returns:
         The known settings, and those that this version does not know.

@@ -1,8 +1,8 @@
 """A process that runs cells: ``python -m alhpo.studies.launch.worker``.
 
 It reads one cell per line from stdin and writes one outcome per line to stdout. It ends at once
-when stdin ends, even within a cell: the system closes stdin when the main process ends. The cell can
-be continued as after any other kill.
+when stdin ends, even within a cell: the system closes stdin when the main process ends. The cell
+can be continued as after any other kill.
 """
 
 from __future__ import annotations
