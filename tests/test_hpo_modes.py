@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alhpo.reports.runs import write_report
+from alhpo.reports import write_report
 from click.testing import CliRunner
 from toy_models import TOY
 
