@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from alhpo.reports import write_report
 from click.testing import CliRunner
 from toy_models import TOY
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.cli import main
 from alhpo.data.loading import DatasetSize
+from alhpo.reports import write_report
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.modes import MODES, Fixed, Schedule
 from alhpo.runs.settings import RunConfig
