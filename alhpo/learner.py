@@ -29,6 +29,7 @@ from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import load_space
 from alhpo.models.timm_models import Init, ModelSpec
 from alhpo.outputs.adversarial import check_image_size
+from alhpo.outputs.oracle import check_oracle, retrained
 from alhpo.outputs.pool_outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.strategies import (
     check_dropout,
@@ -38,56 +39,58 @@ from alhpo.strategies import (
     strategy_needs,
 )
 from alhpo.training.compute import Compute, Precision
-from alhpo.training.evaluation import evaluate, predict
-from alhpo.training.final_fit import ALL_LABELS, fitted_model, saved_model
+from alhpo.training.evaluation import evaluate
+from alhpo.training.final_fit import fit_identity, fitted_model, saved_model
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.recipes import get_recipe
+from alhpo.training.selection_features import selection_features
 from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
 from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
-from alhpo.validation.weights import pixel_features
 
 Start = Literal["cold", "warm"]
 
 
 class ActiveLearner:
-    """Label, tune, train and query, in that order, as often as wanted.
+    """Active learning in your own loop: label, tune, fit, query, and again.
 
     Args:
         dataset: the pool and the evaluation split.
-        model: a timm name.
+        model: name of a timm model.
         strategy: name of a query strategy, or a function with the signature of
             ``alhpo.base.protocols.Strategy``.
-        seed: of the run; every random stream is derived from it.
-        hyperparameters: fixed hyperparameters; defaults where it says nothing.
-        space: what ``objective`` searches: "paper", "hpo4dl", a file, or a ConfigSpace space.
-        validation: the scheme that judges configurations, such as "holdout:0.2" or "kfold:5".
-        metric: what the objective returns, "accuracy" or "likelihood".
-        max_epochs: length of a full training where a call does not say.
+        seed: seed of the run; every random stream is derived from it.
+        hyperparameters: fixed hyperparameters; the others have their defaults.
+        space: the space that ``objective`` searches: "paper", "hpo4dl", a file, or a ConfigSpace
+            space.
+        validation: the validation scheme, such as "holdout:0.2" or "kfold:5".
+        metric: the metric of the objective, "accuracy" or "likelihood".
+        max_epochs: epochs of a full training, unless a call gives others.
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
-        recipe: what is trained, such as "network", all of the model; a strategy that looks at
-            predicted losses takes "learning-loss" in its place.
+        recipe: what is trained: "network" is the whole model. For a strategy that needs predicted
+            losses, "network" becomes "learning-loss".
         pretrained: start from timm's pretrained weights.
-        init: whose random initial weights: "timm" or "torch" (PyTorch's defaults for every layer).
-        cifar_stem: 3x3 stride-1 stem without max-pool; None decides by the image size.
-        input_size: pixels to which images are resized on the device; None keeps their size.
+        init: random initial weights: "timm" (timm's own) or "torch" (PyTorch's defaults for every
+            layer).
+        cifar_stem: 3x3 stride-1 stem without max-pool; None uses it below 64 pixels.
+        input_size: side in pixels to which images are resized on the device; None keeps their size.
         dropout: probability with which each feature is dropped before the classifier (timm's
-            ``drop_rate``), in training and in the passes that strategies such as "bald" look at.
-        mc_passes: number of those passes.
-        query_subset: the strategy looks at a random subset of this many images of the pool, drawn
-            anew for every query. A strategy that looks at nothing (random) does without.
-        vaal_epochs: passes over the candidates for which the networks behind ``labeled_scores``
-            are trained at each query (VAAL).
+            ``drop_rate``), in training and in the passes that strategies such as "bald" need.
+        mc_passes: number of these passes.
+        query_subset: number of unlabelled images that the strategy chooses from, drawn at random
+            for every query; None for all. Strategies that need no outputs ("random") choose from
+            all.
+        vaal_epochs: epochs, over the candidates, for which VAAL trains its networks at each query.
         device: "auto" or a torch device.
         precision: "auto", "float32" or "bfloat16".
-        path: a folder in which every label is recorded as it comes; one that holds a record is
+        path: folder in which every label is recorded at once. A record that is there already is
             continued. None keeps the labels in memory only.
 
     Raises:
-        ConfigurationError: an argument that cannot be used, before any work.
-        FormatError: the record in ``path`` is of another version of alhpo.
+        ConfigurationError: an argument that cannot be used; raised before any work.
+        FormatError: ``path`` holds a record in another version's format.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class ActiveLearner:
         vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
         mc_passes = whole_number("mc_passes", mc_passes, 1)
         check_dropout(self.strategy, dropout)
-        _check_oracle(self.strategy, dataset)
+        check_oracle(self.strategy, dataset)
         make_recipe.hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
         check_metric(metric)
         self._metric: Metric = metric
@@ -173,15 +176,15 @@ class ActiveLearner:
     def of(
         cls, settings: pydantic.BaseModel, dataset: ImageDataset, **arguments: Any
     ) -> ActiveLearner:
-        """The learner that the settings of a run or a tuning describe.
+        """Make a learner from the settings of a run or a tuning.
 
         Args:
-            settings: every field that has the name of an argument is that argument.
+            settings: fields with the name of a constructor argument are passed on.
             dataset: the pool and the evaluation split.
-            arguments: further arguments, or others than the settings have.
+            arguments: further constructor arguments; they replace those from ``settings``.
 
         Raises:
-            ConfigurationError: as the constructor.
+            ConfigurationError: an argument that cannot be used.
         """
         names = type(settings).model_fields.keys() & inspect.signature(cls).parameters.keys()
         given = {name: getattr(settings, name) for name in names - {"dataset"}}
@@ -194,28 +197,34 @@ class ActiveLearner:
 
     @property
     def cycle(self) -> int:
-        """Number of the present cycle: 0 once the initial labels are there, one more with each
-        acquisition that was asked for after them."""
+        """Number of the current cycle: 0 with the initial labels, one more with each query."""
         return self.pool.cycle
 
     @property
     def model(self) -> Any:
-        """The model fitted last: a torch module, where the recipe trains one.
+        """The model of the last fit; a torch module for the recipes of alhpo.
 
         Raises:
-            AlhpoError: nothing was fitted yet.
+            AlhpoError: no model was fitted yet.
         """
         if self._fitted is None:
-            raise AlhpoError("No model was fitted yet: call fit(configuration) first.")
+            raise AlhpoError("No model was fitted yet. Call fit(configuration) first.")
         return self._fitted
 
     def label_initial(self, n: int) -> Query:
-        """Label ``n`` random images with the data set's own labels; the same seed takes the same
-        images whatever the strategy. Where initial labels are there already (a run continued from
-        its ``path``), they stay, and nothing is added.
+        """Label ``n`` random images with the data set's own labels.
+
+        The same seed draws the same images for every strategy. If there are labels already, as
+        with a record in ``path``, nothing is added.
+
+        Args:
+            n: number of images, at least 1.
+
+        Returns:
+            The images that have initial labels.
 
         Raises:
-            LabelError: the data set has no labels or fewer than ``n`` images, or ``n`` is no
+            LabelError: the data set has no labels or fewer than ``n`` images, or ``n`` is not an
                 integer.
         """
         self._need_truth()
@@ -227,7 +236,11 @@ class ActiveLearner:
         return Query(tuple(self.pool.by_cycle().get(0, ())))
 
     def ask_initial(self, n: int) -> Query:
-        """Choose ``n`` random images for the initial labels, to be answered with ``tell``."""
+        """Choose ``n`` random images for the initial labels. Answer with ``tell``.
+
+        Raises:
+            LabelError: fewer than ``n`` images are left, or ``n`` is not an integer.
+        """
         n = _whole_number(n)
         candidates = self._candidates(n)
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
@@ -236,27 +249,28 @@ class ActiveLearner:
         return self._asked(query, self.cycle)
 
     def ask(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
-        """Choose ``n`` unlabelled images with the strategy and the model fitted last.
+        """Choose ``n`` unlabelled images with the strategy and the model of the last fit.
 
-        Images that were asked for before and not answered yet are not chosen again.
+        Images that were asked for and not answered yet are not chosen again.
 
         Args:
-            n: how many, at most as many as are neither labelled nor asked for.
-            strategy: for this query, instead of the learner's.
+            n: number of images, at most those that are neither labelled nor asked for.
+            strategy: a strategy for this query; None uses the learner's.
 
         Returns:
-            Indices, scores and, where images came from files, their paths. Answer with ``tell``,
-            in parts or late if need be.
+            Indices, scores and, for images from files, their paths. Answer with ``tell``, in parts
+            or late if need be.
 
         Raises:
-            LabelError: ``n`` is no integer, below 1, or exceeds what is left of the pool.
+            LabelError: ``n`` is not an integer, is below 1, or exceeds what is left of the pool.
+            ConfigurationError: a strategy that cannot be used here.
             AlhpoError: the strategy needs a model and none was fitted.
-            DivergedError: what the strategy looks at is not finite, or what it trains diverged;
-                ``strategy="random"`` looks at nothing.
+            DivergedError: the model's outputs are not finite, or what the strategy trains diverged.
+                ``strategy="random"`` needs neither.
         """
         chooser = self.strategy if strategy is None else get_strategy(strategy)
         check_dropout(chooser, self._outputs.dropout)
-        _check_oracle(chooser, self.dataset)
+        check_oracle(chooser, self.dataset)
         n = _whole_number(n)
         candidates = self._candidates(n)
         step = self.cycle + 1
@@ -289,28 +303,31 @@ class ActiveLearner:
         return query
 
     def tell(self, indices: Sequence[int], labels: Sequence[int]) -> None:
-        """Record labels that people (or an oracle) gave; all, some, or late.
+        """Record labels, all or some of those that were asked for.
 
         Args:
             indices: pool indices.
-            labels: the class of each, from 0.
+            labels: the class of each image, from 0.
 
         Raises:
-            LabelError: an index or label that cannot be; nothing of the call is recorded then.
+            LabelError: an illegal index or label; then nothing of the call is recorded.
         """
         self.pool.tell(indices, labels, self.cycle)
 
     def query(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
-        """``ask`` and answer with the data set's own labels: one simulated acquisition.
+        """Simulate one query: ``ask``, then answer with the data set's own labels.
 
-        Labels still waited for are answered too.
+        Earlier questions that are still open are answered too.
 
         Args:
-            n: how many.
-            strategy: for this query, instead of the learner's.
+            n: number of images, as for ``ask``.
+            strategy: a strategy for this query; None uses the learner's.
+
+        Returns:
+            As ``ask``.
 
         Raises:
-            LabelError: as ``ask``, or the data set has no labels.
+            LabelError: the data set has no labels; else as ``ask``, with its other errors.
         """
         self._need_truth()
         query = self.ask(n, strategy=strategy)
@@ -318,7 +335,7 @@ class ActiveLearner:
         return query
 
     def answer(self) -> None:
-        """Answer everything that is waited for with the data set's own labels.
+        """Answer all open questions with the data set's own labels.
 
         Raises:
             LabelError: the data set has no labels.
@@ -341,14 +358,14 @@ class ActiveLearner:
         """This cycle's training as a resumable objective with HPO4DL's contract.
 
         Args:
-            max_epochs: epochs of a full training; by default the learner's. Give ``fit`` the same,
-                or the learner, so that the model is trained as long as what was tuned.
-            space: instead of the learner's space.
-            validation: instead of the learner's scheme.
-            metric: instead of the learner's metric.
+            max_epochs: epochs of a full training; None takes the learner's. Give ``fit`` the same,
+                so that the final model is trained as long as the trials.
+            space: a space for this objective; None takes the learner's.
+            validation: a validation scheme for this objective; None takes the learner's.
+            metric: a metric for this objective; None takes the learner's.
             on_divergence: metric of diverged training: "worst" (0) or "nan".
-            measure_test: measure fully trained models on the evaluation split too, for the record
-                alone: to judge validation by it, never to choose by it.
+            measure_test: also measure fully trained models on the evaluation split. The scores are
+                recorded, and no choice depends on them.
 
         Raises:
             ConfigurationError: too few labels for the scheme, no evaluation split to measure, no
@@ -385,23 +402,22 @@ class ActiveLearner:
         checkpoint_path: str | os.PathLike[str] | None = None,
         callback: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Train on all labels; the model is the one that ``ask`` and ``evaluate`` use.
+        """Train a model on all labels. ``ask``, ``evaluate`` and ``predict`` then use it.
 
         Args:
-            configuration: hyperparameters over the fixed ones, such as a tuner's incumbent.
-            max_epochs: of this fit; by default the learner's.
-            checkpoint_path: a folder from which an interrupted fit of the same labels and
-                configuration is continued, and in which the fitted model is left. Another
-                training's checkpoint there is replaced.
-            callback: called with the number of epochs trained so far, after every epoch.
+            configuration: hyperparameters that replace fixed ones, such as a tuner's incumbent.
+            max_epochs: epochs of this fit; None takes the learner's.
+            checkpoint_path: folder of the fit's checkpoint. An interrupted fit with the same labels
+                and configuration is continued; the checkpoint of another training is replaced.
+            callback: called after every epoch with the number of epochs trained so far.
 
         Returns:
-            How it does on the evaluation split (n = 0 and NaN where there is none).
+            Scores on the evaluation split; n = 0 and NaN if there is none.
 
         Raises:
             ConfigurationError: an illegal configuration, or no labels yet.
-            DivergedError: the loss or the outputs became NaN or infinite; there is no fitted
-                model then.
+            DivergedError: the loss or the outputs became NaN or infinite; then there is no fitted
+                model.
         """
         hp = self._recipe.hyperparameters.create(self.fixed, configuration or {})
         task = self._task("fit", max_epochs=max_epochs)
@@ -416,7 +432,7 @@ class ActiveLearner:
             self._fitted = None
         raise DivergedError(
             f"Training diverged (non-finite outputs by epoch {epochs}) with {hp!r}. Lower lr, or "
-            "search lower rates.",
+            "search a space with lower learning rates.",
             epochs,
         )
 
@@ -427,64 +443,69 @@ class ActiveLearner:
         configuration: Mapping[str, Any] | None = None,
         n_labeled: int | None = None,
     ) -> None:
-        """Take the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.
+        """Load the fitted model from the ``checkpoint_path`` of an earlier ``fit`` or trial.
 
-        Of a fit it must be the model after its last epoch. Of a trial it is the model of the first
-        validation split, after the epoch that the trial had reached.
+        A fit must be complete. A trial gives the model of its first validation split, at the epoch
+        that the trial reached.
 
         Args:
             checkpoint_path: the folder.
-            configuration: hyperparameters over the fixed ones; with it, the model must be one
-                that ``fit`` trained so, for the learner's ``max_epochs``.
-            n_labeled: with ``configuration``, how many labels it must be trained on, the first
-                ones; by default all that there are.
+            configuration: hyperparameters that replace fixed ones. If given, the checkpoint must be
+                of a ``fit`` with these hyperparameters and the learner's ``max_epochs``.
+            n_labeled: only with ``configuration``: the fit must be on the first ``n_labeled``
+                labels; None for all labels.
 
         Raises:
-            CheckpointError: no checkpoint there, a damaged one, one of a fit that was interrupted,
-                or of another architecture or fit.
+            CheckpointError: the checkpoint is missing or damaged, or is of an interrupted fit, of
+                another architecture, or of another fit.
         """
         expected: dict[str, Any] = {}
         if configuration is not None:
             task = self._task("fit", n_labeled=n_labeled)
             hp = self._recipe.hyperparameters.create(self.fixed, configuration)
-            expected = {
-                "validation_scheme": ALL_LABELS,
-                "configuration": hp.resolved(task.augmentation).model_dump(),
-                "labeled_set": task.labeled_set,
-                "training": task.training,
-            }
+            expected = fit_identity(task, hp)
         saved = saved_model(Path(checkpoint_path), self._recipe, self.compute, expected)
         self._fitted, *self._fit = saved
 
     def evaluate(self) -> Evaluation:
-        """How the fitted model does on the evaluation split."""
+        """Scores of the fitted model on the evaluation split; n = 0 and NaN if there is none.
+
+        Raises:
+            AlhpoError: no model was fitted yet.
+        """
         images = self._evaluation_images()
         if images is None:
             return Evaluation.nothing()
         return evaluate(self._recipe, self.model, images, self.compute)
 
     def predict(self, indices: Sequence[int] | np.ndarray | None = None) -> PoolOutputs:
-        """Logits and penultimate features of pool images under the fitted model.
+        """Outputs of the fitted model for pool images.
 
         Args:
-            indices: pool indices; all of the pool where None.
+            indices: (N,) pool indices; None for the whole pool.
+
+        Returns:
+            (N, C) logits, (N, D) penultimate features and what else the recipe predicts.
+
+        Raises:
+            AlhpoError: no model was fitted yet.
         """
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
         return predicted_outputs(self._recipe, self.model, self.dataset, chosen, self._outputs)
 
     def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
-        """Take over a labelled pool in dal-toolbox's form, with the data set's own labels.
+        """Import a labelled pool in dal-toolbox's form, with the data set's own labels.
 
         Args:
-            path: ``{"cycle0": [...], "cycle1": [...], ...}``; see ``Pool.export`` for the reverse.
+            path: JSON file ``{"cycle0": [...], "cycle1": [...], ...}``; ``Pool.export`` writes it.
 
         Raises:
-            LabelError: another form, indices outside the pool or given twice, labels here already,
-                or a data set without labels; nothing is taken over then.
+            LabelError: another form, indices outside the pool or given twice, a pool with labels,
+                or a data set without labels; then nothing is imported.
         """
         self._need_truth()
         if self.n_labeled:
-            raise LabelError("The pool has labels already; import into a new learner.")
+            raise LabelError("The pool has labels already. Import into a new learner.")
         assert self.dataset.labels is not None
         for cycle, indices in enumerate(read_queried_indices(Path(path), len(self.dataset))):
             self.pool.tell(
@@ -496,19 +517,16 @@ class ActiveLearner:
     def _selection_features(
         self, labeled: torch.Tensor, unlabeled: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features of a pretrained initial model, or of the pixels where there is none."""
-        recipe = self._recipe
-        learned = self._spec.pretrained and "features" in recipe.outputs
-        if not learned or not len(unlabeled):
-            return pixel_features(labeled, unlabeled)
-        hp = recipe.hyperparameters.create(self.fixed)
-        model = recipe.start(hp, self.max_epochs, self.compute).model
-        found = []
-        for images in (labeled, unlabeled):
-            hidden = predict(recipe, model, self._images(images, None), self.compute).features
-            assert hidden is not None
-            found.append(hidden.float().cpu().numpy())
-        return found[0], found[1]
+        """Features of the pretrained initial model; without pretrained weights, of the pixels."""
+        return selection_features(
+            labeled,
+            unlabeled,
+            self._recipe if self._spec.pretrained else None,
+            self._recipe.hyperparameters.create(self.fixed),
+            self.max_epochs,
+            self._form,
+            self.compute,
+        )
 
     def _evaluation_images(self) -> DeviceImages | None:
         if self._eval_images is None and len(self.dataset.eval_images):
@@ -518,11 +536,11 @@ class ActiveLearner:
     def _task(
         self, purpose: str, *, max_epochs: int | None = None, n_labeled: int | None = None
     ) -> Task:
-        """Training on the first ``n_labeled`` labels, or on all, for the learner's ``max_epochs``
-        or others."""
+        """A training on the first ``n_labeled`` labels (None: all) for ``max_epochs`` epochs (None:
+        the learner's)."""
         if not self.n_labeled:
             raise ConfigurationError(
-                "Nothing is labelled yet: label_initial(n) or tell(...) first."
+                "Nothing is labelled yet. Call label_initial(n) or tell(...) first."
             )
         epochs = self.max_epochs if max_epochs is None else max_epochs
         indices = torch.from_numpy(self.pool.labeled[:n_labeled])
@@ -541,30 +559,13 @@ class ActiveLearner:
         )
 
     def _retrained(self, indices: Sequence[int]) -> Evaluation:
-        """``PoolOutputs.retrain``; sets of one size are trained with the same random streams."""
-        added = torch.as_tensor(indices, dtype=torch.int64)
-        labeled = torch.cat([torch.from_numpy(self.pool.labeled), added])
-        inside = added.ndim == 1 and bool(((added >= 0) & (added < len(self.dataset))).all())
-        if not inside or len(labeled.unique()) < len(labeled):
-            raise ConfigurationError(
-                f"retrain was given {indices!r}; expected are pool indices without labels, each "
-                "once."
-            )
-        images, labels = self._evaluation_images(), self.dataset.labels
-        assert images is not None and labels is not None  # _check_oracle
+        """``PoolOutputs.retrain``, with the hyperparameters and epochs of the last fit."""
+        images = self._evaluation_images()
+        assert images is not None  # check_oracle
         hp, max_epochs = self._fit
-        task = replace(
-            self._task("retrain", max_epochs=max_epochs),
-            images=self.dataset.images[labeled],
-            labels=labels[labeled],
-            recipe=self._recipe,
-        )
-        model, _ = fitted_model(task, hp)
-        if model is not None:
-            result = evaluate(self._recipe, model, images, self.compute)
-            if math.isfinite(result.nll):
-                return result
-        return Evaluation.uniform(self.dataset.num_classes)
+        task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
+        labeled = torch.from_numpy(self.pool.labeled)
+        return retrained(task, hp, self.dataset, labeled, indices, images)
 
     def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
         return DeviceImages(images, labels, self._form, self.compute.device)
@@ -573,9 +574,9 @@ class ActiveLearner:
         available = self.pool.available
         if not 1 <= n <= len(available):
             raise LabelError(
-                f"{n} images were asked for; {len(available)} are left of the pool of "
-                f"{self.pool.size} ({self.n_labeled} labelled, {len(self.pool.pending)} waited "
-                "for)."
+                f"{n} images were asked for; expected are 1 to {len(available)}, the images of the "
+                f"pool that are available. The pool has {self.pool.size} images: {self.n_labeled} "
+                f"labelled, {len(self.pool.pending)} waited for."
             )
         return available
 
@@ -595,20 +596,9 @@ class ActiveLearner:
     def _need_truth(self) -> None:
         if self.dataset.labels is None:
             raise LabelError(
-                f"Data set {self.dataset.name!r} has no labels to simulate with: use ask() and "
+                f"Data set {self.dataset.name!r} has no labels to simulate with. Use ask() and "
                 "tell()."
             )
-
-
-def _check_oracle(strategy: Strategy, dataset: ImageDataset) -> None:
-    """Refuse a strategy that is told labels where there are none."""
-    simulated = dataset.labels is not None and len(dataset.eval_images) > 0
-    if "retrain" in strategy_needs(strategy) and not simulated:
-        raise ConfigurationError(
-            f"Strategy {strategy_name(strategy)!r} is an oracle: it retrains with labels that "
-            f"nobody gave yet, and looks at the evaluation split. Data set {dataset.name!r} lacks "
-            "labels or an evaluation split; choose another strategy."
-        )
 
 
 def _whole_number(n: int) -> int:

@@ -3,7 +3,8 @@
 import pytest
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.runs.settings import RunConfig, read_config_file
+from alhpo.runs.config_files import read_config_file
+from alhpo.runs.settings import RunConfig
 from alhpo.strategies import (
     get_strategy,
     register_strategy,
@@ -152,13 +153,13 @@ def test_the_cycles_that_search(hpo, cycles):
     [
         ("sometimes", "'hpo' is 'sometimes': Unknown HPO mode 'sometimes'. Legal: final, fixed"),
         ("per_cycle", "Did you mean 'per-cycle'"),
-        ("every:0", "whole number from 1, such as every:5"),
-        ("every:K", "whole number from 1, such as every:5"),
+        ("every:0", "whole number K of at least 1, such as every:5"),
+        ("every:K", "whole number K of at least 1, such as every:5"),
         ("every", "Unknown HPO mode"),
         ("at:", "ascending numbers of labels, such as at:100,500"),
         ("at:500,100", "ascending numbers of labels"),
         ("at:100,100", "ascending numbers of labels"),
-        ("at:100,520,530", "no cycle has 520 or 530 labels; the cycles of this run have 100, 150,"),
+        ("at:100,520,530", "No cycle has 520 or 530 labels. The cycles of this run have 100, 150,"),
     ],
 )
 def test_modes_that_are_refused(hpo, message):

@@ -332,9 +332,9 @@ def test_records_that_an_unfinished_run_lost_are_missed(rerun, kept):
 @pytest.mark.parametrize(
     ("file", "error", "match"),
     [
-        ("cycles.jsonl", DataError, "line 1 is no record of a cycle"),
+        ("cycles.jsonl", DataError, "line 1 is not a record of a cycle"),
         ("labels.jsonl", LabelError, "not of what was asked and told"),
-        ("dataset.json", DataError, "does not say what data"),
+        ("dataset.json", DataError, "does not tell which data"),
         ("hpo/cycle_002/*/journal.jsonl", DataError, "line 1 is not of a search"),
     ],
 )
@@ -369,7 +369,9 @@ def test_a_warm_start_without_its_model_is_refused(few_digits, tmp_path):
         run_experiment(config, dataset=few_digits, observer=KilledAfterACycle())
     (model,) = tmp_path.glob("*/fit/*/state.safetensors")
     model.write_bytes(half(model.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"start=warm.*cannot be continued.*remove"):
+    with pytest.raises(
+        CheckpointError, match=r"start=warm needs the model of its last fit.*remove"
+    ):
         run_experiment(config, dataset=few_digits)
 
 
@@ -446,8 +448,10 @@ def test_a_run_that_fails_stops_none_of_the_others(tmp_path):
     assert result.exit_code == 1
     assert paths[1].exists()
     for path in (broken, lost):
-        assert f"failed: run {path.name}: {path}/cycles.jsonl, line 1 is no record" in result.output
-    assert result.output.rstrip().endswith("The same command goes on with these.")
+        assert (
+            f"failed: run {path.name}: {path}/cycles.jsonl, line 1 is not a record" in result.output
+        )
+    assert result.output.rstrip().endswith("The same command continues these.")
     assert f"{broken.name}: left out, damaged: " in result.output
     for path in (broken, lost):
         shutil.rmtree(path)

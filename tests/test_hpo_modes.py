@@ -133,7 +133,7 @@ def test_a_mode_of_another_package(few_digits, tmp_path):
 def test_a_search_in_the_last_cycle_and_after_it_is_refused():
     with MODES.temporary():
         MODES.register("both", type("Both", (WhenWorse,), {"final_search": True}))
-        with pytest.raises(ConfigurationError, match="'both': the mode searches in the last cycle"):
+        with pytest.raises(ConfigurationError, match="'both': The mode searches in the last cycle"):
             RunConfig.create(TOY, {"hpo": "both"})
 
 

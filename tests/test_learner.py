@@ -23,12 +23,8 @@ from alhpo.base.errors import (
 from alhpo.base.protocols import POOL_OUTPUTS
 from alhpo.models.timm_models import weights_hash
 from alhpo.outputs.dropout_passes import DropoutPasses
-from alhpo.runs.settings import (
-    DataSettings,
-    ModelSettings,
-    RunConfig,
-    TuneConfig,
-)
+from alhpo.runs.setting_groups import DataSettings, ModelSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.evaluation import predict
 
 FAST = {"model": "resnet10t", "max_epochs": 1}
@@ -173,11 +169,11 @@ def test_label_errors_change_nothing(few_digits):
 
 def test_exhausted_pool(few_digits):
     learner = ActiveLearner(few_digits, **FAST)
-    with pytest.raises(LabelError, match="121 images were asked for; 120 are left"):
+    with pytest.raises(LabelError, match="121 images were asked for; expected are 1 to 120"):
         learner.label_initial(121)
     learner.label_initial(110)
     learner.fit()
-    with pytest.raises(LabelError, match=r"11 images were asked for; 10 are left.*110 labelled"):
+    with pytest.raises(LabelError, match=r"11 images.*expected are 1 to 10,.*110 labelled"):
         learner.query(11)
     learner.query(10)
     assert learner.n_labeled == 120

@@ -263,7 +263,7 @@ class TestRefusedCheckpoints:
     def test_foreign(self, started):
         learner, folder = started
         save_file({"weight": torch.zeros(3)}, folder / FILE_NAME)
-        self.refused(learner.objective(), folder, "not written by alhpo")
+        self.refused(learner.objective(), folder, "not a checkpoint of this version")
 
     @pytest.mark.parametrize("previous", [1, 3])
     def test_other_epoch(self, started, previous):

@@ -251,7 +251,7 @@ def test_a_final_fit_that_diverges_is_said_to(few_digits, tmp_path):
         ({"labels": 23}, "have 12, 22, 32"),
         ({"labels": 42}, "have 12, 22, 32"),
         ({"labels": 12, "validation": "kfold:13"}, "needs at least 13 labelled images"),
-        ({"max_epochs": 6}, "nothing is left to search with"),
+        ({"max_epochs": 6}, "expected is more than max_epochs=6"),
         ({"hyperparameters": {"learning_rate": 1}}, "Legal: augmentation"),
         ({"hyperparameters": {"warmup_epochs": 2}}, "warmup_epochs is 2"),
         ({"optimizer": "bohb"}, "Unknown optimizer"),
@@ -268,9 +268,9 @@ def test_what_cannot_be_tuned_on_is_refused_before_any_training(
 
 
 def test_pools_that_are_none_or_of_other_data_are_refused(run, few_digits, tmp_path):
-    with pytest.raises(ConfigurationError, match="No labelled pool at"):
+    with pytest.raises(ConfigurationError, match="There is no labelled pool at"):
         tune(tmp_path / "nowhere", tmp_path, few_digits)
-    with pytest.raises(ConfigurationError, match="No labelled pool at"):
+    with pytest.raises(ConfigurationError, match="There is no labelled pool at"):
         tune(tmp_path, tmp_path, few_digits)
     with pytest.raises(ConfigurationError, match="'pool' is missing"):
         tune_pool({"labels": 22})
@@ -322,7 +322,7 @@ def test_a_damaged_record_is_written_anew_as_the_message_says(run, few_digits, t
     first = tune(run, tmp_path, few_digits)
     for content in ("", "{", "[1]", '{"kind": "tuned"}'):
         (first.path / "tune.json").write_text(content)
-        with pytest.raises(DataError, match=r"tune\.json is no record.*Remove it"):
+        with pytest.raises(DataError, match=r"tune\.json is not a record.*Remove it"):
             tune(run, tmp_path, few_digits)
     (first.path / "tune.json").unlink()
     again = tune(run, tmp_path, few_digits)
@@ -398,7 +398,7 @@ def test_a_tuning_that_fails_stops_none_of_the_others(commanded, tmp_path):
     result = command(*arguments)
     assert result.exit_code == 1
     assert second.exists()
-    assert f"failed: tuning {first.parent.name}: {first} is no record" in result.output
+    assert f"failed: tuning {first.parent.name}: {first} is not a record" in result.output
 
 
 def test_the_command_on_a_json_with_a_file_of_settings(commanded, tmp_path):
@@ -426,7 +426,7 @@ def test_the_command_on_a_json_with_a_file_of_settings(commanded, tmp_path):
         (["--labels", "many"], "labels"),
         (["--labels", "12", "--trials", "1"], "at least 2"),
         (["--labels", "12", "--max-epochs", "200", "--trials", "1"], "at least 2"),
-        (["--labels", "12", "--trials", "4", "--max-budget", "7"], "give one of them"),
+        (["--labels", "12", "--trials", "4", "--max-budget", "7"], "Give one of them"),
         (["--labels", "12", "--model", "resnet81"], "resnet"),
         (["--labels", "12", "--strategy", "badge"], "No such option"),
         (["--labels", "12", "--hp", "lr"], "NAME=VALUE"),

@@ -336,9 +336,12 @@ def test_text_of_settings_cannot_break_the_table_figure_or_console(tmp_path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("missing", r"There is no folder .*runs\. Give a study's or a run's folder"),
-        ("empty", r"Nothing to report in .*runs: it is no study .*no run in it .*Give a study's"),
-        ("a tuning", r"no run in it .* It holds 1 tunings .*; these are reported with their run"),
+        ("missing", r"There is no folder .*runs\. Give the folder of a study"),
+        (
+            "empty",
+            r"Nothing to report in .*runs: it is not a study .*holds no run .*Give the folder",
+        ),
+        ("a tuning", r"holds no run .* It holds 1 tunings .*, which are reported with their run"),
         ("no records", r"none of the 1 runs in .* has a complete record yet.* 0 of 3 cycles"),
     ],
 )
@@ -429,10 +432,13 @@ def drop_first_cycle(run):
 
 
 DAMAGES = [
-    (append_no_record, "cycles.jsonl, line 2 is no record"),
-    (change_score, "cycles.jsonl, line 1 is no record"),
+    (append_no_record, "cycles.jsonl, line 2 is not a record"),
+    (change_score, "cycles.jsonl, line 1 is not a record"),
     (lambda run: (run / "cycles.jsonl").write_bytes(b"\0\0\n"), "cycles.jsonl, line 1 is not JSON"),
-    (lambda run: (run / "cycles.jsonl").write_bytes(b"[1]\n"), "cycles.jsonl, line 1 is no record"),
+    (
+        lambda run: (run / "cycles.jsonl").write_bytes(b"[1]\n"),
+        "cycles.jsonl, line 1 is not a record",
+    ),
     (cut, "cycles.jsonl holds 1 records, but the run was finished with 3"),
     (lambda run: (cut(run), (run / "cycles.jsonl").unlink()), "cycles.jsonl holds 0 records"),
     (drop_first_cycle, "cycles.jsonl does not begin with a cycle"),

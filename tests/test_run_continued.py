@@ -176,7 +176,7 @@ def test_a_checkpoint_of_something_else_is_refused(few_digits, tmp_path):
     vaal = ActiveLearner(few_digits, alhpo_toy.__name__, "vaal", vaal_epochs=1, path=tmp_path)
     vaal.label_initial(12)
     write_checkpoint(tmp_path / "other", {}, {"epoch": 3})
-    with pytest.raises(CheckpointError, match="no fit or trial"):
+    with pytest.raises(CheckpointError, match="not of a fit or a trial"):
         vaal.restore(tmp_path / "other")
 
 

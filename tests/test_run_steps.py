@@ -174,7 +174,7 @@ def flat(few_digits):
 
 def test_outputs_that_are_not_finite_make_a_random_query_and_say_so(flat, tmp_path):
     data, _ = flat
-    with pytest.warns(UserWarning, match=r"query is made at random.*logits.*not finite in 1 of"):
+    with pytest.warns(UserWarning, match=r"queries at random.*logits.*not finite in 1 of"):
         result = run(data, tmp_path, hpo="fixed", budget=20)
     first, last = result.records
     assert (first.random_query, first.diverged) == (True, False)

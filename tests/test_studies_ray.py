@@ -238,7 +238,7 @@ def test_a_folder_that_nodes_do_not_share_is_said(tmp_path, cluster):
     try:
         study = study_in(tmp_path, tune=None, output_dir=None)
         study = study.model_copy(update={"output_dir": f"/proc/self/fd/{number}/study"})
-        with pytest.raises(ConfigurationError, match="a file system that they share") as error:
+        with pytest.raises(ConfigurationError, match="a file system that all nodes share") as error:
             run_study(study, "ray", options={"address": cluster.address})
         assert any(str(cell.path) in str(error.value) for cell in expand(study))
         assert not list(study.path.rglob(FAILURE))

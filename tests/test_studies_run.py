@@ -187,7 +187,7 @@ def test_a_study_that_grew_goes_on_and_another_is_refused(tmp_path):
     result = run_study(study_in(tmp_path, **LARGER), launcher)
     assert result.complete and len(launcher.submitted) == 4
     assert load_study(tmp_path / "study").grid == LARGER["grid"]
-    with pytest.raises(ConfigurationError, match="'tiny', and this one is 'other'"):
+    with pytest.raises(ConfigurationError, match=r"folder of study 'tiny'.*study 'other'"):
         begin_study(study_in(tmp_path, name="other"))
     assert load_study(tmp_path / "study").name == "tiny"
 
@@ -472,7 +472,7 @@ def test_a_signal_ends_the_command_and_its_workers(tmp_path, launcher, number, w
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert f"{word}; the same command goes on" in errors and "Traceback" not in errors
+    assert f"{word}. The same command goes on" in errors and "Traceback" not in errors
     assert bool(below) == (launcher == "local")
     wait_until(lambda: gone(below), 30)
     for cell in expand(study):

@@ -255,7 +255,7 @@ def zero(path):
         ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
         ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "no record"),
         ("tune", "tune.json", zero, "tune.json is not JSON"),
-        ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is no record"),
+        ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is not a record"),
         ("tune", "hpo/experiment_000/journal.jsonl", zero, "journal.jsonl, line 1 is not JSON"),
         (
             "tune",

@@ -1,1 +1,1 @@
-"""What strategies look at: predictions, passes with dropout, networks trained for a query."""
+"""Outputs for strategies: predictions, passes with dropout, networks trained for a query."""

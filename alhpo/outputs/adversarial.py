@@ -2,7 +2,7 @@
 autoencoder.
 
 Sinha, Ebrahimi, Darrell: Variational Adversarial Active Learning (ICCV 2019), Algorithm 1 and
-equations 1 to 5. It looks at images only: the classifier has no part in it.
+equations 1 to 5. It uses the images only, not the classifier.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ LATENT = 32
 BETA = 1.0
 #: Adam's learning rate for both networks (the paper's).
 LEARNING_RATE = 5e-4
-#: Images of each kind per step, at most.
+#: Largest number of labelled, and of unlabelled, images per step.
 BATCH = 64
 #: Channels of the first and of the widest convolution (the paper: 128 and 1,024).
 WIDTHS = (32, 256)
-#: Smaller images have nothing to convolve.
+#: Smallest side of an image, in pixels.
 SMALLEST = 8
 #: Seconds between checkpoints.
 CHECKPOINT_SECONDS = 30.0
@@ -107,8 +107,9 @@ def check_image_size(size: tuple[int, int]) -> None:
     """
     if min(size) < SMALLEST:
         raise ConfigurationError(
-            f"The images are {size[0]}x{size[1]} pixels; the autoencoder behind labeled_scores "
-            f"needs at least {SMALLEST}x{SMALLEST}. Choose another strategy than 'vaal'."
+            f"The images are {size[0]}x{size[1]} pixels; expected are at least "
+            f"{SMALLEST}x{SMALLEST}, for the autoencoder behind labeled_scores. Choose another "
+            "strategy than 'vaal'."
         )
 
 
@@ -135,7 +136,7 @@ def negative_elbo(
 
     The decoder is Gaussian with unit variance, so that, constants apart, the first term is half
     the squared error summed over pixels. (The authors' code averages it over pixels and sums the
-    divergence over the batch, which leaves the code nothing to say.)
+    divergence over the batch; the latent code then holds no information.)
     """
     error = 0.5 * (reconstruction - images).square().flatten(1).sum(1)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
@@ -144,16 +145,16 @@ def negative_elbo(
 
 @dataclass(frozen=True)
 class Discrimination:
-    """One training of the two networks on the images of one query.
+    """The training of both networks for one query.
 
     Attributes:
         labeled: (L, H, W, C) uint8, the labelled images.
         unlabeled: (N, H, W, C) uint8, the candidates.
-        form: how they are normalised (and resized, where it says so).
+        form: how images are normalised and resized.
         compute: device and precision.
-        epochs: passes over the candidates; each step takes a batch of either kind, the fewer
-            labelled ones coming round again.
-        seed: names every random stream.
+        epochs: passes over the candidates. Each step takes a batch of candidates and a batch of
+            labelled images, which are repeated as needed.
+        seed: seed of every random stream.
     """
 
     labeled: torch.Tensor
@@ -166,12 +167,16 @@ class Discrimination:
     def scores(
         self, folder: Path | None = None, callback: Callable[[int], None] | None = None
     ) -> torch.Tensor:
-        """(N,) float32 in [0, 1]: how much each candidate looks labelled.
+        """Train, and score how much each candidate looks labelled.
 
         Args:
-            folder: where the training is checkpointed every half minute, and continued from,
-                exactly; another training's checkpoint there is replaced. None keeps nothing.
-            callback: called with the number of epochs trained so far, after every epoch.
+            folder: folder of a checkpoint, written every 30 seconds. The same training is continued
+                from it exactly; the checkpoint of another training is replaced. None: no
+                checkpoint.
+            callback: called after every epoch with the number of epochs trained so far.
+
+        Returns:
+            (N,) float32 probabilities of "labelled".
 
         Raises:
             ConfigurationError: no labelled image, or images below 8x8 pixels.
@@ -179,8 +184,8 @@ class Discrimination:
         """
         if not len(self.labeled):
             raise ConfigurationError(
-                "Labelled images are to be told from unlabelled ones, but nothing is labelled "
-                "yet: label_initial(n) or tell(...) first."
+                "The strategy compares labelled with unlabelled images, but nothing is labelled "
+                "yet. Call label_initial(n) or tell(...) first."
             )
         pair = _Pair(self)
         if folder is not None:
@@ -200,7 +205,7 @@ class Discrimination:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the result depends on."""
+        """Everything that the result depends on."""
         return {
             "images": digest(repr(self.form), self.labeled, self.unlabeled),
             "epochs": self.epochs,
@@ -211,7 +216,7 @@ class Discrimination:
 
 
 class _Pair:
-    """The two networks, their optimizers, and the epoch they have reached."""
+    """The two networks, their optimizers, and the number of epochs trained."""
 
     def __init__(self, task: Discrimination) -> None:
         self.epoch = 0
@@ -244,13 +249,14 @@ class _Pair:
                 total += self._step(labeled, unlabeled)
         if not math.isfinite(float(total)):
             raise DivergedError(
-                f"The autoencoder of labelled and unlabelled images diverged in epoch {self.epoch}."
+                f"The autoencoder of strategy 'vaal' diverged in epoch {self.epoch}. Query with "
+                "another strategy, such as random."
             )
         self.epoch += 1
 
     def _step(self, labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
-        """A step of the VAE, whose codes are all to look labelled (eq. 1 to 4), and one of the
-        discriminator, which is to tell the same codes apart (eq. 5)."""
+        """One step of the VAE, which makes all codes look labelled (eq. 1 to 4), and one of the
+        discriminator, which tells the same codes apart (eq. 5)."""
         (_, _, vae_optimizer), (_, _, judge_optimizer) = self._networks
         with self._task.compute.autocast():
             passes = [self.vae(images) for images in (labeled, unlabeled)]

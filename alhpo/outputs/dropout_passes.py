@@ -1,9 +1,9 @@
-"""Repeated passes with dropout before the classifier, from features that are computed once.
+"""Passes with dropout before the classifier, from features that are computed once.
 
-All candidates share one mask a pass (Kirsch, van Amersfoort, Gal: BatchBALD, NeurIPS 2019, section
-3.1, "consistent" MC dropout): a pass is one drawn network, so that the joint distribution of
-several candidates' labels is defined. A single candidate's passes are distributed as those of MC
-dropout with masks of its own (Gal, Ghahramani: Dropout as a Bayesian Approximation, ICML 2016).
+In a pass, all candidates share one mask (Kirsch, van Amersfoort, Gal: BatchBALD, NeurIPS 2019,
+section 3.1, "consistent" MC dropout). A pass is one sampled network, so the joint distribution of
+several candidates' labels is defined. For a single candidate, passes are distributed as in MC
+dropout (Gal, Ghahramani: Dropout as a Bayesian Approximation, ICML 2016).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def keep_masks(passes: int, width: int, p: float, generator: torch.Generator) ->
     """(T, D) booleans, each True (kept) with probability 1 − ``p``, on the generator's device.
 
     Args:
-        passes: T.
+        passes: T, the number of passes.
         width: D, the number of features.
         p: probability that a feature is dropped, in [0, 1).
-        generator: the source of randomness.
+        generator: torch generator that the masks are drawn from.
     """
     draws = torch.rand(passes, width, generator=generator, device=generator.device)
     return draws >= p
@@ -35,14 +35,14 @@ def keep_masks(passes: int, width: int, p: float, generator: torch.Generator) ->
 
 @dataclass(frozen=True)
 class DropoutPasses:
-    """Logits of T networks that differ in which features their classifier sees.
+    """Logits of T networks that differ in the features that their classifier sees.
 
     Pass t gives ``classifier(features * keep[t] / (1 - p))``.
 
     Attributes:
-        features: (N, D) float32, what comes before dropout.
-        classifier: ``nn.Linear``, or another function of (B, D) features to (B, C) logits which
-            treats each row by itself.
+        features: (N, D) float32, the features before dropout.
+        classifier: ``nn.Linear``, or another function from (B, D) features to (B, C) logits, row
+            by row.
         keep: (T, D) booleans, the features that each pass keeps.
         p: probability with which features were dropped, in [0, 1).
 
@@ -59,15 +59,15 @@ class DropoutPasses:
         shapes = tuple(self.features.shape), tuple(self.keep.shape)
         if not all(len(shape) == 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
             raise ConfigurationError(
-                f"Features must be (N, D) and masks (T, D), not {shapes[0]} and {shapes[1]}."
+                f"Features are {shapes[0]} and masks {shapes[1]}; expected are (N, D) and (T, D)."
             )
         if not len(self.keep) or self.keep.dtype != torch.bool:
             raise ConfigurationError(
-                f"Masks must be booleans of at least 1 pass, not {len(self.keep)} of "
-                f"{self.keep.dtype}."
+                f"Masks are {len(self.keep)} passes of {self.keep.dtype}; expected is at "
+                "least 1 of torch.bool."
             )
         if not 0 <= self.p < 1:
-            raise ConfigurationError(f"Dropout is {self.p!r}; it must be in [0, 1).")
+            raise ConfigurationError(f"Dropout is {self.p!r}; expected is a probability in [0, 1).")
 
     def __len__(self) -> int:
         return len(self.keep)
@@ -76,9 +76,8 @@ class DropoutPasses:
     def logits(self, rows: slice | torch.Tensor) -> torch.Tensor:
         """(T, B, C) float32 logits of the candidates in these rows, on the device of the features.
 
-        For ``nn.Linear`` the masks go into the weights, and a group of passes is one matrix
-        product. Time O(T·B·D·C); memory: the result, and T·D·C weights in groups of at most some
-        4 million.
+        For ``nn.Linear``, masks multiply the weights, and a group of passes is one matrix product.
+        Time O(T·B·D·C). Memory: the result, and about 4 million weights at a time.
         """
         features = self.features[rows].float()
         scales = self.keep.to(features.device, torch.float32).div_(1 - self.p)
@@ -101,7 +100,7 @@ class DropoutPasses:
 
 @dataclass(frozen=True)
 class TensorPasses:
-    """Passes whose logits are all there.
+    """Passes whose logits are already computed.
 
     Attributes:
         values: (T, N, C) logits, T at least 1.
@@ -115,7 +114,7 @@ class TensorPasses:
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or not len(self.values):
             raise ConfigurationError(
-                f"Passes must be (T, N, C) with T at least 1, not {tuple(self.values.shape)}."
+                f"Passes are {tuple(self.values.shape)}; expected is (T, N, C) with T at least 1."
             )
 
     def __len__(self) -> int:

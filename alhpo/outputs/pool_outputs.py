@@ -1,7 +1,7 @@
-"""What strategies look at: a pool and the model that was fitted on its labels, as ``PoolOutputs``.
+"""Computes ``PoolOutputs``, what a strategy looks at, from a pool and its fitted model.
 
-Only what is needed is computed, and each of the two sets, the candidates and the labelled images,
-is run through the model once, at most.
+Only what the strategy needs is computed. Candidates and labelled images go through the model at
+most once.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from alhpo.training.compute import Compute
 from alhpo.training.evaluation import predict
 from alhpo.training.recipes.recipe import Recipe
 
-#: What the model says of the candidates, and of the labelled images.
+#: Fields of ``PoolOutputs`` from the model: of the candidates, and of the labelled images.
 OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
-#: What needs a fitted model.
+#: Fields that need a fitted model.
 OF_MODEL = OF_CANDIDATES | OF_LABELED | {"classify", "retrain"}
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """How outputs are made, the same for every query.
+    """Settings for the outputs of every query of a learner.
 
     Attributes:
         form: how images become model input.
         compute: device and precision.
         dropout: probability with which each feature is dropped in a pass.
         mc_passes: number of passes.
-        vaal_epochs: passes over the candidates in which ``labeled_scores`` are learned.
-        seed: of the run.
+        vaal_epochs: epochs, over the candidates, of the training behind ``labeled_scores``.
+        seed: seed of the run.
     """
 
     form: InputFormat
@@ -62,8 +62,16 @@ def predicted_outputs(
     *,
     features: bool = True,
 ) -> PoolOutputs:
-    """What the model says of these images of the pool, features unless they are switched off,
-    from one pass over them."""
+    """Outputs of the model for pool images, from one pass over them.
+
+    Args:
+        recipe: the recipe of the model.
+        model: a fitted model.
+        dataset: the data set.
+        indices: (N,) pool indices.
+        settings: see ``OutputSettings``.
+        features: whether features are needed; without, they may be None.
+    """
     chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     compute = settings.compute
     images = PoolImages(dataset.images, chosen, settings.form, compute.device)
@@ -85,19 +93,19 @@ def pool_outputs(
     folder: Path | None,
     retrain: Callable[[Sequence[int]], Evaluation],
 ) -> PoolOutputs:
-    """What a strategy needs of the candidates and of the labelled images, and nothing else.
+    """Compute the fields of ``PoolOutputs`` that a strategy needs, and no others.
 
     Args:
         needs: fields of ``PoolOutputs``.
         candidates: (N,) pool indices, ascending.
-        dataset: the images.
-        pool: which of them are labelled, and how.
-        recipe: what was trained.
-        model: the one fitted last; None where nothing of ``OF_MODEL`` is needed.
+        dataset: the data set.
+        pool: the pool with its labels.
+        recipe: the recipe of the model.
+        model: the model of the last fit; None if nothing of ``OF_MODEL`` is needed.
         settings: see ``OutputSettings``.
-        owner: name of the strategy whose state is meant.
-        cycle: the present cycle; every query of a run has random streams of its own.
-        folder: where trainings for this query leave checkpoints; None for nowhere.
+        owner: name of the strategy whose state is passed on.
+        cycle: number of the current cycle; it names the random streams.
+        folder: folder for checkpoints of trainings for this query; None: not saved.
         retrain: see ``PoolOutputs``.
     """
     rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)

@@ -1,4 +1,4 @@
-"""One report for studies and for folders of runs: tables, statistics, figures, files, one page."""
+"""Reports of studies and of folders of runs: tables, statistics, figures, one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What found runs and tunings differ in."""
+"""The settings in which runs and tunings of a folder differ."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig, TuneConfig
 
-#: Settings of a tuning that say which it is of, or change nothing that is chosen.
+#: Settings of a tuning that name its pool or have no effect on its choice.
 APART_IN_TUNINGS = frozenset({"pool", "labels", "measure_test"})
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run or a tuning of a folder.
+    """A run or a tuning found in a folder.
 
     Attributes:
         name: its path below the folder.
-        settings: those that tell it from what is no repetition of it; nested ones have dotted
-            names.
-        records: of cycles; 0 for a tuning.
+        settings: settings without seed, paths and device; nested ones have dotted names.
+        records: number of records of a run; 0 for a tuning.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Found:
 
 
 def telling_settings(config: RunConfig | TuneConfig, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that tell a run from others than its repetitions."""
+    """All settings in which repetitions of a run agree."""
     values = {**config.model_dump(), **others}
     return _flat({k: v for k, v in values.items() if k not in REPETITION_KEYS | APART_IN_TUNINGS})
 
@@ -61,8 +60,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def varying(groups: Iterable[Sequence[Found]]) -> list[str]:
-    """Settings with different values in any of the groups, where they mean anything: when it is
-    searched first, then in the order of the schema."""
+    """Settings that differ within any of the groups: ``hpo`` first, then as in the schema."""
     names = {
         name
         for group in groups
@@ -75,19 +73,19 @@ def varying(groups: Iterable[Sequence[Found]]) -> list[str]:
 
 
 def shown_value(one: Found, name: str) -> str:
-    """As tables show it."""
+    """The value of a setting as tables show it."""
     value = one.settings.get(name)
     return f"{axis_name(name)} unset" if value is None else str(value)
 
 
 def axis_name(name: str) -> str:
-    """Of a setting; of a hyperparameter its own name, unless a setting has that, too."""
+    """Name of an axis: the last part of the setting's name, unless another setting has it."""
     last = name.rpartition(".")[2]
     return name if last in RunConfig.model_fields else last
 
 
 def by_size(value: Any) -> list[tuple[int, float, str]]:
-    """A key that sorts numbers, also those in text, by their size."""
+    """A sort key that orders numbers by size, also within text."""
     if isinstance(value, int | float):
         return [(0, float(value), "")]
     parts = re.split(r"(\d+)", "" if value is None else str(value))

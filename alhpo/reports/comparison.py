@@ -1,4 +1,4 @@
-"""Findings beside published tables."""
+"""Comparison of findings with published tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alhpo.runs.settings import RunConfig
 
 @dataclass(frozen=True)
 class Comparison:
-    """Findings beside published tables.
+    """Findings compared with published tables.
 
     Attributes:
         source: where they were published.
@@ -34,17 +34,16 @@ class Comparison:
 
 
 def compare_published(findings: Findings, which: str) -> Comparison:
-    """Accuracies beside the published ones, and how the protocols differ.
+    """Compare accuracies with the published ones, and list differences of the protocols.
 
-    Numbers are matched by strategy, lr and weight_decay, whatever the settings are called, and by
-    the number of labels, the nearest where it is not equal.
+    Values are matched by strategy, lr, weight_decay and the nearest number of labels.
 
     Args:
-        findings: without a data set of that name in it, all of it is compared.
-        which: one of ``published_names``.
+        findings: the findings; if a data set has the name ``which``, only those on it are used.
+        which: one of ``published_names()``.
 
     Raises:
-        ConfigurationError: there are no published tables of this name.
+        ConfigurationError: no published tables with this name.
     """
     rows: list[dict[str, Any]] = published_tables(which).to_dict("records")  # pyright: ignore[reportAssignmentType]
     every = parts(findings)

@@ -16,7 +16,7 @@ from alhpo.reports.formats import to_latex as table_to_latex
 from alhpo.reports.formats import to_markdown as table_to_markdown
 from alhpo.reports.sentences import tuning_sentences
 
-#: Sections in order: key, title, and with what the keys of their tables and figures begin.
+#: Sections in order: key, title, and prefixes of the keys of their tables and figures.
 SECTIONS = (
     ("accuracy", "Accuracy", ("accuracy", "learning", "gap", "curves", "tuned")),
     ("published", "Beside the published numbers", ()),
@@ -43,13 +43,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """All of a report but the pictures of what was picked.
+    """A report without the pictures of picked images.
 
     Attributes:
-        grid: what it is of.
-        states: the cells by how far they are; states that no cell has are left out.
-        sections: those that hold anything.
-        made: what it was made with, by name.
+        grid: the cells of the report.
+        states: the cells of each state, without empty states.
+        sections: the sections, without empty ones.
+        made: versions, machines and times of the runs.
     """
 
     grid: Grid
@@ -59,13 +59,13 @@ class Document:
 
     @property
     def counts(self) -> dict[str, str]:
-        """How many cells are how far, in words, by the state."""
+        """Number of cells in each state, in words."""
         noun, total = self.grid.noun, self.total
         return {state: f"{len(c)} of {total} {noun} {state}" for state, c in self.states.items()}
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is left out, and what else there is to know."""
+        """Sentences about runs that are left out, and other remarks."""
         return (*self.grid.left_out, *self.grid.remarks)
 
     @property
@@ -88,7 +88,7 @@ def make_document(
     figures: Sequence[ReportFigure],
     comparison: Comparison | None = None,
 ) -> Document:
-    """Put tables and figures where they belong."""
+    """Sort tables and figures into sections."""
     sections = []
     for key, title, starts in SECTIONS:
         section = Section(
@@ -115,7 +115,7 @@ def make_document(
 def _published(comparison: Comparison) -> Section:
     text = [f"Published: {comparison.source}"]
     if comparison.differences:
-        text.append("What is done differently here:")
+        text.append("Differences from the published protocol:")
     return Section(
         "published",
         "Beside the published numbers",
@@ -179,7 +179,7 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
             parts += [f"![{title}]({pictures[figure.key]})", f"**{title}.** {caption}"]
     parts.append("## How it was made")
     parts.append(_bullets(f"{name}: {'; '.join(lines)}" for name, lines in document.made.items()))
-    again = "The same again, or on from here: `alhpo study study.yaml`, with"
+    again = "To repeat or continue it: `alhpo study study.yaml`, with"
     parts.append(again if grid.kind == "study" else "The settings of the runs:")
     fence = "```"
     while fence in grid.settings:
@@ -205,7 +205,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def to_latex(document: Document) -> str:
-    """All tables, for a document that inputs the file or into which some of them are copied."""
+    """All tables in LaTeX, to input as a file or to copy from."""
     lines = [
         f"The tables of {document.grid.title}: \\input this file, or copy what you need.",
         f"The document needs {LATEX_PACKAGES}",

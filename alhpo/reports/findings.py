@@ -1,4 +1,4 @@
-"""What the cells of a study, or the runs of a folder, have recorded so far, as tidy tables."""
+"""Records of a study, or of the runs of a folder, as tidy tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from alhpo.studies.config import Cell
 
 State = Literal["finished", "unfinished", "failed", "damaged", "missing"]
 
-#: What a row says of the cell it comes from.
+#: Columns that describe the cell of a row.
 PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
-#: The column names of what active learning and of what the search after it, in the run, found.
+#: Names of table columns: results of active learning, and of a final search in the run.
 ACTIVE, WITHIN = "AL", "BO in the run"
 
 SCORES = ["accuracy", "nll", "brier", "ece"]
@@ -37,17 +37,15 @@ EXPECTED = [*PLACE, "column", "n_labeled"]
 
 @dataclass(frozen=True)
 class CellState:
-    """How far a cell has come.
+    """The state of a cell.
 
     Attributes:
         cell: the cell.
-        name: what a reader knows it by: its number, or its folder, and its place in the grid.
-        state: "finished"; "failed" where the latest attempt left a traceback; "damaged" where a
-            file cannot be read, and then none of its rows is in the tables; "unfinished" where
-            there are files but no end; "missing" where there is nothing.
-        records: complete records, for a run its cycles.
-        failure: the last line of the traceback, of a failed cell; what cannot be read, of a
-            damaged one; else "".
+        name: its number or folder, with its place in the grid.
+        state: "finished"; "failed" if the last attempt left a traceback; "damaged" if a file cannot
+            be read (no table has its rows); "unfinished" if it has begun; else "missing".
+        records: number of complete records.
+        failure: last line of the traceback of a failed cell; the error of a damaged one; else "".
     """
 
     cell: Cell
@@ -58,7 +56,7 @@ class CellState:
 
     @property
     def told(self) -> str:
-        """Its name and how far it is."""
+        """Its name and progress."""
         if isinstance(self.cell.config, RunConfig):
             return f"{self.name}: {self.records} of {len(self.cell.config.sizes)} cycles"
         return self.name
@@ -66,19 +64,19 @@ class CellState:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells, what they are of, and what else the folder holds that they lie in.
+    """The cells of a folder, and remarks about what else it holds.
 
     Attributes:
-        kind: a study, or a folder of runs whose grid was read off their settings.
+        kind: "study", or "runs" for a folder of runs whose grid comes from their settings.
         title: its name.
-        description: what it is; "" where nobody said.
-        path: its folder, where it lies now.
-        settings: text of YAML: the study's file, or what the runs share and what they differ in.
-        cells: all of them, whether they have begun or not; a cell's index is its place.
-        names: what a reader knows each by.
-        published: the published tables that it is to be compared with, if it says so.
-        left_out: of runs that are no cells: which, and why, a sentence each.
-        remarks: what else a reader must know, a sentence each.
+        description: its description; "" without one.
+        path: its folder now.
+        settings: YAML: the study's file, or the common and the different settings of the runs.
+        cells: all cells, begun or not, in the order of their index.
+        names: a name for each cell.
+        published: the published tables named in the study's file; else None.
+        left_out: a sentence for each run that is left out.
+        remarks: other remarks, a sentence each.
     """
 
     kind: Literal["study", "runs"]
@@ -102,7 +100,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study or a folder of runs, and everything that was recorded in it.
+    """Everything recorded in a study or a folder of runs.
 
     All frames have the columns ``cell`` (index of the cell), ``dataset``, ``model``, ``strategy``
     (the names on these axes, or the configured), ``seed`` (the run's, what pairs of values have in
@@ -146,7 +144,7 @@ class Findings:
 
     @property
     def finished(self) -> int:
-        """How many cells are."""
+        """Number of finished cells."""
         return sum(one.state == "finished" for one in self.cells)
 
     @functools.cached_property
@@ -164,7 +162,7 @@ class Findings:
         return pd.DataFrame(rows, columns=pd.Index(columns))
 
     def run_of(self, index: int) -> RunConfig:
-        """The settings of a run, or of the run whose pool a tuning is of."""
+        """Settings of a run, or of a tuning's run."""
         cell = self.cells[index].cell
         config = cell.config if cell.run is None else self.cells[cell.run].cell.config
         assert isinstance(config, RunConfig)
@@ -172,6 +170,6 @@ class Findings:
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows as a frame that has at least these columns, and those first."""
+    """Rows as a frame with these columns first."""
     others = dict.fromkeys(name for row in rows for name in row if name not in columns)
     return pd.DataFrame(list(rows), columns=pd.Index([*columns, *others]))

@@ -1,4 +1,4 @@
-"""The grid that the runs of a folder are, read off their settings."""
+"""Makes a grid of the runs of a folder, from their settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alhpo.studies.config import Cell
 
 @dataclass(frozen=True)
 class FoundCell(Cell):
-    """A run or a tuning that lies where it was found, wherever its settings say."""
+    """A run or a tuning with the folder in which it was found."""
 
     folder: Path = Path()
 
@@ -33,7 +33,7 @@ class FoundCell(Cell):
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folders of all runs that have recorded anything, at any depth, itself included."""
+    """Folders of all runs with records, at any depth, including ``folder`` itself."""
     names = ("cycles.jsonl", "run.json")
     return sorted({file.parent for name in names for file in folder.rglob(name)})
 
@@ -41,12 +41,11 @@ def run_folders(folder: Path) -> list[Path]:
 def grid_of_runs(folder: Path) -> Grid:
     """The runs of a folder, and the tunings in their folders, as the cells of a grid.
 
-    Settings that differ within a data set, model and strategy are its axes. A copy (the same
-    settings and seed) counts once: the run that is finished, else has most records, else comes
-    first.
+    Settings that differ within a data set, model and strategy are its axes. Of copies (the same
+    settings and seed) one counts: a finished one, else the one with most records, else the first.
 
     Raises:
-        DataError: there is no run whose files can be read.
+        DataError: the folder has no run whose files can be read.
     """
     paths = run_folders(folder)
     if not paths:
@@ -67,7 +66,7 @@ def grid_of_runs(folder: Path) -> Grid:
     runs = [run for run in runs if run.name not in left_out]
     if not runs:
         told = " ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise DataError(f"Nothing to report in {folder}: of no run can the files be read. {told}")
+        raise DataError(f"Nothing to report in {folder}: no run has files that can be read. {told}")
     names = _data_names(runs)
     part = _by(lambda run: (run.config.dataset, run.config.model))
     row = _by(lambda run: (run.config.dataset, run.config.model, run.settings["strategy"]))
@@ -96,11 +95,11 @@ def _nothing(folder: Path) -> str:
     searches = len(list(folder.rglob("configuration_space.json")))
     held = [f"{tunings} tunings of labelled pools (tune.json)"] * bool(tunings)
     held += [f"{searches} searches (configuration_space.json)"] * bool(searches)
-    told = f" It holds {' and '.join(held)}; these are reported with their run." if held else ""
+    told = f" It holds {' and '.join(held)}, which are reported with their run." if held else ""
     return (
-        f"Nothing to report in {folder}: it is no study (study.yaml), and there is no run in it "
-        f"(config.yaml and cycles.jsonl).{told} Give a study's or a run's folder, or one that "
-        "holds runs."
+        f"Nothing to report in {folder}: it is not a study (study.yaml) and holds no run "
+        f"(config.yaml and cycles.jsonl).{told} Give the folder of a study or a run, or a folder "
+        "with runs."
     )
 
 
@@ -115,7 +114,7 @@ def _copies(runs: Sequence[Found]) -> Iterator[str]:
 
 
 def _by(key: Callable[[Found], Any]) -> Callable[[Sequence[Found]], list[list[Found]]]:
-    """Groups of what has the same key."""
+    """A function that groups runs by a key."""
 
     def grouped(found: Sequence[Found]) -> list[list[Found]]:
         groups: dict[Any, list[Found]] = {}
@@ -127,7 +126,7 @@ def _by(key: Callable[[Found], Any]) -> Callable[[Sequence[Found]], list[list[Fo
 
 
 def _data_names(runs: Sequence[Found]) -> dict[str, str]:
-    """Of every data set, in full where two folders have the same name."""
+    """Short names of the data sets; full paths if two folders have the same name."""
     shown = {run.config.dataset: data_name(run.config.dataset) for run in runs}
     return {d: d if list(shown.values()).count(name) > 1 else name for d, name in shown.items()}
 
@@ -146,7 +145,7 @@ def _run_cell(
 
 
 def _tunings(run: Found, left_out: dict[str, str]) -> list[Found]:
-    """The tunings in a run's folder; what cannot be read is added to what is left out."""
+    """The tunings in a run's folder; damaged ones are added to ``left_out``."""
     found = []
     for file in sorted(run.path.glob("tune/*/config.yaml")):
         name = f"{run.name}/{file.parent.relative_to(run.path).as_posix()}"
@@ -194,7 +193,7 @@ def _order(run: Found, axes: Sequence[str], names: Mapping[str, str]) -> tuple[A
 
 
 def _settings_text(runs: Sequence[Found]) -> str:
-    """What the runs share, and the values of what they differ in."""
+    """Common settings of the runs, and the values of the different ones, as YAML."""
     values = [run.config.model_dump(exclude=set(REPETITION_KEYS - {"seed"})) for run in runs]
     shared: dict[str, Any] = {}
     different: dict[str, list[Any]] = {}
@@ -212,11 +211,11 @@ def _told_apart(confounded: Sequence[str]) -> list[str]:
     if not confounded:
         return []
     names = ", ".join(map(axis_name, confounded))
-    return [f"Strategies that are compared differ in other settings, too: {names}."]
+    return [f"The compared strategies also differ in other settings: {names}."]
 
 
 def _of_studies(paths: Sequence[Path], folder: Path) -> Iterator[str]:
-    """Where runs are cells of a study below the folder."""
+    """A remark for each study below the folder whose cells are among the runs."""
     studies: dict[Path, int] = {}
     for path in paths:
         for parent in path.relative_to(folder).parents:
@@ -226,6 +225,5 @@ def _of_studies(paths: Sequence[Path], folder: Path) -> Iterator[str]:
     for study, count in studies.items():
         yield (
             f"{count} run{'s are cells' if count > 1 else ' is a cell'} of the study in "
-            f"{study.as_posix()}, of which there is a report of its own: alhpo report on that "
-            "folder."
+            f"{study.as_posix()}. For the study's own report, give that folder to alhpo report."
         )

@@ -1,4 +1,4 @@
-"""What each strategy picked first, from the pictures that its runs left."""
+"""The first images that each strategy picked, from the pictures in run folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from alhpo.reports.findings import Findings
 from alhpo.runs.first_query import FILE, read_picture
 
-MOST_PIXELS = 96  # of a side of a picked image
+MOST_PIXELS = 96  # largest side of a picked image
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Picks:
-    """What one strategy picked first."""
+    """The first images that a strategy picked."""
 
     strategy: str
     tiles: tuple[Tile, ...]
@@ -30,7 +30,7 @@ class Picks:
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """What the strategies picked first under one setting of everything else."""
+    """The first picks of all strategies under one setting."""
 
     title: str
     seed: int
@@ -38,7 +38,7 @@ class GalleryGroup:
 
 
 def read_gallery(findings: Findings) -> list[GalleryGroup]:
-    """What each strategy picked first, in the runs of the first seed that have the picture."""
+    """The first picks of every strategy, from the first seed with pictures."""
     rows = findings.curves.drop_duplicates("cell")
     several = len(rows[["dataset", "model"]].drop_duplicates()) > 1
     seed: int | None = None

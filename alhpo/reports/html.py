@@ -14,7 +14,7 @@ from alhpo.reports.gallery import read_gallery
 
 
 def to_html(document: Document, findings: Findings) -> str:
-    """The page."""
+    """Render the page."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

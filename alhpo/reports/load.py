@@ -1,4 +1,4 @@
-"""Reads a folder, whatever it holds, into findings."""
+"""Reads a study or a folder of runs into findings."""
 
 from __future__ import annotations
 
@@ -28,22 +28,21 @@ from alhpo.studies.config import Cell, expand, load_study
 
 
 def load_findings(folder: str | Path) -> Findings:
-    """Read a study or the runs of a folder, wherever it lies now and however far it is.
+    """Read a study or the runs of a folder, finished or not.
 
-    A folder with a ``study.yaml`` is a study. Any other is searched for runs, at any depth and
-    itself included: settings that differ among them are the axes of their grid, runs that differ
-    in the seed only are repetitions, and tunings in their folders are cells, too. Names in their
-    settings need not be known here: what made them may not be installed.
+    A folder with a ``study.yaml`` is a study. Any other is searched for runs at any depth, itself
+    included. Settings that differ among the runs are the axes of their grid, runs that differ only
+    in the seed are repetitions, and tunings in their folders are also cells. Plug-ins that the runs
+    used need not be installed.
 
     Raises:
         ConfigurationError: a study whose settings cannot be used.
-        DataError: no such folder, or nothing in it that can be reported; the message says what
-            was found.
+        DataError: no folder, or nothing in it to report; the message tells what was found.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise DataError(
-            f"There is no folder {path}. Give a study's or a run's folder, or one that holds runs."
+            f"There is no folder {path}. Give the folder of a study or a run, or one with runs."
         )
     is_study = (path / "study.yaml").is_file()
     return _read(_grid_of_study(path) if is_study else grid_of_runs(path))
@@ -59,7 +58,7 @@ def _grid_of_study(path: Path) -> Grid:
         named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
         remarks = [
             f"{len(others)} run{'s are' if others[1:] else ' is'} in the folder but not in the "
-            f"study's grid, and not in this report: {named}. Of a run alone: alhpo report FOLDER."
+            f"study's grid, so not in this report: {named}. For one run: alhpo report FOLDER."
         ]
     return Grid(
         kind="study",
@@ -75,7 +74,7 @@ def _grid_of_study(path: Path) -> Grid:
 
 
 def _read(grid: Grid) -> Findings:
-    """Every cell's records as rows, with its place in the grid."""
+    """Records of all cells as rows, with their places in the grid."""
     where = places(grid.cells)
     tunings = tuning_names(grid.cells)
     states: list[CellState] = []

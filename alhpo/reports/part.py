@@ -1,4 +1,4 @@
-"""The findings on one data set with one model, and what they are called."""
+"""The findings on one data set with one model, and their names."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Part:
 
     @cached_property
     def named(self) -> bool:
-        """Whether there are others that it must be told from."""
+        """Whether the report has several parts."""
         return len(parts(self.findings)) > 1
 
     def key(self, what: str, labels: int | None = None) -> str:
-        """Of a table or figure of it: letters, digits, hyphens."""
+        """Key of a table or figure of the part: letters, digits, hyphens."""
         names = [what, self.dataset, self.model, "" if labels is None else str(labels)]
         return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") for name in names if name)
 
@@ -46,7 +46,7 @@ class Part:
         return frame[(frame["dataset"] == self.dataset) & (frame["model"] == self.model)]
 
     def rows(self, frame: Frame) -> list[Row]:
-        """The same as a list."""
+        """The rows of ``frame`` as a list."""
         return self.frame(frame).to_dict("records")
 
     @cached_property
@@ -63,7 +63,7 @@ class Part:
 
     @cached_property
     def seeds(self) -> Counter[tuple[str, str]]:
-        """How many seeds there will be of each strategy and setting."""
+        """Number of seeds of each strategy and setting when all is finished."""
         places = {(r["strategy"], r["setting"], r["seed"]) for r in self.expected}
         return Counter((strategy, setting) for strategy, setting, _ in places)
 
@@ -101,7 +101,7 @@ class Part:
 
     @cached_property
     def baseline(self) -> str | None:
-        """The name of random sampling, if it is there once."""
+        """The name of random sampling, if exactly one strategy is it; else None."""
         names = {
             row["strategy"]
             for row in self.expected
@@ -111,8 +111,8 @@ class Part:
 
     @cached_property
     def labels(self) -> list[int]:
-        """Numbers of labels that tables are made at: those tuned at and the last of the runs, or,
-        without tunings, the middle and the last; the latest so far where there is none yet."""
+        """Numbers of labels with tables: those of tunings and the last of the runs. Without
+        tunings, the middle and the last; if no run is that far, the latest so far."""
         runs = [self.findings.run_of(cell) for cell in {row["cell"] for row in self.expected}]
         wanted = {run.budget for run in runs}
         within_runs = (ACTIVE, WITHIN)
@@ -124,7 +124,7 @@ class Part:
         return sorted(wanted & there) or sorted(there)[-1:]
 
     def columns(self, labels: int) -> list[tuple[str, str]]:
-        """Settings and kinds of results that there will be at a number of labels."""
+        """Settings and kinds of results at a number of labels when all is finished."""
         kinds = [ACTIVE, WITHIN, *self.findings.tunings]
         found = {(row["setting"], row["column"]) for row in self.expected if _is_due(row, labels)}
         every = [(setting, kind) for setting in self.findings.settings for kind in kinds]
@@ -133,9 +133,11 @@ class Part:
     def values(
         self, strategy: str, column: tuple[str, str], labels: int, score: str
     ) -> dict[str, float]:
-        """A score by the run's seed, where it was measured; the mean of several tunings of one
-        run, which are no independent repetitions. Diverged training, which counts as the uniform
-        prediction, is not called calibrated."""
+        """A score by the seed of the run.
+
+        Several tunings of one run, which are not independent repetitions, are averaged. The ECE of
+        diverged training, which counts as the uniform prediction, is left out.
+        """
         found: dict[str, list[float]] = {}
         for row in self._by_place.get((strategy, *column, labels), []):
             if math.isfinite(row[score]) and not (score == "ece" and row["diverged"]):
@@ -143,11 +145,11 @@ class Part:
         return {seed: sum(several) / len(several) for seed, several in found.items()}
 
     def diverged(self, labels: int) -> int:
-        """How many results at a number of labels are of diverged training."""
+        """Number of results of diverged training at a number of labels."""
         return sum(row["diverged"] for row in self.outcomes if row["n_labeled"] == labels)
 
     def repetitions(self, strategy: str, column: tuple[str, str], labels: int) -> int:
-        """How many values there will be."""
+        """Number of values when all is finished."""
         place = (strategy, *column)
         seeds = {
             row["seed"]
@@ -158,7 +160,7 @@ class Part:
 
 
 def _is_due(expected: Row, labels: int) -> bool:
-    """Whether a cell will have a result at a number of labels; runs pass lower ones."""
+    """Whether a cell will have a result at a number of labels; a run has all lower ones."""
     n = expected["n_labeled"]
     return n == labels or (expected["column"] == ACTIVE and n > labels)
 
@@ -170,5 +172,5 @@ def parts(findings: Findings) -> list[Part]:
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names on several axes as one; empty ones stand for axes that the study does not have."""
+    """Names joined by commas, without empty ones."""
     return ", ".join(filter(None, names))

@@ -1,4 +1,4 @@
-"""What cells are called in tables: their places in the grid, in words."""
+"""Names of cells in tables: their places in the grid, in words."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell
 
-#: The column names of what a search after active learning found.
+#: Names of table columns: results of a tuning by a model-based optimizer, and by another.
 TUNED, OTHERWISE_TUNED = "BO", "HPO"
 #: Optimizers that model the objective.
 BAYESIAN = frozenset({"tpe", "dyhpo", "hpo4dl-dyhpo"})
 
 
 def places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The columns that say of each cell where it is in the grid."""
+    """The columns that describe the place of each cell in the grid."""
     runs = [cell for cell in cells if cell.kind == "run"]
     axes = _heading([c.coordinates for c in runs], {"dataset", "model", "strategy", "seed"})
     found = []
@@ -39,13 +39,13 @@ def places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def data_name(dataset: str) -> str:
-    """Of a data set, for tables, which do not tell where a folder is."""
+    """Name of a data set for tables, without the path of a folder."""
     path = Path(dataset)
     return path.name if path.expanduser().is_absolute() else dataset
 
 
 def tuning_names(cells: Sequence[Cell]) -> dict[int, str]:
-    """What each tuning's column is called, by the cell's index."""
+    """Name of each tuning's column, by the index of the cell."""
     tunings = [cell for cell in cells if cell.kind == "tune"]
     points = [
         {
@@ -63,19 +63,19 @@ def tuning_names(cells: Sequence[Cell]) -> dict[int, str]:
 
 
 def _kind(cell: Cell) -> str:
-    """The paper's name for a search where it is one by a model of the objective, else "HPO"."""
+    """The paper's name "BO" for optimizers that model the objective, else "HPO"."""
     return TUNED if cell.config.optimizer in BAYESIAN else OTHERWISE_TUNED
 
 
 def _heading(points: Sequence[Mapping[str, str]], others: set[str]) -> list[str]:
-    """The axes that head columns: those that vary, or all where none does."""
+    """The axes in column names: those that vary, or all if none does."""
     every = dict.fromkeys(name for point in points for name in point)
     axes = [name for name in every if name not in others]
     return [name for name in axes if len({point.get(name) for point in points}) > 1] or axes
 
 
 def _words(point: Mapping[str, str], axes: Iterable[str]) -> str:
-    """Values on the axes that there are; a bare number or switch with the name of its axis."""
+    """Values on the axes; numbers and switches with the name of the axis."""
     return ", ".join(
         point[axis]
         if any(map(str.isalpha, point[axis])) and point[axis] not in ("True", "False")

@@ -1,4 +1,4 @@
-"""How settings differ from a published protocol, a sentence each."""
+"""Differences of settings from a published protocol, in a sentence each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VARIED = {"lr", "weight_decay"}
 
 
 def protocol_differences(findings: Findings, which: str, datasets: Sequence[str]) -> list[str]:
-    """How the study's settings differ from the published protocol, which ships as a study."""
+    """Differences of the settings from the published protocol, which is a shipped study."""
     protocol = expand(load_study(f"paper-{which}"))
     here = {
         int(cell)
@@ -115,7 +115,7 @@ def _tuning_differences(
 
 
 def _differs(name: str, ours: Sequence[Any], theirs: Any) -> list[str]:
-    """A sentence where not all of ours are the same as theirs."""
+    """A sentence if any of our values differs from theirs."""
     if not ours or all(value == theirs for value in ours):
         return []
     return [f"{name}: {_list(map(_text, ours))} here, {_text(theirs)} published."]

@@ -1,4 +1,4 @@
-"""The published tables of Huseljic et al. (2023), which ship with the package."""
+"""The published tables of Huseljic et al. (2023), shipped with alhpo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = resources.files("alhpo.reports") / "published"
 
 
 def published_names() -> list[str]:
-    """What there are published tables of: cifar10, cifar100."""
+    """Data sets with published tables: cifar10, cifar100."""
     return list(sources()["tables"])
 
 
@@ -24,11 +24,11 @@ def published_tables(which: str) -> pd.DataFrame:
 
     Returns:
         One row per number: ``source`` ("paper" or "repository"), ``dataset``, ``labels``,
-        ``strategy`` (as it is called here), ``setting``, ``lr``, ``weight_decay``, ``column`` ("AL"
-        or "BO"), ``mean`` and ``std`` (per cent), ``n`` (repetitions; NaN where it is not said).
+        ``strategy`` (alhpo's name), ``setting``, ``lr``, ``weight_decay``, ``column`` ("AL"
+        or "BO"), ``mean`` and ``std`` (per cent), ``n`` (repetitions; NaN if not published).
 
     Raises:
-        ConfigurationError: there are none of this name.
+        ConfigurationError: no published tables with this name.
     """
     if which not in published_names():
         raise unknown_name("published tables", which, published_names())
@@ -41,5 +41,5 @@ def published_tables(which: str) -> pd.DataFrame:
 
 @cache
 def sources() -> dict[str, Any]:
-    """Where the numbers were published, and what there is to know of them."""
+    """Sources of the published numbers, with remarks."""
     return yaml.safe_load((FOLDER / "sources.yaml").read_text(encoding="utf-8"))

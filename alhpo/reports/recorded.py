@@ -1,4 +1,4 @@
-"""Settings as a folder recorded them, whichever version or plug-in made it."""
+"""Reads recorded settings, also of other versions and of missing plug-ins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alhpo.runs.settings import RunConfig, TuneConfig
 
 Config = TypeVar("Config", RunConfig, TuneConfig)
 
-#: Without these nothing can be said of a run or of a tuning.
+#: Settings without which a run or a tuning cannot be reported.
 REQUIRED = {
     RunConfig: ("dataset", "model", "strategy", "hpo", "seed"),
     TuneConfig: ("dataset", "model", "pool", "labels", "seed"),
@@ -22,26 +22,27 @@ REQUIRED = {
 
 
 def read_settings(file: Path, schema: type[Config]) -> tuple[Config, dict[str, Any]]:
-    """The settings in a ``config.yaml``, and those that this version does not know.
+    """Read the settings in a ``config.yaml``.
 
-    Values must be of the right type and range. Names of strategies, models, optimizers and the
-    like are not looked up: what made the folder may not be installed. Settings that it does not
-    have, because there were none of that name, have their defaults.
+    Values must have the right type and range. Names of strategies, models, optimizers and the like
+    are not looked up, since their plug-in may not be installed. Missing settings are defaults.
+
+    Returns:
+        The known settings, and those that this version does not know.
 
     Raises:
-        DataError: a file that is not YAML, lacks what a run always has, or has another value than
-            a setting can have.
-        OSError: there is no such file.
+        DataError: the file is not YAML, lacks a required setting, or has an illegal value.
+        OSError: the file cannot be read.
     """
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{file} is not YAML: {error}") from error
+        raise DataError(f"{file} is not YAML: {error}. Restore it from a copy.") from error
     values = values if isinstance(values, dict) else {}
     if missing := [name for name in REQUIRED[schema] if name not in values]:
         raise DataError(
-            f"{file} lacks {', '.join(missing)}; the settings of a {_noun(schema)} are a mapping "
-            f"that has {', '.join(REQUIRED[schema])}."
+            f"{file} lacks {', '.join(missing)}; expected are the settings of a {_noun(schema)}, "
+            f"with {', '.join(REQUIRED[schema])}. Restore it from a copy."
         )
     known = {name: value for name, value in values.items() if name in schema.model_fields}
     fields: dict[str, Any] = {

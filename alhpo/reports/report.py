@@ -18,7 +18,7 @@ from alhpo.reports.load import load_findings
 from alhpo.reports.published import published_names
 from alhpo.reports.tables import report_tables
 
-#: Below a table on the terminal, which has more room downwards: its columns are lines.
+#: Note below a table on the terminal, where the columns of the table are lines.
 NOTE = (
     "Means ± standard deviations (n − 1); bold: the best of a line, whatever the deviations; "
     "* and †: see the report."
@@ -27,17 +27,17 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a report and what they say.
+    """The files of a report and their contents.
 
     Attributes:
-        markdown: everything but the pictures of what was picked first.
-        csv: the values of all tables, one a line.
-        latex: all tables, to be used in a paper.
-        html: everything, in one file.
-        figures: the PNG of each figure, by its key.
-        findings: what was recorded so far, as pandas frames.
-        document: what the files say.
-        comparison: with published tables, where that was asked for.
+        markdown: the report without the pictures of picked images.
+        csv: the values of all tables, one per line.
+        latex: all tables, for a paper.
+        html: the whole report in one file.
+        figures: PNG files of the figures, by key.
+        findings: the records, as pandas frames.
+        document: the contents of the files.
+        comparison: with published tables; None if not asked for.
     """
 
     markdown: Path
@@ -60,8 +60,8 @@ class Report:
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
 
     def to_console(self, console: Any) -> None:
-        """Print on rich's console the accuracies, what tuning cost, what is left out, and where
-        the files are."""
+        """Print accuracies, the cost of tuning, what is left out, and the files, on rich's
+        console."""
         for table in self.tables:
             if table.key.startswith("accuracy"):
                 console.print(to_console(replace(table.upright(), note=NOTE)))
@@ -77,19 +77,18 @@ def write_report(
 ) -> Report:
     """Write ``report.md``, ``report.csv``, ``report.tex``, ``report.html`` and the figures.
 
-    The study or the runs may be unfinished; the report says what is missing. The same records
-    always give the same files.
+    Studies and runs may be unfinished; the report tells what is missing. The same records always
+    give the same files.
 
     Args:
-        folder: of a study, wherever it lies now; or a run, or a folder with runs at any depth.
-        output: where to write, by default ``folder``.
-        compare: published tables to put beside what was found: one of ``published_names()``, or
-            "published" for what the study's file names.
+        folder: folder of a study or a run, or a folder with runs at any depth.
+        output: folder for the report; None takes ``folder``.
+        compare: published tables to compare with: one of ``published_names()``, or "published" for
+            those named in the study's file. None compares with none.
 
     Raises:
-        ConfigurationError: a study that cannot be used, or nothing to compare with.
-        DataError: no such folder, neither study nor runs in it, or no complete record that can be
-            read.
+        ConfigurationError: a study that cannot be used, or unknown published tables.
+        DataError: no folder, no study or run in it, or no complete record that can be read.
     """
     findings = load_findings(folder)
     which = _published(findings, compare)
@@ -135,8 +134,7 @@ def _no_results(findings: Findings) -> str:
 
 
 def _what_is_missing(findings: Findings) -> list[str]:
-    """A line for each cell that cannot be read, for each run that is no cell or, outside a study,
-    not finished, and for what else there is to know."""
+    """Lines about cells and runs that are damaged, unfinished or left out, and other remarks."""
     grid = findings.grid
     lines = [
         f"left out, damaged: {one.name}: {one.failure}"
@@ -149,7 +147,7 @@ def _what_is_missing(findings: Findings) -> list[str]:
 
 
 def _published(findings: Findings, compare: str | None) -> str | None:
-    """The name of the published tables that are asked for."""
+    """The name of the published tables to compare with."""
     grid = findings.grid
     if compare != "published":
         return compare
@@ -157,7 +155,7 @@ def _published(findings: Findings, compare: str | None) -> str | None:
         whose = f"Study {grid.title!r} does" if grid.kind == "study" else "Settings of runs do"
         in_file = "; or write 'published: NAME' in its file" if grid.kind == "study" else ""
         raise ConfigurationError(
-            f"{whose} not say which published tables to compare with. Name them: "
+            f"{whose} not name published tables to compare with. Name them: "
             f"--compare {' or '.join(published_names())}{in_file}."
         )
     return grid.published

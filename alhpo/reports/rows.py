@@ -1,4 +1,4 @@
-"""The rows of tidy tables that the folder of one cell gives."""
+"""Reads the folder of one cell into rows of tidy tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def curve_rows(path: Path, config: RunConfig) -> list[Row]:
-    """The records of a run, with what it had spent by each.
+    """The records of a run, with the epochs, images and seconds spent so far.
 
     Raises:
         DataError: a file that cannot be read.
@@ -39,10 +39,9 @@ def curve_rows(path: Path, config: RunConfig) -> list[Row]:
 
 
 def tuning_rows(path: Path, config: TuneConfig) -> tuple[list[Row], list[Row]]:
-    """The record of a tuning, if it is finished; and the configurations that it trained to the
-    end, in order.
+    """The record of a tuning, if finished, and the configurations trained to the end, in order.
 
-    The pool's own hyperparameters, which it tries first, are an experiment of one suggestion.
+    The pool's own hyperparameters, which are tried first, are an experiment of their own.
 
     Raises:
         DataError: a file that cannot be read.
@@ -78,7 +77,7 @@ def _tuning_record(file: Path) -> CycleRecord | None:
     try:
         entry = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from error
+        raise DataError(f"{file} is not JSON: {error}. Restore it from a copy.") from error
     return read_record(entry, str(file))
 
 
@@ -101,15 +100,15 @@ def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
 
 
 def _searched(scheme: str, n: int) -> float:
-    """Images that an epoch of a search trains on."""
+    """Images trained on in an epoch of a search."""
     try:
         return split_sizes(scheme, n)[1]
-    except ConfigurationError:  # a plug-in's, which is not installed here
+    except ConfigurationError:  # the scheme of a plug-in that is not installed
         return math.nan
 
 
 def _same(configuration: Mapping[str, Any], record: CycleRecord) -> bool:
-    """Whether a configuration of a space, where switches are text, is the recorded one."""
+    """Whether a configuration is the recorded one; switches of a space are text."""
     chosen = record.configuration
     return all(str(chosen.get(name)) == str(value) for name, value in configuration.items())
 

@@ -1,4 +1,4 @@
-"""What searching within the runs brought and what it cost, in a sentence each."""
+"""Sentences about the gain and the cost of searching in the runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Row = dict[str, Any]
 
 
 def tuning_sentences(findings: Findings) -> list[str]:
-    """For every run that searches beside one that differs from it in nothing but that: both
-    accuracies at the end, over the seeds that both have, and the epochs and time of the search."""
+    """A sentence for each pair of runs that differ only in searching: both final accuracies over
+    their common seeds, and the epochs and time of the search."""
     ends: dict[str, dict[str, dict[Any, Row]]] = {}  # by what they share, HPO mode and seed
     for row in findings.curves.to_dict("records"):
         config = findings.run_of(row["cell"])

@@ -21,7 +21,7 @@ class Summary(NamedTuple):
 
 
 def summary(values: Sequence[float] | np.ndarray) -> Summary:
-    """Mean and deviation of the finite values among ``values``."""
+    """Mean and standard deviation of the finite values."""
     finite = _finite(values)
     return Summary(
         mean=float(finite.mean()) if len(finite) else math.nan,
@@ -31,16 +31,16 @@ def summary(values: Sequence[float] | np.ndarray) -> Summary:
 
 
 def ranks(means: Sequence[float], digits: int = 2, *, highest: bool = True) -> list[Rank | None]:
-    """Best, second, third and worst of a column, as Huseljic et al. (2023) colour their table.
+    """Best, second, third and worst of a column, the colours of Huseljic et al. (2023).
 
     Values that are equal to the printed digits share the better rank, and the rank after them is
     left out, as in a race. The last of two or three is the worst, not second or third. NaN has no
     rank, and nothing has one in a column of fewer than two values or of equal ones.
 
     Args:
-        means: as they are printed, such as per cents.
-        digits: decimals printed.
-        highest: whether the highest is best.
+        means: the printed values.
+        digits: number of printed decimals.
+        highest: whether the highest value is best.
     """
     rounded = np.round(np.asarray(means, float), digits)
     finite = np.isfinite(rounded)
@@ -56,8 +56,8 @@ def ranks(means: Sequence[float], digits: int = 2, *, highest: bool = True) -> l
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided p of Student's paired t-test on the pairs where both values are finite.
 
-    NaN for fewer than two pairs. Differences that are all the same leave nothing to estimate a
-    deviation from: p is 1 where they are 0, and NaN otherwise.
+    NaN for fewer than two pairs. If all differences are equal, there is no deviation to estimate: p
+    is 1 if they are 0, else NaN.
     """
     difference = np.asarray(a, float) - np.asarray(b, float)
     difference = difference[np.isfinite(difference)]
@@ -70,7 +70,7 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm, 1979); NaN stays and does not count."""
+    """P-values corrected for multiple tests (Holm, 1979); NaN stays and does not count."""
     values = np.asarray(p, float)
     corrected = np.full(len(values), math.nan)
     order = [i for i in np.argsort(values, kind="stable") if np.isfinite(values[i])]
@@ -82,8 +82,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-    """Kendall's tau-b of the pairs where both are finite; NaN for fewer than two, or where one
-    side is constant."""
+    """Kendall's tau-b of the pairs of finite values; NaN for fewer than two, or if one side is
+    constant."""
     return _correlation(stats.kendalltau, a, b)
 
 
@@ -93,12 +93,10 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def selection_regret(judged: Sequence[float], test: Sequence[float]) -> float:
-    """What choosing by ``judged`` loses: the best test value minus that of the configuration
-    with the highest judgement.
+    """The best test value minus that of the configuration with the highest validation value.
 
-    The first of equal judgements is chosen, as a search does. Configurations without a finite
-    judgement are never chosen, those without a test value are left out altogether; NaN where none
-    is left.
+    Of equal validation values the first is chosen, as in a search. Configurations without a finite
+    validation value are never chosen; those without a test value are left out. NaN if none is left.
     """
     judgements, values = _without_rounding_noise(judged), np.asarray(test, float)
     measured = np.isfinite(values)
@@ -133,7 +131,7 @@ def _correlation(
 
 
 def _without_rounding_noise(values: Sequence[float]) -> np.ndarray:
-    """Means of the same numbers in another order are equal."""
+    """Rounded values: means of the same numbers in another order become equal."""
     return np.round(np.asarray(values, float), 12)
 
 

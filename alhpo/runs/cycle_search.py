@@ -32,14 +32,14 @@ from alhpo.tuning import Tuner
 
 @dataclass(frozen=True)
 class Found:
-    """A configuration for a fit, and how it was judged.
+    """A configuration for a fit, with its validation.
 
     Attributes:
         configuration: all hyperparameters.
-        validation: ``accuracy``, ``nll`` and ``epoch``, as a record holds them; None where it was
-            not measured, or diverged.
-        metric: what the search maximises; −inf where ``validation`` is None.
-        experiment: the folder of the tuner's experiment, where there is one.
+        validation: ``accuracy``, ``nll`` and ``epoch``, as in a record; None if it was not measured
+            or diverged.
+        metric: the metric that the search maximises; −inf if ``validation`` is None.
+        experiment: folder of the tuner's experiment; None without one.
     """
 
     configuration: dict[str, Any]
@@ -64,16 +64,16 @@ class CycleSearch:
         self._storage = storage_of(config)
 
     def search(self, learner: ActiveLearner, cycle: int, records: Sequence[CycleRecord]) -> Found:
-        """The better of the current configuration, fully trained, and of what a search finds.
+        """Search, and return the better of the current configuration and the one found.
 
-        Without that measurement, which is a part of the budget, a search that had too few epochs
-        to train anything through would replace what works by what began well. Where all that the
-        search tried diverged, the current configuration stays.
+        The current configuration is trained to the end first, at the cost of ``max_epochs`` of the
+        budget. Without it, a short search would replace a good configuration by one that only began
+        well. If every trial diverged, the current configuration stays.
 
         Args:
-            learner: with the labels of the cycle.
-            cycle: its number.
-            records: of the cycles before.
+            learner: the learner with the labels of the cycle.
+            cycle: number of the cycle.
+            records: records of the cycles before.
         """
         config, hp = self._config, self.current(records)
         budget, current = config.max_budget, Found(hp.model_dump())
@@ -97,17 +97,17 @@ class CycleSearch:
         return _found(tuner, best, hp)
 
     def current(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
-        """The configuration of the cycle before, in the first cycle the fixed hyperparameters."""
+        """The configuration of the last cycle; without one, the fixed hyperparameters."""
         values = records[-1].configuration if records else self._config.hyperparameters
         return self._config.hyperparameter_class.create(values)
 
     def epochs(self, cycle: int, records: Sequence[CycleRecord]) -> int:
-        """Epochs trained in searches of this cycle that none of these records has counted."""
+        """Epochs trained in searches of this cycle that no record has counted yet."""
         counted = sum(record.epochs["hpo"] for record in records if record.cycle == cycle)
         return max(epochs_in(self._cycle_folder(cycle)) - counted, 0)
 
     def _place(self, cycle: int, budget: int) -> dict[str, Any]:
-        """Where a search of the cycle lies, its seed, and who is told of its progress."""
+        """Arguments for a search of the cycle: folder, seed, storage and callback."""
 
         def progress(done: int, row: dict[str, Any]) -> None:
             note = f"validation {row['metric']:.3f}"
@@ -123,7 +123,7 @@ class CycleSearch:
     def _start(
         self, space: CS.ConfigurationSpace, records: Sequence[CycleRecord], measured: Sequence[Path]
     ) -> dict[str, Any]:
-        """What a search starts from: the fixed hyperparameters, or the searches before it."""
+        """Arguments that a search starts from: fixed hyperparameters or earlier results."""
         observed = results_in_space(space, measured)
         tuned = [record for record in records if record.tuned and self._config.transfer]
         earlier = [results_in_space(space, self._experiments(record)) for record in tuned]
@@ -138,8 +138,8 @@ class CycleSearch:
         """The experiments of a cycle that is recorded.
 
         Raises:
-            DataError: they have fewer epochs than are recorded, so that a search which learns from
-                them would not be the one that was begun.
+            DataError: they hold fewer epochs than are recorded; a search that learns from them
+                would not be the same.
         """
         folder = self._cycle_folder(record.cycle)
         found = sorted(folder.glob("experiment_*"))
@@ -148,7 +148,7 @@ class CycleSearch:
             cut = [path / "journal.jsonl" for path in found if not has_ended(path)]
             raise DataError(
                 f"{(*cut, folder)[0]} was cut short or removed: the searches of cycle "
-                f"{record.cycle} trained {recorded} epochs, of which {held} are left, and later "
+                f"{record.cycle} trained {recorded} epochs, of which {held} are left. Later "
                 f"searches learn from them. Restore it from a copy, or remove "
                 f"{self._folder.parent} to run anew."
             )
@@ -159,7 +159,7 @@ class CycleSearch:
 
 
 def _found(tuner: Tuner, best: dict[str, Any] | None, hp: TrainingHyperparameters) -> Found:
-    """What the best row of a search says of the configuration in it."""
+    """The best row of a search as a ``Found``."""
     experiment = tuner.experiment_path
     if best is None:
         return Found(hp.model_dump(), experiment=experiment)

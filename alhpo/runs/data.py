@@ -1,11 +1,11 @@
-"""The data set of a run or a tuning, as its settings name it."""
+"""Loads the data set of a run or a tuning."""
 
 from __future__ import annotations
 
 from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import load_dataset
-from alhpo.runs.settings import DataSettings
+from alhpo.runs.setting_groups import DataSettings
 
 
 def load_data(settings: DataSettings) -> ImageDataset:
@@ -27,13 +27,13 @@ def load_data(settings: DataSettings) -> ImageDataset:
 
 
 def need_evaluation_split(dataset: ImageDataset) -> None:
-    """Refuse data on which no model can be evaluated.
+    """Refuse a data set without evaluation split.
 
     Raises:
-        DataError: there are no evaluation images.
+        DataError: the data set has no evaluation images.
     """
     if not len(dataset.eval_images):
         raise DataError(
-            f"Data set {dataset.name!r} has no evaluation split, which a record needs. "
+            f"Data set {dataset.name!r} has no evaluation split; expected is one with images. "
             "Give eval_images, or use ActiveLearner."
         )

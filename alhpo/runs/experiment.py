@@ -1,9 +1,9 @@
-"""A run: the one module that knows the order of an active-learning cycle.
+"""A run. This module alone knows the order of an active-learning cycle.
 
     labels -> search or fixed hyperparameters -> fit on all labels -> evaluation -> query -> record
     -> labels
 
-A run's state is what is on disk, so that a killed run is continued by the same call:
+All state is on disk, so the same call continues a killed run:
 
     format.json           the format of the folder, and the version that began it
     config.yaml           the settings
@@ -64,25 +64,24 @@ def run_experiment(
     dataset: ImageDataset | None = None,
     observer: Observer | None = None,
 ) -> RunResult:
-    """Run active learning as configured, or continue or return what was run before.
+    """Run active learning, or continue or return an earlier run with the same settings.
 
     Args:
         config: the settings, or a mapping of them.
-        dataset: instead of loading ``config.dataset``, which then only names it.
-        observer: is told of the progress.
+        dataset: use this data set instead of loading ``config.dataset``.
+        observer: receives the progress.
 
     Returns:
         The run's folder and its records.
 
     Raises:
-        ConfigurationError: settings that cannot be used, or another type of device than the run
-            began on, before anything is run.
-        DataError: a data set that cannot be loaded, or is not the one the run began with; or a
-            damaged record.
-        LabelError: the record of labels does not go with that of the cycles.
-        CheckpointError: with ``start="warm"``, the model to go on from is gone or damaged.
+        ConfigurationError: settings that cannot be used, or another type of device than before;
+            raised before any training.
+        DataError: a data set that cannot be loaded or is not the run's, or a damaged record.
+        LabelError: the records of labels and of cycles do not fit each other.
+        CheckpointError: with ``start="warm"``, the model to continue from is missing or damaged.
         RunLockedError: another process works in the run's folder.
-        FormatError: the run was begun by a version of alhpo that writes folders otherwise.
+        FormatError: the folder has the format of another version of alhpo.
     """
     if not isinstance(config, RunConfig):
         config = RunConfig.create(config)
@@ -119,21 +118,25 @@ class _Run:
             self._cycle(learner)
         if self._mode.final_search and self.records[-1].kind == "cycle":
             self._final(learner)
-        self._clean_up()  # a kill after the last record may have been in its way
+        self._clean_up()  # a kill after the last record may have prevented it
         learner.pool.export(self.path / "queried_indices.json")
         write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
         return RunResult(self.path, tuple(self.records), resumed)
 
     def _ended(self) -> bool:
-        """Whether the run was finished before, and all its records are still there."""
+        """Whether the run was finished before.
+
+        Raises:
+            DataError: it was, with another number of records.
+        """
         try:
             records = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["records"]
         except (OSError, ValueError, KeyError, TypeError):
-            return False  # or its file is damaged, which is then written anew
+            return False  # unfinished, or a damaged file, which is then written again
         if records != len(self.records):
             raise DataError(
                 f"{self._journal.path} holds {len(self.records)} records, but the run was finished "
-                f"with {records}: it was cut short or changed. {self._advice()}"
+                f"with {records}: the file was cut short or changed. {self._advice()}"
             )
         return True
 
@@ -156,7 +159,7 @@ class _Run:
         check_dataset(self.path / "dataset.json", dataset)
         learner = ActiveLearner.of(config, dataset, precision=precision, path=self.path)
         self._check_labels(learner)
-        storage_of(config)  # refused now, if it cannot be made
+        storage_of(config)  # fail now if it cannot be made
         sessions.begin(learner.compute)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
@@ -166,7 +169,7 @@ class _Run:
         return learner
 
     def _check_labels(self, learner: ActiveLearner) -> None:
-        """Refuse labels with which the records cannot go on, because a file was damaged."""
+        """Refuse labels that do not fit the records, because a file was damaged."""
         pool, truth = learner.pool, learner.dataset.labels
         labeled, pending = set(pool.labeled.tolist()), set(pool.pending.tolist())
         expected, found = self.config.initial_size, len(labeled)
@@ -180,14 +183,13 @@ class _Run:
         true = truth is None or bool(np.array_equal(truth.numpy()[pool.labeled], pool.labels))
         if found != expected or not queried <= labeled | pending or not true:
             raise LabelError(
-                f"{self.path / 'labels.jsonl'} holds {found} labels, but by "
-                f"{self._journal.path.name} there are {expected}, or they are not those of the "
-                f"same images and classes: one of the files was cut short or changed. "
-                f"{self._advice()}"
+                f"{self.path / 'labels.jsonl'} holds {found} labels and does not fit "
+                f"{self._journal.path.name}, which has {expected}; or images and classes differ. "
+                f"One of the files was cut short or changed. {self._advice()}"
             )
 
     def _take_up(self, learner: ActiveLearner) -> None:
-        """Bring the learner to where the records end."""
+        """Bring the learner to the state after the last record."""
         last = self.records[-1]
         if set(last.queried) & set(learner.pool.pending.tolist()):
             learner.answer()
@@ -200,8 +202,8 @@ class _Run:
                 )
             except CheckpointError as error:
                 raise CheckpointError(
-                    f"A fit with start=warm goes on from the one before, but: {error} Without it "
-                    f"this run cannot be continued. {self._advice()}"
+                    f"A run with start=warm needs the model of its last fit. {error} "
+                    f"{self._advice()}"
                 ) from error
 
     def _finished(self) -> bool:
@@ -242,7 +244,7 @@ class _Run:
         return self._searches.search(learner, cycle, self.records)
 
     def _keep(self, learner: ActiveLearner, cycle: int) -> Found:
-        """The current configuration, measured where asked for."""
+        """The current configuration, measured if ``validate_fixed`` is on."""
         hp = self._searches.current(self.records)
         if not self.config.validate_fixed:
             return Found(hp.model_dump())
@@ -260,19 +262,18 @@ class _Run:
             return fit_or_continue(learner, found.configuration, folder, progress)
 
     def _fit_folder(self, kind: str, cycle: int) -> Path:
-        """Each fit has its own, for with ``start="warm"`` it goes on from the model before it."""
+        """Each fit has its own folder: with ``start="warm"`` the next fit starts from its model."""
         return self.path / "fit" / ("final" if kind == "final" else f"cycle_{cycle:03d}")
 
     def _query(self, learner: ActiveLearner, n: int, fit: Fit) -> tuple[int, ...]:
-        """Ask for labels, unless that was done before a kill: by the strategy, or at random where
-        it has no model, or one that says nothing finite, to look at."""
+        """Ask for labels, unless a killed process did: with the strategy, or at random if there is
+        no fitted model or its outputs are not finite."""
         if not len(learner.pool.pending):
             try:
                 learner.ask(n, strategy="random" if fit.diverged else None)
             except DivergedError as error:
                 warnings.warn(
-                    f"Cycle {len(self.records)} of {self.path.name}: the query is made at random. "
-                    f"{error}",
+                    f"Cycle {len(self.records)} of {self.path.name} queries at random. {error}",
                     stacklevel=2,
                 )
                 learner.ask(n, strategy="random")
@@ -288,7 +289,7 @@ class _Run:
         fit: Fit,
         queried: tuple[int, ...],
     ) -> None:
-        """Write the record of a cycle, and drop the checkpoints that nothing needs any more."""
+        """Write the record of a cycle, and delete checkpoints that are no longer needed."""
         strategy = strategy_name(learner.strategy)
         record = CycleRecord(
             kind=kind,
@@ -310,9 +311,9 @@ class _Run:
         self._observer.recorded(record)
 
     def _clean_up(self) -> None:
-        """Drop what nothing needs any more, as far as it goes: no run depends on it.
+        """Delete checkpoints that are no longer needed; failures are ignored.
 
-        What cannot be removed now is tried again after the next record.
+        What cannot be deleted now is tried again after the next record.
         """
         last = self.records[-1]
         kept = self._fit_folder(last.kind, last.cycle)

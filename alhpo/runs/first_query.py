@@ -1,6 +1,6 @@
-"""The picture of the first images that a run's strategy picked, for people to look at.
+"""A picture of the first images that a run's strategy picked.
 
-The run does not draw: an observer that is told of its records does. Reports read the pictures.
+An observer of the run draws it; reports read it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FILE = "first_query.png"
 
 
 class FirstQuery:
-    """Observes a run and leaves the picture in its folder, as soon as there is a first query.
+    """An observer that draws the picture into the run's folder after the first query.
 
-    No run depends on the picture: where it cannot be drawn, that is a warning.
+    No run depends on the picture: if it cannot be drawn, that is a warning.
     """
 
     def __init__(self, path: Path, dataset: ImageDataset) -> None:
@@ -35,7 +35,7 @@ class FirstQuery:
         self._dataset = dataset
 
     def started(self, config: Any, path: Path, records: int, cycles: int) -> None:
-        if records:  # it may have been killed before it was drawn
+        if records:  # a kill may have come before the picture
             self.recorded(read_records(self._path / "cycles.jsonl")[0])
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
@@ -48,7 +48,9 @@ class FirstQuery:
         try:
             write_picture(file, self._dataset, record.queried[:PICTURED])
         except Exception as error:
-            warnings.warn(f"No picture of the first query: {error!r}", stacklevel=2)
+            warnings.warn(
+                f"The picture of the first query cannot be drawn: {error!r}.", stacklevel=2
+            )
 
 
 def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
@@ -73,7 +75,7 @@ def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> 
 def read_picture(file: Path) -> list[tuple[Image.Image, str]]:
     """The images of a picture in their order, each with the name of its class ("" without).
 
-    An empty list where there is no such picture, or none of ours.
+    Empty if there is no picture or it is not one of alhpo.
     """
     try:
         with Image.open(file) as strip:

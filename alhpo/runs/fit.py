@@ -1,4 +1,4 @@
-"""The fit on all labels: begun, or continued after a kill."""
+"""The fit on all labels, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Fit:
     """A fit on all labels.
 
     Attributes:
-        test: on the evaluation split; a model that diverged counts as the uniform prediction.
-        epochs: that were trained, by this process or before.
-        diverged: training diverged; there is no model.
+        test: scores on the evaluation split; those of the uniform prediction after divergence.
+        epochs: epochs trained, by this process or before.
+        diverged: whether training diverged; then there is no model.
     """
 
     test: Evaluation
@@ -33,13 +33,13 @@ def fit_or_continue(
     folder: Path,
     callback: Callable[[int], None],
 ) -> Fit:
-    """Fit on all labels and evaluate, or continue the fit that was begun in the folder.
+    """Fit on all labels and evaluate, or continue the fit in the folder.
 
     Args:
-        learner: with the labels.
-        configuration: hyperparameters over the learner's fixed ones.
-        folder: of the fit's checkpoint.
-        callback: called with the number of epochs trained so far, after every epoch.
+        learner: the learner with the labels.
+        configuration: hyperparameters that replace the learner's fixed ones.
+        folder: folder of the fit's checkpoint.
+        callback: called after every epoch with the number of epochs trained so far.
     """
     try:
         test = learner.fit(configuration, checkpoint_path=folder, callback=callback)

@@ -1,8 +1,13 @@
-"""Which settings tell one run from another."""
+"""Which settings tell one run from another, and the hash that names a folder."""
 
 from __future__ import annotations
 
-#: Settings that say where or how fast, not what: runs that differ in them only are the same.
+from typing import Any
+
+from alhpo.hyperparameters import SPACES, load_space
+from alhpo.runs.setting_groups import SearchSettings
+
+#: Settings without effect on results: runs that differ only in these are the same run.
 INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
 #: Runs that differ only in these are repetitions of each other.
 REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
@@ -19,3 +24,20 @@ SEARCH_KEYS = frozenset(
         "space",
     }
 )
+
+
+def defining_settings(settings: SearchSettings) -> dict[str, Any]:
+    """The settings that define a run or a tuning, for the hash in its folder's name.
+
+    A space from a file counts by its content, not by its path. Settings that came later are left
+    out at their defaults, so that folders keep the names they had before.
+    """
+    values = settings.model_dump(exclude=set(INCIDENTAL_KEYS))
+    if settings.space not in SPACES:
+        from alhpo.hyperparameters.description import space_identity
+
+        values["space"] = space_identity(load_space(settings.space, settings.hyperparameter_class))
+    for name, default in (("init", "timm"), ("parallel", 1), ("recipe", "network")):
+        if values[name] == default:
+            del values[name]
+    return values

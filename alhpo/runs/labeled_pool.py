@@ -1,4 +1,4 @@
-"""A labelled pool, as a run, an ``ActiveLearner`` or dal-toolbox left it on disk."""
+"""Reads labelled pools that a run, an ``ActiveLearner`` or dal-toolbox left on disk."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.runs.config_files import read_run_config
 from alhpo.runs.provenance import check_dataset
 from alhpo.runs.records import read_records
-from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.settings import TuneConfig
 
 
 @dataclass(frozen=True)
 class LabeledCycle:
-    """What was labelled in a cycle.
+    """The labels of one cycle.
 
     Attributes:
-        indices: of the images in the pool, in the order of labelling.
-        labels: the class of each.
-        drawn: those of the images that a strategy asked for, in the order of asking, each with its
-            probability at its draw or None.
+        indices: pool indices, in the order of labelling.
+        labels: the class of each image.
+        drawn: pool indices that a strategy asked for, in that order, with the probability of each
+            draw or None.
     """
 
     indices: list[int]
@@ -43,7 +44,7 @@ class LabeledCycle:
         return LabeledCycle(self.indices[:n], self.labels[:n], drawn)
 
     def label(self, pool: Pool, number: int) -> None:
-        """Have them asked for and told in a pool, as cycle ``number``."""
+        """Ask and tell them in a pool, as cycle ``number``."""
         probabilities = [p for p in self.drawn.values() if p is not None]
         known = len(probabilities) == len(self.drawn)
         pool.ask([*self.drawn], number, probabilities=probabilities if known else None)
@@ -52,10 +53,10 @@ class LabeledCycle:
 
 @dataclass(frozen=True)
 class LabeledPool:
-    """A labelled pool, cut off at a number of labels.
+    """A labelled pool, reduced to its first labels.
 
     Attributes:
-        cycles: what was labelled in each.
+        cycles: labels of each cycle.
         own: the pool's own hyperparameters.
     """
 
@@ -64,12 +65,12 @@ class LabeledPool:
 
 
 def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
-    """The pool at the wanted number of labels; refuses what cannot be tuned on.
+    """Read the pool of a tuning, reduced to ``config.labels`` labels.
 
     Raises:
-        ConfigurationError: no pool, or not with this number of labels.
-        DataError: another data set than the run's.
-        LabelError: labels that are not of this data set.
+        ConfigurationError: no pool at this path, or none with this number of labels.
+        DataError: the data set is not the run's.
+        LabelError: the labels do not fit the data set.
     """
     source = Path(config.pool).expanduser()
     check_pool(source)
@@ -77,7 +78,8 @@ def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
         return _read_folder(config, source, dataset)
     if dataset.labels is None:
         raise LabelError(
-            f"{source} holds indices only, and data set {dataset.name!r} has no labels for them."
+            f"{source} holds indices only, and data set {dataset.name!r} has no labels for them. "
+            "Choose a data set with labels."
         )
     cycles = [
         LabeledCycle(indices, dataset.labels[torch.tensor(indices, dtype=torch.long)].tolist())
@@ -85,7 +87,7 @@ def read_pool(config: TuneConfig, dataset: ImageDataset) -> LabeledPool:
     ]
     n = sum(len(cycle.indices) for cycle in cycles)
     if n < config.labels:
-        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {n}.")
+        raise ConfigurationError(f"labels is {config.labels}, but {source} holds {n}. Lower it.")
     return LabeledPool(
         _first(cycles, config.labels), config.hyperparameter_class.create(config.hyperparameters)
     )
@@ -117,15 +119,15 @@ def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> Lab
         )
     if len(pool) < config.labels:
         raise LabelError(
-            f"{folder / 'labels.jsonl'} holds {len(pool)} labels, but by the run's records there "
-            f"are {config.labels}: it was cut short or changed. Restore it from a copy."
+            f"{folder / 'labels.jsonl'} holds {len(pool)} labels, but the run's records count "
+            f"{config.labels}: the file was cut short or changed. Restore it from a copy."
         )
     own_hp = _own(config, folder, (records or {}).get(config.labels))
     return LabeledPool(_first(cycles, config.labels), own_hp)
 
 
 def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
-    """The records of a run's cycles by number of labels; None where it is not a run folder."""
+    """The records of a run's cycles by number of labels; None if it is not a run folder."""
     if not (folder / "config.yaml").exists():
         return None
     records = read_records(folder / "cycles.jsonl")
@@ -133,7 +135,7 @@ def records_by_labels(folder: Path) -> dict[int, CycleRecord] | None:
 
 
 def _own(config: TuneConfig, folder: Path, record: CycleRecord | None) -> TrainingHyperparameters:
-    """The pool's own hyperparameters, with those that the settings have otherwise."""
+    """The pool's own hyperparameters; values of the settings that differ from the run's win."""
     if record is None:
         return config.hyperparameter_class.create(config.hyperparameters)
     run = read_run_config(folder / "config.yaml").hyperparameters
@@ -156,6 +158,6 @@ def check_pool(source: Path) -> None:
     if (source / "labels.jsonl").is_file() or (source.is_file() and source.suffix == ".json"):
         return
     raise ConfigurationError(
-        f"No labelled pool at {source}: give the folder of a run (it has a labels.jsonl), or a "
-        "queried_indices.json as dal-toolbox writes it."
+        f"There is no labelled pool at {source}. Give the folder of a run (it has a labels.jsonl), "
+        "or a queried_indices.json of dal-toolbox."
     )

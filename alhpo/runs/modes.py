@@ -1,11 +1,11 @@
-"""When a run searches hyperparameters: the HPO modes, each an object that decides and nothing else.
+"""HPO modes: when a run searches hyperparameters.
 
-A mode says in which cycles a run searches, and whether one more search follows the last cycle. A
-cycle without a search uses the configuration of the cycle before it, the first cycle the fixed
+A mode decides in which cycles a run searches, and whether one more search follows the last cycle. A
+cycle without a search uses the configuration of the cycle before it; the first cycle uses the fixed
 hyperparameters.
 
-A new mode is one class here with its line of registration below, or an entry point of another
-package in the group ``alhpo.hpo_modes``; ``alhpo.testing.check_hpo_mode`` checks it.
+A new mode is one class here with a line of registration, or an entry point of another package in
+the group ``alhpo.hpo_modes``. ``alhpo.testing.check_hpo_mode`` checks it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.registry import Registry
 
-if TYPE_CHECKING:  # they take NumPy, and refusing a wrong flag must not
+if TYPE_CHECKING:  # they import NumPy, which help and refusals must not
     from alhpo.base.protocols import HPOMode
     from alhpo.base.types import CycleRecord
 
 
 class Schedule:
-    """A mode whose searches are known before the run begins; a subclass needs ``cycles`` alone."""
+    """A mode whose searches are known before the run; a subclass defines ``cycles``."""
 
     searches_ever = True
     final_search = False
@@ -36,7 +36,7 @@ class Schedule:
 
 
 class Fixed(Schedule):
-    """Never: the fixed hyperparameters."""
+    """Never; all cycles use the fixed hyperparameters."""
 
     searches_ever = False
     when = "in no cycle"
@@ -70,7 +70,8 @@ class Every(Schedule):
         """The mode ``every:K`` from its K."""
         if not text.isdecimal() or int(text) < 1:
             raise ConfigurationError(
-                f"every:{text} is not every:K with K a whole number from 1, such as every:5."
+                f"HPO mode is 'every:{text}'; expected is every:K with a whole number K of at "
+                "least 1, such as every:5."
             )
         return cls(int(text))
 
@@ -79,7 +80,7 @@ class Every(Schedule):
 
 
 class Initial(Schedule):
-    """Once, on the initial labels; the run keeps what was found."""
+    """Once, on the initial labels; the run keeps the configuration found."""
 
     when = "on the initial labels"
 
@@ -105,7 +106,8 @@ class AtLabels(Schedule):
         labels = [int(part) for part in parts if part.isdecimal()]
         if len(labels) < len(parts) or labels != sorted(set(labels)):
             raise ConfigurationError(
-                f"at:{text} is not at:N,... with ascending numbers of labels, such as at:100,500."
+                f"HPO mode is 'at:{text}'; expected is at:N,... with ascending numbers of labels, "
+                "such as at:100,500."
             )
         return cls(labels)
 
@@ -113,8 +115,8 @@ class AtLabels(Schedule):
         missing = [str(n) for n in self.labels if n not in sizes]
         if missing:
             raise ConfigurationError(
-                f"no cycle has {' or '.join(missing)} labels; the cycles of this run have "
-                f"{', '.join(map(str, sizes))}."
+                f"No cycle has {' or '.join(missing)} labels. The cycles of this run have "
+                f"{', '.join(map(str, sizes))}. Choose among these."
             )
         return [sizes.index(n) for n in self.labels]
 
@@ -129,7 +131,7 @@ class Final(Schedule):
         return ()
 
 
-#: What a mode must have; that of a class is there without making an object of it.
+#: Attributes that a mode, or its class, must have.
 _PARTS = ("searches_ever", "final_search", "when", "cycles", "searches")
 
 
@@ -158,7 +160,7 @@ def get_mode(name: str) -> HPOMode:
     """The mode with this name.
 
     Raises:
-        ConfigurationError: an unknown name, or arguments that a family refuses.
+        ConfigurationError: an unknown name, or illegal arguments after the colon.
     """
     mode = MODES.get(name)
     return mode() if isinstance(mode, type) else mode

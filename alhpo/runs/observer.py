@@ -1,4 +1,4 @@
-"""Who is told what a run or a tuning does."""
+"""Observers of runs and tunings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from alhpo.runs.settings import RunConfig, TuneConfig
 
 
 class Observer(Protocol):
-    """Is told what a run or a tuning does, for progress displays."""
+    """Receives the progress of a run or a tuning, for displays."""
 
     def started(
         self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
     ) -> None:
-        """It begins or goes on; ``records`` of its ``cycles`` are done. A tuning is one cycle."""
+        """It begins or continues; ``records`` of its ``cycles`` are done. A tuning is one cycle."""
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
@@ -25,7 +25,7 @@ class Observer(Protocol):
 
 
 class Observers(Observer):
-    """Passes on to several observers, or none, what it is told."""
+    """Passes every call on to any number of observers."""
 
     def __init__(self, *observers: Observer | None) -> None:
         self._observers = [observer for observer in observers if observer is not None]

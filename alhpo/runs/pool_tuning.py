@@ -1,12 +1,11 @@
-"""Hyperparameter optimisation on the labelled pool that active learning left.
+"""Tuning: hyperparameter optimisation on the labelled pool of a run.
 
-The protocol of Huseljic et al., Role of Hyperparameters in Deep Active Learning (IAL@ECML-PKDD
-2023), after its active learning: the pool's own hyperparameters are the first trial, a search
-spends what is left of the budget, the configuration that is best after full training is trained
-once more on the whole labelled pool, and evaluated once. The model may be another than the one
-that chose the pool.
+It follows Huseljic et al., Role of Hyperparameters in Deep Active Learning (IAL@ECML-PKDD 2023).
+The pool's own hyperparameters are the first trial, and a search spends the rest of the budget. The
+configuration that is best after full training is trained once more on the whole labelled pool, and
+evaluated once. The model may differ from the one that chose the pool.
 
-The state is what is on disk, so that a killed tuning is continued by the same call:
+All state is on disk, so the same call continues a killed tuning:
 
     config.yaml         the settings
     dataset.json        sizes, classes and hash of the data
@@ -34,6 +33,7 @@ from alhpo.base.seeding import derive_seed
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
+from alhpo.runs.config_files import read_run_config
 from alhpo.runs.data import load_data, need_evaluation_split
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
@@ -47,7 +47,7 @@ from alhpo.runs.search import (
     storage_of,
     validation_of,
 )
-from alhpo.runs.settings import TuneConfig, read_run_config
+from alhpo.runs.settings import TuneConfig
 from alhpo.runs.stopwatch import Stopwatch
 
 
@@ -56,9 +56,9 @@ class TuneResult:
     """A finished tuning.
 
     Attributes:
-        path: its folder.
-        record: what it found, of kind "tuned".
-        resumed: whether some or all of it was there before.
+        path: the tuning's folder.
+        record: its record, of kind "tuned".
+        resumed: whether the tuning, or a part of it, was there before.
     """
 
     path: Path
@@ -67,14 +67,14 @@ class TuneResult:
 
 
 def tune_config(pool: str | Path, **settings: Any) -> TuneConfig:
-    """The settings of a tuning: of the run that left the pool, wherever ``settings`` says nothing.
+    """Settings of a tuning; those of the pool's run replace the defaults.
 
     Args:
-        pool: a run's folder; or a ``queried_indices.json``, for which the defaults hold.
-        settings: see ``TuneConfig``. Its ``hyperparameters`` go over those of the run.
+        pool: folder of a run, or a ``queried_indices.json``, which holds no settings.
+        settings: fields of ``TuneConfig``. ``hyperparameters`` are merged with those of the run.
 
     Raises:
-        ConfigurationError: settings that cannot be used, or no pool there.
+        ConfigurationError: settings that cannot be used, or no pool at this path.
     """
     check_pool(Path(pool).expanduser())
     file = Path(pool).expanduser() / "config.yaml"
@@ -94,34 +94,34 @@ def tune_pool(
     dataset: ImageDataset | None = None,
     observer: Observer | None = None,
 ) -> TuneResult:
-    """Tune on a labelled pool as configured, or continue or return what was tuned before.
+    """Tune hyperparameters on a labelled pool, or continue or return an earlier tuning.
 
-    The first trial is the pool's own hyperparameters, trained to the end: those of the run's
-    record at this number of labels, with what ``config.hyperparameters`` has otherwise than the
-    run over them; for a ``queried_indices.json``, ``config.hyperparameters``. They need not lie in
-    the space. Hyperparameters outside the space keep these values in all trials.
+    The first trial is the pool's own hyperparameters, trained to the end. They are those of the
+    run's record at this number of labels; values of ``config.hyperparameters`` that differ from the
+    run's replace them. For a ``queried_indices.json`` they are ``config.hyperparameters``. They may
+    lie outside the space. Hyperparameters that the space does not hold keep these values in all
+    trials.
 
-    Among the trials that were trained to the end, the one with the best validation metric after
-    its last epoch is chosen (among all trials, where none was); the earlier of equal ones.
+    The chosen trial is the one with the best validation metric after its last epoch, among those
+    trained to the end (among all, if none was). Of equal ones it is the earliest.
 
     Args:
-        config: the settings, or a mapping of them, which says where they differ from those of the
-            run that left the pool.
-        dataset: instead of loading ``config.dataset``, which then only names it.
-        observer: is told of the progress.
+        config: the settings; or a mapping with ``pool``, ``labels`` and settings that replace those
+            of the pool's run.
+        dataset: use this data set instead of loading ``config.dataset``.
+        observer: receives the progress.
 
     Returns:
-        The folder of the tuning, and its record.
+        The folder of the tuning and its record.
 
     Raises:
         ConfigurationError: settings that cannot be used, such as a number of labels that the pool
-            does not have, or another type of device than it began on, before anything is trained.
-        DataError: a data set that cannot be loaded, or is not the one the pool was labelled in; or
-            a damaged file.
-        LabelError: the pool's file does not fit the data set.
+            does not have, or another type of device than before; raised before any training.
+        DataError: a data set that cannot be loaded or is not the pool's, or a damaged file.
+        LabelError: the pool's labels do not fit the data set.
         RunLockedError: another process works in the folder.
         TunerError: no trial succeeded, for another reason than divergence.
-        FormatError: the tuning was begun by a version of alhpo that writes folders otherwise.
+        FormatError: the folder has the format of another version of alhpo.
     """
     if not isinstance(config, TuneConfig):
         settings = dict(config)
@@ -129,7 +129,7 @@ def tune_pool(
             TuneConfig.create(settings)  # says what is missing
         config = tune_config(settings.pop("pool"), **settings)
     path, pool = config.path, None
-    if not (path / "tune.json").exists():  # everything is checked before there is a folder
+    if not (path / "tune.json").exists():  # check everything before making a folder
         dataset = dataset or load_data(config)
         need_evaluation_split(dataset)
         pool = read_pool(config, dataset)
@@ -207,7 +207,7 @@ class _Tuning:
         return learner
 
     def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:
-        """The rows of all trials: of the pool's own hyperparameters, then of the search."""
+        """Rows of all trials: the pool's own hyperparameters first, then the search."""
         config = self.config
         before = 0
 
@@ -240,13 +240,13 @@ def _read_record(file: Path) -> CycleRecord:
         return CycleRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{file} is no record of a tuning ({error!r}). Remove it: the same tuning then writes "
-            "it anew, from the search that is recorded."
+            f"{file} is not a record of a tuning ({error!r}). Remove it; the same tuning then "
+            "writes it again from the recorded search."
         ) from error
 
 
 def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:
-    """The row of the configuration to keep: see ``tune_pool``."""
+    """The row of the chosen trial; see ``tune_pool``."""
     trained = [row for row in rows if row.get("diverged") is False]
     ended = [row for row in trained if row["epoch"] == max_epochs]
     measured = [row for row in rows if "diverged" in row]  # the others failed
@@ -254,12 +254,11 @@ def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:
 
 
 def _drop_checkpoints(path: Path) -> None:
-    """Delete what nothing needs once the record is written."""
+    """Delete the checkpoints, which a finished tuning does not need."""
     for folder in (path / "fit", *path.glob("hpo/experiment_*/best_trial")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def pool_record(pool: str | Path, labels: int) -> CycleRecord | None:
-    """The record of the run that left a pool, in the cycle with this number of labels; None where
-    there is no such record, or no run."""
+    """The record of the pool's run at this number of labels; None if there is none."""
     return (records_by_labels(Path(pool).expanduser()) or {}).get(labels)

@@ -1,4 +1,4 @@
-"""What a run was made with: its data, and the software and machine of every start."""
+"""Provenance of a run: its data, and the software and machine of every start."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.training.compute import Compute, Precision
 
 PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn", "optuna")
-#: What a run keeps to its end, and the setting that decides it ("" for none).
+#: What must stay the same until a run ends, and the setting that decides it ("" for none).
 KEPT = {"device_type": "device", "precision": "precision", "channels_last": ""}
 
 
 class Sessions:
-    """The starts of a run or a tuning, in ``sessions.jsonl``, and what they must have in common.
+    """The sessions (starts) of a run or a tuning, in ``sessions.jsonl``.
 
-    What the results depend on visibly is kept to the end: the type of the device, the precision,
-    the memory order of images and weights, and the versions of packages that decide what a search
-    suggests. Versions of other packages, the model of the device and the number of threads change
-    the last bits: they are recorded, and a change is warned of.
+    All sessions must have the same type of device, precision, memory order of images and weights,
+    and versions of the packages that decide what a search suggests. Versions of other packages, the
+    model of the device and the number of threads change only the last bits of results: a change is
+    recorded, with a warning.
 
     Args:
         path: the file.
-        packages: those whose versions are kept.
+        packages: packages whose versions must stay the same.
 
     Raises:
-        DataError: a file that does not say how the first session computed.
+        DataError: the file does not tell how the first session computed.
     """
 
     def __init__(self, path: Path, packages: Sequence[str] = ()) -> None:
@@ -47,58 +47,57 @@ class Sessions:
         self._first: dict[str, Any] | None = entries[0] if entries else None
         if entries and not (isinstance(self._first, dict) and KEPT.keys() <= self._first.keys()):
             raise DataError(
-                f"{path}, line 1 does not say how the first session computed: "
-                f"{', '.join(KEPT)} are missing. Restore it from a copy; or remove it, where the "
+                f"{path}, line 1 does not tell how the first session computed: "
+                f"{', '.join(KEPT)} are missing. Restore the file from a copy, or remove it if the "
                 "machine and the precision are surely the same."
             )
 
     def precision(self, asked: Precision) -> Precision:
-        """The precision to compute in: "auto" is what it was in the first session."""
+        """The precision to compute in; "auto" takes that of the first session."""
         return asked if asked != "auto" or self._first is None else self._first["precision"]
 
     def check(self, compute: Compute, *, image_size_known: bool = True) -> None:
-        """Refuse to go on with other computation than in the first session.
+        """Refuse to continue with another device, precision, memory order or package version.
 
         Args:
-            compute: of this session.
-            image_size_known: whether ``compute`` was resolved for the size of the images, on which
-                the memory order depends.
+            compute: device and precision of this session.
+            image_size_known: whether ``compute`` was resolved for the size of the images. If not,
+                the memory order, which depends on it, is not compared.
 
         Raises:
-            ConfigurationError: with the setting, or the package, that brings back what it was.
+            ConfigurationError: something differs; the message tells how to restore it.
         """
         versions = (self._first or {}).get("versions") or {}
         for package in self._packages:
             then, now = versions.get(package), _version(package)
             if self._first is not None and then != now:
                 raise ConfigurationError(
-                    f"The search in {self._journal.path.parent} began with {package} {then}, and "
-                    f"{package} {now}, which is installed here, would suggest other "
-                    f"configurations. Install {package}=={then} to go on, or choose another "
-                    "output_dir."
+                    f"The search in {self._journal.path.parent} began with {package} {then}. The "
+                    f"installed {package} {now} would suggest other configurations. Install "
+                    f"{package}=={then} to continue, or choose another output_dir."
                 )
         for name, value in _kept(compute).items():
             if name == "channels_last" and not image_size_known:
                 continue
             if self._first is not None and self._first[name] != value:
                 raise ConfigurationError(
-                    f"What is in {self._journal.path.parent} began with "
-                    f"{name}={self._first[name]}, and would go on here with {name}={value}, so "
-                    f"that its results would be of neither. {self._advice(name)}"
+                    f"{self._journal.path.parent} began with {name}={self._first[name]} and would "
+                    f"continue here with {name}={value}, which changes its results. "
+                    f"{self._advice(name)}"
                 )
 
     def begin(self, compute: Compute) -> None:
-        """Check, warn of what else differs from the first session, and record this one.
+        """Check and record this session; warn of other differences from the first one.
 
         Raises:
-            ConfigurationError: as ``check``.
+            ConfigurationError: see ``check``.
         """
         self.check(compute)
         mine = session(compute)
         if self._first is not None and (changed := _changes(self._first, mine)):
             warnings.warn(
-                f"What is in {self._journal.path.parent} goes on with other {', '.join(changed)} "
-                "than it began with: results may differ in the last bits from those of one session",
+                f"{self._journal.path.parent} continues with other {', '.join(changed)} than it "
+                "began with. Results may differ in the last bits from those of one session.",
                 stacklevel=2,
             )
         self._journal.append(mine)
@@ -106,15 +105,15 @@ class Sessions:
     def _advice(self, name: str) -> str:
         assert self._first is not None
         if name == "channels_last":
-            return "Go on with the version of alhpo that began it, or choose another output_dir."
+            return "Continue with the version of alhpo that began it, or choose another output_dir."
         return (
-            f"Set {KEPT[name]} to {self._first[name]} (--{KEPT[name]} {self._first[name]}) to go "
-            "on as it began, or choose another output_dir."
+            f"Set {KEPT[name]} to {self._first[name]} (--{KEPT[name]} {self._first[name]}) to "
+            "continue, or choose another output_dir."
         )
 
 
 def _kept(compute: Compute) -> dict[str, Any]:
-    """What a run keeps to its end."""
+    """Values that must stay the same until a run ends."""
     return {
         "device_type": compute.device.type,
         "precision": compute.precision,
@@ -123,7 +122,7 @@ def _kept(compute: Compute) -> dict[str, Any]:
 
 
 def _changes(first: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """What of two sessions differs, each as "name (then, now ...)"."""
+    """Differences of two sessions, each as "name (then, now ...)"."""
     pairs = {name: (first.get(name), mine[name]) for name in ("device", "threads")}
     then = first.get("versions") or {}
     pairs |= {name: (then.get(name), now) for name, now in mine["versions"].items()}
@@ -152,10 +151,10 @@ def session(compute: Compute) -> dict[str, Any]:
 
 
 def check_dataset(path: Path, dataset: ImageDataset) -> None:
-    """Record what data a run works on, or compare with what was recorded before.
+    """Record the data of a run, or compare it with the recorded data.
 
     Raises:
-        DataError: the run began with other data.
+        DataError: the run began with other data, or the record cannot be read.
     """
     parts = (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels)
     mine = {
@@ -172,8 +171,8 @@ def check_dataset(path: Path, dataset: ImageDataset) -> None:
         other = {name: (before[name], value) for name, value in mine.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} does not say what data the run began with ({error!r}). Restore it from a "
-            "copy; or remove it, where the data is surely the same."
+            f"{path} does not tell which data the run began with ({error!r}). Restore the file "
+            "from a copy, or remove it if the data is surely the same."
         ) from error
     changed = [
         "pixels or labels" if name == "sha256" else f"{name} {then}, now {now}"

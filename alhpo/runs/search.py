@@ -1,4 +1,4 @@
-"""A search on a labelled pool, or one configuration measured: begun, or continued after a kill."""
+"""Searches and measurements on a labelled pool, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from alhpo.base.errors import ConfigurationError, TunerError
 from alhpo.base.files import Journal
 from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
-from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
+from alhpo.runs.setting_groups import SearchSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.objective import Objective
 from alhpo.tuning import Tuner, recorded_results
 from alhpo.tuning.record import Record, SearchJournal
 
-#: Called with the number of epochs spent so far and the row of the latest, after every epoch that
-#: is trained now.
+#: Called after every epoch with the number of epochs spent so far and the epoch's row.
 Progress = Callable[[int, dict[str, Any]], None]
 
 
 def storage_of(config: RunConfig | TuneConfig) -> Path | None:
-    """The folder for the checkpoints of its searches, made where it is missing; None where each
-    search keeps them in its own."""
+    """The run's folder for checkpoints in ``storage_dir``, made if missing; None without it."""
     if config.storage_dir is None:
         return None
     folder = Path(config.storage_dir).expanduser() / config.name
@@ -43,21 +42,21 @@ def run_search(
     callback: Progress,
     **start: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
-    """Search the objective's space, or continue the search that was begun in the folder.
+    """Search the objective's space, or continue the search in the folder.
 
     Args:
-        objective: what is searched.
-        settings: the optimizer and what it chooses from.
-        folder: of the tuner's experiments.
+        objective: the objective.
+        settings: the optimizer and its options.
+        folder: folder of the tuner's experiments.
         budget: epochs to spend.
-        seed: of the search.
-        storage: folder of its checkpoints; None for its experiment's own.
-        callback: told of the progress.
-        start: what the search starts from, as the Tuner takes it.
+        seed: seed of the search.
+        storage: folder for checkpoints; None for the experiment's own folder.
+        callback: see ``Progress``.
+        start: arguments of the Tuner about earlier results, such as ``warm_start``.
 
     Returns:
-        The tuner, and the best row; None where training diverged in every trial, or the optimizer
-        had nothing to try within the budget.
+        The tuner and the best row. The row is None if training diverged in every trial, or if the
+        optimizer could try nothing within the budget.
 
     Raises:
         TunerError: the objective or the optimizer breaks its contract, or no trial succeeded for
@@ -88,16 +87,16 @@ def measure(
     callback: Progress,
     measure_test: bool = False,
 ) -> tuple[Tuner, dict[str, Any] | None]:
-    """Train one configuration to the end with the learner's validation scheme, or continue that.
+    """Train one configuration to the end with the learner's validation scheme, or continue.
 
     Args:
-        learner: with the labels.
+        learner: the learner with the labels.
         hp: the configuration.
-        folder, seed, storage, callback: as ``run_search`` takes them.
-        measure_test: measure it on the evaluation split too, for the record.
+        folder, seed, storage, callback: see ``run_search``.
+        measure_test: also measure it on the evaluation split, for the record.
 
     Returns:
-        The tuner, and the best row; None where training diverged.
+        The tuner and the best row. The row is None if training diverged.
     """
     objective = learner.objective(space=constant_space(hp), measure_test=measure_test)
     return _run_tuner(
@@ -143,12 +142,12 @@ def _run_tuner(
 
 
 def epochs_in(folder: Path) -> int:
-    """Epochs that were trained in all experiments of a folder."""
+    """Epochs trained in all experiments of a folder."""
     return sum(len(_record_of(path).outcomes) for path in folder.glob("experiment_*"))
 
 
 def has_ended(experiment: Path) -> bool:
-    """Whether a search came to its end; what is gone or cut short did not."""
+    """Whether a search has ended; False for one whose journal is missing or cut short."""
     return _record_of(experiment).ended
 
 
@@ -157,7 +156,7 @@ def _record_of(experiment: Path) -> Record:
 
 
 def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
-    """What a record says of the row of a search; None where training had diverged."""
+    """The ``validation`` of a record, from the row of a search; None after divergence."""
     if row["diverged"]:
         return None
     return {
@@ -174,7 +173,7 @@ def constant_space(hp: TrainingHyperparameters) -> CS.ConfigurationSpace:
 
 
 def in_space(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The configuration of the space with these values, if it has one."""
+    """The configuration of the space with these values, as a list of one or none."""
     try:
         return [active_configuration(space, values)]
     except ConfigurationError:
@@ -184,7 +183,7 @@ def in_space(space: CS.ConfigurationSpace, values: Mapping[str, Any]) -> list[di
 def results_in_space(
     space: CS.ConfigurationSpace, experiments: Iterable[Path]
 ) -> list[dict[str, Any]]:
-    """What experiments observed of configurations of the space."""
+    """Rows of the experiments whose configurations lie in the space."""
     return [
         row | {"configuration": configuration}
         for experiment in experiments

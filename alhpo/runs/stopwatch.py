@@ -1,4 +1,4 @@
-"""How long the parts of a cycle take."""
+"""Times the parts of a cycle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: grids of runs and tunings from one file, launched anywhere."""
+"""Studies: grids of runs and tunings in one file, run here or on a cluster."""
 
 from alhpo.studies.config import (
     Cell,

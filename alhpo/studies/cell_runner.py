@@ -1,4 +1,4 @@
-"""One cell of a study: run to its end, its output in a log, a failure on disk."""
+"""Runs one cell of a study, with a log, and a file for a failure."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Status = Literal["finished", "failed", "elsewhere", "blocked", "lost"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt at a cell.
+    """Outcome of an attempt to run a cell.
 
     Attributes:
-        cell: its index.
-        status: "finished"; "failed" with an error, which is in ``failed.txt``; "elsewhere" where
-            another process has it in work; "blocked" for a tuning whose run has too few labels
-            yet; or "lost" with the process that had it in work.
-        message: one line on what went wrong; empty for a finished cell.
+        cell: index of the cell.
+        status: "finished"; "failed" with the error in ``failed.txt``; "elsewhere" if another
+            process is running it; "blocked" for a tuning whose run has too few labels yet; or
+            "lost" if the process that ran it died.
+        message: one line about the failure; empty for a finished cell.
         seconds: wall-clock seconds of the attempt.
     """
 
@@ -54,14 +54,14 @@ class Outcome:
 
 
 def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
-    """Run a cell, or go on with it; no error of it leaves this function.
+    """Run a cell, or continue it. Errors are returned as an outcome, not raised.
 
-    What it shows is appended to ``cell.log``. An error goes to ``failed.txt``, which the next
+    Progress is appended to ``cell.log``. An error is written to ``failed.txt``, which the next
     attempt removes.
 
     Args:
         cell: the cell.
-        observer: is told of the progress too.
+        observer: also receives the progress.
     """
     start = time.perf_counter()
 
@@ -71,14 +71,14 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
     try:
         if missing := _missing_labels(cell):
             return outcome("blocked", missing)
-        with exclusive(cell.path):  # asked before anything is loaded, and left for the work
+        with exclusive(cell.path):  # check the lock before loading anything; the run takes it again
             pass
         with suppress(FileNotFoundError):
             (cell.path / FAILURE).unlink()
         with log_observer(cell.path / LOG, f"cell {cell.index}: {cell.title}") as log:
             _work(cell, Observers(log, observer))
     except RunLockedError:
-        return outcome("elsewhere", f"another process has {cell.path} in work")
+        return outcome("elsewhere", f"another process is running {cell.path}")
     except Exception as error:
         record_failure(cell, traceback.format_exc())
         return outcome("failed", error_line(error))
@@ -86,14 +86,14 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
 
 
 def record_failure(cell: Cell, text: str) -> None:
-    """Write ``failed.txt``, as far as the disk lets us: what failed may be the disk."""
+    """Write ``failed.txt``, if the disk allows: the failure may be a full disk."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with suppress(OSError):
         write_text(cell.path / FAILURE, f"{when} cell {cell.index}: {cell.title}\n{text}\n")
 
 
 def failure_line(cell: Cell) -> str:
-    """The last line of ``failed.txt``, which says what the error was."""
+    """The last line of ``failed.txt``, the error."""
     try:
         text = (cell.path / FAILURE).read_text(encoding="utf-8")
     except OSError:
@@ -109,17 +109,17 @@ def _work(cell: Cell, observer: Observer) -> None:
 
 
 def _missing_labels(cell: Cell) -> str:
-    """What a tuning waits for; empty where nothing is in its way."""
+    """Why a tuning cannot run yet; empty if it can."""
     if isinstance(cell.config, RunConfig) or cell.run is None:
         return ""
     if pool_record(cell.config.pool, cell.config.labels) is not None:
         return ""
     run = Path(cell.config.pool).expanduser()
     if (run / "config.yaml").exists():
-        lack = f"{run / 'cycles.jsonl'} has no record of so many"
+        lack = f"{run / 'cycles.jsonl'} has no record with that number"
     else:
         lack = f"there is no {run / 'config.yaml'}"
     return (
         f"Cell {cell.index} tunes at {cell.config.labels} labels, but {lack}. Run cell {cell.run} "
-        "first; or, where that was finished, restore the file from a copy."
+        "first. If it is finished, restore the file from a copy."
     )

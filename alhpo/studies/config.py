@@ -1,4 +1,4 @@
-"""A study: one file that stands for a grid of runs and for the tuning of the pools they leave."""
+"""A study file: a grid of runs, and the tunings of their labelled pools."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings, parse, suggestion, unknown_name
+from alhpo.runs.config_files import read_config_file
 from alhpo.runs.identity import SEARCH_KEYS
-from alhpo.runs.settings import RunConfig, TuneConfig, read_config_file
+from alhpo.runs.settings import RunConfig, TuneConfig
 
 Axis = list[Any] | dict[str, Any]
 Exclusion = dict[str, Any]
 
 
 class TunePart(Settings):
-    """The tuning of every run's labelled pool after active learning."""
+    """Tunings of the labelled pool of every run."""
 
     labels: list[int] = Field(min_length=1, description="Numbers of labels to tune at.")
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of `alhpo tune`; the run's where it has none."
+        default_factory=dict,
+        description="Settings of `alhpo tune`; the others are those of the run.",
     )
     grid: dict[str, Axis] = Field(
-        default_factory=dict, description="As the study's grid, over settings of `alhpo tune`."
+        default_factory=dict, description="A grid over settings of `alhpo tune`."
     )
     exclude: list[Exclusion] = Field(
         default_factory=list,
-        description="As the study's exclude, over the axes of both grids and labels.",
+        description="Points to leave out, by axes of both grids and labels.",
     )
 
 
 class StudyConfig(Settings):
-    """What a study file holds.
+    """The contents of a study file.
 
-    An axis of a grid is the name of a setting with a list of its values, or with a mapping from
-    the names they have in tables to the values. An axis of any other name has mappings of
-    settings as its values. The values of ``hyperparameters`` go over those in ``settings``. An
-    exclusion maps axes to a value or a list of values, by their names in tables; points of the
-    grid that agree with one in all its axes are no cells.
+    An axis of a grid is the name of a setting with a list of values, or with a mapping from names
+    in tables to values. The values of an axis with any other name are mappings of settings. Values
+    of ``hyperparameters`` are merged with those in ``settings``. An exclusion maps axes to a value
+    or a list of values, by their names in tables; a point of the grid that matches an exclusion on
+    all its axes is left out.
     """
 
     name: str = Field(description="Name of the study: letters, digits, '-', '_' and '.'.")
-    description: str = Field("", description="What it is, for its report.")
+    description: str = Field("", description="Text for the report.")
     published: Literal["cifar10", "cifar100"] | None = Field(
         None, description="The published tables to compare with: cifar10 or cifar100."
     )
@@ -58,9 +60,11 @@ class StudyConfig(Settings):
         None, description="Folder of the study; by default studies/NAME."
     )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of `alhpo run` that all cells share."
+        default_factory=dict, description="Settings of `alhpo run` for all cells."
     )
-    grid: dict[str, Axis] = Field(default_factory=dict, description="What the cells differ in.")
+    grid: dict[str, Axis] = Field(
+        default_factory=dict, description="Axes: settings with their values."
+    )
     exclude: list[Exclusion] = Field(
         default_factory=list, description="Points of the grid to leave out."
     )
@@ -70,7 +74,7 @@ class StudyConfig(Settings):
     @classmethod
     def _safe_name(cls, value: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", value):
-            raise ValueError("letters, digits, '-', '_' and '.' make the name of a study")
+            raise ValueError("expected are letters, digits, '-', '_' and '.'")
         return value
 
     @property
@@ -81,14 +85,14 @@ class StudyConfig(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, or one tuning of the pool that a run leaves.
+    """One run of a study, or one tuning of a run's labelled pool.
 
     Attributes:
-        index: its number in the study, from 0; runs come first.
-        config: its settings.
-        coordinates: the axes of the grid and the name of this cell's value on each; for a tuning
-            also "labels" and, with "tune." before their names, the axes of the tuning's grid.
-        run: for a tuning, the index of the run whose pool it is; else None.
+        index: number of the cell in the study, from 0; runs come first.
+        config: settings of the cell.
+        coordinates: name of the cell's value on each axis of the grid. A tuning also has "labels",
+            and the axes of its own grid with the prefix "tune.".
+        run: for a tuning, the index of its run; else None.
     """
 
     index: int
@@ -102,19 +106,19 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """The folder of its files."""
+        """The folder of the run or tuning."""
         if isinstance(self.config, RunConfig):
             return Path(self.config.output_dir).expanduser() / self.config.name
         return self.config.path
 
     @property
     def finished(self) -> bool:
-        """Whether it was run to its end."""
+        """Whether the cell is finished."""
         return (self.path / ("run.json" if self.kind == "run" else "tune.json")).exists()
 
     @property
     def title(self) -> str:
-        """What it is in a line of text, such as ``badge, HP 1, seed 0``."""
+        """Its coordinates as text, such as ``badge, HP 1, seed 0``."""
         return ", ".join(
             f"{axis.removeprefix('tune.')} {value}" if value.isdecimal() else value
             for axis, value in self.coordinates.items()
@@ -122,7 +126,7 @@ class Cell:
 
 
 def shipped_studies() -> list[str]:
-    """Names of the studies that come with the package."""
+    """Names of the studies shipped with alhpo."""
     files = (resources.files("alhpo.studies") / "shipped").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -131,11 +135,11 @@ def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
     """Read a study.
 
     Args:
-        file: a YAML file, the folder of a study that was begun, or the name of a shipped study.
-        overrides: instead of what the file says, where they are not None.
+        file: a YAML file, the folder of a study, or the name of a shipped study.
+        overrides: fields that replace those of the file, unless they are None.
 
     Raises:
-        ConfigurationError: no such file or study, or settings that cannot be used.
+        ConfigurationError: an unknown file or study, or settings that cannot be used.
     """
     path = Path(file)
     overrides = {name: value for name, value in overrides.items() if value is not None}
@@ -149,9 +153,8 @@ def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
         values = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     else:
         raise ConfigurationError(
-            f"No study {str(file)!r}: neither a file nor the folder of a study nor one that comes "
-            f"with alhpo: {', '.join(shipped_studies())}."
-            f"{suggestion(str(file), shipped_studies())}"
+            f"Unknown study {str(file)!r}.{suggestion(str(file), shipped_studies())} Legal: a YAML "
+            f"file, the folder of a study, or one of {', '.join(shipped_studies())}."
         )
     values |= overrides
     return parse(StudyConfig, values, "study setting")
@@ -160,13 +163,13 @@ def load_study(file: str | Path, **overrides: Any) -> StudyConfig:
 def expand(study: StudyConfig) -> list[Cell]:
     """All cells of a study: the runs, then the tunings of their pools.
 
-    The seed varies slowest, so that the first part of a study is a whole repetition. Points of
-    the grid that stand for the same run (another optimizer where nothing is searched) are one
-    cell, under the names of the first.
+    The seed varies slowest, so the first part of a study is a whole repetition. Points of the grid
+    that are the same run (such as two optimizers where nothing is searched) are one cell, with the
+    names of the first point.
 
     Raises:
-        ConfigurationError: a setting of a cell that cannot be used; the message names the cell. Or
-            exclusions of what is not in the grid, or of all that is.
+        ConfigurationError: settings of a cell that cannot be used, with the cell; an exclusion that
+            is not in the grid; or exclusions that leave no cell.
     """
     cells: dict[Path, Cell] = {}
     folder = str(study.path / "cells")
@@ -184,7 +187,7 @@ def expand(study: StudyConfig) -> list[Cell]:
         if study.tune:
             _check_same_search(first.config, config)
     if not cells:
-        raise ConfigurationError("exclude leaves no cell of the study.")
+        raise ConfigurationError("exclude leaves no cell of the study. Remove an entry.")
     if study.tune:
         _add_tunings(cells, study.tune, axes, points)
     return list(cells.values())
@@ -196,7 +199,7 @@ def _add_tunings(
     axes: Mapping[str, list[str]],
     points: Mapping[int, Sequence[Mapping[str, str]]],
 ) -> None:
-    """Add the tunings of the pools that the runs among the cells leave."""
+    """Add the tunings of the runs' labelled pools to the cells."""
     axes = {**axes, "labels": [str(n) for n in tune.labels], **_names(tune.grid, TuneConfig)}
     is_excluded = _exclusion(tune.exclude, axes)
     runs = list(cells.values())
@@ -214,7 +217,9 @@ def _add_tunings(
                 cell = Cell(len(cells), config, names, run.index)
                 cells.setdefault(cell.path, cell)
     if len(cells) == len(runs):
-        raise ConfigurationError("exclude under tune leaves no tuning; leave out tune instead.")
+        raise ConfigurationError(
+            "exclude under tune leaves no tuning. Remove an entry, or leave out tune."
+        )
 
 
 def _names(
@@ -229,7 +234,7 @@ def _names(
 def _exclusion(
     exclude: Sequence[Exclusion], axes: Mapping[str, list[str]]
 ) -> Callable[[Mapping[str, str]], bool]:
-    """Whether a point of the grid, given by names, agrees with one of these in all its axes."""
+    """A function that tells whether a point of the grid, by names, matches an exclusion."""
     rules = [
         {
             axis: [_text(value) for value in (values if isinstance(values, list) else [values])]
@@ -239,12 +244,16 @@ def _exclusion(
     ]
     for rule in rules:
         if not rule:
-            raise ConfigurationError("An entry of exclude names no axis; it would exclude all.")
+            raise ConfigurationError(
+                "An entry of exclude names no axis, so it excludes every point. Name one."
+            )
         for axis, names in rule.items():
             if axis not in axes:
                 raise unknown_name("axis in exclude", axis, axes)
             if not names:
-                raise ConfigurationError(f"An entry of exclude has no value for {axis!r}.")
+                raise ConfigurationError(
+                    f"An entry of exclude has no value for {axis!r}. Give one or more."
+                )
             for name in names:
                 if name not in axes[axis]:
                     raise unknown_name(f"value of {axis} in exclude", name, axes[axis])
@@ -257,11 +266,14 @@ def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, An
     sizes = run.sizes
     if labels not in sizes:
         raise ConfigurationError(
-            f"tune at {labels} labels: the cycles of the run have {', '.join(map(str, sizes))}."
+            f"Setting 'labels' of tune has {labels}; expected are numbers of labels that a cycle "
+            f"of the run has. Legal: {', '.join(map(str, sizes))}."
         )
     own = {"pool", "labels", "output_dir"} & set(settings)
     if own:
-        raise ConfigurationError(f"{', '.join(sorted(own))} cannot be among the settings of tune.")
+        raise ConfigurationError(
+            f"{', '.join(sorted(own))} cannot be among the settings of tune. Remove it."
+        )
     hyperparameters = run.hyperparameters | _mapping(settings.get("hyperparameters"))
     return TuneConfig.of_run(
         run, folder, **{**settings, "labels": labels, "hyperparameters": hyperparameters}
@@ -286,20 +298,20 @@ def _points(
 
 
 def _check_same_search(first: RunConfig | TuneConfig, other: RunConfig) -> None:
-    """Refuse points of a grid that are the same run but would be tuned differently."""
+    """Refuse points of a grid that are the same run with different searches in its tunings."""
     search = sorted(SEARCH_KEYS & set(TuneConfig.model_fields))
     different = [name for name in search if getattr(first, name) != getattr(other, name)]
     if different:
         raise ConfigurationError(
-            f"Runs that differ in {', '.join(different)} only are the same run where nothing is "
-            "searched. For tunings that differ in it, write the axis under tune: grid:."
+            f"Runs that differ only in {', '.join(different)} are the same run, because they do "
+            "not search. For tunings that differ in it, write the axis under tune: grid:."
         )
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise ConfigurationError(
-            f"hyperparameters is {value!r}; expected a mapping such as {{lr: 0.01}}."
+            f"hyperparameters is {value!r}; expected is a mapping, such as {{lr: 0.01}}."
         )
     return value or {}
 
@@ -309,18 +321,20 @@ def _choices(
 ) -> Sequence[tuple[str, dict[str, Any]]]:
     """Names and settings of the values on one axis."""
     if not axis:
-        raise ConfigurationError(f"The axis {name!r} of the grid has no values.")
+        raise ConfigurationError(f"Axis {name!r} of the grid has no values. Give one or more.")
     if name in ("output_dir", "pool", "labels"):
-        raise ConfigurationError(f"{name!r} cannot be an axis of the grid.")
+        raise ConfigurationError(f"Setting {name!r} cannot be an axis of the grid. Remove it.")
     named = list(axis.items()) if isinstance(axis, dict) else [(_text(v), v) for v in axis]
     doubled = {label for label, _ in named if sum(other == label for other, _ in named) > 1}
     if doubled:
-        raise ConfigurationError(f"The axis {name!r} has {', '.join(sorted(doubled))} twice.")
+        raise ConfigurationError(
+            f"Axis {name!r} has {', '.join(sorted(doubled))} twice. Remove one."
+        )
     if name in schema.model_fields:
         if name == "hyperparameters" and not all(isinstance(v, dict) for _, v in named):
             raise ConfigurationError(
-                "The values of the axis 'hyperparameters' are mappings, such as "
-                "'HP 1: {lr: 0.001, weight_decay: 0.05}'."
+                "A value of axis 'hyperparameters' is not a mapping; expected are mappings, such "
+                "as 'HP 1: {lr: 0.001, weight_decay: 0.05}'."
             )
         return [(str(label), {name: value}) for label, value in named]
     if isinstance(axis, dict) and all(isinstance(value, dict) for value in axis.values()):
@@ -335,7 +349,7 @@ def _text(value: Any) -> str:
 
 
 class _in_cell:
-    """Errors raised within name the cell."""
+    """Put the cell before the message of a ConfigurationError from the block."""
 
     def __init__(self, point: Mapping[str, str]) -> None:
         self._point = point

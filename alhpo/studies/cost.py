@@ -1,4 +1,4 @@
-"""What the cells of a study cost: epochs and images, counted; time, from a short measurement."""
+"""The cost of cells: epochs and images, counted, and time, estimated from a measurement."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import dataset_size
 from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
-from alhpo.runs.settings import DataSettings, RunConfig, TuneConfig
+from alhpo.runs.setting_groups import DataSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
 from alhpo.validation import get_validation
 
-#: Steps of training that are measured.
+#: Training steps that are measured.
 MEASURED_STEPS = 6
-#: Images of a step, of a recipe without batch_size.
+#: Batch size that is assumed for recipes without one.
 UNKNOWN_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What is to be computed at most: a search may stop early, and a strategy may train, too.
+    """An upper limit of training and prediction, without training inside strategies.
 
     Attributes:
-        epochs: of training, as records count them: an epoch of a search trains one model for
-            each of its validation splits.
+        epochs: training epochs as in records: an epoch of a search counts once, whatever the number
+            of validation splits.
         trained: images through forward and backward passes.
         predicted: images through forward passes only.
     """
@@ -67,14 +68,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cell costs, and about how long that takes on this machine.
+    """The cost of a cell, and the estimated time on this machine.
 
     Attributes:
         cell: the cell.
-        cost: see there; of the whole cell, whatever of it is done.
-        speed: measured on this machine.
-        seconds: ``cost`` at ``speed``; what searches and strategies compute themselves is not in
-            it.
+        cost: cost of the whole cell, including what is done already.
+        speed: speed measured on this machine.
+        seconds: time of ``cost`` at ``speed``, without optimizers and strategies.
     """
 
     cell: Cell
@@ -84,10 +84,10 @@ class Estimate:
 
 
 def estimate(cells: Sequence[Cell]) -> list[Estimate]:
-    """Cost and time of cells; each kind of training among them is measured for some seconds.
+    """Estimate the cost and time of cells. Each kind of training is measured for some seconds.
 
     Raises:
-        DataError: a data set that is not there, and of no known size.
+        DataError: a data set that is missing and whose size is not known.
     """
     sizes: dict[tuple[object, ...], DatasetSize] = {}
     speeds: dict[tuple[object, ...], Speed] = {}
@@ -108,7 +108,7 @@ def cell_size(cell: Cell) -> DatasetSize:
     """The size of a cell's data set.
 
     Raises:
-        DataError: not found, or neither downloaded nor of a known size.
+        DataError: a data set that is missing and whose size is not known.
     """
     config = cell.config
     return dataset_size(
@@ -123,14 +123,14 @@ def cell_size(cell: Cell) -> DatasetSize:
 
 
 def cell_cost(cell: Cell, data: DatasetSize) -> Cost:
-    """What a cell computes on a data set of this size."""
+    """The cost of a cell on a data set of this size."""
     if isinstance(cell.config, RunConfig):
         return _run_cost(cell.config, data)
     return _tuning_cost(cell.config, data)
 
 
 def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
-    """What the speed of a cell depends on."""
+    """Everything that the speed of a cell depends on."""
     config = cell.config
     batch = _batch_size(config)
     model = (config.model, config.recipe, config.cifar_stem, config.input_size)
@@ -138,9 +138,9 @@ def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
 
 
 def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
-    """Time a few steps of a cell's training, and a prediction, on random images.
+    """Measure the speed of training and prediction on random images.
 
-    It takes some seconds; torch's present number of threads counts.
+    It takes some seconds, with torch's current number of threads.
     """
     config = cell.config
     batch = _batch_size(config)
@@ -216,10 +216,10 @@ def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int) -> Cost:
 
 @functools.lru_cache
 def split_sizes(scheme: str, n: int) -> tuple[int, int, int]:
-    """What a validation scheme makes of ``n`` labelled images.
+    """Sizes of the splits of ``n`` labelled images by a validation scheme.
 
     Returns:
-        The number of splits, and the images in all training and in all validation parts.
+        The number of splits, the images in all training parts, and those in all validation parts.
     """
     labels = np.zeros(n, dtype=np.int64)
     splits = get_validation(scheme).splits(labels, np.random.default_rng(0))

@@ -1,7 +1,7 @@
-"""A study from its first cell to its last: what can be run is run, whatever becomes of the rest.
+"""Runs the cells of a study; a failure of one stops no other.
 
-The state is what is on disk. A study that was killed is continued by the same call, and several
-calls on one folder, on one machine or on many, share the work.
+All state is on disk, so the same call continues a killed study. Several calls on one folder, on one
+machine or on many, share the cells.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ import yaml
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import write_text
 from alhpo.base.formats import claim_format
+from alhpo.runs.config_files import read_config_file
 from alhpo.runs.observer import Observer
-from alhpo.runs.settings import read_config_file
 from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
 from alhpo.studies.launch import Launcher, make_launcher
 
-#: How often a cell is submitted again after its process died.
+#: How many times a cell is submitted again after its process died.
 RESUBMISSIONS = 3
-#: Seconds until a cell that another process had in work is tried again.
+#: Seconds until a cell that another process was running is tried again.
 PAUSE = 5.0
-#: Seconds until a launcher that had no room for all cells is asked again: a cluster may grow.
+#: Seconds until the capacity of a launcher is checked again: a cluster may grow.
 LOOK = 15.0
 
 Settled = Literal["finished", "failed", "blocked"]
 
 
 class StudyObserver(Protocol):
-    """Is told what a study does, for progress displays."""
+    """Receives the progress of a study, for displays."""
 
     def begun(self, path: Path, total: int, done: int, at_once: int) -> None:
-        """``done`` of ``total`` cells need no work; ``at_once`` run at the same time."""
+        """``done`` of ``total`` cells are settled already; ``at_once`` run at the same time."""
 
     def settled(
         self, title: str, status: str, message: str, seconds: float, done: int, left: float | None
     ) -> None:
-        """A cell is finished, failed or blocked after ``seconds``: ``done`` are. The rest will
-        take about ``left`` seconds, where that can be told."""
+        """A cell is finished, failed or blocked after ``seconds``. ``done`` cells are settled; the
+        others will take about ``left`` seconds (None: not known)."""
 
     def noted(self, title: str, message: str) -> None:
-        """Something else happened to a cell: its process died and it is submitted again."""
+        """Something else happened to a cell, such as the death of its process."""
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What came of a study.
+    """The result of a study.
 
     Attributes:
-        path: its folder.
-        finished: cells run to their end, now or before.
-        failed: cells that ended with an error, now or before, and what it was in one line.
+        path: the study's folder.
+        finished: finished cells.
+        failed: failed cells, each with its error in one line.
         blocked: tunings whose run failed.
     """
 
@@ -73,14 +73,14 @@ class StudyResult:
 
 
 def begin_study(study: StudyConfig) -> list[Cell]:
-    """Write ``study.yaml``, from which the study's folder is read, and return the cells.
+    """Write ``study.yaml`` into the study's folder, and return the cells.
 
-    A study may grow or change from one call to the next: cells are named by what they are, so
-    that those it keeps keep their results.
+    A study may change from one call to the next. Cells that stay keep their results, since their
+    folders are named by their settings.
 
     Raises:
         ConfigurationError: a setting that cannot be used, or the folder of another study.
-        FormatError: the study was begun by a version of alhpo that writes folders otherwise.
+        FormatError: the folder has the format of another version of alhpo.
     """
     cells = expand(study)
     claim_format(study.path)
@@ -89,8 +89,8 @@ def begin_study(study: StudyConfig) -> list[Cell]:
     before = read_config_file(file) if file.exists() else {}
     if before and before.get("name") != study.name:
         raise ConfigurationError(
-            f"{study.path} is the folder of the study {before.get('name')!r}, and this one is "
-            f"{study.name!r}. Choose another output_dir."
+            f"{study.path} is the folder of study {before.get('name')!r}; expected is one of study "
+            f"{study.name!r}, or a new one. Choose another output_dir."
         )
     if before != settings:
         write_text(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -107,24 +107,24 @@ def run_study(
     cell_observer: Observer | None = None,
     pause: float = PAUSE,
 ) -> StudyResult:
-    """Run a study, or go on with it.
+    """Run a study, or continue it.
 
-    Finished cells are skipped, failed ones too unless ``retry``; a failure of one stops no other.
-    Tunings begin when their run is finished. Cells that another process has in work are tried
-    again until they are settled.
+    Finished cells are skipped; failed ones too, unless ``retry`` is given. A failure stops no other
+    cell. A tuning begins when its run is finished. A cell that another process is running is tried
+    again until it is settled.
 
     Args:
         study: the study.
-        launcher: the name of one, or one; it is closed at the end in both cases.
+        launcher: a launcher or the name of one; it is closed at the end.
         options: options of a launcher given by name.
-        retry: run failed cells again.
-        observer: is told of cells.
-        cell_observer: is told of what happens within them, where they run in this process.
-        pause: seconds between attempts at a cell that is in work elsewhere.
+        retry: whether to run failed cells again.
+        observer: receives the progress of the study.
+        cell_observer: receives the progress of cells that run in this process.
+        pause: seconds between attempts at a cell that another process is running.
 
     Raises:
-        ConfigurationError: before any cell is run; see ``begin_study`` and ``make_launcher``. Or a
-            node of a cluster does not have the study's folder.
+        ConfigurationError: before any cell runs, see ``begin_study`` and ``make_launcher``; or a
+            node of a cluster cannot see the study's folder.
     """
     cells = begin_study(study)
     if isinstance(launcher, str):
@@ -184,7 +184,7 @@ class _Scheduler:
         )
 
     def _look(self) -> None:
-        """Settle the waiting cells of which the disk, or their run, says what became of them."""
+        """Settle waiting cells that are finished or failed on disk, or whose run failed."""
         for cell in list(self._waiting):
             if cell.finished:
                 self._settle(cell, "finished")
@@ -211,7 +211,7 @@ class _Scheduler:
         return self._not_before.get(cell.index, 0.0) <= time.monotonic()
 
     def _collect(self) -> None:
-        """Wait until a cell ends or, where there are such, until another may be tried again."""
+        """Wait until a cell ends, or until another may be tried again."""
         pauses = [
             pause
             for cell in self._waiting
@@ -233,7 +233,7 @@ class _Scheduler:
             self._settle(cell, "finished", seconds=outcome.seconds)
         elif outcome.status == "elsewhere":
             if cell.index not in self._not_before:
-                self._observer.noted(cell.title, "in work in another process; tried again later")
+                self._observer.noted(cell.title, "another process is running it; tried again later")
             self._not_before[cell.index] = time.monotonic() + self._pause
             self._waiting.append(cell)
         elif outcome.status == "lost" and self._lost[cell.index] < RESUBMISSIONS:
@@ -259,7 +259,7 @@ class _Scheduler:
             self._observer.settled(cell.title, status, message, seconds, done, self._left())
 
     def _left(self) -> float | None:
-        """Seconds for what is not settled, from the mean of what was run."""
+        """Estimated seconds for the other cells, from the mean of those that ran."""
         known = [value for values in self._seconds.values() for value in values]
         if not known:
             return None

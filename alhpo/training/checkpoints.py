@@ -23,15 +23,15 @@ FILE_NAME = "state.safetensors"
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]
 ) -> None:
-    """Write ``folder/state.safetensors``; a crash leaves the old file or the new one, whole.
+    """Write ``folder/state.safetensors``. A crash leaves the old file or the new one.
 
     Args:
-        folder: made where it is missing.
-        tensors: copied to the CPU as they are; views of shared storage are written one by one.
-        description: a JSON-able mapping that comes back with the tensors.
+        folder: folder of the checkpoint; made if missing.
+        tensors: tensors by name; views that share storage are copied.
+        description: a mapping that JSON can hold, returned with the tensors.
 
     Raises:
-        OSError: the disk is full or broken; the previous checkpoint is still there.
+        OSError: the disk is full or broken; the previous checkpoint stays.
     """
     seen: set[int] = set()
     content = {}
@@ -41,11 +41,13 @@ def write_checkpoint(
         content[name] = dense.clone() if shared else dense
         seen.add(dense.untyped_storage().data_ptr())
     text = json.dumps(description)
-    metadata = {"alhpo": f"{_checksum(text, content)} {text}"}  # two would come in any order
+    metadata = {
+        "alhpo": f"{_checksum(text, content)} {text}"
+    }  # one entry: the order of several is not fixed
     with atomic_path(folder / FILE_NAME, durable=False) as temporary:
         try:
             save_file(content, temporary, metadata)
-        except SafetensorError as error:  # what it makes of an OSError
+        except SafetensorError as error:  # safetensors wraps an OSError
             full = "os error 28" in str(error)
             raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
 
@@ -54,7 +56,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """The description in a checkpoint, without its tensors.
 
     Raises:
-        CheckpointError: no checkpoint there, or one that is damaged or not alhpo's.
+        CheckpointError: the checkpoint is missing or damaged, or not one of alhpo.
     """
     return _read(folder, with_tensors=False)[1]
 
@@ -63,7 +65,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     """The tensors (on the CPU, independent of the file) and the description in a checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint there, or one that is damaged or not alhpo's.
+        CheckpointError: the checkpoint is missing or damaged, or not one of alhpo.
     """
     return _read(folder, with_tensors=True)
 
@@ -77,13 +79,13 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
             checksum, _, text = (file.metadata() or {})["alhpo"].partition(" ")
             description = json.loads(text)
             names = file.keys() if with_tensors else ()
-            # clone: the file is memory-mapped, and will be replaced
+            # clone, because the file is memory-mapped and will be replaced
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} was not written by alhpo's training of this version."
+            f"{path} is not a checkpoint of this version of alhpo. Train from epoch 0 again."
         ) from error
     if with_tensors and checksum != _checksum(text, tensors):
         raise _damaged(path, "its content does not fit its checksum")
@@ -92,8 +94,8 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"The checkpoint {path} is truncated or damaged ({reason}). Put back a copy, or train from "
-        "epoch 0 again."
+        f"The checkpoint {path} is truncated or damaged ({reason}). Restore it from a copy, or "
+        "train from epoch 0 again."
     )
 
 
@@ -109,7 +111,7 @@ def _checksum(description: str, tensors: Mapping[str, torch.Tensor]) -> str:
 def training_tensors(
     prefix: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    """Everything training needs to go on: parameters, buffers and the optimizer's tensors."""
+    """The state of a training: parameters, buffers and the optimizer's tensors, by name."""
     tensors = {f"{prefix}model.{name}": value for name, value in model.state_dict().items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
@@ -125,12 +127,12 @@ def restore_training(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put the tensors of ``training_tensors`` back, as training itself would have them: the
-    parameters where they are, and the optimizer's tensors in their memory layout, and on the device
-    and of the type that a fresh optimizer gives them.
+    """Restore the tensors of ``training_tensors`` into a model and its optimizer.
+
+    Device, type and memory layout are as in an uninterrupted training.
 
     Raises:
-        CheckpointError: the tensors are not those of this model.
+        CheckpointError: the tensors are of another model.
     """
     start = f"{prefix}model."
     state = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
@@ -146,10 +148,10 @@ def restore_training(
             continue
         index, name = key[len(start) :].split(".", 1)
         parameter = parameters[int(index)]
-        # fused optimizers walk the memory linearly: same strides as the parameter
+        # fused optimizers read memory linearly: use the strides of the parameter
         like = torch.empty_like(parameter) if value.shape == parameter.shape else None
         restored = value.clone() if like is None or name == "step" else like.copy_(value)
         found.setdefault(int(index), {})[name] = restored.detach()
-    # torch knows where the rest belongs: the step of Adam is on the device of its parameter where
-    # a fused or capturable step reads it there, and else on the CPU
+    # torch places the rest: Adam's step is on the parameter's device for fused and capturable
+    # optimizers, else on the CPU
     optimizer.load_state_dict({**optimizer.state_dict(), "state": found})

@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision, memory order."""
+"""Device, precision and memory order of all computation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how numbers are computed.
+    """Device, precision and memory order.
 
     Attributes:
         device: the torch device.
-        precision: of convolutions and matrix products; bfloat16 runs under autocast.
-        channels_last: memory order of images and weights.
+        precision: precision of convolutions and matrix products; bfloat16 uses autocast.
+        channels_last: whether images and weights are in channels-last order.
     """
 
     device: torch.device
@@ -31,17 +31,17 @@ class Compute:
     def resolve(
         cls, device: str = "auto", precision: Precision = "auto", image_size: int = 32
     ) -> Compute:
-        """Settings for this machine.
+        """Resolve "auto" for this machine.
 
         Args:
-            device: "auto" (CUDA where there is one, else the CPU), "cpu" or a CUDA device.
-            precision: "auto" is bfloat16 on CUDA devices that have it and float32 elsewhere.
-            image_size: longer side in pixels. Channels-last is chosen on CUDA, and on the CPU
-                from 16 pixels on; below, it is the slower order there.
+            device: "auto" (CUDA if available, else the CPU), "cpu" or a CUDA device.
+            precision: "auto" is bfloat16 on CUDA devices that support it and float32 elsewhere.
+            image_size: longer side in pixels. On the CPU, channels-last is used from 16 pixels on;
+                it is slower for smaller images.
 
         Raises:
-            ConfigurationError: a device that torch does not know, that is not there, or on which
-                random streams cannot be seeded, such as mps.
+            ConfigurationError: an unknown precision; or a device that torch does not know, that is
+                missing, or whose random streams alhpo cannot seed, such as mps.
         """
         name = device
         if device == "auto":
@@ -75,6 +75,6 @@ class Compute:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, its weights in the memory order of the images."""
+        """Move the model to the device, with weights in the memory order of the images."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         return model.to(device=self.device, memory_format=order)  # type: ignore[call-overload]

@@ -16,14 +16,14 @@ from alhpo.training.compute import Compute
 
 
 def learning_rate(hp: Hyperparameters, epoch: float, max_epochs: int) -> float:
-    """The learning rate at a time of training; depends on nothing but its arguments.
+    """The learning rate at a point of training.
 
-    Linear warm-up from 0.01 lr over ``warmup_epochs``, then the schedule over what is left.
+    Linear warm-up from 0.01 lr over ``warmup_epochs``, then the schedule over the other epochs.
 
     Args:
-        hp: ``lr``, ``schedule`` and ``warmup_epochs`` are read.
-        epoch: from 0; with a fraction, the share of the steps of that epoch that are done.
-        max_epochs: the epoch at which a full training ends.
+        hp: the hyperparameters; ``lr``, ``schedule`` and ``warmup_epochs`` are used.
+        epoch: epochs trained so far, with the fraction of the current one.
+        max_epochs: epochs of a full training.
     """
     warmup = hp.warmup_epochs
     if epoch < warmup:
@@ -37,7 +37,7 @@ def learning_rate(hp: Hyperparameters, epoch: float, max_epochs: int) -> float:
 
 
 def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimizer:
-    """The torch optimizer, on all parameters, with fused steps where the device has them."""
+    """The torch optimizer of all trainable parameters, fused on CPU and CUDA."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = parameters[0].device.type in ("cpu", "cuda")
     if hp.optimizer == "sgd":
@@ -60,7 +60,7 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
 
 
 class TrainingLoss(Protocol):
-    """What training minimises on a batch."""
+    """The loss that training minimises."""
 
     def __call__(
         self,
@@ -79,7 +79,7 @@ class TrainingLoss(Protocol):
             labels: (B,) int64.
             hp: the hyperparameters.
             compute: the context of the forward pass.
-            progress: share of the full training's epochs that are done, in [0, 1).
+            progress: share of the full training's epochs trained so far, in [0, 1).
         """
         ...
 
@@ -118,9 +118,9 @@ def train_epoch(
         hp: the hyperparameters, with ``augmentation`` resolved.
         compute: device and precision.
         epoch: the epoch to train, from 0.
-        max_epochs: length of a full training, for the schedule.
-        key: names the random streams of this training; the epoch is added to it.
-        loss_function: what is minimised.
+        max_epochs: epochs of a full training, for the schedule.
+        key: names the random streams of this training, together with the epoch.
+        loss_function: the loss to minimise.
 
     Returns:
         The mean training loss of the epoch; NaN or infinity after divergence.

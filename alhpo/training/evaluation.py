@@ -19,10 +19,10 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class ImageScores:
-    """How a model does on each of n labelled images; float64, on the device.
+    """Scores of a model on each of n labelled images; float64, on the device.
 
     Attributes:
-        correct: (n,) 1 where the label is the class of the largest output, else 0.
+        correct: (n,) 1 where the largest logit is that of the label, else 0.
         nll: (n,) negative log-likelihood of the label, in nats.
         brier: (n,) squared distance of the probabilities from the one-hot label.
         confidence: (n,) the largest probability.
@@ -37,8 +37,8 @@ class ImageScores:
         """The mean over the images.
 
         Args:
-            weights: (n,) float64 of each image, not negative, with a positive sum; the mean is
-                divided by that sum. None weighs all alike.
+            weights: (n,) float64, not negative, with a positive sum; they are divided by it. None
+                weights all images equally.
         """
         n = len(self.correct)
         share = torch.full_like(self.nll, 1 / n) if weights is None else weights / weights.sum()
@@ -56,7 +56,7 @@ class ImageScores:
 
 
 def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> ImageScores:
-    """How the model does on each labelled image, unaugmented, from one pass."""
+    """Scores on each labelled image, without augmentation, from one pass."""
     parts: list[tuple[torch.Tensor, ...]] = []
     for inputs, labels in images.blocks():
         assert labels is not None
@@ -75,7 +75,7 @@ def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Comp
 
 
 def evaluate(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> Evaluation:
-    """How the model does on labelled images in the mean, unaugmented, from one pass."""
+    """Mean scores on labelled images, without augmentation, from one pass."""
     return score_images(recipe, model, images, compute).mean()
 
 
@@ -87,14 +87,14 @@ def predict(
     *,
     features: bool = True,
 ) -> Prediction:
-    """What the model says of N images, on the device, from one pass over them.
+    """Predict N images, from one pass over them; the result stays on the device.
 
     Args:
-        recipe: the model's.
-        model: a fitted one.
-        images: N of them.
+        recipe: the recipe of the model.
+        model: a fitted model.
+        images: the N images.
         compute: device and precision.
-        features: whether features are wanted; without, there may be none.
+        features: whether features are needed; without, they may be None.
     """
     blocks = [
         recipe.predict(model, inputs, compute, features=features) for inputs, _ in images.blocks()

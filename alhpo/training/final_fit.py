@@ -1,4 +1,4 @@
-"""The fit of one model on all labels: continued where it was interrupted, and read back."""
+"""The fit of one model on all labels: trained, continued after an interruption, and loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alhpo.training.compute import Compute
 from alhpo.training.recipes.recipe import Recipe
 from alhpo.training.trainer import Task, Trainer, check_parts, split_tensors
 
-#: What the checkpoint of a fit names in place of a validation scheme.
+#: The validation scheme in the checkpoint of a fit.
 ALL_LABELS = "none"
 #: Seconds between checkpoints.
 CHECKPOINT_SECONDS = 30.0
@@ -31,14 +31,14 @@ def fitted_model(
     """Train a model on all images of the task.
 
     Args:
-        task: what is trained on.
+        task: images and settings of the training.
         hp: the hyperparameters.
-        folder: of a checkpoint: this fit's is continued, another training's or a damaged one
-            replaced. None keeps nothing.
-        callback: called with the number of epochs trained so far, after every epoch.
+        folder: folder of the checkpoint. The same fit is continued from it; a checkpoint that is
+            damaged or of another training is replaced. None: no checkpoint.
+        callback: called after every epoch with the number of epochs trained so far.
 
     Returns:
-        The model, None where training diverged; and the epochs trained.
+        The model, or None if training diverged; and the number of epochs trained.
     """
     parts = [task.device_images(np.arange(len(task.labels)))]
     trainer = Trainer(task, hp, parts, ALL_LABELS)
@@ -60,25 +60,36 @@ def fitted_model(
     return None if trainer.diverged else trainer.models[0], trainer.epoch
 
 
+def fit_identity(task: Task, hp: TrainingHyperparameters) -> dict[str, Any]:
+    """The parts of a checkpoint's description that identify a fit, apart from the model."""
+    return {
+        "validation_scheme": ALL_LABELS,
+        "configuration": hp.resolved(task.augmentation).model_dump(),
+        "labeled_set": task.labeled_set,
+        "training": task.training,
+    }
+
+
 def saved_model(
     folder: Path,
     recipe: Recipe,
     compute: Compute,
     expected: Mapping[str, Any] | None = None,
 ) -> tuple[Any, TrainingHyperparameters, int]:
-    """The model in the checkpoint of a fit or of a trial's first split, on the device; its
-    hyperparameters, and the epochs of a full training of it.
+    """Load the model from the checkpoint of a fit, or of the first split of a trial.
 
     Args:
-        folder: of the checkpoint.
-        recipe: what was trained.
+        folder: folder of the checkpoint.
+        recipe: the recipe of the model.
         compute: device and precision.
-        expected: parts of the checkpoint's description that it must have, such as the
-            configuration.
+        expected: parts that the checkpoint's description must have, such as the configuration.
+
+    Returns:
+        The model on the device, its hyperparameters, and the epochs of its full training.
 
     Raises:
-        CheckpointError: no checkpoint there, a damaged one, one of a fit that was interrupted, or
-            of another architecture or fit than expected.
+        CheckpointError: the checkpoint is missing or damaged, or is of an interrupted fit, of
+            another architecture, or not of the expected fit.
     """
     tensors, description = read_checkpoint(folder)
     try:
@@ -88,17 +99,18 @@ def saved_model(
         training = recipe.start(hp, max_epochs, compute)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"The checkpoint in {folder} is of no fit or trial: it lacks {error}."
+            f"The checkpoint in {folder} is not of a fit or a trial: it lacks {error}. Give the "
+            "folder of one."
         ) from error
     except ConfigurationError as error:
         raise CheckpointError(
-            f"The checkpoint in {folder} is of another recipe or version of alhpo: {error}"
+            f"The checkpoint in {folder} is of another recipe or version of alhpo. {error}"
         ) from error
     try:
         training.restore(split_tensors(tensors, 0))
     except CheckpointError as error:  # one was trained with a head that predicts losses
         raise CheckpointError(
-            f"The model in {folder} was trained for another strategy or recipe: {error}"
+            f"The model in {folder} was trained for another strategy or recipe. {error}"
         ) from error
     return training.model, hp, max_epochs
 
@@ -112,14 +124,15 @@ def _check_model(
     theirs = {n: v for n, v in description["model"].items() if n != "weights"}
     if theirs != identity:
         raise CheckpointError(
-            f"The model in {folder} was made for {theirs}, this learner's is {identity}."
+            f"The model in {folder} is {theirs}; expected is this learner's, {identity}. Give the "
+            "folder of such a model."
         )
     check_parts(description, expected, folder, "Give the folder of that fit.")
     if description["diverged"]:
-        raise CheckpointError(f"The training in {folder} diverged; it has no model.")
+        raise CheckpointError(f"The training in {folder} diverged, so it has no model. Fit again.")
     epoch, end = description["epoch"], description["training"]["max_epochs"]
     if description["validation_scheme"] == ALL_LABELS and epoch < end:
         raise CheckpointError(
             f"The fit in {folder} was interrupted after epoch {epoch} of {end}. Fit again with "
-            "this checkpoint_path, which goes on from there, then restore."
+            "this checkpoint_path to continue it, then restore."
         )

@@ -1,9 +1,9 @@
-"""Learning loss: a head that predicts the loss of each image, trained with the classifier.
+"""Learning loss: a head, trained with the classifier, that predicts the loss of each image.
 
 Yoo, Kweon: Learning Loss for Active Learning (CVPR 2019), sections 3.2 and 3.3.
 
-The head is the sub-module ``loss_predictor`` of the model it was added to. It is trained,
-checkpointed and restored with the model, and does not take part in classification.
+The head is the sub-module ``loss_predictor`` of its model. It is trained, checkpointed and restored
+with the model, and has no influence on the logits.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from alhpo.training.compute import Compute
 
 #: Name of the head in its model.
 HEAD = "loss_predictor"
-#: Stages of the model that the head looks at, at most (the paper: the four of ResNet-18).
+#: Largest number of stages that the head uses (the paper: the four of ResNet-18).
 STAGES = 4
 #: Width of the hidden layer on each stage.
 HIDDEN = 128
-#: By how much the predictions of a pair must differ (ξ).
+#: Margin of the ranking loss (ξ).
 MARGIN = 1.0
 #: Weight of the ranking loss (λ).
 WEIGHT = 1.0
 #: Share of the epochs after which the head no longer trains the classifier's layers (120 of 200).
 JOINT_SHARE = 0.6
-#: What training with a head depends on besides its weights.
+#: Settings of training with a head, for identities.
 LOSS_PREDICTION = {"margin": MARGIN, "weight": WEIGHT, "joint_share": JOINT_SHARE}
 
 
@@ -42,8 +42,8 @@ class LossPredictor(nn.Module):
     """Global average pooling → FC(128) → ReLU on each stage, concatenated → FC(1).
 
     Args:
-        stages: names of the model's sub-modules whose outputs are looked at.
-        widths: channels of each.
+        stages: names of the model's sub-modules whose outputs are used.
+        widths: number of channels of each stage.
         channels_last: whether the channels of 4-d outputs come last.
     """
 
@@ -65,25 +65,25 @@ class LossPredictor(nn.Module):
 def add_loss_predictor(model: nn.Module, input_shape: tuple[int, int, int], seed: int) -> None:
     """Give a timm model a head that predicts losses, as its sub-module ``loss_predictor``.
 
-    It looks at four stages, evenly spaced and ending with the last, of those that timm's
-    ``feature_info`` names (for ResNets all but the stem), or else of the model's ``blocks``.
+    It uses up to four stages, evenly spaced and ending with the last. The stages are those in
+    timm's ``feature_info`` (for ResNets all but the stem), else the model's ``blocks``.
 
     Args:
-        model: on the CPU; its weights and buffers stay as they are.
+        model: the model on the CPU; its weights and buffers stay the same.
         input_shape: (C, H, W) of its input.
-        seed: of the head's random initialisation.
+        seed: seed of the head's random initial weights.
 
     Raises:
-        ConfigurationError: the model names no stages, or they have no channels to average.
+        ConfigurationError: the model has no stages, or they have no channels to average.
     """
     names = _stage_names(model)
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     shapes = _stage_shapes(model, names, input_shape)
     if not names or not all(len(shape) in (3, 4) for shape in shapes):
         raise ConfigurationError(
-            f"The model {type(model).__name__} offers no stages (timm's feature_info) whose "
-            "feature maps could predict losses. Choose a model with stages, such as 'resnet18', "
-            "or another strategy than one that needs predicted_losses."
+            f"The model {type(model).__name__} has no stages (timm's feature_info) with feature "
+            "maps to predict losses from. Choose a model with stages, such as 'resnet18', or a "
+            "strategy that does not need predicted_losses."
         )
     axes = [_channel_axis(len(shape), channels_last) for shape in shapes]
     widths = [shape[axis] for shape, axis in zip(shapes, axes, strict=True)]
@@ -92,17 +92,17 @@ def add_loss_predictor(model: nn.Module, input_shape: tuple[int, int, int], seed
 
 
 def head_is_finite(model: nn.Module) -> bool:
-    """Whether the head's weights are finite: it can diverge alone."""
+    """Whether the head's weights are finite; the head can diverge when the rest does not."""
     return all(bool(p.isfinite().all()) for p in getattr(model, HEAD).parameters())
 
 
 @contextmanager
 def predicted_losses(model: nn.Module, *, detach: bool = False) -> Iterator[list[torch.Tensor]]:
-    """Collect what the head says of every batch that goes through the model meanwhile.
+    """Collect the head's predictions for every batch that goes through the model in the block.
 
     Args:
-        model: one with a head.
-        detach: keep gradients of the predictions away from the model's other layers.
+        model: a model with a head.
+        detach: stop gradients from the head to the other layers.
 
     Yields:
         A list that grows by one (B,) float32 tensor per batch.
@@ -134,16 +134,15 @@ def joint_loss(
 ) -> torch.Tensor:
     """Mean classification loss plus λ = 1 times the ranking loss of the predictions (eq. 3).
 
-    The head sees gradients of the ranking loss all the time, the other layers for the first 60%
-    of the epochs only.
+    The ranking loss trains the head in all epochs, and the other layers in the first 60% of them.
 
     Args:
-        model: one with a head.
+        model: a model with a head.
         inputs: (B, C, H, W).
         labels: (B,) int64.
-        hp: ``label_smoothing`` is read.
+        hp: the hyperparameters; ``label_smoothing`` is used.
         compute: the context of the forward pass.
-        progress: share of the full training's epochs that are done, in [0, 1).
+        progress: share of the full training's epochs trained so far, in [0, 1).
     """
     with predicted_losses(model, detach=progress >= JOINT_SHARE) as predictions, compute.autocast():
         logits = model(inputs)
@@ -157,7 +156,7 @@ def ranking_loss(predicted: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
     """Mean hinge loss of the order of the pairs (i, B − 1 − i), i < B/2 (eq. 2).
 
     A pair costs max(0, −s (l̂ᵢ − l̂ⱼ) + ξ), with s = 1 where lᵢ > lⱼ and −1 elsewhere, and the
-    margin ξ = 1. The middle one of an odd batch is in no pair; a batch of one costs nothing.
+    margin ξ = 1. The middle image of an odd batch is in no pair; the loss of one image is 0.
 
     Args:
         predicted: (B,) predicted losses l̂.
@@ -183,7 +182,7 @@ def _stage_names(model: nn.Module) -> list[str]:
 def _stage_shapes(
     model: nn.Module, stages: Sequence[str], input_shape: tuple[int, int, int]
 ) -> list[tuple[int, ...]]:
-    """Output shapes of the stages on a blank image; () for one that cannot be hooked."""
+    """Output shapes of the stages for a blank image; () for a stage that cannot be hooked."""
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(stages, ())
     if not set(stages) <= {name for name, _ in model.named_modules()}:
         return list(shapes.values())
@@ -205,7 +204,7 @@ def _stage_shapes(
 def _hooks(
     model: nn.Module, stages: Sequence[str], record: Callable[[str, Any], None]
 ) -> Iterator[None]:
-    """Call ``record(stage, output)`` after each forward pass of the stages meanwhile."""
+    """Call ``record(stage, output)`` after each forward pass of a stage in the block."""
     with ExitStack() as stack:
         for stage in stages:
             handle = model.get_submodule(stage).register_forward_hook(

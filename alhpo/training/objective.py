@@ -1,4 +1,4 @@
-"""The resumable objective: HPO4DL's contract around the training of one active-learning cycle."""
+"""The resumable objective: the training of one cycle behind HPO4DL's contract."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Divergence = Literal["worst", "nan"]
 
 
 def check_metric(metric: str) -> None:
-    """Refuse a metric that there is not.
+    """Refuse an unknown metric.
 
     Raises:
-        ConfigurationError: with the legal ones.
+        ConfigurationError: the message lists the legal metrics.
     """
     if metric not in get_args(Metric):
         raise unknown_name("metric", str(metric), get_args(Metric))
@@ -46,26 +46,26 @@ def check_metric(metric: str) -> None:
 class Objective:
     """``objective(configuration, epoch, previous_epoch, checkpoint_path) -> list[dict]``.
 
-    What HPO4DL's ``Tuner`` and ``alhpo.Tuner`` optimise: the mean validation metric of models
-    trained on the labelled images, one epoch after the other, resumable at every epoch. It is made
-    by ``ActiveLearner.objective``.
+    HPO4DL's ``Tuner`` and ``alhpo.Tuner`` maximise it: the mean validation metric of models trained
+    on the labelled images, epoch by epoch, resumable at every epoch. ``ActiveLearner.objective``
+    makes it.
 
     Args:
-        task: the labelled images, the model and the length of training.
-        space: the space that is searched; every hyperparameter in it without a condition must be
-            in each configuration.
-        fixed: hyperparameters outside the space; the defaults hold where neither says anything.
+        task: the labelled images, the recipe and the length of training.
+        space: the space to search. A configuration must have every hyperparameter of the space
+            that has no condition.
+        fixed: values of hyperparameters outside the space; the others have their defaults.
         validation: the scheme that splits the labelled images.
-        metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. The mean over
-            the splits is returned; both lie in [0, 1], higher is better.
+        metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. It is the mean
+            over the splits, in [0, 1]; higher is better.
         on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
-        weights: (L,) of the labelled images where the scheme weighs them: validation metrics are
-            means with these weights, divided by their sum over a validation part.
-        selection: identity of what the weights are derived from.
-        test: images that fully trained models are measured on besides, for the record alone.
-        live_bytes: memory for the models of recent trials, so that an epoch needs no reading; the
-            checkpoint is written in any case before a result is returned. Where memory is short
-            they are let go of, and the epochs trained once more from the checkpoint.
+        weights: (L,) weights of the labelled images, for a weighted scheme. They are divided by
+            their sum over each validation part.
+        selection: identity of what the weights depend on.
+        test: images on which fully trained models are also measured, for the record.
+        live_bytes: bytes for models of recent trials kept in memory, which saves reading their
+            checkpoints. Checkpoints are always written before a result is returned. If memory runs
+            out, the models are dropped and read again.
 
     Attributes:
         configuration_space: the space, for the tuner.
@@ -128,7 +128,7 @@ class Objective:
 
     @property
     def identity(self) -> str:
-        """A hash of everything that determines the results; tuners name their folders by it."""
+        """A hash of everything that results depend on; tuners name their folders by it."""
         values = {
             **self._task.identity,
             "augmentation": self._task.augmentation,
@@ -139,24 +139,23 @@ class Objective:
         }
         if self._weights is not None:
             values["selection"] = self._selection
-        if self._test is not None:  # rows without it keep the identity they always had
+        if self._test is not None:  # without it, identities stay as they were before this option
             values["test"] = self._test.digest
         return content_hash(values)
 
     def hyperparameters(self, configuration: Mapping[str, Any]) -> TrainingHyperparameters:
-        """All hyperparameters of a configuration of the space, the fixed ones filled in.
+        """All hyperparameters of a configuration, including fixed ones and defaults.
 
         Raises:
-            ConfigurationError: an unknown name, an illegal value, or a name of the space that is
-                missing.
+            ConfigurationError: an unknown name, an illegal value, or a missing name of the space.
         """
         hp = self._legal.create(self._fixed, configuration)
         missing = [name for name in self._required if name not in configuration]
         if missing:
             raise ConfigurationError(
                 f"The configuration lacks {', '.join(missing)}; it has "
-                f"{', '.join(configuration) or 'nothing'}. The space needs "
-                f"{', '.join(self._required)}; legal besides: "
+                f"{', '.join(configuration) or 'nothing'}. Required: {', '.join(self._required)}. "
+                "Legal besides: "
                 f"{', '.join(n for n in self._legal.model_fields if n not in self._required)}."
             )
         hp.check_epochs(self.max_epochs)
@@ -175,21 +174,20 @@ class Objective:
             configuration: hyperparameter names and values.
             epoch: the epoch to reach, at most ``max_epochs``.
             previous_epoch: the epoch reached before; 0 starts the trial.
-            checkpoint_path: a folder for this trial alone; made where it is missing.
+            checkpoint_path: a folder of this trial alone; made if missing.
 
         Returns:
             One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
             the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
-            ``accuracy``, ``nll`` and ``train_loss`` are None. With weights these metrics are
-            weighted, and the dict has ``accuracy_unweighted`` and ``nll_unweighted`` too, and
-            ``effective_size``, the mean over the splits of the number of equally weighted images
-            that would vary as much. Where the objective measures the
-            test, the dict of the last epoch, ``max_epochs``, has ``test_accuracy`` and
-            ``test_nll`` too, likewise.
+            ``accuracy``, ``nll`` and ``train_loss`` are None. With weights, these metrics are
+            weighted, and the dict also has ``accuracy_unweighted``, ``nll_unweighted`` and
+            ``effective_size``: the mean over the splits of (Σ w)² / Σ w². With ``test``, the dict
+            of epoch ``max_epochs`` also has ``test_accuracy`` and ``test_nll``, None after
+            divergence.
 
         Raises:
             ConfigurationError: an illegal configuration or pair of epochs.
-            CheckpointError: the checkpoint is missing, truncated, or of another configuration,
+            CheckpointError: the checkpoint is missing or truncated, or is of another configuration,
                 labelled set, model, validation scheme or epoch.
         """
         hp = self.hyperparameters(configuration)
@@ -200,18 +198,21 @@ class Objective:
             )
         folder = Path(checkpoint_path)
         if folder.exists() and not folder.is_dir():
-            raise CheckpointError(f"checkpoint_path {folder} is a file; a folder is needed.")
+            raise CheckpointError(
+                f"checkpoint_path is {str(folder)!r}, a file; expected is a folder. Give "
+                "another path."
+            )
         try:
             return self._trained(hp, epoch, previous_epoch, folder)
         except Exception as error:
             if not (self._live and is_out_of_memory(error)):
                 raise
-        # here, where the exception no longer holds what was being trained
+        # outside the except block, where the exception no longer holds the model in memory
         self.release_memory()
         return self._trained(hp, epoch, previous_epoch, folder)
 
     def release_memory(self) -> None:
-        """Let go of the models of recent trials; their checkpoints are on disk."""
+        """Drop the models of recent trials from memory; their checkpoints are on disk."""
         self._live.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -267,8 +268,8 @@ class Objective:
         return {"accuracy_unweighted": accuracy, "nll_unweighted": nll, "effective_size": size}
 
     def _tested(self, trainer: Trainer) -> dict[str, float | None]:
-        """What the record of a fully trained trial says of the test; None where its training
-        diverged, or its outputs on these images are not finite."""
+        """Test scores of a fully trained trial; None if training diverged or outputs are not
+        finite."""
         if self._test is None or trainer.epoch < self.max_epochs:
             return {}
         results: list[Evaluation] = []
@@ -290,8 +291,8 @@ class Objective:
                 trainer.load(folder)
         if trainer.epoch != previous_epoch:
             raise CheckpointError(
-                f"The checkpoint in {folder} is of epoch {trainer.epoch}, but training was to go "
-                f"on from epoch {previous_epoch}."
+                f"The checkpoint in {folder} is of epoch {trainer.epoch}; expected is "
+                f"previous_epoch={previous_epoch}. Give the epoch that the trial reached."
             )
         return trainer
 
@@ -305,7 +306,7 @@ class Objective:
 
 
 def _means(results: list[Evaluation]) -> tuple[float, float] | tuple[None, None]:
-    """Accuracy and NLL over the splits; None where there are no results."""
+    """Mean accuracy and NLL over the splits; None without results."""
     if not results:
         return None, None
     accuracy = sum(result.accuracy for result in results) / len(results)
@@ -315,18 +316,19 @@ def _means(results: list[Evaluation]) -> tuple[float, float] | tuple[None, None]
 def _check_weights(weights: np.ndarray, parts: list[np.ndarray], scheme: str) -> None:
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ConfigurationError(
-            f"Validation by {scheme} gave weights that are negative or not finite: {weights}."
+            f"Validation by {scheme} gave weights that are negative or not finite: {weights}. Use "
+            "a scheme without weights."
         )
     empty = [number for number, part in enumerate(parts) if not part.sum() > 0]
     if empty:
         raise ConfigurationError(
-            f"Validation by {scheme} gave all images of validation split {empty[0]} weight 0, so "
-            "that nothing judges a configuration. Hold out more, or use a scheme without weights."
+            f"Validation by {scheme} gave all images of validation split {empty[0]} weight 0. Hold "
+            "out more images, or use a scheme without weights."
         )
 
 
 def _signature(folder: Path) -> tuple[int, ...]:
-    """Identity of the checkpoint file itself: the live models count only while it is the same."""
+    """Identity of the checkpoint file; models in memory are used only while it is the same."""
     try:
         status = (folder / FILE_NAME).stat()
     except OSError:

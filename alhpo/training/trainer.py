@@ -1,4 +1,4 @@
-"""One trial's models, trained side by side and checkpointed as one resumable unit."""
+"""Training of the models of one trial, with one checkpoint."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from alhpo.training.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on, apart from the hyperparameters.
+    """A training, apart from its hyperparameters: images, recipe and settings.
 
     Attributes:
         images: (L, H, W, C) uint8, the labelled images in the order of labelling.
         labels: (L,) int64.
-        recipe: what is trained, and from which weights.
+        recipe: the recipe, with the initial weights.
         form: how images become model input.
         compute: device and precision.
-        max_epochs: length of a full training.
-        seed: names the random streams of order, augmentation and dropout.
-        augmentation: what ``augmentation="auto"`` means.
+        max_epochs: epochs of a full training.
+        seed: seed of the random streams of order, augmentation and dropout.
+        augmentation: meaning of ``augmentation="auto"``.
     """
 
     images: torch.Tensor
@@ -52,7 +52,7 @@ class Task:
 
     @property
     def training(self) -> dict[str, Any]:
-        """How training goes, apart from the images, the model and the hyperparameters."""
+        """Settings that results depend on, apart from images, model and hyperparameters."""
         return {
             "max_epochs": self.max_epochs,
             "seed": self.seed,
@@ -66,7 +66,7 @@ class Task:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the results of training depend on, apart from the hyperparameters."""
+        """Everything that results depend on, apart from the hyperparameters."""
         return {
             "labeled_set": self.labeled_set,
             "model": {**self.recipe.identity, "weights": self.recipe.weights},
@@ -74,7 +74,7 @@ class Task:
         }
 
     def device_images(self, positions: np.ndarray) -> DeviceImages:
-        """The labelled images at these positions, on the device; all such sets share memory."""
+        """The labelled images at these positions, on the device, without a copy."""
         return self._on_device.part(torch.from_numpy(np.asarray(positions, dtype=np.int64)))
 
     @cached_property
@@ -83,17 +83,17 @@ class Task:
 
 
 class Trainer:
-    """Models trained with one configuration on one or more training sets, epoch by epoch.
+    """Trains one model per training set with one configuration, epoch by epoch.
 
-    Every model starts from the recipe's weights. What happens in an epoch depends on the task, the
-    configuration, the split and the epoch only, so that training resumed from a checkpoint is
-    training uninterrupted, bit by bit on one CPU with one number of threads.
+    Every model starts from the recipe's weights. An epoch depends only on the task, the
+    configuration, the split and the epoch number. So training resumed from a checkpoint gives the
+    same weights as without interruption, bit by bit on one CPU with the same number of threads.
 
     Args:
-        task: what is trained on.
+        task: images, recipe and settings.
         hp: the hyperparameters.
         parts: the training images of each model.
-        scheme: identity of the validation scheme that made the parts.
+        scheme: name of the validation scheme that made the parts.
     """
 
     def __init__(
@@ -112,15 +112,15 @@ class Trainer:
 
     @property
     def models(self) -> list[Any]:
-        """The model of each part, as trained so far."""
+        """The current model of each part."""
         return [training.model for training in self._trainings]
 
     def advance(self) -> float:
         """Train every model one epoch.
 
         Returns:
-            The mean training loss over the models; not finite (and ``diverged`` set) after
-            divergence, from when on nothing is trained any more.
+            The mean training loss over the models. After divergence it is NaN, ``diverged`` is
+            set, and nothing is trained any more.
         """
         losses = []
         for split, (training, images) in enumerate(zip(self._trainings, self._parts, strict=True)):
@@ -134,20 +134,20 @@ class Trainer:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the trainings take, in bytes."""
+        """Bytes of memory of the trainings."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def save(self, folder: Path) -> None:
-        """Write the state to ``folder``; a crash leaves the previous state or this one."""
+        """Write the state to ``folder``. A crash leaves the previous state or this one."""
         tensors = {} if self.diverged else self._tensors()
         state = {"epoch": self.epoch, "diverged": self.diverged}
         write_checkpoint(folder, tensors, self._identity() | state)
 
     def load(self, folder: Path) -> None:
-        """Take up the state in ``folder``.
+        """Load the state in ``folder``.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of other training than this.
+            CheckpointError: the checkpoint is missing, damaged, or of another training.
         """
         tensors, description = read_checkpoint(folder)
         advice = "Give each trial a checkpoint_path of its own."
@@ -175,7 +175,7 @@ class Trainer:
 
 
 def split_tensors(tensors: Mapping[str, torch.Tensor], split: int) -> dict[str, torch.Tensor]:
-    """Those of one training out of a checkpoint of several, by its own names."""
+    """The tensors of one split, without the prefix of their names."""
     start = f"{split}."
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
 
@@ -183,16 +183,16 @@ def split_tensors(tensors: Mapping[str, torch.Tensor], split: int) -> dict[str, 
 def check_parts(
     description: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, advice: str
 ) -> None:
-    """Refuse a checkpoint that is of other training.
+    """Refuse a checkpoint of another training.
 
     Args:
-        description: of the checkpoint.
-        expected: the parts of it that must be as given here.
-        folder: of the checkpoint.
-        advice: what to do, for the message.
+        description: description in the checkpoint.
+        expected: parts that it must have, with their values.
+        folder: folder of the checkpoint.
+        advice: last sentence of the message: what to do.
 
     Raises:
-        CheckpointError: with what differs.
+        CheckpointError: a part differs; the message tells which.
     """
     for part, mine in expected.items():
         theirs = description.get(part)
@@ -205,6 +205,6 @@ def check_parts(
 
 def _difference(theirs: Any, mine: Any) -> str:
     if not (isinstance(theirs, Mapping) and isinstance(mine, Mapping)):
-        return f"{theirs!r}, asked for is {mine!r}"
+        return f"{theirs!r} (asked for: {mine!r})"
     keys = [key for key in mine if theirs.get(key) != mine[key]]
     return ", ".join(f"{key}={theirs.get(key)!r} (asked for: {mine[key]!r})" for key in keys)

@@ -18,7 +18,7 @@ from tuning_toys import ToyObjective, learning_curve, read_rows, run_in_fork, to
 
 from alhpo.base.errors import CheckpointError, DivergedError, EarlierResultWarning, TunerError
 from alhpo.runs.search import run_search
-from alhpo.runs.settings import SearchSettings
+from alhpo.runs.setting_groups import SearchSettings
 from alhpo.tuning import Tuner
 
 

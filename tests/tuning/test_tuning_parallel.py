@@ -17,7 +17,8 @@ from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
 from alhpo.base.errors import CheckpointError, ConfigurationError, DivergedError, TunerError
 from alhpo.base.seeding import numpy_generator
 from alhpo.runs.search import run_search
-from alhpo.runs.settings import RunConfig, SearchSettings, TuneConfig
+from alhpo.runs.setting_groups import SearchSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.tuning import Tuner
 from alhpo.tuning.optimizers import hpo4dl
 from alhpo.tuning.optimizers.registry import OPTIMIZERS, register_optimizer

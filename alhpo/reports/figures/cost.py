@@ -1,4 +1,4 @@
-"""What runs and tunings took."""
+"""The cost of runs and tunings."""
 
 from __future__ import annotations
 

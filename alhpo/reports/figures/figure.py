@@ -24,11 +24,11 @@ class ReportFigure:
     """A figure of a report.
 
     Attributes:
-        key: what it shows and of what, unique in a report: letters, digits, hyphens.
-        title: in words.
+        key: unique in a report: letters, digits, hyphens.
+        title: title in words.
         caption: how to read it.
-        figure: as matplotlib has it.
-        png: as it is shown, 200 pixels an inch.
+        figure: the matplotlib figure.
+        png: the image, 200 pixels per inch.
     """
 
     key: str
@@ -39,25 +39,25 @@ class ReportFigure:
 
     @property
     def width(self) -> int:
-        """Pixels of CSS that it is best shown at."""
+        """Width in CSS pixels."""
         return round(120 * self.figure.get_figwidth())
 
 
 def finished(key: str, title: str, caption: str, figure: Figure) -> ReportFigure:
-    """The figure with its pixels."""
+    """Render the figure."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=200, metadata={"Software": None})
     return ReportFigure(key, title, caption, figure, buffer.getvalue())
 
 
 def of_part(part: Part, what: str, title: str, caption: str, figure: Figure) -> ReportFigure:
-    """The same, named after the data set and the model where there are several."""
+    """Render a figure of a part; its name has data set and model if there are several parts."""
     key = part.key(what) if part.named else what
     return finished(key, f"{title}, {part.title}" if part.named else title, caption, figure)
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Below the panels."""
+    """Draw a legend below the panels."""
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), 4, 96 // (longest + 8)))
     figure.legend(

@@ -1,4 +1,4 @@
-"""How everything in a figure looks, without touching matplotlib's global state."""
+"""The style of figures, without changing matplotlib's global state."""
 
 from __future__ import annotations
 

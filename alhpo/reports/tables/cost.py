@@ -1,4 +1,4 @@
-"""What runs and tunings took."""
+"""The cost of runs and tunings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alhpo.reports.part import Part, joined
 
 
 def cost_table(part: Part) -> Table | None:
-    """Epochs, images and time that one run and one tuning took, on average."""
+    """Mean epochs, images and time of a run and of a tuning."""
     if not part.outcomes:
         return None
     runs = {r["cell"]: r for r in part.outcomes if r["column"] in (ACTIVE, WITHIN)}  # the last

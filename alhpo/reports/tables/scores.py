@@ -12,13 +12,13 @@ from alhpo.reports import statistics
 from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Values
 
-#: Below this a difference is marked.
+#: Significance level below which a difference is marked.
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a test score is shown: its name, factor, digits, and whether more is better."""
+    """How a test score is shown: title, factor, digits, and whether the highest is best."""
 
     title: str
     factor: float
@@ -133,8 +133,10 @@ def _test_note(part: Part, most: int) -> str:
 
 
 def gap_table(part: Part, labels: int) -> Table | None:
-    """What every strategy gains over random sampling, in percentage points, with its p-value;
-    None without random sampling or anything to compare with it."""
+    """The gain of every strategy over random sampling, in percentage points, with its p-value.
+
+    None without random sampling or without another strategy.
+    """
     others = [name for name in part.strategies if name != part.baseline]
     if part.baseline is None or not others:
         return None

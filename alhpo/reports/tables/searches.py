@@ -1,4 +1,4 @@
-"""What searches saw and chose."""
+"""Tables of searches: validation against test, and the hyperparameters chosen."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from alhpo.reports.findings import WITHIN
 from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Row, joined
 
-#: Configurations that a rank correlation within one search is of at least.
+#: Fewest configurations for a rank correlation within one search.
 FEWEST_TRIALS = 3
 
-#: What is read off a trial's validation, and whether less is better.
+#: Validation values of a trial by name: the column, and −1 if less is better.
 ESTIMATORS = {
     "accuracy": ("accuracy", 1),
     "likelihood": ("nll", -1),
@@ -48,7 +48,7 @@ def validation_table(part: Part) -> Table | None:
 
 
 def regret_table(part: Part) -> Table | None:
-    """What choosing by validation loses against choosing by the test, in percentage points."""
+    """The test accuracy lost by choosing with validation, in percentage points."""
     return _judged_table(
         part,
         lambda judged, test: 100 * statistics.selection_regret(judged, test),
@@ -153,7 +153,7 @@ def found_table(part: Part, labels: int) -> Table | None:
 
 
 def _varying(every: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names with different values among the configurations that have them."""
+    """Names whose values differ among the configurations."""
     names = dict.fromkeys(name for one in every for name in one)
     return [name for name in names if len({str(one[name]) for one in every if name in one}) > 1]
 

@@ -1,4 +1,4 @@
-"""Launchers: where the cells of a study are run.
+"""Launchers: where the cells of a study run.
 
 One file per launcher; a new one is a class registered here, or in another package under the entry
 point group ``alhpo.launchers``.

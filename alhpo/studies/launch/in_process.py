@@ -12,11 +12,11 @@ from alhpo.studies.config import Cell
 
 
 class InProcessOptions(Settings):
-    """It has no options: threads are those of this process."""
+    """The in-process launcher has no options; it uses the threads of this process."""
 
 
 class InProcessLauncher:
-    """For debugging: a debugger sees the cell, and its progress is shown where it runs."""
+    """Runs cells in this process, for debugging and for the progress within a cell."""
 
     options_class: ClassVar[type[Settings]] = InProcessOptions
     capacity = 1

@@ -1,4 +1,4 @@
-"""Cells in processes of this machine, which share its cores or its GPUs."""
+"""Cells in processes on this machine, which share its cores or its GPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings, visible_gpus
 from alhpo.studies.launch.remote import pack
 
-#: Seconds that a worker has to end by itself.
+#: Seconds that a worker has to end before it is killed.
 GRACE = 5.0
 
 
@@ -29,7 +29,7 @@ class LocalOptions(Settings):
     """Options of the local launcher."""
 
     workers: int | None = Field(
-        None, ge=1, description="Processes; by default GPUs x per_gpu, or one for each core."
+        None, ge=1, description="Number of processes; by default GPUs x per_gpu, or one per core."
     )
     threads: int | None = Field(
         None, ge=1, description="Threads of each process; by default cores / workers."
@@ -38,10 +38,10 @@ class LocalOptions(Settings):
 
 
 class LocalLauncher:
-    """Worker processes that live as long as the study and take one cell after the other.
+    """Worker processes that live as long as the study and run one cell after the other.
 
-    Threads follow from the machine and the options alone, not from how many cells are left:
-    results depend on their number in the last bits, and a continued study must not.
+    The number of threads changes the last bits of results. So it depends only on the machine and
+    the options, not on the number of cells left.
     """
 
     options_class: ClassVar[type[Settings]] = LocalOptions
@@ -56,7 +56,7 @@ class LocalLauncher:
     def __init__(self, options: LocalOptions, *, gpus: bool = True) -> None:
         """
         Args:
-            options: see there.
+            options: the options of the launcher.
             gpus: whether cells may use GPUs.
         """
         cores = physical_cores()
@@ -92,7 +92,7 @@ class LocalLauncher:
             worker.join()
 
     def _start(self) -> _Worker:
-        """A worker on the GPU that has fewest."""
+        """Start a worker, on the GPU with the fewest workers."""
         environment = os.environ | thread_settings(self.threads)
         gpu = None
         if self._gpus:
@@ -102,14 +102,14 @@ class LocalLauncher:
         return _Worker(environment, gpu, self._answers)
 
     def _settle(self, worker: _Worker, outcome: Outcome | None) -> Outcome | None:
-        """What an answer of a worker, or its end, means for its cell."""
+        """The outcome of a worker's cell; ``outcome`` is None when the worker has ended."""
         cell = self._busy.pop(worker, None)
         if outcome is None:
             if worker in self._idle:
                 self._idle.remove(worker)
             worker.join()
             return cell and Outcome(cell.index, "lost", f"its process {worker.end}")
-        if outcome.status == "failed":  # memory not freed, a broken CUDA context: not for others
+        if outcome.status == "failed":  # its memory or CUDA context may be broken: do not reuse it
             worker.stop()
         else:
             self._idle.append(worker)
@@ -134,24 +134,24 @@ class _Worker:
             env=environment,
             text=True,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the driver, which ends its workers
+            start_new_session=True,  # Ctrl-C goes to the main process, which ends its workers
         )
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, line: str) -> None:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # its end is in the queue, or soon will be
+        with suppress(BrokenPipeError):  # the worker has ended, which the queue tells
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
     def stop(self) -> None:
-        """Tell it to end, whatever it is doing."""
+        """Tell the worker to end at once."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def join(self) -> None:
-        """Wait for its end, and make sure of it."""
+        """Wait until the worker has ended; kill it if it does not."""
         try:
             self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -160,7 +160,7 @@ class _Worker:
 
     @property
     def end(self) -> str:
-        """How it ended."""
+        """How the worker ended, in words."""
         code = self._process.returncode
         if code == -signal.SIGKILL:
             return "was killed (SIGKILL), perhaps for lack of memory"

@@ -12,7 +12,7 @@ import torch
 from alhpo.base.errors import ConfigurationError
 from alhpo.studies.config import Cell
 
-#: What sets the number of threads of the libraries that compute.
+#: Environment variables that set the number of threads of numerical libraries.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -32,7 +32,7 @@ def physical_cores() -> int:
 
 
 def _quota(logical: int) -> int:
-    """Cores' worth of time that the control group grants."""
+    """The number of cores that the control group grants."""
     try:
         granted, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         return int(granted) // int(period)
@@ -59,12 +59,12 @@ def may_use_gpus(cells: Sequence[Cell], launcher: str) -> bool:
     for cell in cells:
         if cell.config.device not in ("auto", "cpu", "cuda", "cuda:0"):
             raise ConfigurationError(
-                f"Cell {cell.index} has device {cell.config.device!r}, but launcher {launcher!r} "
-                "chooses the GPU, and its processes see one each. Use device auto or cuda."
+                f"Setting 'device' of cell {cell.index} is {cell.config.device!r}, but launcher "
+                f"{launcher!r} chooses a GPU for each process. Legal: auto, cpu, cuda, cuda:0."
             )
     return any(cell.config.device != "cpu" for cell in cells)
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """The environment of a process that computes with so many threads."""
+    """Environment variables for a process with this number of threads."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))

@@ -1,4 +1,4 @@
-"""What the scheduler asks of a launcher, and how one is made."""
+"""Protocols of launchers."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from alhpo.studies.config import Cell
 class Launcher(Protocol):
     """Runs cells somewhere.
 
-    Cells travel whole, so that an edit of the study's file cannot change what their numbers mean
-    to a process that is at work.
+    A cell is sent with all its settings, so that an edit of the study's file does not change the
+    cells of a running process.
     """
 
     @property
     def capacity(self) -> int:
-        """How many cells it can have in work at once."""
+        """How many cells it can run at the same time."""
         ...
 
     def submit(self, cell: Cell) -> None:
-        """Begin with a cell; never called with more than ``capacity`` in work."""
+        """Start a cell; never called while ``capacity`` cells are running."""
         ...
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
-        """Outcomes since the last call, at least one where some cell is in work and no timeout
-        passes. A cell whose process died has the status "lost"; it may be submitted again.
+        """Wait for at least one outcome, and return all since the last call.
+
+        A cell whose process died has the status "lost"; it may be submitted again.
 
         Args:
-            timeout: in seconds; without one for as long as it takes.
+            timeout: seconds to wait at most; None waits until a running cell ends.
         """
         ...
 
     def close(self) -> None:
-        """End all processes it started, those that have a cell in work too."""
+        """End all its processes, also those that are running a cell."""
         ...
 
 
 class LauncherClass(Protocol):
-    """A launcher as it is registered: its options, and how it is made for the cells of a study."""
+    """A launcher as registered: its options, and how to make it for the cells of a study."""
 
     @property
     def options_class(self) -> type[Settings]:
@@ -50,14 +51,14 @@ class LauncherClass(Protocol):
         ...
 
     def for_cells(self, options: Any, cells: Sequence[Cell], observer: Observer | None) -> Launcher:
-        """Make it.
+        """Make the launcher.
 
         Args:
-            options: an ``options_class``, checked.
-            cells: those it will be given.
-            observer: for the progress within a cell; of use where cells run in this process.
+            options: a checked instance of ``options_class``.
+            cells: the cells to run.
+            observer: receives the progress within cells that run in this process.
 
         Raises:
-            ConfigurationError: it cannot run these cells here.
+            ConfigurationError: the launcher cannot run these cells here.
         """
         ...

@@ -21,7 +21,7 @@ from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings
 from alhpo.studies.launch.remote import pack, run_packed
 
-#: Seconds for a cluster to take a connection.
+#: Seconds to wait for a connection to a cluster.
 PATIENCE = 10.0
 #: Bytes of a local cluster's object store: only outcomes pass through it.
 OBJECT_STORE = 128 * 2**20
@@ -31,21 +31,22 @@ class RayOptions(Settings):
     """Options of the Ray launcher."""
 
     address: str | None = Field(
-        None, description="Of the cluster; by default RAY_ADDRESS, else a cluster of this machine."
+        None,
+        description="Address of the cluster; by default RAY_ADDRESS, else this machine.",
     )
     cpus_per_cell: float = Field(1, gt=0, description="CPUs of a cell, and its threads.")
     gpus_per_cell: float | None = Field(
-        None, ge=0, description="GPUs of a cell; by default one where the cluster has any."
+        None, ge=0, description="GPUs of a cell; by default 1 if the cluster has GPUs."
     )
     workers: int | None = Field(
-        None, ge=1, description="Cells at once; by default as many as the cluster has room for."
+        None, ge=1, description="Cells that run at the same time; by default as many as fit."
     )
 
 
 class RayLauncher:
-    """One task for each cell; its process lives on a node of Ray's choice.
+    """Runs each cell as a Ray task, on a node that Ray chooses.
 
-    A cluster that was started here is stopped by ``close``; one that was joined stays.
+    ``close`` stops a cluster that was started here; one that was joined keeps running.
     """
 
     options_class: ClassVar[type[Settings]] = RayOptions
@@ -60,7 +61,7 @@ class RayLauncher:
     def __init__(self, options: RayOptions, *, gpus: bool = True) -> None:
         """
         Args:
-            options: see there.
+            options: the options of the launcher.
             gpus: whether cells may use GPUs.
 
         Raises:
@@ -96,11 +97,11 @@ class RayLauncher:
 
     @property
     def capacity(self) -> int:
-        """Follows a cluster that grows or shrinks."""
+        """Cells that fit on the cluster now; it may grow or shrink."""
         return self._workers or max(1, self._room())
 
     def submit(self, cell: Cell) -> None:
-        with suppress(OSError):  # which the task reports
+        with suppress(OSError):  # the task reports it
             cell.path.mkdir(parents=True, exist_ok=True)
         self._cells[self._task.remote(pack(cell), str(Path.cwd()), str(cell.path))] = cell
 
@@ -112,7 +113,7 @@ class RayLauncher:
 
     def close(self) -> None:
         for task in self._cells:
-            with suppress(Exception):  # it may be gone, and so may be the cluster
+            with suppress(Exception):  # the task or the cluster may be gone
                 self._ray.cancel(task, force=True)
         if not self._joined:
             self._ray.shutdown()
@@ -143,11 +144,11 @@ class RayLauncher:
 
 
 def _task(cell: str, folder: str, path: str) -> str:
-    """What runs on a node: relative paths mean there what they mean to the driver."""
+    """Run a cell on a node, in the working directory of the main process."""
     if not Path(folder, path).is_dir():
         raise NotADirectoryError(
             f"Node {socket.gethostname()} does not have the cell's folder {Path(folder, path)}, or "
-            "it cannot be made. A study on several nodes must be on a file system that they share."
+            "cannot make it. Put the study on a file system that all nodes share."
         )
     os.chdir(folder)
     return run_packed(cell)
@@ -184,7 +185,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _check_listening(address: str | None) -> None:
-    """Refuse an address HOST:PORT where nothing listens; Ray itself would try for minutes."""
+    """Refuse an address HOST:PORT where nothing listens; Ray would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return
@@ -192,14 +193,14 @@ def _check_listening(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except OSError as error:
         raise ConfigurationError(
-            f"No Ray cluster at {address}: {error}. The address of a cluster is that of its head "
-            "node, with port 6379 unless it was started with another."
+            f"No Ray cluster at {address}: {error}. Give the address of the head node, with "
+            "port 6379 unless the cluster was started with another."
         ) from None
 
 
 @contextmanager
 def _same_signals() -> Iterator[None]:
-    """Keep what SIGTERM does: a node that starts in this process makes it end with status 1."""
+    """Restore the handler of SIGTERM, which Ray replaces when it starts a cluster."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -210,7 +211,7 @@ def _same_signals() -> Iterator[None]:
 
 @contextmanager
 def _no_usage_statistics() -> Iterator[None]:
-    """A cluster started within does not report home."""
+    """Ray sends no usage statistics for a cluster started in the block."""
     name = "RAY_USAGE_STATS_ENABLED"
     before = os.environ.get(name)
     os.environ[name] = "0"

@@ -18,7 +18,7 @@ def _check(name: str, launcher: Any) -> LauncherClass:
     declares = isinstance(options, type) and issubclass(options, Settings)
     if not declares or not callable(getattr(launcher, "for_cells", None)):
         raise ConfigurationError(
-            f"The launcher {name!r} is {launcher!r}; expected is a class with options_class, a "
+            f"Launcher {name!r} is {launcher!r}; expected is a class with options_class, a "
             "subclass of alhpo.base.schema.Settings, and the class method for_cells(options, "
             "cells, observer)."
         )
@@ -32,18 +32,18 @@ def register_launcher(name: str, launcher: LauncherClass) -> None:
     """Make a launcher available as ``run_study(launcher=name)``.
 
     Args:
-        name: how users call it.
+        name: its name.
         launcher: see ``LauncherClass``.
 
     Raises:
-        ConfigurationError: a name that is no text or that another launcher has, or a class that
-            does not declare its options or how it is made.
+        ConfigurationError: a name that is not text or is taken, or a class without
+            ``options_class`` or ``for_cells``.
     """
     LAUNCHERS.register(name, launcher)
 
 
 def launcher_names() -> tuple[str, ...]:
-    """All names, sorted; plug-ins are listed without being imported."""
+    """Names of all launchers, sorted; plug-ins are not imported."""
     return LAUNCHERS.names()
 
 
@@ -57,13 +57,13 @@ def make_launcher(
 
     Args:
         name: one of ``launcher_names()``.
-        cells: those it will be given.
+        cells: the cells to run.
         options: its options, see ``LocalOptions`` and ``RayOptions``.
-        observer: for the progress within a cell, which only "in-process" can show.
+        observer: receives the progress within cells; only "in-process" has it.
 
     Raises:
-        ConfigurationError: no such launcher or option, a package that is missing, or a device
-            that its processes do not have.
+        ConfigurationError: an unknown launcher or option, a missing package, or a device that its
+            processes do not have.
     """
     launcher = LAUNCHERS.get(name)
     parsed = parse(launcher.options_class, options or {}, f"option of launcher {name!r}:")

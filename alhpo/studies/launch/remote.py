@@ -1,4 +1,4 @@
-"""A cell as text on its way to another process, and what is done with it there."""
+"""Sends cells to other processes as text, and runs them there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pack(cell: Cell) -> str:
 
 
 def unpack(text: str) -> Cell:
-    """The reverse of ``pack``."""
+    """The cell in the result of ``pack``."""
     values = json.loads(text)
     schema = RunConfig if values["kind"] == "run" else TuneConfig
     config = schema.create(values["config"])
@@ -36,10 +36,12 @@ def unpack(text: str) -> Cell:
 
 
 def run_packed(text: str) -> str:
-    """Run a cell that came as text, all output of the process in its log; the outcome as text."""
+    """Run a cell given as text, with all output of the process in its log; return text."""
     try:
         cell = unpack(text)
-    except ConfigurationError as error:  # such as a strategy that only the other process registered
+    except (
+        ConfigurationError
+    ) as error:  # such as a strategy that is registered only in the other process
         return Outcome(json.loads(text)["index"], "failed", str(error)).to_json()
     with _output_to(cell.path / LOG):
         return run_cell(cell).to_json()
@@ -47,11 +49,11 @@ def run_packed(text: str) -> str:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send stdout and stderr of the process, those of libraries written in C too, to a file."""
+    """Redirect stdout and stderr of the process, also of C libraries, to a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:  # a full disk; what it means for the cell, the cell finds out
+    except OSError:  # such as a full disk, which the cell itself reports
         log = os.open(os.devnull, os.O_WRONLY)
     saved = [os.dup(number) for number in (1, 2)]
     try:

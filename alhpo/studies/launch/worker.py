@@ -1,8 +1,8 @@
 """A process that runs cells: ``python -m alhpo.studies.launch.worker``.
 
-It reads a cell a line on stdin and answers with an outcome a line on stdout. It ends with the
-process that started it: the end of stdin, which the system closes however that one ends, ends it
-at once, also in the middle of a cell. A cell is safe against this as against any other kill.
+It reads one cell per line from stdin and writes one outcome per line to stdout. It ends at once
+when stdin ends, even within a cell: the system closes stdin when the main process ends. The cell
+can be continued as after any other kill.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alhpo.studies.launch.remote import run_packed
 def main() -> None:
     """Serve until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever prints to stdout must not mix with the answers
+    os.dup2(2, 1)  # other output must not mix with the answers
     cells: SimpleQueue[str] = SimpleQueue()
 
     def read() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     while True:
         answer = run_packed(cells.get())
-        with suppress(BrokenPipeError):  # the driver is gone; the end of stdin ends us
+        with suppress(BrokenPipeError):  # the main process is gone; the end of stdin ends this one
             print(answer, file=answers, flush=True)
 
 

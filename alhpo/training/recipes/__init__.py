@@ -1,4 +1,4 @@
-"""What is trained, by name: one recipe, one file."""
+"""Recipes, what is trained, by name; one file each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _check(name: str, recipe: Any) -> RecipeFactory:
         and issubclass(fields, TrainingHyperparameters)
     ):
         raise ConfigurationError(
-            f"Recipe {name!r} is {recipe!r}; a recipe is made by a callable (spec, seed) whose "
-            "attribute hyperparameters is a subclass of TrainingHyperparameters."
+            f"Recipe {name!r} is {recipe!r}; expected is a callable (spec, seed) with the "
+            "attribute hyperparameters, a subclass of TrainingHyperparameters."
         )
     if "logits" not in getattr(recipe, "outputs", ()):
         raise ConfigurationError(
-            f"Recipe {name!r} does not say what its models predict: give it the attribute outputs, "
-            "such as frozenset({'logits', 'features'})."
+            f"Recipe {name!r} does not declare what its models predict. Give it the attribute "
+            "outputs, such as frozenset({'logits', 'features'})."
         )
     return cast(RecipeFactory, recipe)
 
@@ -37,15 +37,16 @@ RECIPES.register("learning-loss", LearningLossRecipe)
 
 
 def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
-    """The recipe with this name; "learning-loss" in place of "network" where a strategy needs
-    ``predicted_losses``.
+    """The recipe with this name.
+
+    "network" becomes "learning-loss" for a strategy that needs ``predicted_losses``.
 
     Args:
-        name: of a recipe.
-        needs: what is to be looked at, fields of ``PoolOutputs``.
+        name: name of a recipe.
+        needs: fields of ``PoolOutputs`` that the strategy needs.
 
     Raises:
-        ConfigurationError: an unknown name, or a recipe whose models do not say what is needed.
+        ConfigurationError: an unknown name, or a recipe that does not predict what is needed.
     """
     if name == "network" and "predicted_losses" in needs:
         name = "learning-loss"
@@ -62,8 +63,8 @@ def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     missing = {of_model[one] for one in needs & of_model.keys()} - recipe.outputs
     if missing:
         raise ConfigurationError(
-            f"The strategy looks at {', '.join(sorted(missing))}, which models of recipe {name!r} "
-            f"do not offer: they have {', '.join(sorted(recipe.outputs))}. Choose another strategy "
-            "or recipe."
+            f"The strategy needs {', '.join(sorted(missing))}, which models of recipe {name!r} do "
+            f"not predict. They predict {', '.join(sorted(recipe.outputs))}. Choose another "
+            "strategy or recipe."
         )
     return recipe

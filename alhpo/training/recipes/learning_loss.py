@@ -28,17 +28,19 @@ from alhpo.training.recipes.recipe import Prediction
 
 
 class LearningLossTraining(NetworkTraining):
-    """A network with its head, trained together."""
+    """The training of a network and its head together."""
 
     loss_function = staticmethod(joint_loss)
 
     def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
         loss = super().epoch(images, epoch, *key)
-        return loss if head_is_finite(self.model) else math.nan  # the head can diverge alone
+        return (
+            loss if head_is_finite(self.model) else math.nan
+        )  # the head can diverge when the rest does not
 
 
 class LearningLossRecipe(NetworkRecipe):
-    """A timm model with stages, and a head that looks at them."""
+    """A timm model with stages, and a head that predicts losses from them."""
 
     outputs: ClassVar[frozenset[str]] = NetworkRecipe.outputs | {"predicted_losses"}
     training: ClassVar[type[NetworkTraining]] = LearningLossTraining

@@ -1,4 +1,4 @@
-"""The whole network: a timm model, from random or pretrained weights, all of it trained."""
+"""The recipe "network": a timm model from random or pretrained weights, trained as a whole."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from alhpo.training.recipes.recipe import Prediction
 
 
 class NetworkTraining:
-    """A network and its optimizer.
+    """The training of a network with its optimizer.
 
     Args:
-        model: on the device, trained in place.
+        model: the model on the device, trained in place.
         hp: the hyperparameters, with ``augmentation`` resolved.
-        max_epochs: length of a full training.
+        max_epochs: epochs of a full training.
         compute: device and precision.
     """
 
@@ -70,7 +70,7 @@ class NetworkTraining:
 
 
 class NetworkRecipe:
-    """A timm model whose weights are all trained, from the same initial ones every time.
+    """A timm model whose weights are all trained, always from the same initial weights.
 
     Attributes:
         spec: the model.
@@ -131,7 +131,7 @@ class NetworkRecipe:
 
 @contextmanager
 def inference(model: nn.Module, compute: Compute) -> Iterator[None]:
-    """The model in evaluation mode, without gradients, in the precision asked for."""
+    """Put the model in evaluation mode, without gradients, in the precision of ``compute``."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What a recipe offers: what is trained, how it starts, runs an epoch, predicts and is restored."""
+"""Protocols of a recipe: what is trained, and how it starts, trains, predicts and is restored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alhpo.training.compute import Compute
 
 
 class Prediction(NamedTuple):
-    """What a model says of B images, unaugmented; without gradients.
+    """Predictions for B images, without augmentation and gradients.
 
     Attributes:
         logits: (B, C) float32.
-        features: (B, D) float32, what its classifier makes the logits of.
-        predicted_losses: (B,) float32, of a recipe that trains such a prediction.
+        features: (B, D) float32, the input of the classifier; None if not asked for.
+        predicted_losses: (B,) float32; None for recipes without such a prediction.
     """
 
     logits: torch.Tensor
@@ -29,54 +29,53 @@ class Prediction(NamedTuple):
 
 
 class Training(Protocol):
-    """A model on its way: trained epoch by epoch, in place."""
+    """The training of one model, epoch by epoch, in place."""
 
     @property
     def model(self) -> Any:
-        """The model as trained so far; it does without the rest of the training, such as the
-        state of an optimizer."""
+        """The current model, without the rest of the training such as the optimizer."""
         ...
 
     def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
         """Train one epoch.
 
-        What happens must depend on the arguments and the tensors only, so that a training that is
-        restored goes on as if it had never stopped, bit by bit on one CPU.
+        The result must depend only on the arguments and on ``tensors()``, so that a restored
+        training gives the same weights as an uninterrupted one, bit by bit on one CPU.
 
         Args:
             images: the training images with labels.
             epoch: the epoch to train, from 0.
-            key: names the random streams of this training; the epoch is to be added to it.
+            key: names the random streams of this training; add the epoch to it.
 
         Returns:
-            The mean training loss; NaN or infinity after divergence, which is not raised.
+            The mean training loss; NaN or infinity after divergence, without an exception.
         """
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that changes in training, by names: views where that is possible, no copies."""
+        """All tensors that change in training, by name; views rather than copies."""
         ...
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take up the state that ``tensors`` gave, from tensors on the CPU.
+        """Restore the result of ``tensors``, given on the CPU.
 
         Raises:
-            CheckpointError: they are not those of such a model.
+            CheckpointError: the tensors are of another model.
         """
         ...
 
 
 class Declared(Protocol):
-    """What is known of a recipe before it is made."""
+    """What a recipe declares before it is made."""
 
     @property
     def hyperparameters(self) -> type[TrainingHyperparameters]:
-        """The hyperparameters that it has: others are refused in spaces and among fixed ones."""
+        """The class of its hyperparameters; others are refused."""
         ...
 
     @property
     def outputs(self) -> frozenset[str]:
-        """What its models say of images: the fields of ``Prediction`` that are filled in."""
+        """The fields of ``Prediction`` that its models fill in."""
         ...
 
 
@@ -84,69 +83,71 @@ class Declared(Protocol):
 class Recipe(Declared, Protocol):
     """What is trained, for one data set and seed; made by a ``RecipeFactory``.
 
-    It knows no labels and changes nothing of itself. A model is whatever it says it is.
+    It knows no labels and does not change. Its models may be of any type.
     """
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The architecture, apart from its weights, as a JSON-able mapping."""
+        """The architecture without weights, as a mapping that JSON can hold."""
         ...
 
     @property
     def weights(self) -> str:
-        """Identity of the weights that trainings start from, whatever the configuration."""
+        """Identity of the initial weights, for all configurations."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What training depends on besides, as a JSON-able mapping; often empty."""
+        """Other settings that training depends on, as a mapping that JSON can hold."""
         ...
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels to which images are resized, or None to keep theirs."""
+        """(height, width) in pixels to which images are resized; None keeps their size."""
         ...
 
     @property
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and deviation per channel that inputs are normalised with, of values in [0, 1];
-        None for the data set's own."""
+        """Mean and standard deviation per channel to normalise inputs, of values in [0, 1]; None
+        takes the data set's own."""
         ...
 
     def start(self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute) -> Training:
-        """A training from the start, on the device. The hyperparameters may decide the shape of
-        the model; its weights are then a function of that shape, too.
+        """A new training from the initial weights, on the device.
+
+        The hyperparameters may decide the shape of the model; then the initial weights depend on
+        the shape and the seed only.
 
         Args:
-            hp: of the recipe's class, with what "auto" means filled in.
-            max_epochs: length of a full training, for schedules.
+            hp: hyperparameters of the recipe's class, with "auto" resolved.
+            max_epochs: epochs of a full training, for schedules.
             compute: device and precision.
         """
         ...
 
     def from_model(self, model: Any) -> Recipe:
-        """The same recipe, whose trainings start from the weights of a fitted model (warm start).
+        """The same recipe with the weights of a fitted model as initial weights (warm start).
 
         Raises:
-            ConfigurationError: the recipe has no warm start.
+            ConfigurationError: the recipe does not support a warm start.
         """
         ...
 
     def predict(
         self, model: Any, inputs: torch.Tensor, compute: Compute, *, features: bool
     ) -> Prediction:
-        """What a model says of a block of images, each by itself; the model stays as it is.
+        """Predict a block of images, each by itself, without changing the model.
 
         Args:
-            model: of a training of this recipe.
+            model: a model trained by this recipe.
             inputs: (B, C, H, W) float32, normalised, on the device.
             compute: device and precision.
-            features: whether features are wanted; without, they may be left out.
+            features: whether features are needed; without, they may be None.
         """
         ...
 
     def classifier(self, model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The function that makes (B, C) logits of (B, D) features, row by row."""
+        """The function from (B, D) features to (B, C) logits, row by row."""
         ...
 
 
@@ -156,10 +157,10 @@ class RecipeFactory(Declared, Protocol):
     def __call__(self, spec: ModelSpec, seed: int) -> Recipe:
         """
         Args:
-            spec: the model that is set, and the images it is for.
-            seed: of random initial weights.
+            spec: settings of the model, and of its images.
+            seed: seed of random initial weights.
 
         Raises:
-            ConfigurationError: there is no such model.
+            ConfigurationError: an unknown model, or one that cannot be used.
         """
         ...

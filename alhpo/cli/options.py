@@ -1,0 +1,113 @@
+"""Flags of settings, and the values that flags and files give."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import click
+import pydantic
+from pydantic.fields import FieldInfo
+
+from alhpo.base.errors import ConfigurationError
+
+
+def setting_options(
+    schema: type[pydantic.BaseModel], several: Collection[str], without: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``--config``, ``--hp`` and one flag for every setting to a command.
+
+    Args:
+        schema: the class of the settings.
+        several: names of settings that take several values.
+        without: names of settings without a flag.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(schema.model_fields.items()):
+            if name == "hyperparameters" or name in without:
+                continue
+            text = field.description or ""
+            flag = "--" + name.replace("_", "-")
+            if _is_flag(field.annotation):
+                flag += "/--no-" + name.replace("_", "-")
+                kind: dict[str, Any] = {"default": None}
+            elif name in several:
+                text += " Several, separated by commas, make several runs."
+                kind = {"metavar": "TEXT,..."}
+            else:
+                kind = {"type": _kind(field)}
+            if not (field.default is None or field.is_required()):
+                text += f"  [default: {field.default}]"
+            command = click.option(flag, name, help=text, **kind)(command)
+        command = click.option(
+            "--hp",
+            "hyperparameters",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A fixed hyperparameter, such as --hp lr=0.01 --hp optimizer=adamw.",
+        )(command)
+        return click.option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="YAML file of settings; flags replace its values.",
+        )(command)
+
+    return decorate
+
+
+def _is_flag(annotation: Any) -> bool:
+    return annotation is bool or bool in typing.get_args(annotation)
+
+
+def _kind(field: FieldInfo) -> click.ParamType:
+    """What click accepts as the value of a setting's flag."""
+    annotation = field.annotation
+    if typing.get_origin(annotation) is typing.Literal:
+        return click.Choice(typing.get_args(annotation))
+    kinds = {annotation, *typing.get_args(annotation)}
+    bounds: dict[str, Any] = {}
+    for limit in field.metadata:  # of annotated_types, whose classes pydantic does not promise
+        for name, bound in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+            if hasattr(limit, name):
+                bounds |= {bound: getattr(limit, name), f"{bound}_open": name in ("gt", "lt")}
+    if int in kinds:
+        return click.IntRange(**bounds)
+    return click.FloatRange(**bounds) if float in kinds else click.STRING
+
+
+def with_hyperparameters(settings: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+    """The settings; hyperparameters given as flags replace theirs.
+
+    Raises:
+        ConfigurationError: hyperparameters in another form than names and values.
+    """
+    if not assignments:
+        return settings
+    fixed = settings.get("hyperparameters") or {}
+    if not isinstance(fixed, dict):
+        raise ConfigurationError(
+            f"Setting 'hyperparameters' is {fixed!r}; expected are names and values, such as "
+            "lr: 0.01."
+        )
+    return settings | {"hyperparameters": fixed | dict(map(_assignment, assignments))}
+
+
+def split_commas(text: str) -> list[str]:
+    return text.split(",")
+
+
+def listed(value: Any, split: Callable[[str], list[str]] = split_commas) -> list[Any]:
+    """The values that a flag or a file gives for a setting."""
+    values = split(value) if isinstance(value, str) else value
+    return values if isinstance(values, list) else [values]
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--hp is {text!r}; expected is NAME=VALUE, such as lr=0.01.")
+    return name.strip(), value.strip()

@@ -1,0 +1,226 @@
+"""Groups of settings that runs and tunings share: data, model, search, compute.
+
+The form of a value is checked first, without importing torch. Names of models, spaces and
+validation schemes are looked up after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.base.schema import Settings, parse
+from alhpo.hyperparameters import (
+    Hyperparameters,
+    TrainingHyperparameters,
+    check_warmup,
+    load_space,
+)
+
+
+class DataSettings(Settings):
+    """The data set and how it is read."""
+
+    dataset: str = Field(
+        "digits",
+        min_length=1,
+        description="digits; a folder with one sub-folder per class (or train and val splits of "
+        "them); a name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or a "
+        "registered data source.",
+    )
+    data_dir: str | None = Field(
+        None, description="Folder where data sets are stored and downloaded to."
+    )
+    train_split: str = Field("train", description="Name of the split that is the pool.")
+    val_split: str = Field("validation", description="Name of the evaluation split.")
+    download: bool = Field(True, description="Download a torchvision data set that is missing.")
+    image_size: int | None = Field(
+        None, ge=1, description="Side in pixels to which images are decoded; by default their own."
+    )
+    pool_size: int | None = Field(
+        None, ge=1, description="Number of pool images, drawn at random; by default all."
+    )
+    eval_size: int | None = Field(
+        None, ge=1, description="Number of evaluation images, drawn at random; by default all."
+    )
+
+
+class ModelSettings(Settings):
+    """The model and its input."""
+
+    model: str = Field("resnet18", description="Name of a timm model.")
+    pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    init: Literal["timm", "torch"] = Field(
+        "timm",
+        description="Random initial weights: timm (timm's own for the architecture) or torch "
+        "(PyTorch's defaults for every layer, as in Huseljic et al. 2023).",
+    )
+    cifar_stem: bool | None = Field(
+        None, description="3x3 stride-1 stem without max-pool; by default below 64 pixels."
+    )
+    input_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side in pixels to which the device resizes; by default no resizing.",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout probability before the classifier, in training and in the passes "
+        "that strategies such as bald need.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _known_model(self) -> Self:
+        from alhpo.models.timm_models import check_model_name
+
+        with naming("model", self.model):
+            check_model_name(self.model)
+        return self
+
+
+class SearchSettings(Settings):
+    """Training, validation and search of configurations."""
+
+    recipe: str = Field(
+        "network",
+        description="What is trained: network (the whole model), learning-loss (with a head that "
+        "predicts losses; network becomes it if the strategy needs them), or a registered recipe.",
+    )
+    optimizer: str = Field("dyhpo", description="Optimizer of a search.")
+    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
+    max_budget: int = Field(100, ge=1, description="Budget of one search in epochs.")
+    min_gain: float | None = Field(
+        None,
+        gt=0,
+        description="Stop a search when its optimizer expects a smaller gain in the metric "
+        "(dyhpo only).",
+    )
+    num_configurations: int = Field(
+        1000, ge=1, description="Number of configurations that the optimizer chooses from."
+    )
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="Trials of a search that are trained at the same time; results depend on it.",
+    )
+    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
+    )
+    validation: str = Field(
+        "holdout:0.2",
+        description="Validation scheme: random:F (a random share of the labels), holdout:F "
+        "(stratified by class), either with xR for R repeats, or kfold:K. The prefix weighted: or "
+        "acquisition: weights the validation images against selection bias. Or a registered "
+        "scheme.",
+    )
+    metric: Literal["accuracy", "likelihood"] = Field(
+        "accuracy", description="Validation metric that a search maximises."
+    )
+    seed: int = Field(0, ge=0, description="Seed of every random stream.")
+
+    @pydantic.field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str) -> str:
+        _hyperparameters_of(value)
+        return value
+
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _typed(cls, value: dict[str, Any], info: pydantic.ValidationInfo) -> dict[str, Any]:
+        if "recipe" not in info.data:  # refused
+            return value
+        legal = _hyperparameters_of(info.data["recipe"])
+        return legal.create(value).model_dump(include=set(value))
+
+    @pydantic.model_validator(mode="after")
+    def _known_validation_and_space(self) -> Self:
+        from alhpo.validation import get_validation
+
+        with naming("validation", self.validation):
+            get_validation(self.validation)
+        with naming("space", self.space):
+            load_space(self.space, self.hyperparameter_class)
+        return self
+
+    @classmethod
+    def create(cls, *layers: Mapping[str, Any]) -> Self:
+        """Make settings from mappings. Later ones replace earlier ones; the rest are defaults.
+
+        Raises:
+            ConfigurationError: unknown keys or illegal values; the message lists the legal ones.
+        """
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values |= dict(layer)
+        return parse(cls, values, "setting")
+
+    def check_search(self) -> None:
+        """Check the settings of the search against its optimizer and space.
+
+        Raises:
+            ConfigurationError: an unknown optimizer, ``min_gain`` for one that does not predict a
+                gain, ``parallel`` for one that suggests one trial at a time, or a space with a
+                warm-up longer than ``max_epochs``.
+        """
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import has_trait, parallel
+
+        legal = self.hyperparameter_class
+        check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
+        factory = get_optimizer_factory(self.optimizer)
+        parallel(self.parallel, factory, self.optimizer)
+        if self.min_gain is not None and not has_trait(factory, "tells_gain"):
+            raise ConfigurationError(
+                f"min_gain is {self.min_gain}, but optimizer {self.optimizer!r} does not predict "
+                "its gain. Use optimizer dyhpo, or leave out min_gain."
+            )
+
+    @property
+    def hyperparameter_class(self) -> type[TrainingHyperparameters]:
+        """The class of the recipe's hyperparameters."""
+        return _hyperparameters_of(self.recipe)
+
+    @property
+    def search_packages(self) -> tuple[str, ...]:
+        """Packages whose versions change what searches suggest."""
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import packages
+
+        return packages(get_optimizer_factory(self.optimizer))
+
+
+class ComputeSettings(Settings):
+    """The device, the precision, and the folder of a search's checkpoints."""
+
+    device: str = Field("auto", description="Device: auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision; auto is bfloat16 on CUDA and float32 elsewhere."
+    )
+    storage_dir: str | None = Field(
+        None, description="Folder for checkpoints of searches; by default in the run folder."
+    )
+
+
+def _hyperparameters_of(recipe: str) -> type[TrainingHyperparameters]:
+    if recipe == "network":  # known without importing torch
+        return Hyperparameters
+    from alhpo.training.recipes import RECIPES
+
+    return RECIPES.get(recipe).hyperparameters
+
+
+@contextmanager
+def naming(name: str, value: Any) -> Iterator[None]:
+    """Put a setting's name and value before the message of a ConfigurationError from the block."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Setting {name!r} is {value!r}: {error}") from None
