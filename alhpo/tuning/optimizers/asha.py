@@ -13,14 +13,15 @@ from typing import Any
 from alhpo.base.protocols import Configurations
 from alhpo.tuning.configurations import fill_up
 
+#: One of so many configurations goes on at each rung.
 ETA = 3
 
 
-def rungs(max_epochs: int, eta: int = ETA) -> list[int]:
-    """The epochs at which configurations are compared: 1, eta, eta², ... and ``max_epochs``."""
+def rungs(max_epochs: int) -> list[int]:
+    """The epochs at which configurations are compared: 1, 3, 9, ... and ``max_epochs``."""
     epochs = [1]
-    while epochs[-1] * eta < max_epochs:
-        epochs.append(epochs[-1] * eta)
+    while epochs[-1] * ETA < max_epochs:
+        epochs.append(epochs[-1] * ETA)
     return epochs if max_epochs == 1 else [*epochs, max_epochs]
 
 
@@ -28,7 +29,7 @@ class ASHA:
     """Promotes a configuration as soon as it is among the best of its rung; else starts another.
 
     The highest rung at which a configuration can be promoted goes first. It can be promoted if
-    its metric at that rung is among the highest floor(n / eta) of the n that got there (equal
+    its metric at that rung is among the highest floor(n / 3) of the n that got there (equal
     ones in the order of their numbers; those that diverged or failed count in n and are never
     promoted). When nothing can be promoted or started, and no configuration has got to
     ``max_epochs`` yet, the best of the highest rung goes on all the same; the search ends when
@@ -42,7 +43,6 @@ class ASHA:
             their order.
         max_epochs: the epoch of the last rung.
         num_configurations: how many configurations to start.
-        eta: one of so many configurations goes on at each rung.
         parallel: most configurations in a suggestion.
     """
 
@@ -51,13 +51,11 @@ class ASHA:
         configurations: Configurations,
         max_epochs: int,
         num_configurations: int,
-        eta: int = ETA,
         parallel: int = 1,
     ) -> None:
         self._parallel = parallel
         self._available = fill_up(configurations, num_configurations)
-        self._eta = eta
-        self._epochs = rungs(max_epochs, eta)
+        self._epochs = rungs(max_epochs)
         self._started = 0
         #: Per rung, the metric there of every configuration that was to get there.
         self._metrics: list[dict[int, float]] = [{} for _ in self._epochs]
@@ -69,7 +67,7 @@ class ASHA:
         chosen = [
             (number, self._epochs[rung + 1])
             for rung in lower
-            for number in self._promotable(rung, len(self._metrics[rung]) // self._eta)
+            for number in self._promotable(rung, len(self._metrics[rung]) // ETA)
         ]
         fresh = range(self._started, min(self._started + self._parallel, self._available))
         chosen += [(number, self._epochs[0]) for number in fresh]
