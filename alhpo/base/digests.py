@@ -1,4 +1,7 @@
-"""One digest of arrays, tensors and plain values, made block by block and never of a copy."""
+"""One digest of arrays, tensors and plain values, made block by block and never of a copy.
+
+That of plain values alone, without importing torch, is ``alhpo.base.files.content_hash``.
+"""
 
 from __future__ import annotations
 

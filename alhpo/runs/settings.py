@@ -7,7 +7,6 @@ strategy of that name is looked up when everything else is in order.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.base.files import content_hash
+from alhpo.base.files import content_hash, sha256
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
     SPACES,
@@ -421,7 +420,7 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
-            values["pool"] = hashlib.sha256(pool.read_bytes()).hexdigest()
+            values["pool"] = sha256(pool.read_bytes())
         elif self.output_dir is not None:  # not beside the pool, so that its name does not tell it
             values["pool"] = str(pool.resolve())
         what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"

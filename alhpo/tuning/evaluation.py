@@ -42,7 +42,7 @@ class Outcome:
         time: seconds the objective took.
         result: everything the objective returned, in its order, as JSON-able values.
         checkpoint: whether the trial had a checkpoint afterwards.
-        digest: of that checkpoint, where the epoch was the best so far.
+        digest: checksum of that checkpoint, where the epoch was the best so far.
         error: the exception in one line, and its traceback.
     """
 
