@@ -21,6 +21,7 @@ from ConfigSpace import ConfigurationSpace
 import alhpo.hyperparameters
 import alhpo.runs.experiment
 import alhpo.runs.pool_tuning
+import alhpo.studies.scheduler
 import alhpo.training.final_fit
 from alhpo.base.errors import AlhpoError, CheckpointError
 from alhpo.data.dataset import ImageDataset
@@ -46,6 +47,7 @@ def _quick() -> None:
     torch.set_num_threads(1)
     os.fsync = lambda _: None  # a kill leaves what was written; a power cut would not
     alhpo.training.final_fit.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
+    alhpo.studies.scheduler.PAUSE = 0.01
     alhpo.hyperparameters.SAMPLED_COMBINATIONS = 2  # of the space, to see that they are legal
 
 
@@ -176,7 +178,7 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
         grid={"strategy": ["albl:random,entropy"] if tune else ["albl:random,entropy", "random"]},
         tune={"labels": [8]} if tune else None,
     )
-    result = run_study(config, "in-process", observer=_Killer(process), pause=0.01)
+    result = run_study(config, "in-process", observer=_Killer(process))
     for cell, message in result.failed:
         trace = (cell.path / "failed.txt").read_text()
         assert (

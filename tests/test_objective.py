@@ -20,6 +20,7 @@ from alhpo import ActiveLearner, ImageDataset
 from alhpo.base.errors import CheckpointError, ConfigurationError
 from alhpo.hyperparameters import hpo4dl_space, paper_space
 from alhpo.training.checkpoints import FILE_NAME
+from alhpo.training.trainer import Trainer
 
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}
 SETTINGS = {
@@ -402,20 +403,23 @@ def test_two_labels_are_enough_and_one_is_refused(few_digits, tmp_path):
     assert rows[0]["metric"] in (0.0, 1.0)
 
 
-def test_live_models_are_bounded_and_change_nothing(few_digits, tmp_path):
-    from alhpo import Objective
+def test_live_models_are_bounded_and_change_nothing(few_digits, tmp_path, monkeypatch):
+    read, load = [], Trainer.load
+    monkeypatch.setattr(Trainer, "load", lambda *given: (read.append(given[1]), load(*given)))
 
-    learner = learner_of(few_digits)
-    kept = learner.objective()
-    dropped = Objective(learner._task("objective"), validation=learner.validation, live_bytes=0)
-    for trial in range(3):
-        hp = CONFIGURATION | {"lr": 0.01 * (trial + 1)}
-        for epoch in range(2):
-            a = kept(hp, epoch + 1, epoch, tmp_path / f"kept{trial}")
-            b = dropped(hp, epoch + 1, epoch, tmp_path / f"dropped{trial}")
-            assert a == b
-    assert not dropped._live
-    assert len(kept._live) == 3
+    def rows(folder):
+        objective = learner_of(few_digits).objective()
+        return [
+            objective(CONFIGURATION | {"lr": trial / 100}, epoch, epoch - 1, folder / str(trial))
+            for epoch in (1, 2)
+            for trial in (1, 2, 3)
+        ]
+
+    kept = rows(tmp_path / "kept")
+    assert not read
+    monkeypatch.setattr("alhpo.training.objective.LIVE_BYTES", 0)
+    assert rows(tmp_path / "dropped") == kept
+    assert read == [tmp_path / "dropped" / str(trial) for trial in (1, 2, 3)]
 
 
 def test_objective_can_be_pickled_to_workers(few_digits, tmp_path):

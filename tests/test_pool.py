@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -166,7 +167,6 @@ def test_the_same_label_again_changes_nothing(tmp_path):
 
 
 def test_arrays_and_numpy_integers_are_taken(tmp_path):
-    torch = pytest.importorskip("torch")
     pool = Pool(10, 3, Journal(tmp_path / "labels.jsonl"))
     pool.ask(np.array([1, 2], dtype=np.int32), cycle=1)
     pool.tell(torch.tensor([2]), np.array([1], dtype=np.uint8), cycle=1)

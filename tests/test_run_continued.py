@@ -11,14 +11,13 @@ import pytest
 from toy_models import TOY, alhpo_toy
 
 from alhpo.base.errors import CheckpointError, ConfigurationError, DataError
-from alhpo.base.files import Journal
 from alhpo.learner import ActiveLearner
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.pool_tuning import tune_pool
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.cell_runner import run_cell
 from alhpo.studies.config import Cell
-from alhpo.training.checkpoints import read_description, write_checkpoint
+from alhpo.training.checkpoints import read_checkpoint, write_checkpoint
 from alhpo.training.compute import Compute
 
 
@@ -32,58 +31,6 @@ def comparable(records) -> list[dict]:
 
 class Killed(BaseException):
     """Ends the process as SIGKILL would: nothing catches it."""
-
-
-@pytest.fixture
-def writes(monkeypatch):
-    """Counts the writes, and dies right after the one whose number is in ``fatal``."""
-
-    class Writes:
-        count, fatal = 0, 0
-
-    def counted(function):
-        def wrapper(*args, **kwargs):
-            result = function(*args, **kwargs)
-            Writes.count += 1
-            if Writes.count == Writes.fatal:
-                raise Killed
-            return result
-
-        return wrapper
-
-    monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(Journal, "append", counted(Journal.append))
-    monkeypatch.setattr(Path, "replace", counted(Path.replace))
-    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-    return Writes
-
-
-def test_a_final_fit_leaves_what_it_starts_from_until_it_is_recorded(few_digits, tmp_path, writes):
-    """Killed after each write since the last cycle, a warm-started run ends with the same."""
-    changes = {"hpo": "final", "start": "warm", "budget": 20, "validate_fixed": False}
-    config = settings(tmp_path / "whole", **changes, max_budget=2)
-    since = []
-
-    class Watcher:
-        def started(self, *_): ...
-
-        def progressed(self, *_): ...
-
-        def recorded(self, record):
-            since.append(writes.count)
-
-    whole = run_experiment(config, dataset=few_digits, observer=Watcher())
-    first, last = since[-2], writes.count
-    assert last - first > 10
-    for fatal in range(first, last):
-        killed = config.model_copy(update={"output_dir": str(tmp_path / str(fatal))})
-        writes.count, writes.fatal = 0, fatal
-        with pytest.raises(Killed):
-            run_experiment(killed, dataset=few_digits)
-        writes.fatal = 0
-        again = run_experiment(killed, dataset=few_digits)
-        assert comparable(again.records) == comparable(whole.records), f"killed at write {fatal}"
-    assert [folder.name for folder in (whole.path / "fit").iterdir()] == ["final"]
 
 
 def stopped(config, data, records: int) -> Path:
@@ -122,6 +69,7 @@ def test_a_warm_start_takes_no_other_fit(few_digits, tmp_path, other):
 def test_a_finished_run_needs_no_model_to_write_its_last_file(few_digits, tmp_path):
     config = settings(tmp_path, start="warm", hpo="final", budget=20)
     whole = run_experiment(config, dataset=few_digits)
+    assert [folder.name for folder in (whole.path / "fit").iterdir()] == ["final"]
     (whole.path / "run.json").unlink()
     shutil.rmtree(whole.path / "fit")
     assert comparable(run_experiment(config, dataset=few_digits).records) == comparable(
@@ -133,7 +81,7 @@ def test_a_saved_model_says_what_fit_it_is_of(few_digits, tmp_path):
     learner = ActiveLearner(few_digits, alhpo_toy.__name__, max_epochs=3, device="cpu")
     learner.label_initial(12)
     learner.fit({"lr": 0.02}, checkpoint_path=tmp_path)
-    said = read_description(tmp_path)
+    _, said = read_checkpoint(tmp_path)
     assert said["configuration"]["lr"] == 0.02
     assert (said["epoch"], said["training"]["max_epochs"], said["diverged"]) == (3, 3, False)
     learner.restore(tmp_path, configuration={"lr": 0.02})

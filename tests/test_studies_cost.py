@@ -11,8 +11,9 @@ from alhpo.base.errors import DataError
 from alhpo.cli import main
 from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.sources import DatasetSize
+from alhpo.runs.data import size_of_data
 from alhpo.studies import StudyConfig, expand, load_study
-from alhpo.studies.cost import Cost, Speed, cell_cost, cell_size, measure_speed, speed_key
+from alhpo.studies.cost import Cost, Speed, cell_cost, measure_speed, speed_key
 
 DATA = DatasetSize(1000, 100, (8, 8, 1), 10)
 SMALL = {
@@ -76,7 +77,7 @@ def test_epochs_are_those_that_a_run_records(hpo, tmp_path):
     (cell,) = expand(study)
     result = run_experiment(cell.config)
     spent = sum(sum(record.epochs.values()) for record in result.records)
-    assert cell_cost(cell, cell_size(cell)).epochs == spent
+    assert cell_cost(cell, size_of_data(cell.config)).epochs == spent
 
 
 def test_costs_add_up_and_take_time():
@@ -124,7 +125,7 @@ def test_a_dry_run_shows_every_cell_and_runs_none(tmp_path):
     for title in ("random, seed 3", "badge, seed 4", "tune badge, seed 4, labels 30"):
         assert title in shown.output
     cells = expand(load_study(file))
-    total = sum((cell_cost(cell, cell_size(cell)) for cell in cells), Cost())
+    total = sum((cell_cost(cell, size_of_data(cell.config)) for cell in cells), Cost())
     assert f"{total.epochs:,}" in shown.output
     assert f"{total.trained:,}" in shown.output
     assert f"{len(cells)} cells to run" in shown.output

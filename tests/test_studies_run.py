@@ -96,6 +96,13 @@ class Pretender:
         self.closed = True
 
 
+@pytest.fixture(scope="module")
+def _short_pauses():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("alhpo.studies.scheduler.PAUSE", 0.001)
+        yield
+
+
 # ------------------------------------------------------------------ the order, without any work
 
 
@@ -107,6 +114,7 @@ def test_tunings_begin_when_their_run_is_finished_and_before_further_runs(tmp_pa
     assert launcher.closed
 
 
+@pytest.mark.usefixtures("_short_pauses")
 @given(st.data())
 @hypothesis_settings(max_examples=30, deadline=None)
 def test_every_cell_is_settled_whatever_happens(tmp_path_factory, data):
@@ -124,7 +132,7 @@ def test_every_cell_is_settled_whatever_happens(tmp_path_factory, data):
         return status
 
     launcher = Pretender(answer, capacity=data.draw(st.integers(1, 3)))
-    result = run_study(study, launcher, pause=0.001)
+    result = run_study(study, launcher)
     failed = {cell.index for cell, _ in result.failed}
     finished = {cell.index for cell in result.finished}
     blocked = {cell.index for cell in result.blocked}
@@ -258,6 +266,7 @@ def test_one_failing_cell_stops_no_other_and_is_retried(tmp_path, launcher):
     assert (cell.path / LOG).read_text().count("cell 1:") == 2
 
 
+@pytest.mark.usefixtures("_short_pauses")
 def test_what_is_in_work_elsewhere_is_waited_for(tmp_path):
     study = study_in(tmp_path, tune=None)
     first = begin_study(study)[0]
@@ -271,18 +280,19 @@ def test_what_is_in_work_elsewhere_is_waited_for(tmp_path):
     thread = threading.Thread(target=hold)
     thread.start()
     holding.wait()
-    assert run_study(study, "in-process", observer=notes, pause=0.05).complete
+    assert run_study(study, "in-process", observer=notes).complete
     thread.join()
     assert [line[0] for line in notes.lines][1:] == ["finished", "finished"]
     assert "in work" in notes.lines[0][0]
 
 
+@pytest.mark.usefixtures("_short_pauses")
 def test_two_drivers_share_the_work(tmp_path):
     study = study_in(tmp_path)
     results = []
 
     def drive():
-        results.append(run_study(study, "in-process", pause=0.05))
+        results.append(run_study(study, "in-process"))
 
     threads = [threading.Thread(target=drive) for _ in range(2)]
     for thread in threads:

@@ -1,4 +1,7 @@
-"""One digest of arrays, tensors and plain values, computed block by block without a copy."""
+"""One digest of arrays, tensors and plain values, computed block by block without a copy.
+
+That of plain values alone, without importing torch, is ``alhpo.base.files.content_hash``.
+"""
 
 from __future__ import annotations
 

@@ -21,9 +21,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def sha256(content: bytes) -> str:
+    """The SHA-256 of some bytes, in hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def content_hash(value: Any, length: int = 12) -> str:
     """The first ``length`` hex digits of the SHA-256 of a JSON-able value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return sha256(canonical_json(value).encode())[:length]
 
 
 @contextmanager

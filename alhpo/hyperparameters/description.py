@@ -33,7 +33,7 @@ def plain_value(hyperparameter: Any, value: Any) -> Any:
         return float(value)
     if isinstance(hyperparameter, IntegerHyperparameter):
         return int(value)
-    return value.item() if isinstance(value, np.generic) else value
+    return _scalar(value)
 
 
 def _as_declared(declared: Any, value: Any) -> Any:

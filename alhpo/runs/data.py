@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.loading import load_dataset
+from alhpo.data.loading import dataset_size, load_dataset
+from alhpo.data.sources import DatasetSize
 from alhpo.runs.setting_groups import DataSettings
 
 
@@ -14,16 +17,28 @@ def load_data(settings: DataSettings) -> ImageDataset:
     Raises:
         DataError: it cannot be loaded.
     """
-    return load_dataset(
-        settings.dataset,
-        root=settings.data_dir,
-        train_split=settings.train_split,
-        eval_split=settings.val_split,
-        download=settings.download,
-        image_size=settings.image_size,
-        pool_size=settings.pool_size,
-        eval_size=settings.eval_size,
-    )
+    return load_dataset(**_arguments(settings), download=settings.download)
+
+
+def size_of_data(settings: DataSettings) -> DatasetSize:
+    """The size of that data set, without downloading or decoding it.
+
+    Raises:
+        DataError: not found, or neither downloaded nor of a known size.
+    """
+    return dataset_size(**_arguments(settings))
+
+
+def _arguments(settings: DataSettings) -> dict[str, Any]:
+    return {
+        "name": settings.dataset,
+        "root": settings.data_dir,
+        "train_split": settings.train_split,
+        "eval_split": settings.val_split,
+        "image_size": settings.image_size,
+        "pool_size": settings.pool_size,
+        "eval_size": settings.eval_size,
+    }
 
 
 def need_evaluation_split(dataset: ImageDataset) -> None:

@@ -4,7 +4,6 @@ command-line flags.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.base.files import content_hash
+from alhpo.base.files import content_hash, sha256
 from alhpo.runs.identity import SEARCH_KEYS, defining_settings
 from alhpo.runs.modes import MODES, get_mode
 from alhpo.runs.setting_groups import (
@@ -229,7 +228,7 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():
-            values["pool"] = hashlib.sha256(pool.read_bytes()).hexdigest()
+            values["pool"] = sha256(pool.read_bytes())
         elif self.output_dir is not None:  # elsewhere, names of pools need not be unique
             values["pool"] = str(pool.resolve())
         what = f"{self.labels}labels-{self.model}-{self.optimizer}-seed{self.seed}"

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.loading import dataset_size
 from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
+from alhpo.runs.data import size_of_data
 from alhpo.runs.setting_groups import DataSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
@@ -95,31 +95,13 @@ def estimate(cells: Sequence[Cell]) -> list[Estimate]:
     for cell in cells:
         data = tuple(getattr(cell.config, name) for name in DataSettings.model_fields)
         if data not in sizes:
-            sizes[data] = cell_size(cell)
+            sizes[data] = size_of_data(cell.config)
         kind = speed_key(cell, sizes[data])
         if kind not in speeds:
             speeds[kind] = measure_speed(cell, sizes[data])
         cost = cell_cost(cell, sizes[data])
         estimates.append(Estimate(cell, cost, speeds[kind], cost.seconds(speeds[kind])))
     return estimates
-
-
-def cell_size(cell: Cell) -> DatasetSize:
-    """The size of a cell's data set.
-
-    Raises:
-        DataError: a data set that is missing and whose size is not known.
-    """
-    config = cell.config
-    return dataset_size(
-        config.dataset,
-        root=config.data_dir,
-        train_split=config.train_split,
-        eval_split=config.val_split,
-        image_size=config.image_size,
-        pool_size=config.pool_size,
-        eval_size=config.eval_size,
-    )
 
 
 def cell_cost(cell: Cell, data: DatasetSize) -> Cost:

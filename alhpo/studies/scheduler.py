@@ -105,7 +105,6 @@ def run_study(
     retry: bool = False,
     observer: StudyObserver | None = None,
     cell_observer: Observer | None = None,
-    pause: float = PAUSE,
 ) -> StudyResult:
     """Run a study, or continue it.
 
@@ -120,7 +119,6 @@ def run_study(
         retry: whether to run failed cells again.
         observer: receives the progress of the study.
         cell_observer: receives the progress of cells that run in this process.
-        pause: seconds between attempts at a cell that another process is running.
 
     Raises:
         ConfigurationError: before any cell runs, see ``begin_study`` and ``make_launcher``; or a
@@ -130,7 +128,7 @@ def run_study(
     if isinstance(launcher, str):
         launcher = make_launcher(launcher, cells, options, cell_observer)
     try:
-        scheduler = _Scheduler(cells, launcher, retry, observer or _Silent(), pause)
+        scheduler = _Scheduler(cells, launcher, retry, observer or _Silent())
         return scheduler.run(study.path)
     finally:
         launcher.close()
@@ -147,12 +145,10 @@ class _Scheduler:
         launcher: Launcher,
         retry: bool,
         observer: StudyObserver,
-        pause: float,
     ) -> None:
         self._cells = cells
         self._launcher = launcher
         self._observer = observer
-        self._pause = pause
         self._status: dict[int, Settled] = {}
         self._messages: dict[int, str] = {}
         self._again = {cell.index for cell in cells if retry and (cell.path / FAILURE).exists()}
@@ -234,7 +230,7 @@ class _Scheduler:
         elif outcome.status == "elsewhere":
             if cell.index not in self._not_before:
                 self._observer.noted(cell.title, "another process is running it; tried again later")
-            self._not_before[cell.index] = time.monotonic() + self._pause
+            self._not_before[cell.index] = time.monotonic() + PAUSE
             self._waiting.append(cell)
         elif outcome.status == "lost" and self._lost[cell.index] < RESUBMISSIONS:
             self._lost[cell.index] += 1

@@ -52,25 +52,12 @@ def write_checkpoint(
             raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """The description in a checkpoint, without its tensors.
-
-    Raises:
-        CheckpointError: the checkpoint is missing or damaged, or not one of alhpo.
-    """
-    return _read(folder, with_tensors=False)[1]
-
-
 def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors (on the CPU, independent of the file) and the description in a checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or not one of alhpo.
     """
-    return _read(folder, with_tensors=True)
-
-
-def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     path = folder / FILE_NAME
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}: it is missing or was removed.")
@@ -78,7 +65,7 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
         with safe_open(path, framework="pt", device="cpu") as file:
             checksum, _, text = (file.metadata() or {})["alhpo"].partition(" ")
             description = json.loads(text)
-            names = file.keys() if with_tensors else ()
+            names = file.keys()
             # clone, because the file is memory-mapped and will be replaced
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
@@ -87,7 +74,7 @@ def _read(folder: Path, *, with_tensors: bool) -> tuple[dict[str, torch.Tensor],
         raise CheckpointError(
             f"{path} is not a checkpoint of this version of alhpo. Train from epoch 0 again."
         ) from error
-    if with_tensors and checksum != _checksum(text, tensors):
+    if checksum != _checksum(text, tensors):
         raise _damaged(path, "its content does not fit its checksum")
     return tensors, description
 

@@ -32,6 +32,11 @@ from alhpo.validation.weights import effective_size
 Metric = Literal["accuracy", "likelihood"]
 Divergence = Literal["worst", "nan"]
 
+#: Memory for the models of recent trials, so that an epoch needs no reading; the checkpoint is
+#: written in any case before a result is returned. Where memory is short they are let go of, and
+#: the epochs trained once more from the checkpoint.
+LIVE_BYTES = 2**30
+
 
 def check_metric(metric: str) -> None:
     """Refuse an unknown metric.
@@ -63,9 +68,6 @@ class Objective:
             their sum over each validation part.
         selection: identity of what the weights depend on.
         test: images on which fully trained models are also measured, for the record.
-        live_bytes: bytes for models of recent trials kept in memory, which saves reading their
-            checkpoints. Checkpoints are always written before a result is returned. If memory runs
-            out, the models are dropped and read again.
 
     Attributes:
         configuration_space: the space, for the tuner.
@@ -91,7 +93,6 @@ class Objective:
         weights: np.ndarray | None = None,
         selection: str = "",
         test: DeviceImages | None = None,
-        live_bytes: int = 2**30,
     ) -> None:
         check_metric(metric)
         if on_divergence not in ("worst", "nan"):
@@ -124,7 +125,6 @@ class Objective:
         self._selection = selection
         self._validation = [task.device_images(held_out) for _, held_out in splits]
         self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...]]] = OrderedDict()
-        self._live_bytes = live_bytes
 
     @property
     def identity(self) -> str:
@@ -298,7 +298,7 @@ class Objective:
 
     def _keep(self, folder: Path, trainer: Trainer) -> None:
         self._live[str(folder.resolve())] = (trainer, _signature(folder))
-        budget = self._live_bytes
+        budget = LIVE_BYTES
         for path in reversed(list(self._live)):
             budget -= self._live[path][0].nbytes
             if budget < 0:

@@ -48,7 +48,7 @@ class Outcome:
         time: seconds the objective took.
         result: everything the objective returned, in its order, as JSON-able values.
         checkpoint: whether the trial had a checkpoint after the epoch.
-        digest: hash of that checkpoint, if the epoch was the best so far.
+        digest: checksum of that checkpoint, if the epoch was the best so far.
         error: the exception in one line, if the trial failed.
         traceback: the traceback of that exception.
     """

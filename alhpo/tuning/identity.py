@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from alhpo.base.files import sha256
 from alhpo.base.plain import to_plain
 
 
@@ -43,9 +43,8 @@ def _where(definition: Any) -> list[Any]:
     except (OSError, TypeError):
         code = getattr(definition, "__code__", None)
         source = "" if code is None else f"{code.co_code!r}{[*filter(_is_plain, code.co_consts)]}"
-    source = hashlib.sha256(source.encode()).hexdigest()
     name = getattr(definition, "__qualname__", type(definition).__qualname__)
-    return [getattr(definition, "__module__", None), name, source]
+    return [getattr(definition, "__module__", None), name, sha256(source.encode())]
 
 
 def _closure(function: Any) -> dict[str, Any]:

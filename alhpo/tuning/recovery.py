@@ -64,7 +64,7 @@ def recover(record: Record, folders: TrialFolders, max_epochs: int, *, minimize:
     if best is not None and best.checkpoint:
         number, epoch = best.configuration_id, best.epoch
         if not folders.has_best(number, epoch, best.digest):
-            if last[number] is best and folders.digest(number) == best.digest:
+            if last[number] is best and folders.checksum(number) == best.digest:
                 folders.keep_best(number, epoch, anew=True)
             else:
                 logger.info("The checkpoint of the best epoch is missing in %s.", folders.root)

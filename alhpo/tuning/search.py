@@ -260,7 +260,7 @@ class Search:
     def _record(self, trial: Trial, outcome: Outcome, overhead: float) -> None:
         number, epoch = trial.number, trial.epoch
         if self._results.improved_by(outcome.metric):
-            outcome = replace(outcome, digest=self._folders.digest(number))
+            outcome = replace(outcome, digest=self._folders.checksum(number))
         self._journal.epoch(outcome)
         self._outcomes[number].append(outcome)
         row = self._results.add(outcome, trial.configuration, overhead)

@@ -97,13 +97,13 @@ class TrialFolders:
                 elif before:
                     self._discard(self.root / name)
 
-    def digest(self, configuration_id: int) -> str | None:
-        """Hash of the content of a trial's checkpoint, or None if there is no checkpoint."""
-        return _digest(self.path(configuration_id))
+    def checksum(self, configuration_id: int) -> str | None:
+        """Checksum of a trial's checkpoint, or None if there is no checkpoint."""
+        return _checksum(self.path(configuration_id))
 
-    def has_best(self, configuration_id: int, epoch: int, digest: str | None) -> bool:
-        """Whether there is a copy of this epoch with this hash."""
-        return _digest(self._best(configuration_id, epoch) / "checkpoint") == digest
+    def has_best(self, configuration_id: int, epoch: int, checksum: str | None) -> bool:
+        """Whether there is a copy of this epoch with this checksum."""
+        return _checksum(self._best(configuration_id, epoch) / "checkpoint") == checksum
 
     def export_best(self, configuration_id: int, epoch: int, destination: Path) -> None:
         """Copy the best checkpoint to ``destination``, and replace what is there."""
@@ -157,7 +157,7 @@ class TrialFolders:
             copy(str(source), str(destination))
 
 
-def _digest(path: Path) -> str | None:
+def _checksum(path: Path) -> str | None:
     """CRC-32 of a file, or of all files in a folder with their names."""
     if not path.exists():
         return None

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy
 from alhpo.strategies.badge import _Gradients
-from alhpo.strategies.clustering import draw as _draw
+from alhpo.strategies.clustering import draw
 
 badge = get_strategy("badge")
 
@@ -207,7 +207,7 @@ def test_uniforms_at_both_ends_pick_the_first_and_the_last_with_mass():
 
 def test_frequencies_are_proportional_to_the_mass():
     mass, generator = np.array([0.0, 1, 4, 0, 16]), np.random.default_rng(0)
-    picks = [_draw(mass, mass > 0, generator) for _ in range(3000)]
+    picks = [draw(mass, mass > 0, generator) for _ in range(3000)]
     np.testing.assert_allclose(np.bincount(picks) / 3000, mass / 21, atol=0.03)
 
 
@@ -221,4 +221,4 @@ def test_no_embedding_of_all_candidates_is_ever_made():
 
 def test_a_product_that_rounds_up_to_the_total_stays_within_the_mass():
     tiny = np.array([0.0, np.nextafter(0.0, 1.0), 0.0])  # 0.9 times it is it again
-    assert _draw(tiny, np.ones(3, dtype=bool), Uniforms([0.9])) == 1
+    assert draw(tiny, np.ones(3, dtype=bool), Uniforms([0.9])) == 1

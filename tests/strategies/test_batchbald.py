@@ -1,6 +1,5 @@
 """BatchBALD against enumeration of the joint distribution, and scikit-activeml."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -8,16 +7,14 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from digits_passes import digits_passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs
-from alhpo.outputs.dropout_passes import DropoutPasses, TensorPasses, keep_masks
+from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import get_strategy, run_strategy
 
 batchbald = get_strategy("batchbald")
@@ -65,18 +62,6 @@ def greedy(p, n):
     return chosen, np.diff(totals)
 
 
-@functools.cache
-def digits_passes(passes=40):
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32)
-    fitted = LogisticRegression(max_iter=500, C=10).fit(images[:300], labels[:300])
-    classifier = nn.Linear(64, 10)
-    classifier.weight = nn.Parameter(torch.as_tensor(fitted.coef_, dtype=torch.float32))
-    classifier.bias = nn.Parameter(torch.as_tensor(fitted.intercept_, dtype=torch.float32))
-    keep = keep_masks(passes, 64, 0.5, torch.Generator().manual_seed(0))
-    return DropoutPasses(torch.as_tensor(images[300:700]), classifier, keep, 0.5)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_enumeration_of_the_joint_distribution(seed):
     draw = np.random.default_rng(seed)
@@ -88,7 +73,7 @@ def test_equals_enumeration_of_the_joint_distribution(seed):
 
 
 def test_equals_enumeration_on_digits():
-    passes = digits_passes()
+    passes = digits_passes(40, 400)[0]
     rows, scores = query(passes, 3)
     p = probabilities(passes.logits(slice(None)))
     best = information_of_each(p)
@@ -135,7 +120,7 @@ def test_what_is_added_never_rises_and_sums_to_the_joint_information(logits):
 
 
 def test_one_choice_is_balds():
-    passes = digits_passes()
+    passes = digits_passes(40, 400)[0]
     bald = run_strategy("bald", pool_of(passes), 5, np.random.default_rng(0))
     rows, scores = query(passes, 1)
     assert rows == [(bald.indices[0] - 4) // 3]

@@ -1,22 +1,18 @@
 """Strategies over passes against their definitions, and scikit-activeml."""
 
-import functools
-
 import mpmath
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 import torch
+from digits_passes import digits_passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 from alhpo.base.types import PoolOutputs
-from alhpo.outputs.dropout_passes import DropoutPasses, TensorPasses, keep_masks
+from alhpo.outputs.dropout_passes import TensorPasses
 from alhpo.strategies import run_strategy
 
 NAMES = ("variation-ratio", "mean-std", "bald", "mc-dropout")
@@ -51,22 +47,6 @@ def definition(name, logits, predicted):
         return p.var(axis=0)[np.arange(p.shape[1]), predicted]
     mean, each = p.mean(axis=0), scipy.stats.entropy(p, axis=2)
     return scipy.stats.entropy(mean, axis=1) - each.mean(axis=0)
-
-
-@functools.cache
-def digits_passes():
-    """60 passes with dropout 0.5 over scikit-learn's digits, and the logits without."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32)
-    fitted = LogisticRegression(max_iter=500, C=10).fit(images[:300], labels[:300])
-    classifier = nn.Linear(64, 10)
-    classifier.weight = nn.Parameter(torch.as_tensor(fitted.coef_, dtype=torch.float32))
-    classifier.bias = nn.Parameter(torch.as_tensor(fitted.intercept_, dtype=torch.float32))
-    keep = keep_masks(60, 64, 0.5, torch.Generator().manual_seed(0))
-    features = torch.as_tensor(images[300:])
-    with torch.no_grad():
-        logits = classifier(features)
-    return DropoutPasses(features, classifier, keep, 0.5), logits
 
 
 tables = npst.arrays(
@@ -129,7 +109,7 @@ def test_passes_that_agree_score_exactly_zero_in_order(name, logits, passes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_on_digits_are_the_definitions(name):
-    passes, logits = digits_passes()
+    passes, logits = digits_passes(60)
     rows, scores = query(name, passes, len(logits), logits)
     everything = passes.logits(slice(None)).numpy()
     expected = definition(name, everything, logits.argmax(dim=1).numpy())
@@ -140,7 +120,7 @@ def test_scores_on_digits_are_the_definitions(name):
 
 def test_variation_ratio_equals_scikit_activeml_on_digits():
     oracle = pytest.importorskip("skactiveml.pool").variation_ratios
-    passes, logits = digits_passes()
+    passes, logits = digits_passes(60)
     rows, scores = query("variation-ratio", passes, len(logits))
     votes = passes.logits(slice(None)).argmax(dim=2).numpy().T
     expected = oracle(votes)
@@ -196,7 +176,7 @@ def test_variation_ratio_is_not_one_minus_the_mean_probability():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pool_is_seen_in_blocks(name, monkeypatch):
-    passes, logits = digits_passes()
+    passes, logits = digits_passes(60)
     whole = query(name, passes, 100, logits)
     seen = []
 

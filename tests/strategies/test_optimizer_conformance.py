@@ -293,7 +293,6 @@ def test_correct_optimizers_pass(factory, size):
 
 @pytest.mark.parametrize("factory", [OneEpochThenBest, Rungs])
 def test_correct_optimizers_pass_on_the_default_space(factory):
-    pytest.importorskip("alhpo.tuning.configurations")
     check_optimizer(factory)
 
 

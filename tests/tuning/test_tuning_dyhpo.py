@@ -34,7 +34,7 @@ from alhpo.testing import check_optimizer
 from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
 from alhpo.tuning.history import EarlierSearch
 from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
-from alhpo.tuning.optimizers.dyhpo.optimizer import _improvement
+from alhpo.tuning.optimizers.dyhpo.optimizer import expected_improvement
 from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations, _Fixed
 from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
@@ -67,8 +67,9 @@ def feed(optimizer, configurations, metric, suggestion=None):
     if numbers is None:
         return None
     results = []
+    reached = {number: epoch for number, epoch, _ in optimizer.state_dict()["observed"]}
     for number, target in zip(numbers, epochs, strict=True):
-        first = optimizer._reached.get(number, 0) + 1
+        first = reached.get(number, 0) + 1
         for epoch in range(first, target + 1):
             value = metric(number, epoch)
             results.append(
@@ -222,7 +223,7 @@ def test_the_loss_is_the_posterior_and_its_gradient_is_exact(seed):
 def test_expected_improvement_is_the_integral():
     draws = np.random.default_rng(0).normal(0.3, 0.7, size=2_000_000)
     expected = np.maximum(draws - 0.5, 0).mean()
-    found = _improvement(np.array([0.3]), np.array([0.7]), 0.5)
+    found = expected_improvement(np.array([0.3]), np.array([0.7]), 0.5)
     assert found[0] == pytest.approx(expected, rel=5e-3)
 
 
@@ -406,7 +407,9 @@ def test_candidates_are_refreshed_around_the_best():
     for _ in range(90):
         feed(optimizer, configurations, metric)
     assert len(configurations) > 60
-    tried = [configurations.get_configuration(n)["x"] for n, _, _ in optimizer._observed]
+    tried = [
+        configurations.get_configuration(n)["x"] for n, _, _ in optimizer.state_dict()["observed"]
+    ]
     assert min(abs(x - 2) for x in tried) < min(abs(x - 2) for x in tried[:20])
     assert min(abs(x - 2) for x in tried) < 0.02
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tuning_spaces import spaces
-from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
+from tuning_toys import (
+    OWN_OPTIMIZERS,
+    ToyObjective,
+    learning_curve,
+    needs_optuna,
+    read_rows,
+    toy_space,
+)
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.seeding import numpy_generator
@@ -18,7 +25,6 @@ from alhpo.runs.settings import RunConfig
 from alhpo.testing import check_optimizer
 from alhpo.tuning import SampledConfigurations, Tuner, get_optimizer_factory, optimizer_names
 
-NAMES = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 PROPERTIES = settings(
     max_examples=8,
     deadline=None,
@@ -27,15 +33,14 @@ PROPERTIES = settings(
 )
 
 
-@pytest.fixture(params=NAMES, scope="module")
+@pytest.fixture(params=OWN_OPTIMIZERS, scope="module")
 def name(request):
-    if request.param == "tpe":
-        pytest.importorskip("optuna")
+    needs_optuna(request.param)
     return request.param
 
 
 def test_the_names_are_known():
-    assert {*NAMES, "hpo4dl-dyhpo", "hpo4dl-hyperband"} <= set(optimizer_names())
+    assert {*OWN_OPTIMIZERS, "hpo4dl-dyhpo", "hpo4dl-hyperband"} <= set(optimizer_names())
 
 
 @pytest.mark.parametrize("name", ["hpo4dl-dyhpo", "hpo4dl-hyperband"])

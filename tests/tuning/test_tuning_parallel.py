@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tuning_toys import ToyObjective, learning_curve, read_rows, toy_space
+from tuning_toys import (
+    OWN_OPTIMIZERS,
+    ToyObjective,
+    learning_curve,
+    needs_optuna,
+    read_rows,
+    toy_space,
+)
 
 from alhpo.base.errors import CheckpointError, ConfigurationError, DivergedError, TunerError
 from alhpo.base.seeding import numpy_generator
@@ -23,7 +30,6 @@ from alhpo.tuning import Tuner
 from alhpo.tuning.optimizers import hpo4dl
 from alhpo.tuning.optimizers.registry import OPTIMIZERS, register_optimizer
 
-NAMES = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 PROPERTIES = settings(
     max_examples=4,
     deadline=None,
@@ -32,10 +38,9 @@ PROPERTIES = settings(
 )
 
 
-@pytest.fixture(params=NAMES, scope="module")
+@pytest.fixture(params=OWN_OPTIMIZERS, scope="module")
 def name(request):
-    if request.param == "tpe":
-        pytest.importorskip("optuna")
+    needs_optuna(request.param)
     return request.param
 
 

@@ -51,7 +51,7 @@ def _assert_same_end(killed: Tuner, undisturbed: Tuner) -> None:
 
 
 class _Interrupting(ToyObjective):
-    """Stops the search in the middle of its n-th call, its checkpoint written."""
+    """Ends the search in the middle of its n-th call, the checkpoint written."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -60,8 +60,11 @@ class _Interrupting(ToyObjective):
     def __call__(self, *arguments):
         result = super().__call__(*arguments)
         if len(self.calls) == self.n:
-            raise KeyboardInterrupt
+            self.end()
         return result
+
+    def end(self):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("optimizer", ["random", "hyperband", QUICK_DYHPO])
@@ -132,18 +135,11 @@ def test_a_suggestion_that_differs_from_the_record_follows_the_record(tmp_path, 
     assert [row["configuration_id"] for row in again.results] == [0] * 4 + [3] * 4 + [2] * 2
 
 
-class _Killing(ToyObjective):
-    """Ends its process in the middle of the n-th call, the checkpoint written."""
+class _Killing(_Interrupting):
+    """Ends the whole process there."""
 
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.n = n
-
-    def __call__(self, *arguments):
-        result = super().__call__(*arguments)
-        if len(self.calls) == self.n:
-            os._exit(KILLED)
-        return result
+    def end(self):
+        os._exit(KILLED)
 
 
 @pytest.mark.slow

@@ -13,7 +13,15 @@ from ConfigSpace import ConfigurationSpace
 
 from alhpo.tuning.optimizers import hpo4dl
 
+#: The optimizers of this package by their names.
+OWN_OPTIMIZERS = ["asha", "dyhpo", "hyperband", "one-epoch", "random", "tpe"]
 TIMES = ["time", "overhead_time", "total_time"]
+
+
+def needs_optuna(name: str) -> None:
+    """Skip a test of an optimizer whose package is not installed."""
+    if name == "tpe":
+        pytest.importorskip("optuna")
 
 
 def toy_space() -> ConfigurationSpace:

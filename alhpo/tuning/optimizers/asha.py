@@ -13,14 +13,15 @@ from typing import Any
 from alhpo.base.protocols import Configurations
 from alhpo.tuning.configurations import fill_up
 
+#: One of so many configurations goes on at each rung.
 ETA = 3
 
 
-def rungs(max_epochs: int, eta: int = ETA) -> list[int]:
-    """The epochs at which configurations are compared: 1, eta, eta², ... and ``max_epochs``."""
+def rungs(max_epochs: int) -> list[int]:
+    """The epochs at which configurations are compared: 1, 3, 9, ... and ``max_epochs``."""
     epochs = [1]
-    while epochs[-1] * eta < max_epochs:
-        epochs.append(epochs[-1] * eta)
+    while epochs[-1] * ETA < max_epochs:
+        epochs.append(epochs[-1] * ETA)
     return epochs if max_epochs == 1 else [*epochs, max_epochs]
 
 
@@ -28,7 +29,7 @@ class ASHA:
     """Promote a configuration as soon as it is among the best of its rung; else start a new one.
 
     The highest rung with a configuration to promote goes first. Of the n configurations that
-    reached a rung, the floor(n / eta) with the highest metrics can be promoted; ties go to the
+    reached a rung, the floor(n / 3) with the highest metrics can be promoted; ties go to the
     lowest number. Those that diverged or failed count in n and are never promoted. When nothing
     can be promoted or started and no configuration has reached ``max_epochs``, the best of the
     highest rung goes on all the same. The search ends when a configuration has reached
@@ -42,7 +43,6 @@ class ASHA:
             the order of their numbers.
         max_epochs: the epoch of the last rung.
         num_configurations: the number of configurations to start.
-        eta: 1/eta of the configurations survive each rung; 3 by default.
         parallel: the largest number of configurations in a suggestion, 1 by default.
     """
 
@@ -51,13 +51,11 @@ class ASHA:
         configurations: Configurations,
         max_epochs: int,
         num_configurations: int,
-        eta: int = ETA,
         parallel: int = 1,
     ) -> None:
         self._parallel = parallel
         self._available = fill_up(configurations, num_configurations)
-        self._eta = eta
-        self._epochs = rungs(max_epochs, eta)
+        self._epochs = rungs(max_epochs)
         self._started = 0
         #: Per rung, the metric of every configuration that was trained to it.
         self._metrics: list[dict[int, float]] = [{} for _ in self._epochs]
@@ -69,7 +67,7 @@ class ASHA:
         chosen = [
             (number, self._epochs[rung + 1])
             for rung in lower
-            for number in self._promotable(rung, len(self._metrics[rung]) // self._eta)
+            for number in self._promotable(rung, len(self._metrics[rung]) // ETA)
         ]
         fresh = range(self._started, min(self._started + self._parallel, self._available))
         chosen += [(number, self._epochs[0]) for number in fresh]

@@ -14,6 +14,7 @@ from typing import Any
 from alhpo.base.protocols import Configurations
 from alhpo.tuning.configurations import fill_up
 
+#: One of so many configurations goes on at each rung.
 ETA = 3
 
 
@@ -30,24 +31,23 @@ class Bracket:
     rungs: tuple[int, ...]
 
 
-def brackets(max_epochs: int, eta: int = ETA) -> list[Bracket]:
+def brackets(max_epochs: int) -> list[Bracket]:
     """The brackets of one pass of Hyperband, that with the shortest trainings first.
 
-    With R = ``max_epochs`` and s_max the largest s with eta^s <= R, bracket s starts
+    With R = ``max_epochs``, eta = ``ETA`` and s_max the largest s with eta^s <= R, bracket s starts
     ceil((s_max + 1) / (s + 1) · eta^s) configurations and has s + 1 rungs, at R / eta^s, ...,
     R / eta, R epochs, each rounded to the nearest whole epoch (halves up).
 
     Args:
         max_epochs: R, at least 1.
-        eta: 1/eta of the configurations survive each rung; at least 2, 3 by default.
     """
     s_max = 0
-    while eta ** (s_max + 1) <= max_epochs:
+    while ETA ** (s_max + 1) <= max_epochs:
         s_max += 1
     return [
         Bracket(
-            num_configurations=-(-(s_max + 1) * eta**s // (s + 1)),
-            rungs=tuple((2 * max_epochs + eta**k) // (2 * eta**k) for k in range(s, -1, -1)),
+            num_configurations=-(-(s_max + 1) * ETA**s // (s + 1)),
+            rungs=tuple((2 * max_epochs + ETA**k) // (2 * ETA**k) for k in range(s, -1, -1)),
         )
         for s in range(s_max, -1, -1)
     ]
@@ -74,7 +74,7 @@ class Hyperband:
     """Run one bracket after another, each on new configurations.
 
     A suggestion is a whole rung. Of the n configurations at the start of a bracket, the
-    floor(n / eta^i) with the highest metric at rung i (at least one) continue to the next rung.
+    floor(n / 3^i) with the highest metric at rung i (at least one) continue to the next rung.
     Ties go to the lowest number; those that diverged or failed never continue. After the last
     bracket the first begins again. The search ends with the bracket that takes the last
     configuration and may start with fewer than its size, or when the budget is spent.
@@ -87,7 +87,6 @@ class Hyperband:
             order of their numbers: those that are there already are in the first bracket.
         max_epochs: R, the epoch of the last rung of every bracket.
         num_configurations: the number of configurations to use in all.
-        eta: 1/eta of the configurations survive each rung; 3 by default.
         parallel: the smallest number of configurations in a suggestion while there are new ones,
             1 by default.
     """
@@ -97,12 +96,10 @@ class Hyperband:
         configurations: Configurations,
         max_epochs: int,
         num_configurations: int,
-        eta: int = ETA,
         parallel: int = 1,
     ) -> None:
         self._available = fill_up(configurations, num_configurations)
-        self._brackets = brackets(max_epochs, eta)
-        self._eta = eta
+        self._brackets = brackets(max_epochs)
         self._parallel = parallel
         self._used = 0
         self._begun = 0  # brackets
@@ -132,7 +129,7 @@ class Hyperband:
             }
             one.rungs = tuple(left)
             one.cuts += 1
-            n = max(1, one.started // self._eta**one.cuts)
+            n = max(1, one.started // ETA**one.cuts)
             best = sorted(at_rung, key=lambda number, at=at_rung: (-at[number], number))
             one.waiting = best[:n]
 

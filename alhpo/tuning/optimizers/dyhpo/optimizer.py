@@ -183,7 +183,7 @@ class DyHPO:
         for epochs in (*ahead, self._max_epochs):
             target = np.minimum(reached + epochs, self._max_epochs)
             mean, deviation = self._predicted(process, known, candidates, target)
-            likely = np.argsort(-_improvement(mean, deviation, best), kind="stable")[:50]
+            likely = np.argsort(-expected_improvement(mean, deviation, best), kind="stable")[:50]
             values = mean[likely, None] + deviation[likely, None] * _NODES
             above = np.maximum(scale.undo(values) - scale.undo(np.array(best)), 0.0)
             expected = above @ (_NODE_WEIGHTS / _NODE_WEIGHTS.sum())
@@ -251,7 +251,7 @@ class DyHPO:
             target = np.minimum(reached + self._step, self._max_epochs)
             bar = self._bar(target, best)
         mean, deviation = self._predicted(self._process, known, candidates, target)
-        score = _improvement(mean, deviation, bar)
+        score = expected_improvement(mean, deviation, bar)
         self._score = dict(zip(candidates, score.tolist(), strict=True))
         return candidates[int(score.argmax())]
 
@@ -406,8 +406,10 @@ def _default(configurations: Any) -> list[int]:
         return []
 
 
-def _improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float) -> np.ndarray:
-    """Expected improvement over ``best`` (Mockus 1978)."""
+def expected_improvement(
+    mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float
+) -> np.ndarray:
+    """Over ``best``, of a normal distribution (Mockus 1978)."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return np.maximum(deviation * (z * ndtr(z) + density), 0.0)
