@@ -52,7 +52,7 @@ def test_timm_al(tmp_path):
     assert report.stat().st_size > 1000
     refused = run(tmp_path, "timm_al.py", "--dataset", "digits", "--optimizer", "bohb")
     assert refused.returncode != 0
-    assert "'asha', 'dyhpo', 'hpo4dl-dyhpo'" in refused.stderr
+    assert "Legal: asha, dyhpo, hpo4dl-dyhpo" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -208,7 +208,7 @@ class KilledAfterACycle(Observer):
 COMMAND = [
     *(sys.executable, "-W", "ignore", "-c", "import torch; torch.set_num_threads(1); "
       "from alhpo.cli import run_main; run_main()", "run"),
-    *("--model", "alhpo_toy", "--strategy", "coreset", "--hpo", "per-cycle"),
+    *("--model", "resnet10t", "--strategy", "coreset", "--hpo", "per-cycle"),
     *("--optimizer", "hyperband", "--initial-size", "20", "--acquisition-size", "10"),
     *("--budget", "50", "--max-epochs", "9", "--max-budget", "60", "--eval-size", "50"),
     *("--precision", "float32"),

@@ -87,7 +87,7 @@ def test_ten_epochs_at_once_equal_ten_calls_and_ten_processes(
 
 
 STEP = """
-import json, sys, torch
+import json, sys, torch, toy_models
 torch.set_num_threads(1)
 from alhpo import ActiveLearner, load_dataset
 from dataclasses import replace
@@ -113,6 +113,7 @@ def test_ten_epochs_at_once_equal_two_interpreters(few_digits, tmp_path):
         span = [str(tmp_path / "processes"), str(first), str(last)]
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", STEP, *span],
+            cwd=Path(__file__).parent,  # where its network is
             capture_output=True,
             text=True,
             check=True,
