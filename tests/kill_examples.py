@@ -182,7 +182,8 @@ def study(folder: Path, *, tune: bool, process: int | None = None) -> list[str]:
     for cell, message in result.failed:
         trace = (cell.path / "failed.txt").read_text()
         assert (
-            re.search(r"^alhpo\.base\.errors\.\w+: ", trace, re.MULTILINE) or "Traceback" not in trace
+            re.search(r"^alhpo\.base\.errors\.\w+: ", trace, re.MULTILINE)
+            or "Traceback" not in trace
         ), trace
         raise AlhpoError(message)
     return [cell.title for cell in result.finished]
