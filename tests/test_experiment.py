@@ -300,7 +300,7 @@ def lines(n: int):
 @pytest.mark.parametrize("records", [1, 2, 3])
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_labels_that_were_lost_are_missed(rerun, tmp_path, records, kept):
-    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels, but .*Restore.*remove"):
+    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels and does not fit .*Restore.*remove"):
         rerun(records, **{"labels.jsonl": lines(kept)})
     (journal,) = tmp_path.glob("*/labels.jsonl")
     assert len(journal.read_text().splitlines()) == kept  # nothing was labelled anew
@@ -324,7 +324,7 @@ def test_records_that_were_lost_are_missed(rerun, kept):
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_records_that_an_unfinished_run_lost_are_missed(rerun, kept):
-    with pytest.raises(LabelError, match=r"holds 32 labels, but by cycles\.jsonl there are"):
+    with pytest.raises(LabelError, match=r"holds 32 labels and does not fit cycles\.jsonl"):
         rerun(kept)
 
 
@@ -335,7 +335,7 @@ def test_records_that_an_unfinished_run_lost_are_missed(rerun, kept):
         ("cycles.jsonl", DataError, "line 1 is not a record of a cycle"),
         ("labels.jsonl", LabelError, "not of what was asked and told"),
         ("dataset.json", DataError, "does not tell which data"),
-        ("hpo/cycle_002/*/journal.jsonl", DataError, "line 1 is not of a search"),
+        ("hpo/cycle_002/*/journal.jsonl", DataError, "line 1 is not an entry of a search"),
     ],
 )
 def test_files_of_something_else_are_named(rerun, file, error, match, line):

@@ -270,13 +270,13 @@ class TestRefusedCheckpoints:
     @pytest.mark.parametrize("previous", [1, 3])
     def test_other_epoch(self, started, previous):
         learner, folder = started
-        self.refused(learner.objective(), folder, "of epoch 2, but", previous=previous)
+        self.refused(learner.objective(), folder, "of epoch 2; expected", previous=previous)
 
     def test_other_epoch_while_the_models_are_in_memory(self, started):
         learner, folder = started
         objective = learner.objective()
         objective(CONFIGURATION, 3, 2, folder)
-        self.refused(objective, folder, "of epoch 3, but", previous=2)
+        self.refused(objective, folder, "of epoch 3; expected", previous=2)
 
     def test_other_configuration(self, started):
         learner, folder = started
@@ -307,7 +307,7 @@ class TestRefusedCheckpoints:
 
     def test_path_is_a_file(self, started, tmp_path):
         (tmp_path / "file").write_text("x")
-        with pytest.raises(CheckpointError, match="is a file"):
+        with pytest.raises(CheckpointError, match="a file; expected is a folder"):
             started[0].objective()(CONFIGURATION, 1, 0, tmp_path / "file")
 
     def test_epoch_zero_starts_anew(self, started):

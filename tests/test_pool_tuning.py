@@ -313,7 +313,7 @@ def test_labels_that_were_lost_are_missed(run, few_digits, tmp_path, lines):
     shutil.copytree(run.path, damaged)
     content = (damaged / "labels.jsonl").read_text().splitlines(keepends=True)
     (damaged / "labels.jsonl").write_text("".join(content[:lines]))
-    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels, but .* there are 32"):
+    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels, but .* count 32"):
         tune(damaged, tmp_path, few_digits, labels=32)
     assert not list(tmp_path.glob("*labels-*"))
 

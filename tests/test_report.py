@@ -211,7 +211,7 @@ def test_settings_that_differ_are_the_axes_of_the_grid(tmp_path):
         ("badge", "max_epochs 27, lr 0.01"): [1],
         ("badge", "max_epochs 27, lr 0.1"): [0],
     }
-    remark = "Strategies that are compared differ in other settings, too: hpo."
+    remark = "The compared strategies also differ in other settings: hpo."
     assert load_findings(tmp_path).grid.remarks == (remark,)
 
 
@@ -371,7 +371,7 @@ def test_runs_of_a_study_below_the_folder_are_reported_with_a_pointer_to_it(tmp_
     write_run(tmp_path / "mine", (0.1, 0.2), strategy="coreset")
     grid = load_findings(tmp_path).grid
     assert len(grid.cells) == 9
-    assert "8 runs are cells of the study in small, of which there is a report" in grid.remarks[-1]
+    assert "8 runs are cells of the study in small. For the study" in grid.remarks[-1]
 
 
 def test_a_partial_last_line_and_a_run_without_cycles_are_tolerated(tmp_path):

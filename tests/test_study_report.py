@@ -261,7 +261,7 @@ def zero(path):
             "tune",
             "hpo/experiment_000/journal.jsonl",
             lambda path: path.write_text(path.read_text().replace("_ids", "_id", 1)),
-            "journal.jsonl, line 2 is not of a search",
+            "journal.jsonl, line 2 is not an entry of a search",
         ),
     ],
 )
