@@ -574,8 +574,8 @@ class ActiveLearner:
         available = self.pool.available
         if not 1 <= n <= len(available):
             raise LabelError(
-                f"{n} images were asked for; expected are 1 to {len(available)}, the images of the "
-                f"pool that are available. The pool has {self.pool.size} images: {self.n_labeled} "
+                f"{n} images were asked for; expected is a number from 1 to what is available, and "
+                f"{len(available)} are. The pool has {self.pool.size} images: {self.n_labeled} "
                 f"labelled, {len(self.pool.pending)} waited for."
             )
         return available

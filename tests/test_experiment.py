@@ -300,7 +300,9 @@ def lines(n: int):
 @pytest.mark.parametrize("records", [1, 2, 3])
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_labels_that_were_lost_are_missed(rerun, tmp_path, records, kept):
-    with pytest.raises(LabelError, match=r"labels\.jsonl holds \d+ labels and does not fit .*Restore.*remove"):
+    with pytest.raises(
+        LabelError, match=r"labels\.jsonl holds \d+ labels and does not fit .*Restore.*remove"
+    ):
         rerun(records, **{"labels.jsonl": lines(kept)})
     (journal,) = tmp_path.glob("*/labels.jsonl")
     assert len(journal.read_text().splitlines()) == kept  # nothing was labelled anew

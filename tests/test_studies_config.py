@@ -262,7 +262,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path, content, message):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigurationError, match=r"paper-cifar10.*Did you mean 'paper-digits'"):
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'paper-digits'.*paper-cifar10"):
         load_study("paper-digit")
 
 

@@ -275,7 +275,7 @@ def test_what_is_in_work_elsewhere_is_waited_for(tmp_path):
     def hold():
         with exclusive(first.path):
             holding.set()
-            wait_until(lambda: any("in work" in line[0] for line in notes.lines))
+            wait_until(lambda: any("is running it" in line[0] for line in notes.lines))
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -283,7 +283,7 @@ def test_what_is_in_work_elsewhere_is_waited_for(tmp_path):
     assert run_study(study, "in-process", observer=notes).complete
     thread.join()
     assert [line[0] for line in notes.lines][1:] == ["finished", "finished"]
-    assert "in work" in notes.lines[0][0]
+    assert "is running it" in notes.lines[0][0]
 
 
 @pytest.mark.usefixtures("_short_pauses")

@@ -253,7 +253,7 @@ def zero(path):
     [
         ("run", "cycles.jsonl", zero, "cycles.jsonl, line 1 is not JSON"),
         ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
-        ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "no record"),
+        ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "is not a record"),
         ("tune", "tune.json", zero, "tune.json is not JSON"),
         ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is not a record"),
         ("tune", "hpo/experiment_000/journal.jsonl", zero, "journal.jsonl, line 1 is not JSON"),
