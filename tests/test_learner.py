@@ -169,11 +169,11 @@ def test_label_errors_change_nothing(few_digits):
 
 def test_exhausted_pool(few_digits):
     learner = ActiveLearner(few_digits, **FAST)
-    with pytest.raises(LabelError, match="121 images were asked for; expected are 1 to 120"):
+    with pytest.raises(LabelError, match="121 images were asked for; .* and 120 are"):
         learner.label_initial(121)
     learner.label_initial(110)
     learner.fit()
-    with pytest.raises(LabelError, match=r"11 images.*expected are 1 to 10,.*110 labelled"):
+    with pytest.raises(LabelError, match=r"11 images.*and 10 are.*110 labelled"):
         learner.query(11)
     learner.query(10)
     assert learner.n_labeled == 120
