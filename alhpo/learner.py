@@ -26,7 +26,7 @@ from alhpo.base.types import Evaluation, PoolOutputs, Query
 from alhpo.data.batches import DeviceImages, InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
-from alhpo.hyperparameters import load_space
+from alhpo.hyperparameters import TrainingHyperparameters, load_space
 from alhpo.models.timm_models import Init, ModelSpec
 from alhpo.outputs.adversarial import check_image_size
 from alhpo.outputs.oracle import check_oracle, retrained
@@ -169,7 +169,8 @@ class ActiveLearner:
             journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(len(dataset), dataset.num_classes, journal)
         self._fitted: Any = None
-        self._fit: list[Any] = []  # hyperparameters and epochs of the model fitted last
+        #: Hyperparameters and epochs of the last fit.
+        self._fitted_with: tuple[TrainingHyperparameters, int] | None = None
         self._eval_images: DeviceImages | None = None
 
     @classmethod
@@ -424,7 +425,7 @@ class ActiveLearner:
         hp.check_epochs(task.max_epochs)
         folder = None if checkpoint_path is None else Path(checkpoint_path)
         self._fitted, epochs = fitted_model(task, hp, folder, callback)
-        self._fit = [hp, task.max_epochs]
+        self._fitted_with = hp, task.max_epochs
         if self._fitted is not None:
             result = self.evaluate()
             if result.n == 0 or math.isfinite(result.nll):
@@ -465,7 +466,8 @@ class ActiveLearner:
             hp = self._recipe.hyperparameters.create(self.fixed, configuration)
             expected = fit_identity(task, hp)
         saved = saved_model(Path(checkpoint_path), self._recipe, self.compute, expected)
-        self._fitted, *self._fit = saved
+        self._fitted, hp, epochs = saved
+        self._fitted_with = hp, epochs
 
     def evaluate(self) -> Evaluation:
         """Scores of the fitted model on the evaluation split; n = 0 and NaN if there is none.
@@ -562,7 +564,8 @@ class ActiveLearner:
         """``PoolOutputs.retrain``, with the hyperparameters and epochs of the last fit."""
         images = self._evaluation_images()
         assert images is not None  # check_oracle
-        hp, max_epochs = self._fit
+        assert self._fitted_with is not None  # there is a model
+        hp, max_epochs = self._fitted_with
         task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
         labeled = torch.from_numpy(self.pool.labeled)
         return retrained(task, hp, self.dataset, labeled, indices, images)

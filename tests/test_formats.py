@@ -67,7 +67,9 @@ def test_a_finished_run_is_returned(old: Path) -> None:
 def test_an_unfinished_run_is_refused_with_the_version_that_goes_on(old: Path) -> None:
     run = unfinished(old / "runs" / RUN)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(FormatError, match=r"no format\.json.*0\.1\.0 .*format 2.*Reports read"):
+    with pytest.raises(
+        FormatError, match=rf"no format\.json.*0\.1\.0 .*format {FORMAT}.*Reports read"
+    ):
         run_experiment(settings_of(run))
     assert {path: path.read_bytes() for path in before} == before
     assert len(write_report(run, old / "report").findings.curves) == 1

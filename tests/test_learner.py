@@ -169,7 +169,7 @@ def test_label_errors_change_nothing(few_digits):
 
 def test_exhausted_pool(few_digits):
     learner = ActiveLearner(few_digits, **FAST)
-    with pytest.raises(LabelError, match="121 images were asked for; .* and 120 are"):
+    with pytest.raises(LabelError, match=r"121 images were asked for; .* and 120 are"):
         learner.label_initial(121)
     learner.label_initial(110)
     learner.fit()

@@ -36,6 +36,18 @@ RECIPES.register("network", NetworkRecipe)
 RECIPES.register("learning-loss", LearningLossRecipe)
 
 
+#: Fields of ``PoolOutputs`` that a model predicts, and from which of its outputs.
+_PREDICTED = {
+    "logits": "logits",
+    "labeled_logits": "logits",
+    "features": "features",
+    "labeled_features": "features",
+    "passes": "features",
+    "classify": "features",
+    "predicted_losses": "predicted_losses",
+}
+
+
 def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     """The recipe with this name.
 
@@ -51,16 +63,7 @@ def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     if name == "network" and "predicted_losses" in needs:
         name = "learning-loss"
     recipe = RECIPES.get(name)
-    of_model = {
-        "passes": "features",
-        "classify": "features",
-        "predicted_losses": "predicted_losses",
-    }
-    of_model |= {
-        one: one.removeprefix("labeled_") for one in ("labeled_logits", "labeled_features")
-    }
-    of_model |= {one: one for one in ("logits", "features")}
-    missing = {of_model[one] for one in needs & of_model.keys()} - recipe.outputs
+    missing = {_PREDICTED[one] for one in needs & _PREDICTED.keys()} - recipe.outputs
     if missing:
         raise ConfigurationError(
             f"The strategy needs {', '.join(sorted(missing))}, which models of recipe {name!r} do "
