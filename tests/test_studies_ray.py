@@ -120,7 +120,7 @@ def test_sigterm_ends_a_cluster_that_was_started(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "terminated; the same command goes on" in errors and "Traceback" not in errors
+    assert "terminated. The same command goes on" in errors and "Traceback" not in errors
     assert below
     wait_until(lambda: gone(below), 60)
 
