@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +86,9 @@ class ActiveLearner:
         vaal_epochs: epochs, over the candidates, for which VAAL trains its networks at each query.
         device: "auto" or a torch device.
         precision: "auto", "float32" or "bfloat16".
-        path: folder in which every label is recorded at once. A record that is there already is
-            continued. None keeps the labels in memory only.
+        path: folder in which every label is recorded at once, with the identity of its image. A
+            record that is there already is continued, also if images came, went or were renamed;
+            several processes may share it. None keeps the labels in memory only.
 
     Raises:
         ConfigurationError: an argument that cannot be used; raised before any work.
@@ -167,7 +169,8 @@ class ActiveLearner:
         if self._path is not None:
             claim_format(self._path)
             journal = Journal(self._path / "labels.jsonl")
-        self.pool = Pool(len(dataset), dataset.num_classes, journal)
+        self.pool = Pool(dataset.identities, dataset.classes, journal, paths=dataset.paths)
+        _warn_of_missing(self.pool)
         self._fitted: Any = None
         #: Hyperparameters and epochs of the last fit.
         self._fitted_with: tuple[TrainingHyperparameters, int] | None = None
@@ -230,10 +233,11 @@ class ActiveLearner:
         """
         self._need_truth()
         n = _whole_number(n)
-        if not self.n_labeled:
-            if not len(self.pool.pending):
-                self.ask_initial(n)
-            self.answer()
+        with self.pool.locked():
+            if not self.n_labeled:
+                if not len(self.pool.pending):
+                    self.ask_initial(n)
+                self.answer()
         return Query(tuple(self.pool.by_cycle().get(0, ())))
 
     def ask_initial(self, n: int) -> Query:
@@ -242,7 +246,10 @@ class ActiveLearner:
         Raises:
             LabelError: fewer than ``n`` images are left, or ``n`` is not an integer.
         """
-        n = _whole_number(n)
+        with self.pool.locked():
+            return self._ask_initial(_whole_number(n))
+
+    def _ask_initial(self, n: int) -> Query:
         candidates = self._candidates(n)
         chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
         probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
@@ -272,7 +279,10 @@ class ActiveLearner:
         chooser = self.strategy if strategy is None else get_strategy(strategy)
         check_dropout(chooser, self._outputs.dropout)
         check_oracle(chooser, self.dataset)
-        n = _whole_number(n)
+        with self.pool.locked():  # to the end, so that no other process asks for the same images
+            return self._ask(_whole_number(n), chooser)
+
+    def _ask(self, n: int, chooser: Strategy) -> Query:
         candidates = self._candidates(n)
         step = self.cycle + 1
         needs = strategy_needs(chooser)
@@ -303,12 +313,12 @@ class ActiveLearner:
             shutil.rmtree(folder, ignore_errors=True)
         return query
 
-    def tell(self, indices: Sequence[int], labels: Sequence[int]) -> None:
+    def tell(self, indices: Sequence[int], labels: Sequence[int | str]) -> None:
         """Record labels, all or some of those that were asked for.
 
         Args:
             indices: pool indices.
-            labels: the class of each image, from 0.
+            labels: the class of each image, by number (from 0) or name.
 
         Raises:
             LabelError: an illegal index or label; then nothing of the call is recorded.
@@ -343,8 +353,9 @@ class ActiveLearner:
         """
         self._need_truth()
         assert self.dataset.labels is not None
-        waited = self.pool.pending
-        self.tell(waited.tolist(), self.dataset.labels[torch.from_numpy(waited)].tolist())
+        with self.pool.locked():
+            waited = self.pool.pending
+            self.tell(waited.tolist(), self.dataset.labels[torch.from_numpy(waited)].tolist())
 
     def objective(
         self,
@@ -602,6 +613,17 @@ class ActiveLearner:
                 f"Data set {self.dataset.name!r} has no labels to simulate with. Use ask() and "
                 "tell()."
             )
+
+
+def _warn_of_missing(pool: Pool) -> None:
+    """Say which images of a record are not in the pool. Their labels stay in the record."""
+    if pool.missing:
+        image, path = next(iter(pool.missing.items()))
+        warnings.warn(
+            f"{len(pool.missing)} images that were labelled or asked for are not in the data set "
+            f"now, such as {path or image}: they were removed or changed. Their labels are kept.",
+            stacklevel=3,
+        )
 
 
 def _whole_number(n: int) -> int:

@@ -35,6 +35,14 @@ def _names_of_its_own():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Also of the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALHPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread_per_process():
     """Bitwise comparisons across processes need one number of threads."""
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alhpo import RunConfig, load_dataset
 from alhpo.base.errors import ConfigurationError, DataError
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import LazyImages
 from alhpo.data.loading import dataset_size
 from alhpo.data.sources import (
     DatasetSize,

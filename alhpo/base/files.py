@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alhpo.base.errors import ConfigurationError, DataError, RunLockedError
+
+#: Seconds after which waiting for a lock is said.
+PATIENCE = 10
 
 
 def canonical_json(value: Any) -> str:
@@ -81,13 +85,41 @@ class Journal:
         Raises:
             DataError: a line other than the last is not JSON.
         """
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        return [self._parse(number, line) for number, line in enumerate(lines, start=1)]
+        return self.read_from(0)[0]
 
-    def append(self, entry: Any) -> None:
-        """Add one entry and wait until it is on disk."""
+    def read_from(self, start: int) -> tuple[list[Any], int]:
+        """The complete entries from a byte on, and the byte after them.
+
+        Args:
+            start: 0, or the byte after earlier entries.
+
+        Raises:
+            DataError: a line other than the last is not JSON, or the file has fewer bytes.
+        """
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(start)
+                content = file.read()
+        except FileNotFoundError:
+            size, content = 0, b""
+        if size < start:
+            raise DataError(
+                f"{self.path} was cut short from outside while it was in use: it had {start} bytes "
+                f"and has {size}. Restore it from a copy."
+            )
+        entries = []
+        for line in content.split(b"\n")[:-1]:
+            entries.append(self._parse(start, line))
+            start += len(line) + 1
+        return entries, start
+
+    def append(self, entry: Any) -> int:
+        """Add one entry and wait until it is on disk.
+
+        Returns:
+            The byte after it.
+        """
         line = canonical_json(entry).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
@@ -95,11 +127,14 @@ class Journal:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+            return file.tell()
 
-    def _parse(self, number: int, line: bytes) -> Any:
+    def _parse(self, start: int, line: bytes) -> Any:
+        """The entry of a line that begins at a byte."""
         try:
             return json.loads(line)
         except ValueError as error:
+            number = self.path.read_bytes()[:start].count(b"\n") + 1
             raise DataError(
                 f"{self.path}, line {number} is not JSON ({error}): the file was changed from "
                 "outside. Restore it from a copy, or remove its folder to start anew."
@@ -116,6 +151,47 @@ class Journal:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.seek(0, os.SEEK_END)
+
+
+class Lock:
+    """A lock between processes, and between parts of one, that waits for its turn.
+
+    It ends with the process, however that ends. A thread may take it again while it holds it.
+
+    Args:
+        path: the file of the lock. Its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock.
+
+        Raises:
+            ConfigurationError: the file cannot be made or written.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=PATIENCE)
+            except Timeout:
+                warnings.warn(
+                    f"Another process holds {self._path}; waiting for it to end its work.",
+                    stacklevel=3,
+                )
+                self._lock.acquire()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._path} cannot be made or written ({error.strerror}). Choose another "
+                "folder, or make it writable."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 @contextmanager

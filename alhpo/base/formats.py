@@ -14,7 +14,7 @@ from alhpo.base.errors import DataError, FormatError
 from alhpo.base.files import write_json
 
 #: The format of this version. A new number means: earlier folders cannot be continued exactly.
-FORMAT = 3
+FORMAT = 4
 FILE = "format.json"
 #: A folder that was begun has at least one of these files.
 _BEGUN = ("labels.jsonl", "cycles.jsonl", "dataset.json", "journal.jsonl", "study.yaml")

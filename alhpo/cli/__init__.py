@@ -12,6 +12,7 @@ import types
 import click
 
 from alhpo.base.errors import AlhpoError
+from alhpo.cli.cache import cache
 from alhpo.cli.report import report
 from alhpo.cli.run import run
 from alhpo.cli.study import study
@@ -26,7 +27,7 @@ def main() -> None:
     """Deep active learning with hyperparameter optimisation in the loop."""
 
 
-for _command in (run, tune, study, report):
+for _command in (run, tune, study, report, cache):
     main.add_command(_command)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from alhpo.base.errors import DataError
-from alhpo.base.seeding import numpy_generator
+from alhpo.data.identity import held_out_by_identity, numbered
+from alhpo.data.pixels import pixel_identity
 
+#: Classes that a summary names.
+SHOWN_CLASSES = 12
 LAYOUTS = ("auto", "NHWC", "NCHW")
 #: Images and pixel values per block when statistics are computed: 128 MiB as float64.
 BLOCK_IMAGES, BLOCK_PIXELS = 4096, 2**24
@@ -30,6 +35,11 @@ class ImageDataset:
         classes: names of the C classes, in the order of their labels.
         paths: the file of each pool image, or None if the images are not from files.
         augmentation: the meaning of the hyperparameter ``augmentation="auto"`` for this data.
+        eval_paths: the file of each evaluation image, or None.
+        known_identities: the identity of each pool image, if it is not that of its pixels.
+        known_eval_identities: the identity of each evaluation image, likewise.
+        skipped: files that were left out, each with the reason.
+        notes: what a user should know about the images, a sentence each.
 
     Raises:
         DataError: an empty pool, or images and labels that do not fit each other.
@@ -43,8 +53,14 @@ class ImageDataset:
     classes: tuple[str, ...]
     paths: tuple[str, ...] | None = None
     augmentation: str = "crop-flip"
+    eval_paths: tuple[str, ...] | None = None
+    known_identities: tuple[str, ...] | None = None
+    known_eval_identities: tuple[str, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_classes(self.classes)
         n = len(self.images)
         if n == 0:
             raise DataError(
@@ -66,6 +82,17 @@ class ImageDataset:
                     f"The labels of the {part} of {self.name!r} span {int(labels.min())} to "
                     f"{int(labels.max())}; with {len(self.classes)} classes, expected 0 to "
                     f"{len(self.classes) - 1}."
+                )
+        for names, count in (
+            (self.paths, n),
+            (self.known_identities, n),
+            (self.eval_paths, len(self.eval_images)),
+            (self.known_eval_identities, len(self.eval_images)),
+        ):
+            if names is not None and len(names) != count:
+                raise DataError(
+                    f"Data set {self.name!r} has {len(names)} paths or identities of {count} "
+                    "images; expected one for each."
                 )
         if len(self.eval_images) and self.eval_images.shape[1:] != self.images.shape[1:]:
             raise DataError(
@@ -89,19 +116,56 @@ class ImageDataset:
     def channels(self) -> int:
         return int(self.images.shape[3])
 
+    @cached_property
+    def identities(self) -> tuple[str, ...]:
+        """What each pool image is known by, whatever its place: SHA-256 of its file, or of its
+        shape and pixels. Those of copies end in ":1", ":2", ..."""
+        if self.known_identities is not None:
+            return self.known_identities
+        return numbered([pixel_identity(image) for image in self.images.numpy()])
+
+    @cached_property
+    def eval_identities(self) -> tuple[str, ...]:
+        """What each evaluation image is known by."""
+        if self.known_eval_identities is not None:
+            return self.known_eval_identities
+        return numbered([pixel_identity(image) for image in self.eval_images.numpy()])
+
+    def summary(self) -> str:
+        """The data set in one sentence: images, size, classes with their counts, evaluation."""
+        height, width = self.image_size
+        colours = "grey" if self.channels == 1 else "colour"
+        text = (
+            f"{self.name}: {len(self):,} images of {width} x {height} pixels ({colours}), "
+            f"{len(self.eval_images):,} for evaluation, {self.num_classes} classes"
+        )
+        shown = list(self.classes[:SHOWN_CLASSES])
+        if self.labels is not None:
+            counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+            shown = [f"{name} {n:,}" for name, n in zip(shown, counts, strict=False)]
+        more = ", ..." if self.num_classes > SHOWN_CLASSES else ""
+        return f"{text} ({', '.join(shown)}{more})."
+
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel over the pool, of values scaled to [0, 1]."""
-        total = torch.zeros(self.channels, dtype=torch.float64)
-        squares = torch.zeros(self.channels, dtype=torch.float64)
+        """Mean and standard deviation per channel over the pool, of values scaled to [0, 1].
+
+        A deviation below one grey level counts as 1, so that a channel that is constant in the pool
+        does not blow up what differs from it later.
+        """
+        total = torch.zeros(self.channels, dtype=torch.int64)
+        squares = torch.zeros(self.channels, dtype=torch.int64)
         size = min(max(BLOCK_PIXELS // self.images[0].numel(), 1), BLOCK_IMAGES)
         for block in self.images.split(size):
-            values = block.double().div_(255)
+            values = block.long()
             total += values.sum((0, 1, 2))
             squares += values.square_().sum((0, 1, 2))
         count = self.images[..., 0].numel()
-        mean = total / count
-        std = (squares / count - mean.square()).clamp_min(0).sqrt()
-        return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
+        means, stds = [], []
+        for first, second in zip(total.tolist(), squares.tolist(), strict=True):
+            means.append(first / count / 255)
+            variance = count * second - first * first  # exact, so 0 only if it is
+            stds.append(math.sqrt(variance) / count / 255)
+        return tuple(means), tuple(std if std >= 1 / 255 else 1.0 for std in stds)
 
     @classmethod
     def from_arrays(
@@ -121,16 +185,20 @@ class ImageDataset:
 
         Args:
             images: uint8, N x H x W, N x H x W x C or N x C x H x W with 1 or 3 channels.
-            labels: N integers, or None if people will label; then metrics need ``eval_images``.
+            labels: N numbers or names (also of shape (N, 1)), or None if people will label; then
+                metrics need ``eval_images``.
             eval_images: evaluation images, as ``images``. Without them, ``eval_fraction`` of a
                 labelled pool is held out.
-            eval_labels: one integer per evaluation image.
-            classes: names or number of classes; by default the largest label + 1.
+            eval_labels: one number or name per evaluation image.
+            classes: names of the classes, or their number; labels are then names, or numbers from
+                0. By default the classes are the labels that occur, sorted: the labels 3, 7 and 9
+                are the classes "3", "7" and "9", which count as 0, 1 and 2.
             name: name in tables and run folders.
             layout: layout of four-dimensional images; "auto" finds the axis of length 1 or 3.
             augmentation: the meaning of the hyperparameter ``augmentation="auto"``: "none",
                 "crop", "flip" or "crop-flip".
-            eval_fraction: share that is held out if there are labels and no ``eval_images``.
+            eval_fraction: share that is held out if there are labels and no ``eval_images``. Each
+                image is drawn by its content, whatever the others are.
 
         Raises:
             DataError: a type, shape or value is not legal; the message says which.
@@ -141,49 +209,70 @@ class ImageDataset:
             raise DataError(
                 "Only one of eval_images and eval_labels is given. Give both, or neither."
             )
-        if eval_images is not None:
-            held_images, held_labels = _as_images(eval_images, layout), _as_labels(eval_labels)
-        else:
-            held_images, held_labels = pool[:0], torch.empty(0, dtype=torch.int64)
-        known = [part for part in (given, held_labels) if part is not None and len(part)]
-        if isinstance(classes, int):
-            classes = [str(i) for i in range(classes)]
-        if classes is None:
-            if not known:
-                raise DataError(
-                    "There are no labels, and classes is None. Give the classes by name or number."
-                )
-            classes = [str(i) for i in range(int(torch.cat(known).max()) + 1)]
+        held = None if eval_images is None else _as_images(eval_images, layout)
+        told = None if eval_labels is None else _as_labels(eval_labels)
+        names = _class_names(classes, [part for part in (given, told) if part is not None])
+        empty = torch.empty(0, dtype=torch.int64)
         dataset = cls(
-            name, pool, given, held_images, held_labels, tuple(classes), None, augmentation
+            name,
+            pool,
+            None if given is None else _numbers(given, names, classes is None),
+            pool[:0] if held is None else held,
+            empty if told is None else _numbers(told, names, classes is None),
+            names,
+            None,
+            augmentation,
         )
-        if eval_images is None and given is not None:
+        if held is None and dataset.labels is not None:
             return _hold_out(dataset, eval_fraction)
         return dataset
 
 
-def evaluation_split(n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending indices of images kept in the pool and held out for evaluation.
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse class names that are empty, not text or there twice."""
+    for name in classes:
+        if not isinstance(name, str) or not name:
+            raise DataError(f"A class is called {name!r}; expected a text of at least one letter.")
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if list(classes).count(name) > 1)
+        raise DataError(f"Two classes are called {twice!r}; expected different names.")
 
-    The same arguments always give the same split.
 
-    Raises:
-        DataError: the fraction is not in (0, 1), or there are fewer than two images.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"Argument eval_fraction is {fraction!r}; expected a number in (0, 1).")
-    if n < 2:
+def _class_names(
+    classes: Sequence[str] | int | None, labels: Sequence[np.ndarray]
+) -> tuple[str, ...]:
+    if isinstance(classes, int):
+        return tuple(str(i) for i in range(classes))
+    if classes is not None:
+        return tuple(classes)
+    values = sorted({value for part in labels for value in np.unique(part).tolist()}, key=_order)
+    if not values:
         raise DataError(
-            f"{n} images are too few to hold some out for evaluation; expected at least 2."
+            "There are no labels, and classes is None. Give the classes by name or number."
         )
-    n_held = min(max(round(fraction * n), 1), n - 1)
-    order = numpy_generator("evaluation split", n).permutation(n)
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
+    return tuple(str(value) for value in values)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers by value, before texts by letter."""
+    return (isinstance(value, str), value)
+
+
+def _numbers(labels: np.ndarray, names: Sequence[str], occur: bool) -> torch.Tensor:
+    """Labels as positions in ``names``. Numbers are that already, unless they just ``occur``."""
+    if not occur and labels.dtype.kind != "U":
+        return torch.from_numpy(labels.astype(np.int64))
+    place = {name: number for number, name in enumerate(names)}
+    unknown = [text for text in np.unique(labels).astype(str).tolist() if text not in place]
+    if unknown:
+        raise DataError(f"There is a label {unknown[0]!r}, but the classes are {', '.join(names)}.")
+    return torch.tensor([place[text] for text in labels.astype(str).tolist()], dtype=torch.int64)
 
 
 def _hold_out(dataset: ImageDataset, fraction: float) -> ImageDataset:
     assert dataset.labels is not None
-    kept, held = (torch.from_numpy(part) for part in evaluation_split(len(dataset), fraction))
+    parts = held_out_by_identity(dataset.identities, fraction)
+    kept, held = (torch.from_numpy(part) for part in parts)
     return replace(
         dataset,
         images=dataset.images[kept],
@@ -227,14 +316,22 @@ def _as_images(images: Any, layout: str) -> torch.Tensor:
     return tensor.contiguous()
 
 
-def _as_labels(labels: Any) -> torch.Tensor:
-    tensor = _as_tensor(labels, "Labels")
-    if tensor.ndim != 1 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+def _as_labels(labels: Any) -> np.ndarray:
+    """(N,) integers or texts."""
+    try:
+        array = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Labels cannot be read as one array: {error}.") from error
+    if array.dtype == object and all(isinstance(value, str) for value in array.flat):
+        array = array.astype(str)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuU"):
         raise DataError(
-            f"Labels have shape {tuple(tensor.shape)} and type {tensor.dtype}; expected one "
-            "integer per image."
+            f"Labels have shape {array.shape} and type {array.dtype}; expected one integer or "
+            "name per image."
         )
-    return tensor.to(torch.int64)
+    return array if array.dtype.kind == "U" else array.astype(np.int64)
 
 
 def _as_tensor(values: Any, what: str) -> torch.Tensor:

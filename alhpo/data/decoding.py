@@ -1,210 +1,266 @@
-"""Images that are not decoded yet, and decoding them all to one shape."""
+"""The images of one part of a data set, decoded to one shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
-import torch
-from PIL import Image, ImageOps
 
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
+from alhpo.data.cache import facts_of_files, stored_images
+from alhpo.data.identity import (
+    check_split,
+    drawn_by_identity,
+    held_out_by_identity,
+    numbered,
+)
+from alhpo.data.lazy import ImageFiles, LazyImages
+from alhpo.data.pixels import ImageFacts, UnreadableImage, as_shown, fitted, pixel_identity
+from alhpo.data.workers import decode_files, processors
 
+#: Share of the free memory that images without files may take.
+MEMORY_SHARE = 0.8
 #: Side in pixels to which images of different sizes are resized by default.
 DEFAULT_SIZE = 224
-#: Share of the free memory that a data set may take.
-MEMORY_SHARE = 0.8
+#: Images of a set without files that are looked at for the common size.
+SAMPLE = 64
+
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class LazyImages:
-    """Labelled images that are not decoded yet.
+class Decoded:
+    """Decoded images.
 
     Attributes:
-        where: what they are called in messages.
-        count: the number of images.
-        get: a function of a position from 0 to ``count - 1`` that returns the PIL image and its
-            label, the same at every call. Several threads call it.
-        classes: names of the classes in the order of their labels; None if only the labels tell
-            how many classes there are.
+        pixels: (N, H, W, C) uint8.
+        labels: (N,) int64, or None if nobody labelled them yet.
+        identities: identity of each image; None if it is that of the decoded pixels.
         paths: the file of each image, or None if they are not files.
+        problems: the files that cannot be decoded, each with the reason. They are not among the
+            images.
     """
 
-    where: str
-    count: int
-    get: Callable[[int], tuple[Image.Image, int]]
-    classes: Sequence[str] | None = None
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    identities: tuple[str, ...] | None
     paths: tuple[str, ...] | None = None
+    problems: tuple[tuple[str, str], ...] = ()
 
-    @classmethod
-    def of_files(
-        cls,
-        where: str,
-        paths: Sequence[str | Path],
-        labels: Sequence[int] | np.ndarray,
-        classes: Sequence[str] | None = None,
-    ) -> LazyImages:
-        """Images that are files, with a label each.
+
+@dataclass(frozen=True)
+class FilePart:
+    """Image files in the order of their identities, with their facts. See ``file_part``."""
+
+    images: ImageFiles
+    facts: tuple[ImageFacts, ...]
+    problems: tuple[tuple[str, str], ...]
+    verify: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.facts)
+
+    @property
+    def identities(self) -> list[str]:
+        return [fact.identity for fact in self.facts]
+
+    def pick(self, chosen: np.ndarray) -> FilePart:
+        facts = tuple(self.facts[row] for row in chosen.tolist())
+        return replace(self, images=self.images.pick(chosen), facts=facts)
+
+    def split(self, fraction: float) -> tuple[FilePart, FilePart]:
+        """A part to keep, and one to hold out."""
+        kept, held = held_out_by_identity(self.identities, fraction)
+        return self.pick(kept), replace(self.pick(held), problems=())
+
+    def subset(self, size: int | None, purpose: str) -> FilePart:
+        """A random subset that is always the same for a ``purpose``; all if ``size`` is None."""
+        if size is None or size >= self.count:
+            return self
+        return self.pick(drawn_by_identity(self.identities, size, purpose))
+
+    def sizes(self) -> tuple[set[tuple[int, int]], bool]:
+        """The sizes (height, width) that occur, and whether all images are grey."""
+        sizes = {(fact.height, fact.width) for fact in self.facts}
+        return sizes, all(fact.grey for fact in self.facts)
+
+    def decode(self, shape: Shape) -> Decoded:
+        """Decode all images to one shape, or take them from the cache.
 
         Raises:
-            DataError: raised by ``get`` for a file that cannot be read as an image.
+            DataError: there is no room for them, neither in the cache nor in memory.
         """
-        files = tuple(map(str, paths))
+        paths = self.images.paths
+        if not paths:
+            none = np.empty(0, dtype=np.int64)
+            return Decoded(np.empty((0, *shape), dtype=np.uint8), none, (), (), self.problems)
 
-        def get(index: int) -> tuple[Image.Image, int]:
-            try:
-                with Image.open(files[index]) as image:
-                    image.load()
-                    return image, int(labels[index])
-            except OSError as error:
-                raise DataError(f"{files[index]} cannot be read as an image: {error}") from error
+        def fill(pixels: np.ndarray) -> list[str]:
+            return decode_files(paths, pixels)
 
-        return cls(where, len(files), get, classes, files)
+        where = self.images.where
+        stored = stored_images(self.identities, shape, where, fill, renew=self.verify)
+        if stored is None:
+            _need_memory(where, self.count, shape)
+            pixels = np.empty((self.count, *shape), dtype=np.uint8)
+            reasons = fill(pixels)
+        else:
+            pixels, reasons = stored
+        labels = self.images.labels
+        truth = None if labels is None else np.array(labels, dtype=np.int64)
+        problems = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+        identities = numbered(self.identities)
+        if problems:
+            good = np.array([not reason for reason in reasons])
+            pixels, truth = pixels[good], None if truth is None else truth[good]
+            identities = tuple(np.array(identities)[good].tolist())
+            paths = tuple(np.array(paths, dtype=object)[good].tolist())
+        return Decoded(pixels, truth, identities, paths, (*self.problems, *problems))
 
-    @classmethod
-    def of_arrays(
-        cls,
-        where: str,
-        images: np.ndarray,
-        labels: Sequence[int] | np.ndarray,
-        classes: Sequence[str] | None = None,
-    ) -> LazyImages:
-        """Images in an array of (N, H, W) or (N, H, W, 3) uint8, with N labels."""
-        return cls(
-            where,
-            len(images),
-            lambda index: (Image.fromarray(images[index]), int(labels[index])),
-            classes,
-        )
 
-    def pick(self, chosen: np.ndarray) -> LazyImages:
-        """The images at these positions, in that order."""
-        paths = None if self.paths is None else tuple(self.paths[i] for i in chosen)
-        get = self.get
-        return replace(self, count=len(chosen), get=lambda i: get(int(chosen[i])), paths=paths)
+def file_part(images: ImageFiles, *, verify: bool = False) -> FilePart:
+    """Read the facts of image files, and put the files into the order of their identities.
 
-    def subset(self, size: int | None, purpose: str) -> LazyImages:
-        """A random subset, in the same order; always the same for a ``purpose``. All images if
-        ``size`` is None."""
+    So files may be renamed or moved, and every image keeps its place. What is not an image is left
+    out, as a problem.
+
+    Args:
+        images: the files.
+        verify: read all files, even those that seem unchanged.
+    """
+    facts = facts_of_files(images.paths, verify=verify)
+    order = sorted(range(len(facts)), key=lambda row: (facts[row].identity, images.paths[row]))
+    good = np.array([row for row in order if not facts[row].problem], dtype=np.int64)
+    bad = sorted((images.paths[row], facts[row].problem) for row in order if facts[row].problem)
+    chosen = tuple(facts[row] for row in good.tolist())
+    return FilePart(images.pick(good), chosen, tuple(bad), verify)
+
+
+@dataclass(frozen=True)
+class OrderedPart:
+    """Images without files, in the order of their source. Draws go by position."""
+
+    images: LazyImages
+    problems: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def count(self) -> int:
+        return self.images.count
+
+    def split(self, fraction: float) -> tuple[OrderedPart, OrderedPart]:
+        """A part to keep, and one to hold out."""
+        kept, held = evaluation_split(self.count, fraction)
+        return OrderedPart(self.images.pick(kept)), OrderedPart(self.images.pick(held))
+
+    def subset(self, size: int | None, purpose: str) -> OrderedPart:
+        """A random subset that is always the same for a ``purpose``; all if ``size`` is None."""
         if size is None or size >= self.count:
             return self
         generator = numpy_generator("subset", purpose, self.count, size)
-        return self.pick(np.sort(generator.choice(self.count, size, replace=False)))
+        return OrderedPart(
+            self.images.pick(np.sort(generator.choice(self.count, size, replace=False)))
+        )
 
-    def with_classes(self, classes: Sequence[str]) -> LazyImages:
-        """The same images, with labels that are positions in ``classes``.
+    def sizes(self) -> tuple[set[tuple[int, int]], bool]:
+        """The sizes (height, width) that occur among some images, and whether these are grey."""
+        rows = np.unique(np.linspace(0, self.count - 1, min(self.count, SAMPLE)).astype(int))
+        looked_at = [self._shown(int(row))[0] for row in rows]
+        sizes = {(image.height, image.width) for image in looked_at}
+        return sizes, all(image.mode == "L" for image in looked_at)
+
+    def labels(self) -> list[int]:
+        """The label of each image; every image is read for it."""
+        return [self.images.get(row)[1] for row in range(self.count)]
+
+    def decode(self, shape: Shape, *, one_size: bool = False) -> Decoded:
+        """Decode all images to one shape.
+
+        Args:
+            shape: (height, width, channels).
+            one_size: ``shape`` is the size that all images should have.
 
         Raises:
-            DataError: they have a class that is not among these.
+            DataError: the images do not fit into the free memory, or one cannot be read.
+            OtherImage: an image has another size than it should, or colours if ``shape`` is grey.
         """
-        if self.classes is None or list(self.classes) == list(classes):
-            return self
-        missing = [name for name in self.classes if name not in classes]
-        if missing:
+        _need_memory(self.images.where, self.count, shape)
+        pixels = np.empty((self.count, *shape), dtype=np.uint8)
+        labels = np.empty(self.count, dtype=np.int64)
+        changed: dict[int, str] = {}
+
+        def read(row: int) -> None:
+            image, label = self._shown(row)
+            other_size = one_size and (image.height, image.width) != shape[:2]
+            coloured = shape[2] == 1 and image.mode != "L"
+            if other_size or coloured:
+                height, width = (DEFAULT_SIZE, DEFAULT_SIZE) if other_size else shape[:2]
+                raise OtherImage((height, width, 3 if coloured else shape[2]))
+            pixels[row], labels[row] = fitted(image, shape), label
+            if (image.height, image.width) != shape[:2] or len(image.getbands()) != shape[2]:
+                changed[row] = pixel_identity(np.asarray(image))
+
+        with ThreadPoolExecutor(processors()) as pool:
+            for _ in pool.map(read, range(self.count)):
+                pass
+        if not changed:
+            return Decoded(pixels, labels, None)
+        own = [changed.get(row) or pixel_identity(pixels[row]) for row in range(self.count)]
+        return Decoded(pixels, labels, numbered(own))
+
+    def _shown(self, row: int) -> tuple[Any, int]:
+        image, label = self.images.get(row)
+        try:
+            return as_shown(image), label
+        except UnreadableImage as error:
             raise DataError(
-                f"{self.where} has classes that the pool lacks: {', '.join(missing)}. "
-                f"The pool's classes: {', '.join(classes)}."
-            )
-        target = [list(classes).index(name) for name in self.classes]
-        get = self.get
-
-        def relabelled(index: int) -> tuple[Image.Image, int]:
-            image, label = get(index)
-            return image, target[label]
-
-        return replace(self, get=relabelled, classes=list(classes))
+                f"Image {row} of {self.images.where} cannot be used: {error}."
+            ) from error
 
 
-def common_shape(images: LazyImages, image_size: int | None) -> tuple[int, int, int]:
-    """The (height, width, channels) to decode all images to, from a sample of them.
-
-    Args:
-        images: the images, of which some are decoded.
-        image_size: side in pixels. None: the size of the sampled images if it is the same for all,
-            else ``DEFAULT_SIZE``.
-
-    Raises:
-        DataError: there are no images.
-    """
-    if images.count == 0:
-        raise DataError(f"{images.where} has no images; expected at least one.")
-    sample = np.unique(np.linspace(0, images.count - 1, min(images.count, 64)).astype(int))
-    looked_at = [images.get(int(i))[0] for i in sample]
-    channels = 1 if all(image.mode in ("1", "L") for image in looked_at) else 3
-    if image_size is not None:
-        return image_size, image_size, channels
-    sizes = {image.size for image in looked_at}
-    if len(sizes) > 1:
-        return DEFAULT_SIZE, DEFAULT_SIZE, channels
-    width, height = sizes.pop()
-    return height, width, channels
-
-
-class DifferentImages(Exception):
+class OtherImage(Exception):
     """An image has another shape than the sampled ones. ``shape`` suits them all."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.shape = shape
 
 
-def decode(
-    images: LazyImages, shape: tuple[int, int, int], more: int = 0, *, strict: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode all images to one shape.
+Part = FilePart | OrderedPart
 
-    Args:
-        images: the images to decode.
-        shape: (height, width, channels) of the result.
-        more: number of images of this shape that are decoded later and need memory too.
-        strict: raise ``DifferentImages`` for an image of another size, unless all are resized to
-            ``DEFAULT_SIZE``, and for a coloured image if ``shape`` has one channel.
 
-    Returns:
-        (N, height, width, channels) uint8 and (N,) int64 labels.
+def part_of(images: ImageFiles | LazyImages, *, verify: bool = False) -> Part:
+    """The images of a source, ready to be split, drawn from and decoded."""
+    if isinstance(images, ImageFiles):
+        return file_part(images, verify=verify)
+    return OrderedPart(images)
+
+
+def evaluation_split(n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of images kept in the pool and held out for evaluation.
+
+    The same arguments always give the same split.
 
     Raises:
-        DataError: the images do not fit into the free memory, or one cannot be read.
+        DataError: the fraction is not in (0, 1), or there are fewer than two images.
     """
-    need = (images.count + more) * int(np.prod(shape))
+    check_split(n, fraction)
+    n_held = min(max(round(fraction * n), 1), n - 1)
+    order = numpy_generator("evaluation split", n).permutation(n)
+    return np.sort(order[n_held:]), np.sort(order[:n_held])
+
+
+def _need_memory(where: str, count: int, shape: Shape) -> None:
+    need = count * int(np.prod(shape))
     available = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if need > available:
         raise DataError(
-            f"{images.where} needs {need / 2**30:.1f} GiB of memory as {images.count + more} "
-            f"images (pool and evaluation) of {shape[0]} x {shape[1]} x {shape[2]} bytes, but only "
-            f"{available / 2**30:.1f} GiB can be used. Choose a smaller image_size, pool_size or "
-            "eval_size."
+            f"{where} needs {need / 2**30:.1f} GiB of memory as {count} images of {shape[0]} x "
+            f"{shape[1]} x {shape[2]} bytes, but only {available / 2**30:.1f} GiB can be used. "
+            "Choose a smaller image_size, pool_size or eval_size, or, for image files, a larger "
+            "ALHPO_CACHE_GIB."
         )
-    height, width, channels = shape
-    resized = (height, width) == (DEFAULT_SIZE, DEFAULT_SIZE)
-    pixels = np.empty((images.count, *shape), dtype=np.uint8)
-    labels = np.empty(images.count, dtype=np.int64)
-
-    def read(index: int) -> None:
-        image, label = images.get(index)
-        if image.mode.startswith(("I", "F")):
-            raise DataError(
-                f"Image {index} of {images.where} has pixels of mode {image.mode}; expected 8 bits "
-                "per channel. Convert the images first."
-            )
-        coloured = channels == 1 and image.mode not in ("1", "L")
-        if strict and (coloured or (image.size != (width, height) and not resized)):
-            depth = 3 if coloured else channels
-            if image.size == (width, height) or resized:
-                raise DifferentImages((height, width, depth))
-            raise DifferentImages((DEFAULT_SIZE, DEFAULT_SIZE, depth))
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-        pixels[index] = np.asarray(image, dtype=np.uint8).reshape(shape)
-        labels[index] = label
-
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(images.count)):
-            pass
-    return torch.from_numpy(pixels), torch.from_numpy(labels)

@@ -1,15 +1,22 @@
-"""Loading data sets into memory."""
+"""Loading data sets: find, identify, split, decode."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from alhpo.base.errors import DataError
-from alhpo.data.dataset import ImageDataset, evaluation_split
-from alhpo.data.decoding import DifferentImages, LazyImages, common_shape, decode
-from alhpo.data.sources import DatasetSize, SourceData, SourceOptions, find_source
+from alhpo.data.dataset import ImageDataset, check_classes
+from alhpo.data.decoding import DEFAULT_SIZE, Decoded, OrderedPart, OtherImage, Part, Shape, part_of
+from alhpo.data.lazy import ImageFiles, LazyImages
+from alhpo.data.notes import counted, listed, part_notes, source_notes
+from alhpo.data.sources import DatasetSize, SourceOptions, find_source
+
+OnError = Literal["raise", "skip"]
 
 
 def load_dataset(
@@ -23,31 +30,161 @@ def load_dataset(
     eval_fraction: float = 0.2,
     pool_size: int | None = None,
     eval_size: int | None = None,
+    classes: Sequence[str] | None = None,
+    on_error: OnError = "raise",
+    verify: bool = False,
 ) -> ImageDataset:
-    """Load a data set into memory.
+    """Load a data set.
+
+    Image files are decoded once and then mapped from a cache, which all processes share.
 
     Args:
         name: ``"digits"`` (scikit-learn's, 8 x 8, no download); a name of timm's data set factory,
             such as ``"torch/cifar10"``, ``"torch/svhn"`` or ``"hfds/user/dataset"``; the name of
-            a registered data source; or a folder with one sub-folder per class, or with such
-            sub-folders per split. A name wins over a folder; ``"./digits"`` is the folder.
-        root: folder of downloaded data sets; by default ``~/.cache/alhpo/data``.
-        train_split: name of the split that is the pool, in timm or in the folder.
+            a registered data source; a folder with one sub-folder per class, or with such
+            sub-folders per split, or of images without labels; or a table (.csv, .parquet). A name
+            wins over a folder; ``"./digits"`` is the folder.
+        root: folder of downloaded data sets, by default ``~/.cache/alhpo/data``; of a table, the
+            folder that its paths are relative to, by default its own.
+        train_split: name of the split that is the pool, in timm or in the folder. ``"."`` reads a
+            folder whose sub-folders are all classes.
         eval_split: name of the evaluation split. For torchvision's sets, timm takes the test set
             for "validation"; a folder may call it val or test. Without an evaluation split (digits,
             some folders), ``eval_fraction`` of the images is held out, always the same ones.
         download: whether a missing data set may be downloaded.
         image_size: side in pixels; images are resized and centre-cropped to a square. By default
             the size of the pool's images if they all have the same, else 224.
-        eval_fraction: share to hold out if there is no evaluation split, 0.2 by default.
+        eval_fraction: share to hold out if there is no evaluation split, 0.2 by default. Image
+            files are drawn one by one, by their content, so the share is met on average.
         pool_size: size of a random subset of the pool, the same for every run seed; None: all.
         eval_size: size of a random subset of the evaluation split; None: all.
+        classes: names of the classes in the order of their numbers, all that the data set has or
+            more; needed for images without labels. None: those of the data set.
+        on_error: "raise" refuses a data set with files that cannot be read; "skip" goes on without
+            them (``ImageDataset.skipped``).
+        verify: read and decode all files again, even those that seem unchanged.
 
     Raises:
-        DataError: the data set is not found, cannot be read, or needs more than the free memory
-            (which is checked before images are decoded).
+        DataError: the data set is not found, has files that cannot be read (all are named), or
+            needs more than the free memory.
         ConfigurationError: the data source is an installed plug-in that cannot be imported or
             used.
+    """
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"Argument on_error is {on_error!r}. Legal: raise, skip.")
+    found = find_data(
+        name,
+        root=root,
+        train_split=train_split,
+        eval_split=eval_split,
+        download=download,
+        image_size=image_size,
+        eval_fraction=eval_fraction,
+        pool_size=pool_size,
+        eval_size=eval_size,
+        classes=classes,
+        verify=verify,
+    )
+    pool, held_out = found.decode()
+    skipped = tuple(dict.fromkeys((*pool.problems, *held_out.problems)))
+    if skipped and on_error == "raise":
+        raise DataError(
+            f"{counted(len(skipped), 'file')} of {name} cannot be read as an image:"
+            f"{listed(skipped)}\nRepair or remove them, or set on_error to skip (--on-error skip) "
+            "to go on without them."
+        )
+    if not len(pool.pixels):
+        raise DataError(f"No image of {name} can be read:{listed(skipped)}")
+    images, labels, eval_images, eval_labels = (
+        None if array is None else torch.from_numpy(array)
+        for array in (pool.pixels, pool.labels, held_out.pixels, held_out.labels)
+    )
+    assert images is not None and eval_images is not None and eval_labels is not None
+    names = found.classes
+    if names is None:
+        known = eval_labels if labels is None else torch.cat([labels, eval_labels])
+        names = [str(i) for i in range(int(known.max()) + 1)]
+    notes = found.notes
+    if skipped:
+        notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be read.")
+    return ImageDataset(
+        found.name,
+        images,
+        labels,
+        eval_images,
+        eval_labels,
+        tuple(names),
+        pool.paths,
+        found.augmentation,
+        eval_paths=held_out.paths,
+        known_identities=pool.identities,
+        known_eval_identities=held_out.identities,
+        skipped=skipped,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class FoundData:
+    """A data set whose images are found and identified, and not decoded yet.
+
+    Attributes:
+        name: name in tables and folders.
+        pool: the pool.
+        evaluation: the evaluation split; it may be empty.
+        classes: names of the classes; None if only the labels tell how many there are.
+        augmentation: the meaning of the hyperparameter ``augmentation="auto"``.
+        shape: (height, width, channels) of a decoded image.
+        one_size: whether ``shape`` is the size that the pool's images seem to have.
+        notes: what a user should know about the images, a sentence each.
+    """
+
+    name: str
+    pool: Part
+    evaluation: Part
+    classes: Sequence[str] | None
+    augmentation: str
+    shape: Shape
+    one_size: bool
+    notes: tuple[str, ...]
+
+    def decode(self) -> tuple[Decoded, Decoded]:
+        """The decoded pool and evaluation split.
+
+        Raises:
+            DataError: there is no room for them, or an image that is no file cannot be read.
+        """
+        try:
+            if isinstance(self.pool, OrderedPart):
+                pool = self.pool.decode(self.shape, one_size=self.one_size)
+            else:
+                pool = self.pool.decode(self.shape)
+            return pool, self.evaluation.decode(self.shape)
+        except OtherImage as other:  # the shape of images without files is that of a sample
+            return replace(self, shape=other.shape, one_size=False).decode()
+
+
+def find_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    train_split: str = "train",
+    eval_split: str = "validation",
+    download: bool = True,
+    image_size: int | None = None,
+    eval_fraction: float = 0.2,
+    pool_size: int | None = None,
+    eval_size: int | None = None,
+    classes: Sequence[str] | None = None,
+    verify: bool = False,
+) -> FoundData:
+    """Find and identify the images of a data set, without decoding them.
+
+    Args: see ``load_dataset``.
+
+    Raises:
+        DataError: the data set is not found, or has no images that can be read.
+        ConfigurationError: see ``load_dataset``.
     """
     for label, value in (
         ("image_size", image_size),
@@ -56,27 +193,43 @@ def load_dataset(
     ):
         if value is not None and value < 1:
             raise DataError(f"Argument {label} is {value!r}; expected at least 1.")
-    data = find_source(name)(_options(name, root, train_split, eval_split, download))
-    pool, held_out = _parts(data, eval_fraction, pool_size, eval_size)
-    shape = common_shape(pool, image_size)
-    try:
-        images, labels = decode(pool, shape, held_out.count, strict=image_size is None)
-    except DifferentImages as other:  # not in the sample
-        images, labels = decode(pool, other.shape, held_out.count)
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    eval_images, eval_labels = decode(held_out, shape)
-    classes = pool.classes
-    if classes is None:
-        classes = [str(i) for i in range(int(torch.cat([labels, eval_labels]).max()) + 1)]
-    return ImageDataset(
-        data.name or Path(name).name,
-        images,
-        labels,
-        eval_images,
-        eval_labels,
-        tuple(classes),
-        pool.paths,
+    options = SourceOptions(
+        name,
+        Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser(),
+        train_split,
+        eval_split,
+        download,
+        None if root is None else Path(root).expanduser(),
+    )
+    data = find_source(name)(options)
+    images, others = data.pool, data.evaluation
+    names = _classes(images, others, classes)
+    if names is not None:
+        images = images.with_classes(names)
+        others = None if others is None else others.with_classes(names)
+    pool = part_of(images, verify=verify)
+    if others is not None:
+        held_out = part_of(others, verify=verify)
+    elif isinstance(images, ImageFiles) and images.labels is None:
+        held_out = part_of(ImageFiles(images.where, (), ()))
+    else:
+        pool, held_out = pool.split(eval_fraction)
+    notes = (*source_notes(data.pool, data.evaluation), *part_notes(pool, held_out))
+    pool, held_out = pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
+    if not pool.count:
+        raise DataError(
+            f"{images.where} has no images; expected at least one.{listed(pool.problems)}"
+        )
+    shape = _common_shape(pool, held_out, image_size)
+    return FoundData(
+        data.name or Path(name).absolute().name,
+        pool,
+        held_out,
+        names,
         data.augmentation,
+        shape,
+        image_size is None and shape[:2] != (DEFAULT_SIZE, DEFAULT_SIZE),
+        notes,
     )
 
 
@@ -100,8 +253,9 @@ def dataset_size(
         ConfigurationError: see ``load_dataset``.
     """
     source = find_source(name)
-    options = _options(name, root, train_split, eval_split, False)
+    folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
     tell = getattr(source, "size", None)
+    options = SourceOptions(name, folder, train_split, eval_split, False)
     known = tell(options) if tell else None
     if known is not None:
         return DatasetSize(
@@ -110,27 +264,51 @@ def dataset_size(
             (image_size, image_size, known.shape[2]) if image_size else known.shape,
             known.classes,
         )
-    pool, held_out = _parts(source(options), 0.2, pool_size, eval_size)
-    classes = pool.classes
-    n_classes = len(classes) if classes else 1 + max(pool.get(i)[1] for i in range(pool.count))
-    return DatasetSize(pool.count, held_out.count, common_shape(pool, image_size), n_classes)
+    found = find_data(
+        name,
+        root=root,
+        train_split=train_split,
+        eval_split=eval_split,
+        download=False,
+        image_size=image_size,
+        pool_size=pool_size,
+        eval_size=eval_size,
+    )
+    pool, classes = found.pool, found.classes
+    if classes is None:
+        labels = pool.labels() if isinstance(pool, OrderedPart) else pool.images.labels
+        classes = range(1 + max(labels or (0,)))
+    return DatasetSize(pool.count, found.evaluation.count, found.shape, len(classes))
 
 
-def _options(
-    name: str, root: str | Path | None, train_split: str, eval_split: str, download: bool
-) -> SourceOptions:
-    folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
-    return SourceOptions(name, folder, train_split, eval_split, download)
+def _classes(
+    pool: ImageFiles | LazyImages,
+    evaluation: ImageFiles | LazyImages | None,
+    given: Sequence[str] | None,
+) -> Sequence[str] | None:
+    """The names of the classes, or None if only labels that are still to be read tell them."""
+    if given is not None:
+        check_classes(given)
+        return list(given)
+    if isinstance(pool, ImageFiles) and pool.labels is None:
+        if evaluation is None or evaluation.classes is None:
+            raise DataError(
+                f"{pool.where} has no labels, so its classes are not known. Give their names: "
+                "classes=[...]."
+            )
+        return evaluation.classes
+    if pool.classes is not None:
+        check_classes(pool.classes)
+    return pool.classes
 
 
-def _parts(
-    data: SourceData, eval_fraction: float, pool_size: int | None, eval_size: int | None
-) -> tuple[LazyImages, LazyImages]:
-    """The pool and the evaluation split, or subsets of the sizes that were asked for."""
-    pool, held_out = data.pool, data.evaluation
-    if held_out is None:
-        kept, held = evaluation_split(pool.count, eval_fraction)
-        pool, held_out = pool.pick(kept), pool.pick(held)
-    elif pool.classes is not None:
-        held_out = held_out.with_classes(pool.classes)
-    return pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
+def _common_shape(pool: Part, evaluation: Part, image_size: int | None) -> Shape:
+    """The shape to decode all images to: the pool's size if it has one, grey if all images are."""
+    sizes, grey = pool.sizes()
+    if evaluation.count:
+        grey = grey and evaluation.sizes()[1]
+    channels = 1 if grey else 3
+    if image_size is not None:
+        return image_size, image_size, channels
+    height, width = sizes.pop() if len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
+    return height, width, channels

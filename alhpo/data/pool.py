@@ -1,48 +1,105 @@
 """The pool: which images are labelled, in what order and in which cycle, and which are pending.
 
 The state is a function of the journal of queries and labels, so replaying the journal restores it
-exactly.
+exactly. Two processes may add to one journal.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alhpo.base.errors import LabelError
-from alhpo.base.files import Journal, write_text
+from alhpo.base.files import Journal, Lock, write_text
+from alhpo.base.schema import suggestion
+
+#: Classes that a message names.
+SHOWN = 12
 
 
 class Pool:
-    """An ordered log of labels over ``size`` images.
+    """An ordered log of labels of images.
+
+    In memory and for users an image is its index in the pool, and a class its number. In the
+    journal an image is its identity and a class its name: so labels stay with their image when
+    images or classes come, go or change places.
+
+    Several processes may work on one journal. Every ``ask`` and ``tell`` locks it, and first reads
+    what others have added.
 
     Args:
-        size: number of images; indices run from 0.
-        num_classes: number of classes; labels run from 0.
+        images: identity of each image, all different.
+        classes: names of the classes.
         journal: every change is recorded in it before it counts; its entries are replayed. None
             keeps the pool in memory only.
+        paths: the file of each image, to be recorded with it, or None.
 
     Raises:
-        LabelError: the journal does not fit this size and number of classes.
+        LabelError: the journal has a class that is not among these, or two labels of one image.
     """
 
-    def __init__(self, size: int, num_classes: int, journal: Journal | None = None) -> None:
-        self.size = size
-        self.num_classes = num_classes
+    def __init__(
+        self,
+        images: Sequence[str],
+        classes: Sequence[str],
+        journal: Journal | None = None,
+        *,
+        paths: Sequence[str] | None = None,
+    ) -> None:
+        self.size = len(images)
+        self.classes = tuple(classes)
+        #: Images of the journal that are not in the pool: identity and file ("" if unknown) of each
+        #: that is labelled or was asked for.
+        self.missing: dict[str, str] = {}
+        self._images = tuple(images)
+        self._paths = None if paths is None else tuple(paths)
+        self._place = {identity: index for index, identity in enumerate(images)}
+        self._class_number = {name: number for number, name in enumerate(classes)}
         self._journal = journal
+        self._read_to = 0
+        self._lock = None if journal is None else Lock(journal.path.with_suffix(".lock"))
         self._labels: dict[int, int] = {}
         self._cycles: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._states: dict[str, Mapping[str, Any]] = {}
         self._draws: dict[int, float | None] = {}
         self._asked_by: dict[int, str] = {}
-        if journal:
-            for entry in journal.read():
-                self._replay(entry, journal.path)
+        self._missing_labels: dict[str, str] = {}
+        self.refresh()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the journal's lock, after reading what others have added.
+
+        May be nested. Without a journal there is nothing to lock.
+        """
+        if self._lock is None:
+            yield
+            return
+        with self._lock.held():
+            self.refresh()
+            yield
+
+    def refresh(self) -> None:
+        """Read what other processes have added to the journal.
+
+        Raises:
+            LabelError: an entry that does not fit, or the journal was cut short.
+        """
+        if self._journal is None:
+            return
+        entries, self._read_to = self._journal.read_from(self._read_to)
+        for entry in entries:
+            self._replay(entry, self._journal.path)
 
     @property
     def labeled(self) -> np.ndarray:
@@ -110,22 +167,24 @@ class Pool:
         Raises:
             LabelError: an index is out of range, there twice, labelled, or asked for already.
         """
-        entry: dict[str, Any] = {"event": "ask", "cycle": cycle}
-        entry["indices"] = self._indices(indices)
+        chosen = self._indices(indices)
+        entry: dict[str, Any] = {"event": "ask", "cycle": cycle} | self._entry(chosen)
         if strategy:
             entry["strategy"] = strategy
         if state is not None:
             entry["state"] = dict(state)
         if probabilities is not None:
             entry["probabilities"] = list(probabilities)
-        taken = [i for i in entry["indices"] if i in self._labels or i in self._pending]
-        if taken:
-            raise LabelError(
-                f"Index {taken[0]} is labelled or was asked for already. Choose another."
-            )
-        self._record(entry)
+        with self.locked():
+            taken = [i for i in chosen if i in self._labels or i in self._pending]
+            if taken:
+                raise LabelError(
+                    f"{self._called(taken[0])} is labelled or was asked for already. Choose "
+                    "another."
+                )
+            self._record(entry)
 
-    def tell(self, indices: Sequence[int], labels: Sequence[int], cycle: int) -> None:
+    def tell(self, indices: Sequence[int], labels: Sequence[int | str], cycle: int) -> None:
         """Record labels: of all pending images, of some, or of images that were not asked for.
 
         Telling the same label again changes nothing. After an error, nothing of the call is
@@ -133,36 +192,38 @@ class Pool:
 
         Args:
             indices: pool indices.
-            labels: the class of each, from 0.
+            labels: the class of each, by number (from 0) or name.
             cycle: the current cycle. An image that was asked for belongs to the cycle of asking.
 
         Raises:
             LabelError: an index or label is out of range or not an integer, an index is there
                 twice, or an image already has another label.
         """
+        with self.locked():
+            self._tell(indices, labels, cycle)
+
+    def _tell(self, indices: Sequence[int], labels: Sequence[int | str], cycle: int) -> None:
         chosen = self._indices(indices)
-        classes = [_integer(label, "Label") for label in _values(labels)]
+        classes = [self._class_of(label) for label in _values(labels)]
         if len(chosen) != len(classes):
             raise LabelError(
                 f"{len(chosen)} indices came with {len(classes)} labels; expected one "
                 "label per index."
             )
         for index, label in zip(chosen, classes, strict=True):
-            if not 0 <= label < self.num_classes:
-                raise LabelError(
-                    f"Label {label} of index {index} is out of range: the {self.num_classes} "
-                    f"classes are 0 to {self.num_classes - 1}."
-                )
             if self._labels.get(index, label) != label:
                 raise LabelError(
-                    f"Index {index} was labelled {self._labels[index]} before and is now told "
-                    f"{label}. Labels cannot be changed within a run; start a new one with the "
-                    "corrected labels (export() lists the indices)."
+                    f"{self._called(index)} was labelled {self.classes[self._labels[index]]!r} "
+                    f"before and is now told {self.classes[label]!r}. Labels cannot be changed "
+                    "within a run; start a new one with the corrected labels (export() lists the "
+                    "indices)."
                 )
         new = [(i, c) for i, c in zip(chosen, classes, strict=True) if i not in self._labels]
         if new:
-            told = {"indices": [i for i, _ in new], "labels": [c for _, c in new]}
-            self._record({"event": "tell", "cycle": cycle} | told)
+            told = {"labels": [self.classes[label] for _, label in new]}
+            self._record(
+                {"event": "tell", "cycle": cycle} | self._entry([i for i, _ in new]) | told
+            )
 
     def by_cycle(self) -> dict[int, list[int]]:
         """Labelled indices of each cycle of acquisition, in the order of labelling."""
@@ -191,55 +252,103 @@ class Pool:
             raise LabelError(f"Index {twice} is given twice in one call.")
         return chosen
 
+    def _class_of(self, label: Any) -> int:
+        """The number of a class that is given by number or name."""
+        if isinstance(label, str):
+            if label not in self._class_number:
+                raise LabelError(
+                    f"Label {label!r} is not a class. The classes are {', '.join(self.classes)}."
+                    + suggestion(label, self.classes)
+                )
+            return self._class_number[label]
+        number = _integer(label, "Label")
+        if not 0 <= number < self.num_classes:
+            raise LabelError(
+                f"Label {number} is out of range: the {self.num_classes} classes are 0 to "
+                f"{self.num_classes - 1} ({', '.join(self.classes[:SHOWN])}"
+                f"{', ...' if self.num_classes > SHOWN else ''})."
+            )
+        return number
+
+    def _called(self, index: int) -> str:
+        return f"Index {index}" + ("" if self._paths is None else f" ({self._paths[index]})")
+
+    def _entry(self, indices: Sequence[int]) -> dict[str, Any]:
+        """How images are recorded."""
+        entry: dict[str, Any] = {"images": [self._images[index] for index in indices]}
+        if self._paths is not None:
+            entry["paths"] = [self._paths[index] for index in indices]
+        return entry
+
     def _record(self, entry: dict[str, Any]) -> None:
         if self._journal:
-            self._journal.append(entry)
+            self._read_to = self._journal.append(entry)
         self._apply(entry)
 
     def _replay(self, entry: Any, source: Path) -> None:
-        """Apply a recorded entry; refuse one of another kind or another data set."""
+        """Apply a recorded entry; refuse one of another kind."""
         try:
-            indices, labels = entry["indices"], entry.get("labels", [])
-            known = entry["event"] == "ask" or (
-                entry["event"] == "tell" and len(labels) == len(indices)
+            images, labels = entry["images"], entry.get("labels", [])
+            known = isinstance(images, list) and all(isinstance(image, str) for image in images)
+            known &= len(set(images)) == len(images)
+            known &= entry["event"] == "ask" or (
+                entry["event"] == "tell" and len(labels) == len(images)
             )
-            fits = all(0 <= index < self.size for index in indices) and all(
-                0 <= label < self.num_classes for label in labels
-            )
-            cycle = int(entry["cycle"])
+            known &= len(entry.get("paths", images)) == len(images)
+            known &= all(isinstance(label, str) for label in labels)
+            known &= int(entry["cycle"]) >= 0
             known &= isinstance(entry.get("state", {}), dict)
             known &= isinstance(entry.get("strategy", ""), str)
             drawn = entry.get("probabilities")
-            known &= drawn is None or (
-                len(drawn) == len(indices) and all(0 < p <= 1 for p in drawn)
-            )
+            known &= drawn is None or (len(drawn) == len(images) and all(0 < p <= 1 for p in drawn))
         except (KeyError, TypeError, ValueError, AttributeError):
-            known, fits, cycle = False, False, 0
-        if not known or cycle < 0:
+            known, labels = False, []
+        if not known:
             raise LabelError(
                 f"{source} holds {entry!r}, which is not of what was asked and told. Restore the "
                 "file from a copy, or choose another path if it is not a journal of labels."
             )
-        if not fits:
+        lost = next((label for label in labels if label not in self._class_number), None)
+        if lost is not None:
             raise LabelError(
-                f"{source} holds {entry!r}, but the data set has {self.size} images and "
-                f"{self.num_classes} classes: it belongs to another data set. Choose another path."
+                f"{source} holds the label {lost!r}, but the classes of the data set are "
+                f"{', '.join(self.classes)}. Bring the class back, or choose another path if the "
+                "labels belong to another data set."
             )
         self._apply(entry)
 
     def _apply(self, entry: dict[str, Any]) -> None:
+        images = entry["images"]
+        paths = entry.get("paths", [""] * len(images))
+        for image, path in zip(images, paths, strict=True):
+            if image not in self._place:
+                self.missing[image] = path
         if entry["event"] == "ask":
-            self._pending.update(dict.fromkeys(entry["indices"], entry["cycle"]))
-            unknown = [None] * len(entry["indices"])
-            drawn = entry.get("probabilities", unknown)
-            self._draws.update(zip(entry["indices"], drawn, strict=True))
-            self._asked_by.update(dict.fromkeys(entry["indices"], entry.get("strategy", "")))
+            drawn = entry.get("probabilities", [None] * len(images))
+            strategy = entry.get("strategy", "")
+            for image, probability in zip(images, drawn, strict=True):
+                if (index := self._place.get(image)) is not None:
+                    self._pending[index] = entry["cycle"]
+                    self._draws[index] = probability
+                    self._asked_by[index] = strategy
             if "state" in entry:
-                self._states[entry.get("strategy", "")] = entry["state"]
+                self._states[strategy] = entry["state"]
             return
-        for index, label in zip(entry["indices"], entry["labels"], strict=True):
-            self._labels[index] = label
-            self._cycles[index] = self._pending.pop(index, entry["cycle"])
+        for image, path, label in zip(images, paths, entry["labels"], strict=True):
+            index = self._place.get(image)
+            before = self._missing_labels.get(image)
+            if index is not None and index in self._labels:
+                before = self.classes[self._labels[index]]
+            if before not in (None, label):
+                raise LabelError(
+                    f"The journal of labels has two labels for one image, {before!r} and "
+                    f"{label!r}: {path or image}. Restore it from a copy, or remove the wrong line."
+                )
+            if index is None:
+                self._missing_labels[image] = label
+            elif index not in self._labels:
+                self._labels[index] = self._class_number[label]
+                self._cycles[index] = self._pending.pop(index, entry["cycle"])
 
 
 def read_queried_indices(path: str | Path, size: int) -> list[list[int]]:

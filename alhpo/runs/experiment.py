@@ -7,7 +7,7 @@ All state is on disk, so the same call continues a killed run:
 
     format.json           the format of the folder, and the version that began it
     config.yaml           the settings
-    dataset.json          sizes, classes and hash of the data
+    dataset.json          classes, and identity, label and file of every image
     sessions.jsonl        versions, device and threads of every start
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
@@ -45,11 +45,16 @@ from alhpo.base.types import CycleRecord, RunResult
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.cycle_search import CycleSearch, Found
-from alhpo.runs.data import load_data, need_evaluation_split
+from alhpo.runs.data import (
+    check_data_of_finished,
+    check_dataset,
+    load_data,
+    need_evaluation_split,
+)
 from alhpo.runs.first_query import FirstQuery
 from alhpo.runs.fit import Fit, fit_or_continue
 from alhpo.runs.observer import Observer, Observers
-from alhpo.runs.provenance import Sessions, check_dataset
+from alhpo.runs.provenance import Sessions
 from alhpo.runs.records import read_records
 from alhpo.runs.search import storage_of
 from alhpo.runs.settings import RunConfig
@@ -106,6 +111,7 @@ class _Run:
 
     def complete(self) -> RunResult:
         if self._ended():
+            check_data_of_finished(self.path / "dataset.json", self.config, self._dataset)
             return RunResult(self.path, tuple(self.records), resumed=True)
         claim_format(self.path)
         resumed = bool(self.records)
@@ -114,6 +120,7 @@ class _Run:
         self._searches = CycleSearch(self.config, self.path, self._observer)
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
+        self._observer.loaded(learner.dataset)
         while not self._finished():
             self._cycle(learner)
         if self._mode.final_search and self.records[-1].kind == "cycle":

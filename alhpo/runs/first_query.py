@@ -38,6 +38,9 @@ class FirstQuery:
         if records:  # a kill may have come before the picture
             self.recorded(read_records(self._path / "cycles.jsonl")[0])
 
+    def loaded(self, dataset: ImageDataset) -> None:
+        pass
+
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         pass
 

@@ -8,7 +8,7 @@ from alhpo.hyperparameters import SPACES, load_space
 from alhpo.runs.setting_groups import SearchSettings
 
 #: Settings without effect on results: runs that differ only in these are the same run.
-INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device"})
+INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device", "verify"})
 #: Runs that differ only in these are repetitions of each other.
 REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
 #: Settings without effect where nothing is searched.
@@ -37,7 +37,8 @@ def defining_settings(settings: SearchSettings) -> dict[str, Any]:
         from alhpo.hyperparameters.description import space_identity
 
         values["space"] = space_identity(load_space(settings.space, settings.hyperparameter_class))
-    for name, default in (("init", "timm"), ("parallel", 1), ("recipe", "network")):
+    defaults = {"init": "timm", "parallel": 1, "recipe": "network", "on_error": "raise"}
+    for name, default in defaults.items():
         if values[name] == default:
             del values[name]
     return values

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.base.errors import ConfigurationError, DataError, LabelError
 from alhpo.base.files import Journal
 from alhpo.base.formats import check_format
 from alhpo.base.types import CycleRecord
@@ -17,7 +17,7 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.runs.config_files import read_run_config
-from alhpo.runs.provenance import check_dataset
+from alhpo.runs.data import check_dataset
 from alhpo.runs.records import read_records
 from alhpo.runs.settings import TuneConfig
 
@@ -98,7 +98,14 @@ def _read_folder(config: TuneConfig, folder: Path, dataset: ImageDataset) -> Lab
     check_format(folder)  # another one names the data otherwise
     if (folder / "dataset.json").exists():
         check_dataset(folder / "dataset.json", dataset)
-    pool = Pool(len(dataset), dataset.num_classes, Journal(folder / "labels.jsonl"))
+    journal = Journal(folder / "labels.jsonl")
+    pool = Pool(dataset.identities, dataset.classes, journal, paths=dataset.paths)
+    if pool.missing:
+        raise DataError(
+            f"{len(pool.missing)} images of {journal.path} are not in the data set, such as "
+            f"{next(path or image for image, path in pool.missing.items())}. Bring them back, or "
+            "choose the data set that they belong to."
+        )
     classes = dict(zip(pool.labeled.tolist(), pool.labels.tolist(), strict=True))
     complete = not len(pool.pending)  # else draws are missing between those that are here
     cycles = []

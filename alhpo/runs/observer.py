@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alhpo.base.types import CycleRecord
+from alhpo.data.dataset import ImageDataset
 from alhpo.runs.settings import RunConfig, TuneConfig
 
 
@@ -16,6 +17,9 @@ class Observer(Protocol):
         self, config: RunConfig | TuneConfig, path: Path, records: int, cycles: int
     ) -> None:
         """It begins or continues; ``records`` of its ``cycles`` are done. A tuning is one cycle."""
+
+    def loaded(self, dataset: ImageDataset) -> None:
+        """Its data set, before any epoch is trained."""
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
@@ -35,6 +39,10 @@ class Observers(Observer):
     ) -> None:
         for observer in self._observers:
             observer.started(config, path, records, cycles)
+
+    def loaded(self, dataset: ImageDataset) -> None:
+        for observer in self._observers:
+            observer.loaded(dataset)
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         for observer in self._observers:

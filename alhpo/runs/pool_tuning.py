@@ -34,11 +34,16 @@ from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.learner import ActiveLearner
 from alhpo.runs.config_files import read_run_config
-from alhpo.runs.data import load_data, need_evaluation_split
+from alhpo.runs.data import (
+    check_data_of_finished,
+    check_dataset,
+    load_data,
+    need_evaluation_split,
+)
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.runs.observer import Observer, Observers
-from alhpo.runs.provenance import Sessions, check_dataset
+from alhpo.runs.provenance import Sessions
 from alhpo.runs.search import (
     epochs_in,
     measure,
@@ -136,6 +141,7 @@ def tune_pool(
     with exclusive(path):
         if pool is None or dataset is None or (path / "tune.json").exists():
             _drop_checkpoints(path)
+            check_data_of_finished(path / "dataset.json", config, dataset)
             return TuneResult(path, _read_record(path / "tune.json"), resumed=True)
         return _Tuning(config, path, pool, dataset, Observers(observer)).complete()
 
@@ -162,6 +168,7 @@ class _Tuning:
         resumed = (self.path / "sessions.jsonl").exists()
         learner = self._begin()
         self._observer.started(config, self.path, 0, 1)
+        self._observer.loaded(self._dataset)
         with self._watch.timed("hpo"):
             rows = self._search(learner)
         chosen = _best(rows, config.max_epochs)

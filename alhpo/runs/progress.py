@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alhpo.base.types import CycleRecord
+from alhpo.data.dataset import ImageDataset
 from alhpo.runs.settings import RunConfig, TuneConfig
 
 #: Characters in a line where the output does not go to a terminal.
@@ -102,6 +103,10 @@ class RichObserver:
                 f"continued after {records} of {cycles} cycles" if records else f"{cycles} cycles"
             )
         self._console.print(f"{path}: {what}", soft_wrap=True)
+
+    def loaded(self, dataset: ImageDataset) -> None:
+        for line in (dataset.summary(), *dataset.notes):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         key = (cycle, part)

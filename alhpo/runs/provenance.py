@@ -1,8 +1,7 @@
-"""Provenance of a run: its data, and the software and machine of every start."""
+"""Provenance of a run: the software and machine of every start."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 import warnings
@@ -13,13 +12,14 @@ from typing import Any
 
 import torch
 
-from alhpo.base.digests import digest
 from alhpo.base.errors import ConfigurationError, DataError
-from alhpo.base.files import Journal, write_json
-from alhpo.data.dataset import ImageDataset
+from alhpo.base.files import Journal
 from alhpo.training.compute import Compute, Precision
 
-PACKAGES = ("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "scikit-learn", "optuna")
+PACKAGES = (
+    *("alhpo", "torch", "timm", "hpo4dl", "ConfigSpace", "numpy", "pillow", "scikit-learn"),
+    "optuna",
+)
 #: What must stay the same until a run ends, and the setting that decides it ("" for none).
 KEPT = {"device_type": "device", "precision": "precision", "channels_last": ""}
 
@@ -148,39 +148,3 @@ def session(compute: Compute) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **_kept(compute),
     }
-
-
-def check_dataset(path: Path, dataset: ImageDataset) -> None:
-    """Record the data of a run, or compare it with the recorded data.
-
-    Raises:
-        DataError: the run began with other data, or the record cannot be read.
-    """
-    parts = (dataset.images, dataset.labels, dataset.eval_images, dataset.eval_labels)
-    mine = {
-        "images": list(dataset.images.shape),
-        "eval_images": list(dataset.eval_images.shape),
-        "classes": list(dataset.classes),
-        "sha256": digest(*parts, length=64),
-    }
-    if not path.exists():
-        write_json(path, mine)
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        other = {name: (before[name], value) for name, value in mine.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} does not tell which data the run began with ({error!r}). Restore the file "
-            "from a copy, or remove it if the data is surely the same."
-        ) from error
-    changed = [
-        "pixels or labels" if name == "sha256" else f"{name} {then}, now {now}"
-        for name, (then, now) in other.items()
-        if then != now
-    ]
-    if changed:
-        raise DataError(
-            f"The run in {path.parent} began with other data: other {', '.join(changed)}. Restore "
-            "the data, or choose another output_dir."
-        )

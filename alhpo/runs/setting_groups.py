@@ -30,13 +30,18 @@ class DataSettings(Settings):
         "digits",
         min_length=1,
         description="digits; a folder with one sub-folder per class (or train and val splits of "
-        "them); a name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or a "
-        "registered data source.",
+        "them); a table of image files and labels (.csv, .parquet); a name of timm's factory: "
+        "torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or a registered data source.",
     )
     data_dir: str | None = Field(
-        None, description="Folder where data sets are stored and downloaded to."
+        None,
+        description="Folder where data sets are stored and downloaded to; of a table, the folder "
+        "of its images.",
     )
-    train_split: str = Field("train", description="Name of the split that is the pool.")
+    train_split: str = Field(
+        "train",
+        description="Name of the split that is the pool; . if all sub-folders are classes.",
+    )
     val_split: str = Field("validation", description="Name of the evaluation split.")
     download: bool = Field(True, description="Download a torchvision data set that is missing.")
     image_size: int | None = Field(
@@ -47,6 +52,14 @@ class DataSettings(Settings):
     )
     eval_size: int | None = Field(
         None, ge=1, description="Number of evaluation images, drawn at random; by default all."
+    )
+    on_error: Literal["raise", "skip"] = Field(
+        "raise",
+        description="Image files that cannot be read: raise (name them all and stop) or skip (go "
+        "on without them).",
+    )
+    verify: bool = Field(
+        False, description="Read and decode all image files again, even those that seem unchanged."
     )
 
 

@@ -19,6 +19,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import write_text
 from alhpo.base.formats import claim_format
 from alhpo.runs.config_files import read_config_file
+from alhpo.runs.data import check_data_of_finished, same_data
 from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import FAILURE, Outcome, failure_line, record_failure
 from alhpo.studies.config import Cell, StudyConfig, expand
@@ -123,8 +124,10 @@ def run_study(
     Raises:
         ConfigurationError: before any cell runs, see ``begin_study`` and ``make_launcher``; or a
             node of a cluster cannot see the study's folder.
+        DataError: before any cell runs, the data are not those of the cells that were begun.
     """
     cells = begin_study(study)
+    _check_data(cells)
     if isinstance(launcher, str):
         launcher = make_launcher(launcher, cells, options, cell_observer)
     try:
@@ -132,6 +135,20 @@ def run_study(
         return scheduler.run(study.path)
     finally:
         launcher.close()
+
+
+def _check_data(cells: Sequence[Cell]) -> None:
+    """Refuse to add cells on other images or labels than those of the cells that were begun.
+
+    Raises:
+        DataError: the data changed.
+    """
+    compared = set()
+    for cell in cells:
+        record, key = cell.path / "dataset.json", same_data(cell.config)
+        if key not in compared and record.exists():
+            compared.add(key)
+            check_data_of_finished(record, cell.config)
 
 
 class _Silent(StudyObserver):

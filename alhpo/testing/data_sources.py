@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from alhpo.base.errors import DataError
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.sources import SourceData, SourceOptions, find_source
 from alhpo.testing.process_state import global_seed, process_left_alone, require
@@ -74,26 +74,28 @@ def check_data_source(
 
 
 def _check_images(images: Any, others: list[Any], where: str) -> None:
-    require(isinstance(images, LazyImages), f"{where} must be LazyImages, not {images!r}.")
+    known = isinstance(images, LazyImages | ImageFiles)
+    require(known, f"{where} must be LazyImages or ImageFiles, not {images!r}.")
     require(images.count > 0, f"{where} has no images.")
     if images.classes is not None:
         names = list(images.classes)
         text = all(isinstance(name, str) for name in names)
         distinct = len(set(names)) == len(names) > 0
         require(text and distinct, f"{where}: classes must be distinct texts, not {names!r}.")
-    if images.paths is not None:
-        fits = len(images.paths) == images.count
-        require(fits, f"{where}: {len(images.paths)} paths of {images.count} images.")
     chosen = np.unique(np.linspace(0, images.count - 1, min(images.count, LOOKED_AT)).astype(int))
     first = [_content(images, i, where) for i in chosen.tolist()]
     for other in others:
-        same = (other.count, other.paths) == (images.count, images.paths)
+        same = other.count == images.count and _paths(other) == _paths(images)
         same = same and list(other.classes or ()) == list(images.classes or ())
         require(same, f"{where}: asked again, it has other images, paths or classes.")
         read = functools.partial(_content, other, where=where)
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(read, chosen[::-1].tolist()))
         require(found[::-1] == first, f"{where}: asked again, it gives other images or labels.")
+
+
+def _paths(images: Any) -> tuple[str, ...]:
+    return images.paths if isinstance(images, ImageFiles) else ()
 
 
 def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
@@ -103,6 +105,8 @@ def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
     require(isinstance(image, Image.Image), f"{where} must be a PIL image, not {image!r}.")
     deep = image.mode.startswith(("I", "F"))
     require(not deep, f"{where} has pixels of mode {image.mode}; 8 bits per channel are expected.")
+    if label is None and isinstance(images, ImageFiles) and images.labels is None:
+        return image.mode, image.size, image.tobytes(), label
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool) and label >= 0
     require(whole, f"{where} has the label {label!r}; expected an integer from 0.")
     if images.classes is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import LazyImages
 from alhpo.data.sources.registry import register_data_source
 from alhpo.data.sources.source import SourceData, SourceOptions
 

@@ -1,63 +1,244 @@
-"""A folder with one sub-folder of images per class, or with such sub-folders per split."""
+"""A folder of images: one sub-folder per class, such sub-folders per split, or images alone.
+
+pets/cat/1.jpg                         classes
+pets/train/cat/1.jpg, pets/val/...     splits of classes, under any usual name in any case
+pets/1.jpg                             images without labels
+pets/images/1.jpg, pets/labels.csv     a table of labels, see ``table.py``
+"""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from torchvision.datasets import ImageFolder
-
 from alhpo.base.errors import DataError
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import ImageFiles
 from alhpo.data.sources.source import EVAL_SPLITS, TRAIN_SPLITS, SourceData, SourceOptions
+from alhpo.data.sources.table import read_table
+
+#: Endings of the image files that are read.
+READ = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+    ]
+)
+#: Endings of image files that are not read, and are named.
+NOT_READ = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".jp2",
+        ".j2k",
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".tga",
+        ".eps",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+        ".dcm",
+        ".nii",
+        ".exr",
+        ".hdr",
+        ".pcx",
+        ".qoi",
+    ]
+)
+#: Folders of tools, which hold no images of the data set. Hidden ones are left out anyway.
+TOOL_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN"})
+TABLES = ("labels.csv", "labels.parquet", "metadata.csv")
 
 
 def read_folder(options: SourceOptions) -> SourceData:
     """The images of the folder at ``options.path``.
 
     Raises:
-        DataError: there are no class sub-folders, a class has no images, or the evaluation split
-            is missing.
+        DataError: there are no images, the evaluation split is missing, or it is not clear whether
+            a sub-folder is a split or a class.
     """
     folder = options.path
-    present = [child.name for child in folder.iterdir() if child.is_dir()]
-
-    def find(asked: str, known: tuple[str, ...]) -> Path | None:
-        names = (asked, *known) if asked in known else (asked,)
-        return next((folder / split for split in names if split in present), None)
-
-    train = find(options.train_split, TRAIN_SPLITS)
+    present = _sub_folders(folder)
+    if options.train_split == ".":
+        return SourceData(_classes_or_images(folder, present))
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    train = _split(folder, present, options.train_split, TRAIN_SPLITS)
+    if table is not None and train is None:
+        return read_table(replace(options, name=str(table)))
     if train is None:
-        return SourceData(_images(folder))
-    held_out = find(options.eval_split, EVAL_SPLITS)
+        return SourceData(_classes_or_images(folder, present))
+    held_out = _split(folder, present, options.eval_split, EVAL_SPLITS)
     if held_out is None:
         raise DataError(
-            f"{folder} has a split {train.name!r} but none called {options.eval_split!r}. "
-            f"Its folders: {', '.join(sorted(present))}. Set eval_split to one of them."
+            f"{folder} has a folder {train.name!r} but none called {options.eval_split!r}. "
+            f"Its folders: {', '.join(present)}. Set eval_split (--val-split) to the one with the "
+            "evaluation images; or set train_split (--train-split) to '.', if all of them are "
+            "classes."
         )
-    return SourceData(_images(train), _images(held_out))
-
-
-class _ClassFolders(ImageFolder):
-    """Images by class. Hidden folders, such as those of notebooks, are not classes."""
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folders = (entry.name for entry in Path(directory).iterdir() if entry.is_dir())
-        classes = sorted(name for name in folders if not name.startswith("."))
-        if not classes:
-            raise DataError(
-                f"{directory} holds no class sub-folders with images; expected one for each class."
-            )
-        return classes, {name: number for number, name in enumerate(classes)}
-
-
-def _images(folder: Path) -> LazyImages:
-    try:
-        source = _ClassFolders(str(folder))
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0].replace("Found no valid file", "There is no image")
+    known = {name.lower() for name in (*TRAIN_SPLITS, *EVAL_SPLITS)}
+    chosen = {train.name, held_out.name}
+    others = [name for name in present if name not in chosen and name.lower() not in known]
+    if others and any(_has_images(folder / name) for name in others):
         raise DataError(
-            f"{folder} must hold one sub-folder of images per class. {reason}. Add images there, "
-            "or remove what is not a class."
-        ) from error
-    paths, labels = zip(*source.samples, strict=True)
-    return LazyImages.of_files(str(folder), paths, labels, source.classes)
+            f"{folder} has the folders {train.name!r} and {held_out.name!r}, which look like "
+            f"splits, beside {', '.join(others)}, which look like classes. Set train_split "
+            "(--train-split) to '.' if all are classes; else move the others away."
+        )
+    pool, evaluation = _inner(train), _inner(held_out)
+    return SourceData(
+        _classes_or_images(pool, _sub_folders(pool)),
+        _classes_or_images(evaluation, _sub_folders(evaluation)),
+    )
+
+
+def _split(folder: Path, present: Sequence[str], asked: str, known: Sequence[str]) -> Path | None:
+    """The folder of a split: of the name that was asked for, else of another usual name."""
+    if asked in present:
+        return folder / asked
+    names = (asked, *known) if asked.lower() in known else (asked,)
+    for name in names:
+        found = [other for other in present if other.lower() == name.lower()]
+        if len(found) > 1:
+            raise DataError(
+                f"{folder} has the folders {', '.join(found)}, which differ in case alone. Name "
+                "the split exactly (--train-split, --val-split)."
+            )
+        if found:
+            return folder / found[0]
+    return None
+
+
+def _inner(split: Path) -> Path:
+    """The folder with the classes: archives often hold ``seg_train/seg_train``."""
+    inside = _sub_folders(split)
+    return split / inside[0] if inside == [split.name] else split
+
+
+def _classes_or_images(folder: Path, classes: Sequence[str]) -> ImageFiles:
+    """Images by class; without labels if there are no sub-folders."""
+    skipped: Counter[str] = Counter()
+    loose = [path for path in _files(folder) if _is_read(path, skipped)]
+    if not classes:
+        if not loose:
+            raise DataError(
+                f"{folder} holds no images; expected one sub-folder of images per class, or "
+                f"images.{_not_read(skipped)}"
+            )
+        return ImageFiles(str(folder), tuple(loose), None, None, _notes(folder, skipped, (), 0))
+    paths: list[str] = []
+    labels: list[int] = []
+    for number, name in enumerate(classes):
+        found = sorted(path for path in _below(folder / name) if _is_read(path, skipped))
+        paths += found
+        labels += [number] * len(found)
+    if not paths:
+        raise DataError(
+            f"{folder} holds no images in its sub-folders {', '.join(classes)}; expected one "
+            f"sub-folder of images per class.{_not_read(skipped)}"
+        )
+    empty = [name for number, name in enumerate(classes) if number not in set(labels)]
+    notes = _notes(folder, skipped, empty, len(loose))
+    return ImageFiles(str(folder), tuple(paths), tuple(labels), list(classes), notes)
+
+
+def _notes(
+    folder: Path, skipped: Counter[str], empty: Sequence[str], loose: int
+) -> tuple[str, ...]:
+    notes = []
+    if skipped:
+        notes.append(f"{folder}:{_not_read(skipped)}")
+    if empty:
+        notes.append(f"{folder}: classes without images: {', '.join(empty)}.")
+    if loose:
+        notes.append(
+            f"{folder}: {loose} image{'s' if loose > 1 else ''} beside the class folders "
+            "belong to no class and are not used."
+        )
+    return tuple(notes)
+
+
+def _not_read(skipped: Counter[str]) -> str:
+    if not skipped:
+        return ""
+    counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(skipped.items()))
+    return f" Image files that are not read: {counts}. Convert them to JPEG or PNG to use them."
+
+
+def _is_read(path: str, skipped: Counter[str]) -> bool:
+    ending = Path(path).suffix.lower()
+    if ending in NOT_READ:
+        skipped[ending] += 1
+    return ending in READ
+
+
+def _has_images(folder: Path) -> bool:
+    return any(Path(path).suffix.lower() in READ for path in _below(folder))
+
+
+def _sub_folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
+    return sorted(name for name in names if not _is_hidden(name))
+
+
+def _files(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.path for entry in entries if entry.is_file() and not _is_hidden(entry.name)
+        )
+
+
+def _below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """All files below a folder, through links; not those of hidden folders and of tools.
+
+    Args:
+        folder: the folder.
+        above: device and inode of the folders on the way here, at which a loop of links ends.
+    """
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
+    for entry in inside:
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _below(Path(entry.path), above | {here})
+        elif entry.is_file():
+            yield entry.path
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in TOOL_FOLDERS

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import ImageFiles, LazyImages
 
 #: Usual names of the split that is the pool, and of the evaluation split.
-TRAIN_SPLITS = ("train", "training")
-EVAL_SPLITS = ("validation", "val", "valid", "eval", "evaluation", "test", "testing")
+TRAIN_SPLITS = ("train", "training", "trn", "train_set", "seg_train")
+EVAL_SPLITS = (
+    *("validation", "val", "valid", "eval", "evaluation", "dev", "val_set", "seg_val"),
+    *("test", "testing", "tst", "test_set", "seg_test"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class SourceOptions:
         train_split: name of the split that is the pool.
         eval_split: name of the evaluation split.
         download: whether missing data may be downloaded.
+        given_root: ``root`` if the user gave one, else None.
     """
 
     name: str
@@ -30,6 +34,7 @@ class SourceOptions:
     train_split: str = "train"
     eval_split: str = "validation"
     download: bool = True
+    given_root: Path | None = None
 
     @property
     def member(self) -> str:
@@ -54,8 +59,8 @@ class SourceData:
         name: name in tables and folders; by default the last part of ``SourceOptions.name``.
     """
 
-    pool: LazyImages
-    evaluation: LazyImages | None = None
+    pool: LazyImages | ImageFiles
+    evaluation: LazyImages | ImageFiles | None = None
     augmentation: str = "crop-flip"
     name: str | None = None
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 from torchvision.datasets import SVHN
 
 from alhpo.base.errors import DataError
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import LazyImages
 from alhpo.data.sources.registry import register_data_source
 from alhpo.data.sources.source import TRAIN_SPLITS, DatasetSize, SourceData, SourceOptions
 

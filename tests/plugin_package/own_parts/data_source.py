@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alhpo.data.decoding import LazyImages
+from alhpo.data.lazy import LazyImages
 from alhpo.data.sources import SourceData, SourceOptions, register_data_source
 
 

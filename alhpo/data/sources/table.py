@@ -1,0 +1,190 @@
+"""A table of image files with their labels: CSV or Parquet, one image on each line.
+
+    path,label,split
+    2024/001.jpg,cat,train
+    2024/002.jpg,dog,val
+
+``split`` may be missing, and so may ``label``: then nobody labelled the images yet.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alhpo.base.errors import DataError
+from alhpo.data.lazy import ImageFiles
+from alhpo.data.sources.registry import register_data_source
+from alhpo.data.sources.source import EVAL_SPLITS, TRAIN_SPLITS, SourceData, SourceOptions
+
+#: Names of the columns, in any case; the first that is there counts.
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "id")
+LABEL_COLUMNS = ("label", "class", "target", "category", "labels", "y")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+
+
+@register_data_source(".csv")
+@register_data_source(".parquet")
+def read_table(options: SourceOptions) -> SourceData:
+    """The images of the table at ``options.path``.
+
+    Paths are relative to ``options.given_root``, else to the folder of the table, or to a folder
+    ``images`` in it.
+
+    Raises:
+        DataError: the table cannot be read, lacks a column, or names files that are not there.
+    """
+    table = options.path
+    columns = _columns(table)
+    path_column = _column(columns, PATH_COLUMNS)
+    if path_column is None:
+        raise DataError(
+            f"{table} has the columns {', '.join(columns)}; expected one with the image files, "
+            f"called {' or '.join(PATH_COLUMNS[:3])}."
+        )
+    names = [_text(value) for value in columns[path_column]]
+    if not names:
+        raise DataError(f"{table} has no lines; expected one for each image.")
+    paths = _existing(table, names, options.given_root)
+    label_column = _column(columns, LABEL_COLUMNS)
+    texts = None if label_column is None else [_text(value) for value in columns[label_column]]
+    if texts is not None and not any(texts):
+        texts = None
+    if texts is not None and not all(texts):
+        line = texts.index("")
+        raise DataError(
+            f"{table} has no label in line {line + 2} ({names[line]}), but {sum(map(bool, texts))} "
+            "lines have one. Give all labels, or leave the column out."
+        )
+    classes = None if texts is None else sorted(set(texts), key=_order)
+    place = {} if classes is None else {name: number for number, name in enumerate(classes)}
+    labels = None if texts is None else [place[text] for text in texts]
+
+    def images(rows: Sequence[int], where: str) -> ImageFiles:
+        chosen = None if labels is None else tuple(labels[row] for row in rows)
+        return ImageFiles(where, tuple(paths[row] for row in rows), chosen, classes)
+
+    split_column = _column(columns, SPLIT_COLUMNS)
+    if split_column is None:
+        return SourceData(images(range(len(paths)), str(table)), name=table.stem)
+    splits = [_text(value) for value in columns[split_column]]
+    train = _rows(splits, options.train_split, TRAIN_SPLITS)
+    held_out = _rows(splits, options.eval_split, EVAL_SPLITS)
+    for rows, flag in (
+        (train, "train_split (--train-split)"),
+        (held_out, "eval_split (--val-split)"),
+    ):
+        if not rows:
+            raise DataError(
+                f"{table} has the splits {', '.join(sorted(set(splits)))}. Set {flag} to one of "
+                "them."
+            )
+    return SourceData(
+        images(train, f"{table} ({splits[train[0]]})"),
+        images(held_out, f"{table} ({splits[held_out[0]]})"),
+        name=table.stem,
+    )
+
+
+def _columns(table: Path) -> dict[str, list[Any]]:
+    """The columns by name."""
+    if table.suffix.lower() == ".parquet":
+        return _parquet(table)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, dialect=_dialect(file))
+            lines = [line for line in reader if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a CSV table: {error}.") from error
+    if not lines:
+        raise DataError(f"{table} is empty; expected a first line with the names of the columns.")
+    head = [name.strip() for name in lines[0]]
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(head):
+            raise DataError(
+                f"{table}, line {number} has {len(line)} fields; expected {len(head)}: "
+                f"{', '.join(head)}."
+            )
+    return {name: [line[place] for line in lines[1:]] for place, name in enumerate(head)}
+
+
+def _dialect(file: Any) -> Any:
+    """Fields are separated by the first of ``,;`` and tab that stands in the first line."""
+    head = file.readline()
+    file.seek(0)
+
+    class Dialect(csv.excel):
+        delimiter = next((mark for mark in ",;\t" if mark in head), ",")
+
+    return Dialect
+
+
+def _parquet(table: Path) -> dict[str, list[Any]]:
+    try:
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DataError(
+            f"{table}: Parquet tables need pyarrow: pip install pyarrow. Or write the table as CSV."
+        ) from error
+    try:
+        return parquet.read_table(table).to_pydict()
+    except Exception as error:
+        raise DataError(f"{table} cannot be read as a Parquet table: {error}.") from error
+
+
+def _column(columns: dict[str, list[Any]], known: Sequence[str]) -> str | None:
+    by_lower = {name.lower(): name for name in columns}
+    return next((by_lower[name] for name in known if name in by_lower), None)
+
+
+def _text(value: Any) -> str:
+    """A field as text: "3" for 3 and 3.0, "" for nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _order(text: str) -> tuple[bool, int, str]:
+    """Whole numbers by value, before other texts by letter."""
+    number = text.removeprefix("-")
+    whole = number.isascii() and number.isdigit()
+    return (not whole, int(text) if whole else 0, text)
+
+
+def _rows(splits: Sequence[str], asked: str, known: Sequence[str]) -> list[int]:
+    """The lines of a split: of the name that was asked for, else of another usual name."""
+    names = (asked, *known) if asked.lower() in known else (asked,)
+    for name in names:
+        rows = [row for row, split in enumerate(splits) if split.lower() == name.lower()]
+        if rows:
+            return rows
+    return []
+
+
+def _existing(table: Path, names: Sequence[str], root: Path | None) -> list[str]:
+    """The paths of the files.
+
+    Raises:
+        DataError: one or more are not there.
+    """
+    folders = [root] if root is not None else [table.parent, table.parent / "images"]
+    missing: dict[Path, list[str]] = {}
+    for folder in folders:
+        paths = [folder / name for name in names]
+        missing[folder] = [
+            name for name, path in zip(names, paths, strict=True) if not path.is_file()
+        ]
+        if not missing[folder]:
+            return [str(path) for path in paths]
+    folder = min(missing, key=lambda key: len(missing[key]))
+    lost = missing[folder]
+    shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+    raise DataError(
+        f"{table} names {len(lost)} files that are not in {folder}: {shown}. Paths are relative to "
+        "the table, or to root (--data-dir)."
+    )
