@@ -120,7 +120,7 @@ from alhpo.data.batches import DeviceImages, InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.base.digests import digest
 from alhpo.models.timm_models import weights_hash
-from alhpo.runs.provenance import check_dataset
+from alhpo.runs.data import check_dataset
 from alhpo.training.trainer import Task
 
 MIB = 2**20

@@ -16,11 +16,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from alhpo import RunConfig, run_experiment
 from alhpo.base.errors import (
@@ -165,9 +167,52 @@ def test_finished_run_is_returned_at_once(few_digits, tmp_path, monkeypatch):
     config = settings(tmp_path, hpo="fixed")
     first = run_experiment(config, dataset=few_digits)
     monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda *a, **k: pytest.fail("loaded"))
-    again = run_experiment(config)
+    again = run_experiment(config, dataset=few_digits)
     assert again.resumed
     assert comparable(again.records) == comparable(first.records)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_images_or_labels_are_noticed(few_digits, tmp_path, finished):
+    config = settings(tmp_path, hpo="fixed")
+    path = run_experiment(config, dataset=few_digits).path
+    if not finished:
+        (path / "run.json").unlink()
+    pixel, label = few_digits.images.clone(), few_digits.labels.clone()
+    pixel[7, 0, 0] ^= 1
+    label[3] = (label[3] + 1) % 10
+    for changes, what in (
+        ({"images": pixel}, "in the pool 1 missing .*, 1 new"),
+        ({"labels": label}, "in the pool 1 with another label"),
+        (
+            {"eval_images": few_digits.eval_images.flip(0)},
+            "in the evaluation .* with another label",
+        ),
+        ({"classes": tuple("abcdefghij")}, r"classes \['0'.*now \['a'"),
+    ):
+        with pytest.raises(DataError, match=f"began with other data: .*{what}"):
+            run_experiment(config, dataset=replace(few_digits, **changes))
+    assert run_experiment(config, dataset=few_digits).resumed
+
+
+def test_a_finished_run_whose_data_are_gone_is_returned(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(24):
+        file = folder / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 10 * number, np.uint8)).save(file)
+    sizes = {"initial_size": 4, "acquisition_size": 4, "budget": 8, "pool_size": None}
+    config = settings(
+        tmp_path, hpo="fixed", dataset=str(folder), eval_size=None, validate_fixed=False, **sizes
+    )
+    first = run_experiment(config)
+    (folder / "a").rename(folder / "c")
+    with pytest.raises(DataError, match=r"classes \['a', 'b'\], now \['b', 'c'\]"):
+        run_experiment(config)
+    (folder / "c").rename(tmp_path / "elsewhere")
+    (folder / "b").rename(tmp_path / "elsewhere" / "b")
+    with pytest.warns(UserWarning, match="is finished, and its data cannot be compared"):
+        assert comparable(run_experiment(config).records) == comparable(first.records)
 
 
 def test_data_without_an_evaluation_split_are_refused(few_digits, tmp_path):
@@ -311,7 +356,7 @@ def test_labels_that_were_lost_are_missed(rerun, tmp_path, records, kept):
 def test_a_label_that_was_changed_is_missed(rerun):
     def other(content):
         entry = json.loads(content.splitlines()[1])
-        entry["labels"][0] = (entry["labels"][0] + 1) % 10
+        entry["labels"][0] = "0" if entry["labels"][0] != "0" else "1"
         return content.replace(content.splitlines()[1], json.dumps(entry).encode())
 
     with pytest.raises(LabelError, match="cut short or changed"):

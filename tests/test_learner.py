@@ -135,12 +135,13 @@ def test_recorded_pool_survives_the_process(few_digits, tmp_path):
     assert again.cycle == 1
     assert again.label_initial(20).indices == tuple(learner.pool.by_cycle()[0])
     assert again.n_labeled == 25
-    with pytest.raises(LabelError, match="another data set"):
-        ActiveLearner(
-            replace(few_digits, images=few_digits.images[:5], labels=few_digits.labels[:5]),
-            path=tmp_path,
-            **FAST,
-        )
+    fewer = replace(few_digits, images=few_digits.images[:5], labels=few_digits.labels[:5])
+    with pytest.warns(UserWarning, match="images that were labelled .* are not in the data set"):
+        left = ActiveLearner(fewer, path=tmp_path, **FAST)
+    assert left.pool.labeled.tolist() == [i for i in learner.pool.labeled.tolist() if i < 5]
+    other = replace(few_digits, classes=tuple("abcdefghij"))
+    with pytest.raises(LabelError, match="but the classes of the data set are a, b"):
+        ActiveLearner(other, path=tmp_path, **FAST)
 
 
 def test_label_errors_change_nothing(few_digits):
@@ -155,7 +156,7 @@ def test_label_errors_change_nothing(few_digits):
         ([free], [10], "Label 10 of index .* is out of range: the 10 classes are 0 to 9"),
         ([free], [-1], "Label -1"),
         ([free], [1.5], "Label is 1.5; expected an integer"),
-        ([free], ["cat"], "Label is 'cat'; expected an integer"),
+        ([free], ["cat"], "Label 'cat' of index .* is not a class"),
         ([free, free], [1, 1], "given twice"),
         ([free], [1, 2], "1 indices came with 2 labels"),
         ([free, known], [1, wrong], "was labelled"),

@@ -11,11 +11,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from alhpo.base.errors import AlhpoError, LabelError
+from alhpo.base.errors import AlhpoError, DataError, LabelError
 from alhpo.base.files import Journal
 from alhpo.data.pool import Pool, read_queried_indices
 
 SIZE, CLASSES = 12, 3
+
+
+def pool_of(size, classes, journal=None, **settings):
+    """A pool of the images i0, i1, ... and the classes c0, c1, ..."""
+    images, names = (
+        tuple(f"{a}{n}" for n in range(count)) for a, count in (("i", size), ("c", classes))
+    )
+    return Pool(images, names, journal, **settings)
+
+
 INDICES = st.lists(st.integers(0, SIZE - 1), unique=True, max_size=5)
 
 
@@ -26,7 +36,7 @@ class PoolAgainstModel(RuleBasedStateMachine):
     def start(self):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name, "labels.jsonl")
-        self.pool = Pool(SIZE, CLASSES, Journal(self.path))
+        self.pool = pool_of(SIZE, CLASSES, Journal(self.path))
         self.labels, self.cycles, self.asked, self.cycle = {}, {}, {}, 0
 
     def teardown(self):
@@ -98,13 +108,13 @@ class PoolAgainstModel(RuleBasedStateMachine):
     def crash_while_writing_and_reopen(self):
         with self.path.open("ab") as file:
             file.write(b'{"event":"tell","cyc')
-        self.pool = Pool(SIZE, CLASSES, Journal(self.path))
+        self.pool = pool_of(SIZE, CLASSES, Journal(self.path))
 
     @invariant()
     def agrees(self):
         if not hasattr(self, "pool"):
             return
-        for pool in (self.pool, Pool(SIZE, CLASSES, Journal(self.path))):
+        for pool in (self.pool, pool_of(SIZE, CLASSES, Journal(self.path))):
             assert pool.labeled.tolist() == list(self.labels)
             assert pool.labels.tolist() == list(self.labels.values())
             assert pool.pending.tolist() == list(self.asked)
@@ -128,7 +138,7 @@ TestPoolAgainstModel.settings = settings(max_examples=30, stateful_step_count=20
 
 
 def test_partial_and_late_answers_count_for_the_cycle_of_asking():
-    pool = Pool(10, 2)
+    pool = pool_of(10, 2)
     pool.tell([4, 2], [0, 1], cycle=0)
     pool.ask([7, 1, 9], cycle=1)
     pool.tell([9], [1], cycle=1)
@@ -141,13 +151,15 @@ def test_partial_and_late_answers_count_for_the_cycle_of_asking():
 
 
 def test_messages_name_the_index_the_labels_and_the_rule():
-    pool = Pool(10, 3)
+    pool = pool_of(10, 3)
     pool.tell([5], [1], cycle=0)
-    with pytest.raises(LabelError, match="Index 5 was labelled 1 before and is now told 2"):
+    with pytest.raises(LabelError, match="Index 5 was labelled 'c1' before and is now told 'c2'"):
         pool.tell([4, 5], [0, 2], cycle=0)
     with pytest.raises(LabelError, match=r"Index 10 is out of range.* 0 to 9"):
         pool.tell([10], [0], cycle=0)
-    with pytest.raises(LabelError, match=r"Label 3 of index 4 .* 0 to 2"):
+    with pytest.raises(
+        LabelError, match=r"Label 3 of index 4 is out of range: .* 0 to 2 .c0, c1, c2"
+    ):
         pool.tell([4], [3], cycle=0)
     with pytest.raises(LabelError, match="2 indices came with 1 labels"):
         pool.tell([4, 6], [0], cycle=0)
@@ -157,7 +169,7 @@ def test_messages_name_the_index_the_labels_and_the_rule():
 
 
 def test_the_same_label_again_changes_nothing(tmp_path):
-    pool = Pool(10, 3, Journal(tmp_path / "labels.jsonl"))
+    pool = pool_of(10, 3, Journal(tmp_path / "labels.jsonl"))
     pool.tell([5, 6], [1, 2], cycle=0)
     before = (tmp_path / "labels.jsonl").read_bytes()
     pool.tell([6], [2], cycle=3)
@@ -167,16 +179,16 @@ def test_the_same_label_again_changes_nothing(tmp_path):
 
 
 def test_arrays_and_numpy_integers_are_taken(tmp_path):
-    pool = Pool(10, 3, Journal(tmp_path / "labels.jsonl"))
+    pool = pool_of(10, 3, Journal(tmp_path / "labels.jsonl"))
     pool.ask(np.array([1, 2], dtype=np.int32), cycle=1)
     pool.tell(torch.tensor([2]), np.array([1], dtype=np.uint8), cycle=1)
     pool.tell((np.int64(3),), iter([np.int16(2)]), cycle=1)
     assert pool.labeled.tolist() == [2, 3]
-    assert Pool(10, 3, Journal(tmp_path / "labels.jsonl")).labels.tolist() == [1, 2]
+    assert pool_of(10, 3, Journal(tmp_path / "labels.jsonl")).labels.tolist() == [1, 2]
 
 
 def test_arrays_handed_out_are_copies():
-    pool = Pool(4, 2)
+    pool = pool_of(4, 2)
     pool.tell([1], [1], cycle=0)
     pool.labeled[:] = 0
     pool.labels[:] = 0
@@ -187,22 +199,23 @@ def test_arrays_handed_out_are_copies():
 
 
 @pytest.mark.parametrize("event", ["ask", "tell"])
-def test_journal_of_a_larger_data_set_is_refused(tmp_path, event):
+def test_images_that_are_gone_keep_their_labels(tmp_path, event):
     journal = Journal(tmp_path / "labels.jsonl")
-    pool = Pool(10, 3, journal)
-    if event == "ask":
-        pool.ask([9], 0)
-    else:
-        pool.tell([9], [2], 0)
-    with pytest.raises(LabelError, match="another data set"):
-        Pool(9, 3, journal)
+    pool = pool_of(10, 3, journal)
+    (pool.ask([9, 2], 0) if event == "ask" else pool.tell([9, 2], [2, 1], 0))
+    fewer = pool_of(9, 3, journal)
+    assert [*fewer.missing] == ["i9"] and fewer.available.tolist() == [0, 1, 3, 4, 5, 6, 7, 8]
+    again = pool_of(10, 3, journal)
+    assert not again.missing
+    assert again.labeled.tolist() == ([] if event == "ask" else [9, 2])
+    assert again.pending.tolist() == ([9, 2] if event == "ask" else [])
 
 
 def test_journal_with_labels_of_more_classes_is_refused(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    Pool(10, 5, journal).tell([0, 1], [0, 4], cycle=0)
-    with pytest.raises(LabelError):
-        Pool(10, 4, journal)
+    pool_of(10, 5, journal).tell([0, 1], [0, 4], cycle=0)
+    with pytest.raises(LabelError, match="holds the label 'c4', but the classes"):
+        pool_of(10, 4, journal)
 
 
 @pytest.mark.parametrize("entry", [{"cycle": 0, "n_labeled": 100}, [1, 2], "text", {"event": "x"}])
@@ -210,7 +223,62 @@ def test_journal_of_something_else_is_refused(tmp_path, entry):
     journal = Journal(tmp_path / "labels.jsonl")
     journal.append(entry)
     with pytest.raises(AlhpoError):
-        Pool(10, 4, journal)
+        pool_of(10, 4, journal)
+
+
+def test_labels_follow_images_and_classes_that_change_places(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    Pool(("a", "b", "c"), ("cat", "dog"), journal).tell([0, 2], ["dog", 0], cycle=0)
+    pool = Pool(("x", "c", "b", "a"), ("ape", "cat", "dog"), journal)
+    assert (pool.labeled.tolist(), pool.labels.tolist()) == ([3, 1], [2, 1])
+
+
+def test_two_labels_of_one_image_are_refused(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    for label in ("cat", "cat", "dog"):
+        journal.append({"event": "tell", "cycle": 0, "images": ["a"], "labels": [label]})
+    for images in (("a", "b"), ("b",)):
+        with pytest.raises(LabelError, match="two labels for one image, 'cat' and 'dog'"):
+            Pool(images, ("cat", "dog"), journal)
+
+
+def test_a_class_by_name_and_one_that_is_not_there():
+    pool = Pool(("a", "b"), ("cat", "dog"))
+    pool.tell([1], ["dog"], 0)
+    assert pool.labels.tolist() == [1]
+    with pytest.raises(
+        LabelError, match=r"'dgo' of index 0 is not a class.*cat, dog.*Did you mean 'dog'"
+    ):
+        pool.tell([0], ["dgo"], 0)
+
+
+def test_the_file_of_an_image_is_on_record(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    Pool(("a", "b"), ("x",), journal, paths=("1.png", "2.png")).tell([1], [0], 0)
+    assert journal.read()[0]["paths"] == ["2.png"]
+    assert Pool(("a",), ("x",), journal).missing == {"b": "2.png"}
+
+
+def test_two_pools_of_one_journal_see_what_the_other_does(tmp_path):
+    one, other = (pool_of(6, 2, Journal(tmp_path / "labels.jsonl")) for _ in range(2))
+    one.ask([1, 2], 1)
+    with pytest.raises(LabelError, match="Index 2 is labelled or was asked for"):
+        other.ask([2, 3], 1)
+    other.tell([2], [1], 1)
+    with pytest.raises(LabelError, match="Index 2 was labelled 'c1' before"):
+        one.tell([2], [0], 1)
+    one.tell([2], [1], 1)  # the same
+    assert one.labeled.tolist() == other.labeled.tolist() == [2]
+    with one.locked():
+        assert one.available.tolist() == [0, 3, 4, 5]
+
+
+def test_a_journal_that_was_cut_short_while_in_use_is_refused(tmp_path):
+    pool = pool_of(6, 2, Journal(tmp_path / "labels.jsonl"))
+    pool.tell([1], [0], 0)
+    (tmp_path / "labels.jsonl").write_bytes(b"")
+    with pytest.raises(DataError, match="cut short"):
+        pool.tell([2], [0], 0)
 
 
 # --- what a strategy remembers -------------------------------------------------------------------
@@ -218,21 +286,21 @@ def test_journal_of_something_else_is_refused(tmp_path, entry):
 
 def test_the_latest_state_of_each_strategy_comes_back_from_the_journal(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    pool = Pool(10, 3, journal)
+    pool = pool_of(10, 3, journal)
     assert pool.state("albl") is None
     pool.ask([1], 1, state={"weights": [1.0, 0.1], "round": 1}, strategy="albl")
     pool.ask([2], 2, state={"weights": [2.0, 1 / 3], "round": 2}, strategy="albl")
     pool.ask([3], 3, state={"seen": []}, strategy="other")
     pool.ask([4], 4)  # made at random, as after a divergence: nothing is forgotten
     pool.tell([4, 1], [0, 0], 4)
-    for one in (pool, Pool(10, 3, journal)):
+    for one in (pool, pool_of(10, 3, journal)):
         assert one.state("albl") == {"weights": [2.0, 1 / 3], "round": 2}
         assert one.state("other") == {"seen": []}
         assert one.state("badge") is None
 
 
 def test_a_refused_question_leaves_no_state(tmp_path):
-    pool = Pool(10, 3, Journal(tmp_path / "labels.jsonl"))
+    pool = pool_of(10, 3, Journal(tmp_path / "labels.jsonl"))
     with pytest.raises(LabelError):
         pool.ask([10], 1, state={"round": 1}, strategy="albl")
     assert pool.state("albl") is None
@@ -240,28 +308,28 @@ def test_a_refused_question_leaves_no_state(tmp_path):
 
 def test_who_asked_is_on_record(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    pool = Pool(10, 3, journal)
+    pool = pool_of(10, 3, journal)
     pool.ask([4, 2], 1, strategy="badge")
     pool.ask([7], 2)
-    asked = {"event": "ask", "cycle": 1, "indices": [4, 2], "strategy": "badge"}
-    assert journal.read() == [asked, {"event": "ask", "cycle": 2, "indices": [7]}]
-    for one in (pool, Pool(10, 3, journal)):
+    asked = {"event": "ask", "cycle": 1, "images": ["i4", "i2"], "strategy": "badge"}
+    assert journal.read() == [asked, {"event": "ask", "cycle": 2, "images": ["i7"]}]
+    for one in (pool, pool_of(10, 3, journal)):
         assert [one.asked_by(index) for index in (4, 2, 7, 1)] == ["badge", "badge", "", ""]
         assert one.state("badge") is None
 
 
 def test_a_state_that_is_no_mapping_is_not_of_this_record(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    journal.append({"event": "ask", "cycle": 1, "indices": [1], "state": [1], "strategy": "x"})
+    journal.append({"event": "ask", "cycle": 1, "images": ["i1"], "state": [1], "strategy": "x"})
     with pytest.raises(LabelError, match="not of what was asked"):
-        Pool(10, 3, journal)
+        pool_of(10, 3, journal)
 
 
 # --- queried_indices.json ------------------------------------------------------------------------
 
 
 def test_export_is_read_back(tmp_path):
-    pool = Pool(20, 2)
+    pool = pool_of(20, 2)
     pool.tell([7, 3, 11], [0, 1, 1], cycle=0)
     pool.ask([1, 19], cycle=1)
     pool.tell([19, 1], [0, 0], cycle=1)
@@ -272,7 +340,7 @@ def test_export_is_read_back(tmp_path):
 
 
 def test_export_with_a_cycle_nobody_answered_yet_is_read_back(tmp_path):
-    pool = Pool(20, 2)
+    pool = pool_of(20, 2)
     pool.tell([7], [0], cycle=0)
     pool.ask([1], cycle=1)
     pool.ask([2], cycle=2)
@@ -321,4 +389,4 @@ def test_a_record_of_something_else_is_named(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
     journal.append([1])
     with pytest.raises(LabelError, match=r"labels\.jsonl holds \[1\].*copy"):
-        Pool(10, 3, journal)
+        pool_of(10, 3, journal)

@@ -335,9 +335,11 @@ def test_finished_is_returned_at_once_and_two_at_a_time_are_refused(
     first = tune(run, tmp_path, few_digits)
     assert not first.resumed
     monkeypatch.setattr("alhpo.runs.pool_tuning.load_data", lambda *_: pytest.fail("loaded"))
-    again = tune(run, tmp_path, None)
+    again = tune(run, tmp_path, few_digits)
     assert again.resumed
     assert again.record == first.record
+    with pytest.raises(DataError, match="began with other data"):
+        tune(run, tmp_path, replace(few_digits, images=few_digits.images.flip(1)))
     with exclusive(first.path), pytest.raises(RunLockedError, match="in use by another process"):
         tune(run, tmp_path, few_digits)
 

@@ -138,12 +138,12 @@ def test_probabilities_that_cannot_be_are_refused(probabilities):
 
 def test_probabilities_are_recorded_with_what_was_asked(tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    pool = Pool(9, 3, journal)
+    pool = Pool([f"i{n}" for n in range(9)], "abc", journal)
     pool.ask([4, 2], 0, probabilities=(1 / 9, 1 / 8))
     pool.tell([2, 4], [0, 1], 0)
     pool.ask([7], 1)
     pool.tell([8], [1], 1)
-    for one in (pool, Pool(9, 3, journal)):
+    for one in (pool, Pool([f"i{n}" for n in range(9)], "abc", journal)):
         assert one.draws == {4: 1 / 9, 2: 1 / 8, 7: None}
         assert list(one.draws) == [4, 2, 7]  # the order of asking, not of telling
 
@@ -151,9 +151,9 @@ def test_probabilities_are_recorded_with_what_was_asked(tmp_path):
 @pytest.mark.parametrize("drawn", [[0.5, 0.5], [2.0], ["x"], 0.5, [0.0]])
 def test_recorded_probabilities_that_cannot_be(tmp_path, drawn):
     journal = Journal(tmp_path / "labels.jsonl")
-    journal.append({"event": "ask", "cycle": 0, "indices": [1], "probabilities": drawn})
+    journal.append({"event": "ask", "cycle": 0, "images": ["i1"], "probabilities": drawn})
     with pytest.raises(LabelError, match="not of what was asked"):
-        Pool(9, 3, journal)
+        Pool([f"i{n}" for n in range(9)], "abc", journal)
 
 
 def test_draws_of_a_learner_are_weighed_by_lure(few_digits, tmp_path):

@@ -250,6 +250,11 @@ def _class_names(
         raise DataError(
             "There are no labels, and classes is None. Give the classes by name or number."
         )
+    if not isinstance(values[0], str) and values[0] < 0:
+        raise DataError(
+            f"There is a label {values[0]}; expected numbers from 0. Leave images that are not "
+            "labelled out of the labelled ones, or name the classes."
+        )
     return tuple(str(value) for value in values)
 
 

@@ -73,6 +73,12 @@ class FilePart:
         facts = tuple(self.facts[row] for row in chosen.tolist())
         return replace(self, images=self.images.pick(chosen), facts=facts)
 
+    def without(self, problems: tuple[tuple[str, str], ...]) -> FilePart:
+        """The same without these files, which become problems."""
+        bad = {path for path, _ in problems}
+        good = [row for row, path in enumerate(self.images.paths) if path not in bad]
+        return replace(self.pick(np.array(good, dtype=np.int64)), problems=problems)
+
     def split(self, fraction: float) -> tuple[FilePart, FilePart]:
         """A part to keep, and one to hold out."""
         kept, held = held_out_by_identity(self.identities, fraction)
@@ -89,8 +95,12 @@ class FilePart:
         sizes = {(fact.height, fact.width) for fact in self.facts}
         return sizes, all(fact.grey for fact in self.facts)
 
-    def decode(self, shape: Shape) -> Decoded:
+    def decode(self, shape: Shape, more: int = 0) -> Decoded:
         """Decode all images to one shape, or take them from the cache.
+
+        Args:
+            shape: (height, width, channels).
+            more: images of this shape that are decoded later, and need memory too.
 
         Raises:
             DataError: there is no room for them, neither in the cache nor in memory.
@@ -106,7 +116,7 @@ class FilePart:
         where = self.images.where
         stored = stored_images(self.identities, shape, where, fill, renew=self.verify)
         if stored is None:
-            _need_memory(where, self.count, shape)
+            _need_memory(where, self.count + more, shape)
             pixels = np.empty((self.count, *shape), dtype=np.uint8)
             reasons = fill(pixels)
         else:
@@ -177,18 +187,19 @@ class OrderedPart:
         """The label of each image; every image is read for it."""
         return [self.images.get(row)[1] for row in range(self.count)]
 
-    def decode(self, shape: Shape, *, one_size: bool = False) -> Decoded:
+    def decode(self, shape: Shape, more: int = 0, *, one_size: bool = False) -> Decoded:
         """Decode all images to one shape.
 
         Args:
             shape: (height, width, channels).
+            more: images of this shape that are decoded later, and need memory too.
             one_size: ``shape`` is the size that all images should have.
 
         Raises:
             DataError: the images do not fit into the free memory, or one cannot be read.
             OtherImage: an image has another size than it should, or colours if ``shape`` is grey.
         """
-        _need_memory(self.images.where, self.count, shape)
+        _need_memory(self.images.where, self.count + more, shape)
         pixels = np.empty((self.count, *shape), dtype=np.uint8)
         labels = np.empty(self.count, dtype=np.int64)
         changed: dict[int, str] = {}
@@ -259,8 +270,8 @@ def _need_memory(where: str, count: int, shape: Shape) -> None:
     available = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if need > available:
         raise DataError(
-            f"{where} needs {need / 2**30:.1f} GiB of memory as {count} images of {shape[0]} x "
-            f"{shape[1]} x {shape[2]} bytes, but only {available / 2**30:.1f} GiB can be used. "
-            "Choose a smaller image_size, pool_size or eval_size, or, for image files, a larger "
-            "ALHPO_CACHE_GIB."
+            f"{where} needs {need / 2**30:.1f} GiB of memory as {count} images (pool and "
+            f"evaluation) of {shape[0]} x {shape[1]} x {shape[2]} bytes, but only "
+            f"{available / 2**30:.1f} GiB can be used. Choose a smaller image_size, pool_size or "
+            "eval_size, or, for image files, a larger ALHPO_CACHE_GIB."
         )

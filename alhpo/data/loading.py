@@ -11,7 +11,16 @@ import torch
 
 from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset, check_classes
-from alhpo.data.decoding import DEFAULT_SIZE, Decoded, OrderedPart, OtherImage, Part, Shape, part_of
+from alhpo.data.decoding import (
+    DEFAULT_SIZE,
+    Decoded,
+    FilePart,
+    OrderedPart,
+    OtherImage,
+    Part,
+    Shape,
+    part_of,
+)
 from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.notes import counted, listed, part_notes, source_notes
 from alhpo.data.sources import DatasetSize, SourceOptions, find_source
@@ -135,6 +144,7 @@ class FoundData:
         classes: names of the classes; None if only the labels tell how many there are.
         augmentation: the meaning of the hyperparameter ``augmentation="auto"``.
         shape: (height, width, channels) of a decoded image.
+        image_size: the side of an image that was asked for.
         one_size: whether ``shape`` is the size that the pool's images seem to have.
         notes: what a user should know about the images, a sentence each.
     """
@@ -145,6 +155,7 @@ class FoundData:
     classes: Sequence[str] | None
     augmentation: str
     shape: Shape
+    image_size: int | None
     one_size: bool
     notes: tuple[str, ...]
 
@@ -155,13 +166,20 @@ class FoundData:
             DataError: there is no room for them, or an image that is no file cannot be read.
         """
         try:
+            more = self.evaluation.count
             if isinstance(self.pool, OrderedPart):
-                pool = self.pool.decode(self.shape, one_size=self.one_size)
+                pool = self.pool.decode(self.shape, more, one_size=self.one_size)
             else:
-                pool = self.pool.decode(self.shape)
-            return pool, self.evaluation.decode(self.shape)
+                pool = self.pool.decode(self.shape, more)
+            held_out = self.evaluation.decode(self.shape)
         except OtherImage as other:  # the shape of images without files is that of a sample
             return replace(self, shape=other.shape, one_size=False).decode()
+        if isinstance(self.pool, FilePart) and len(pool.pixels):
+            readable = self.pool.without(pool.problems)
+            shape = _common_shape(readable, self.evaluation, self.image_size)
+            if shape != self.shape:  # only files that cannot be read had another size
+                return replace(self, pool=readable, shape=shape).decode()
+        return pool, held_out
 
 
 def find_data(
@@ -208,6 +226,10 @@ def find_data(
         images = images.with_classes(names)
         others = None if others is None else others.with_classes(names)
     pool = part_of(images, verify=verify)
+    if not pool.count:
+        raise DataError(
+            f"{images.where} has no images; expected at least one.{listed(pool.problems)}"
+        )
     if others is not None:
         held_out = part_of(others, verify=verify)
     elif isinstance(images, ImageFiles) and images.labels is None:
@@ -216,10 +238,6 @@ def find_data(
         pool, held_out = pool.split(eval_fraction)
     notes = (*source_notes(data.pool, data.evaluation), *part_notes(pool, held_out))
     pool, held_out = pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
-    if not pool.count:
-        raise DataError(
-            f"{images.where} has no images; expected at least one.{listed(pool.problems)}"
-        )
     shape = _common_shape(pool, held_out, image_size)
     return FoundData(
         data.name or Path(name).absolute().name,
@@ -228,6 +246,7 @@ def find_data(
         names,
         data.augmentation,
         shape,
+        image_size,
         image_size is None and shape[:2] != (DEFAULT_SIZE, DEFAULT_SIZE),
         notes,
     )

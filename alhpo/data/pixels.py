@@ -59,7 +59,7 @@ def inspect_file(path: str) -> ImageFacts:
     try:
         with _opened(content) as image:
             height, width = image.height, image.width
-            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in SWAPPED
+            turned = _may_be_turned(image, content) and image.getexif().get(ORIENTATION) in SWAPPED
             grey, profile = image.mode in GREY, "icc_profile" in image.info
     except UnreadableImage as error:
         return ImageFacts(identity, problem=str(error))
@@ -133,6 +133,15 @@ def pixel_identity(pixels: Any) -> str:
     if array.ndim == 2:
         array = array[..., None]
     return hashlib.sha256(str(array.shape).encode() + array.data.cast("B")).hexdigest()
+
+
+def _may_be_turned(image: Image.Image, content: bytes) -> bool:
+    """Whether the size in the header may have height and width swapped."""
+    if (
+        image.format == "PNG"
+    ):  # Pillow decodes a PNG for its EXIF, which may stand behind the pixels
+        return any(mark in content for mark in (b"eXIf", b"Raw profile", b"adobe.xmp"))
+    return image.format != "TIFF"  # the size is as shown
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -204,12 +204,12 @@ class Pool:
 
     def _tell(self, indices: Sequence[int], labels: Sequence[int | str], cycle: int) -> None:
         chosen = self._indices(indices)
-        classes = [self._class_of(label) for label in _values(labels)]
-        if len(chosen) != len(classes):
+        told = _values(labels)
+        if len(chosen) != len(told):
             raise LabelError(
-                f"{len(chosen)} indices came with {len(classes)} labels; expected one "
-                "label per index."
+                f"{len(chosen)} indices came with {len(told)} labels; expected one label per index."
             )
+        classes = [self._class_of(label, index) for label, index in zip(told, chosen, strict=True)]
         for index, label in zip(chosen, classes, strict=True):
             if self._labels.get(index, label) != label:
                 raise LabelError(
@@ -252,20 +252,20 @@ class Pool:
             raise LabelError(f"Index {twice} is given twice in one call.")
         return chosen
 
-    def _class_of(self, label: Any) -> int:
+    def _class_of(self, label: Any, index: int) -> int:
         """The number of a class that is given by number or name."""
         if isinstance(label, str):
             if label not in self._class_number:
                 raise LabelError(
-                    f"Label {label!r} is not a class. The classes are {', '.join(self.classes)}."
-                    + suggestion(label, self.classes)
+                    f"Label {label!r} of index {index} is not a class. The classes are "
+                    f"{', '.join(self.classes)}." + suggestion(label, self.classes)
                 )
             return self._class_number[label]
         number = _integer(label, "Label")
         if not 0 <= number < self.num_classes:
             raise LabelError(
-                f"Label {number} is out of range: the {self.num_classes} classes are 0 to "
-                f"{self.num_classes - 1} ({', '.join(self.classes[:SHOWN])}"
+                f"Label {number} of index {index} is out of range: the {self.num_classes} classes "
+                f"are 0 to {self.num_classes - 1} ({', '.join(self.classes[:SHOWN])}"
                 f"{', ...' if self.num_classes > SHOWN else ''})."
             )
         return number

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from alhpo.base.errors import AlhpoError, DataError
+from alhpo.base.errors import AlhpoError, DataError, FormatError
 from alhpo.base.files import canonical_json, write_text
+from alhpo.base.formats import check_format
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.sources import DatasetSize
@@ -93,7 +94,8 @@ def check_data_of_finished(
 ) -> None:
     """Compare the data of a finished run with the recorded ones.
 
-    Data that cannot be loaded any more is a warning: the results are there.
+    Data that cannot be loaded any more is a warning: the results are there. The record of another
+    version's format is not compared.
 
     Args:
         path: the record that ``check_dataset`` wrote.
@@ -103,6 +105,10 @@ def check_data_of_finished(
     Raises:
         DataError: the data changed, or the record cannot be read.
     """
+    try:
+        check_format(path.parent)
+    except FormatError:
+        return
     if dataset is None:
         try:
             dataset = load_dataset(**_arguments(settings), download=False)

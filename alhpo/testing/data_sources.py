@@ -13,6 +13,7 @@ from PIL import Image
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.loading import dataset_size, load_dataset
+from alhpo.data.pixels import UnreadableImage, as_shown
 from alhpo.data.sources import SourceData, SourceOptions, find_source
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
@@ -30,9 +31,8 @@ def check_data_source(
 ) -> None:
     """Check that a data source describes its images correctly and always returns the same ones.
 
-    Both splits have images. Each image is a PIL image with 8 bits per channel, and has a label from
-    0, below the number of classes if the classes are named. There are as many paths as images. At
-    every call, from any thread and with any global seed, the source returns the same images. The
+    Both splits have images. Each image is a PIL image with 8 or 16 bits per channel, and has a
+    label from 0, below the number of classes if the classes are named. At every call, from any thread and with any global seed, the source returns the same images. The
     state of the process does not change. A ``size`` known without reading is correct.
     ``load_dataset`` gives the same data set twice. An unknown split is refused with a ``DataError``
     or treated as any other.
@@ -103,8 +103,10 @@ def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
     image, label = images.get(index)
     where = f"{where}, image {index}"
     require(isinstance(image, Image.Image), f"{where} must be a PIL image, not {image!r}.")
-    deep = image.mode.startswith(("I", "F"))
-    require(not deep, f"{where} has pixels of mode {image.mode}; 8 bits per channel are expected.")
+    try:
+        as_shown(image)
+    except UnreadableImage as error:
+        raise AssertionError(f"{where} cannot be shown: {error}.") from error
     if label is None and isinstance(images, ImageFiles) and images.labels is None:
         return image.mode, image.size, image.tobytes(), label
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool) and label >= 0
