@@ -260,7 +260,7 @@ def damaged(kind):
 def test_broken_image_is_named(tmp_path, kind, among):
     write_class(tmp_path / "x" / "a", [pixels(i) for i in range(among)])
     (tmp_path / "x" / "a" / "001.png").write_bytes(damaged(kind))
-    with pytest.raises(DataError, match=r"1 file .* cannot be read as an image:\n.*001\.png: "):
+    with pytest.raises(DataError, match=r"1 file .* cannot be used as an image:\n.*001\.png: "):
         load_dataset(str(tmp_path / "x"))
     dataset = load_dataset(str(tmp_path / "x"), on_error="skip")
     assert len(dataset) + len(dataset.eval_images) == among - 1

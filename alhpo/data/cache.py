@@ -84,8 +84,9 @@ def facts_of_files(paths: Sequence[str], *, verify: bool = False) -> list[ImageF
     """
     if not paths:
         return []
-    names = [str(Path(path).absolute()) for path in paths]
-    folder = os.path.commonpath([str(Path(name).parent) for name in names])
+    # no Path objects here: they take seconds of 60,000 files
+    names = [os.path.abspath(path) for path in paths]  # noqa: PTH100
+    folder = os.path.commonpath({os.path.dirname(name) for name in names})  # noqa: PTH120
     file = cache_folder() / "files" / f"{content_hash([folder])}.json"
     started = time.time_ns()
     marks = [_mark(path) for path in paths]
@@ -111,7 +112,7 @@ def facts_of_files(paths: Sequence[str], *, verify: bool = False) -> list[ImageF
 def _mark(path: str) -> list[int] | None:
     """What tells that a file changed: size, time of the change, inode."""
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,20 @@ class Decoded:
 
 @dataclass(frozen=True)
 class FilePart:
-    """Image files in the order of their identities, with their facts. See ``file_part``."""
+    """Image files in the order of their identities. See ``file_part``.
+
+    Attributes:
+        images: the files, each with another content.
+        facts: their facts.
+        problems: files that are left out, each with the reason.
+        copies: files that are left out because another has the same content, each with that file.
+        verify: whether to decode the images again even if they are in the cache.
+    """
 
     images: ImageFiles
     facts: tuple[ImageFacts, ...]
     problems: tuple[tuple[str, str], ...]
+    copies: tuple[tuple[str, str], ...]
     verify: bool
 
     @property
@@ -82,7 +92,7 @@ class FilePart:
     def split(self, fraction: float) -> tuple[FilePart, FilePart]:
         """A part to keep, and one to hold out."""
         kept, held = held_out_by_identity(self.identities, fraction)
-        return self.pick(kept), replace(self.pick(held), problems=())
+        return self.pick(kept), replace(self.pick(held), problems=(), copies=())
 
     def subset(self, size: int | None, purpose: str) -> FilePart:
         """A random subset that is always the same for a ``purpose``; all if ``size`` is None."""
@@ -124,7 +134,7 @@ class FilePart:
         labels = self.images.labels
         truth = None if labels is None else np.array(labels, dtype=np.int64)
         problems = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-        identities = numbered(self.identities)
+        identities = tuple(self.identities)
         if problems:
             good = np.array([not reason for reason in reasons])
             pixels, truth = pixels[good], None if truth is None else truth[good]
@@ -136,19 +146,40 @@ class FilePart:
 def file_part(images: ImageFiles, *, verify: bool = False) -> FilePart:
     """Read the facts of image files, and put the files into the order of their identities.
 
-    So files may be renamed or moved, and every image keeps its place. What is not an image is left
-    out, as a problem.
+    So files may be renamed or moved, and every image keeps its place. Of files with the same
+    content, the first by path stands for all. Left out as problems are files that are no images,
+    and those whose copies have other labels.
 
     Args:
         images: the files.
         verify: read all files, even those that seem unchanged.
     """
-    facts = facts_of_files(images.paths, verify=verify)
-    order = sorted(range(len(facts)), key=lambda row: (facts[row].identity, images.paths[row]))
-    good = np.array([row for row in order if not facts[row].problem], dtype=np.int64)
-    bad = sorted((images.paths[row], facts[row].problem) for row in order if facts[row].problem)
-    chosen = tuple(facts[row] for row in good.tolist())
-    return FilePart(images.pick(good), chosen, tuple(bad), verify)
+    facts, paths = facts_of_files(images.paths, verify=verify), images.paths
+    order = sorted(range(len(facts)), key=lambda row: (facts[row].identity, paths[row]))
+    problems = [(paths[row], facts[row].problem) for row in order if facts[row].problem]
+    chosen: list[int] = []
+    copies: list[tuple[str, str]] = []
+    good = (row for row in order if not facts[row].problem)
+    for _, group in groupby(good, key=lambda row: facts[row].identity):
+        first, *others = group
+        same = [first, *others]
+        if images.labels is not None and len({images.labels[row] for row in same}) > 1:
+            names = images.classes or range(1 + max(images.labels))
+            problems += [
+                (
+                    paths[row],
+                    f"labelled {names[images.labels[row]]!r}, and a file with the same content "
+                    "has another label",
+                )
+                for row in same
+            ]
+            continue
+        chosen.append(first)
+        copies += [(paths[row], paths[first]) for row in others]
+    kept = images.pick(np.array(chosen, dtype=np.int64))
+    return FilePart(
+        kept, tuple(facts[row] for row in chosen), tuple(sorted(problems)), tuple(copies), verify
+    )
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,12 @@ def load_dataset(
         eval_size: size of a random subset of the evaluation split; None: all.
         classes: names of the classes in the order of their numbers, all that the data set has or
             more; needed for images without labels. None: those of the data set.
-        on_error: "raise" refuses a data set with files that cannot be read; "skip" goes on without
-            them (``ImageDataset.skipped``).
+        on_error: "raise" refuses a data set with files that cannot be read, or that have the same
+            content and different labels; "skip" goes on without them (``ImageDataset.skipped``).
         verify: read and decode all files again, even those that seem unchanged.
 
     Raises:
-        DataError: the data set is not found, has files that cannot be read (all are named), or
+        DataError: the data set is not found, has files that cannot be used (all are named), or
             needs more than the free memory.
         ConfigurationError: the data source is an installed plug-in that cannot be imported or
             used.
@@ -98,12 +98,12 @@ def load_dataset(
     skipped = tuple(dict.fromkeys((*pool.problems, *held_out.problems)))
     if skipped and on_error == "raise":
         raise DataError(
-            f"{counted(len(skipped), 'file')} of {name} cannot be read as an image:"
+            f"{counted(len(skipped), 'file')} of {name} cannot be used as an image:"
             f"{listed(skipped)}\nRepair or remove them, or set on_error to skip (--on-error skip) "
             "to go on without them."
         )
     if not len(pool.pixels):
-        raise DataError(f"No image of {name} can be read:{listed(skipped)}")
+        raise DataError(f"No image of {name} can be used:{listed(skipped)}")
     images, labels, eval_images, eval_labels = (
         None if array is None else torch.from_numpy(array)
         for array in (pool.pixels, pool.labels, held_out.pixels, held_out.labels)
@@ -115,7 +115,7 @@ def load_dataset(
         names = [str(i) for i in range(int(known.max()) + 1)]
     notes = found.notes
     if skipped:
-        notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be read.")
+        notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be used.")
     return ImageDataset(
         found.name,
         images,

@@ -31,12 +31,17 @@ def source_notes(*parts: ImageFiles | LazyImages | None) -> list[str]:
 
 
 def part_notes(pool: Part, evaluation: Part) -> list[str]:
-    """Copies, contradictory copies and colour profiles among image files."""
+    """Copies and colour profiles among image files."""
     notes = []
     for part, where in ((pool, "the pool"), (evaluation, "the evaluation split")):
         if not isinstance(part, FilePart):
             continue
-        notes += _copies(part, where)
+        if part.copies:
+            copy, first = part.copies[0]
+            notes.append(
+                f"{counted(len(part.copies), 'file')} left out, as their content is there already: "
+                f"such as {copy}, the same as {first}."
+            )
         profiles = sum(fact.profile for fact in part.facts)
         if profiles:
             notes.append(
@@ -51,31 +56,6 @@ def part_notes(pool: Part, evaluation: Part) -> list[str]:
                 f"{counted(len(leaked), 'image')} of the evaluation split are copies of pool "
                 f"images, such as {leaked[0][0]} of {leaked[0][1]}: scores on them say little."
             )
-    return notes
-
-
-def _copies(part: FilePart, where: str) -> list[str]:
-    first: dict[str, int] = {}
-    copies, contradictions = [], []
-    paths, labels = part.images.paths, part.images.labels
-    for row, identity in enumerate(part.identities):
-        other = first.setdefault(identity, row)
-        if other != row:
-            copies.append((paths[row], paths[other]))
-            if labels is not None and labels[row] != labels[other]:
-                contradictions.append(copies[-1])
-    notes = []
-    if copies:
-        notes.append(
-            f"{counted(len(copies), 'image')} of {where} are copies of others, such as "
-            f"{copies[0][0]} of {copies[0][1]}. Each copy counts as an image of its own."
-        )
-    if contradictions:
-        one, other = contradictions[0]
-        notes.append(
-            f"{counted(len(contradictions), 'copy of an image')} of {where} has another label than "
-            f"the image, such as {one} and {other}."
-        )
     return notes
 
 

@@ -55,8 +55,8 @@ class DataSettings(Settings):
     )
     on_error: Literal["raise", "skip"] = Field(
         "raise",
-        description="Image files that cannot be read: raise (name them all and stop) or skip (go "
-        "on without them).",
+        description="Image files that cannot be read, or have the same content and different "
+        "labels: raise (name them all and stop) or skip (go on without them).",
     )
     verify: bool = Field(
         False, description="Read and decode all image files again, even those that seem unchanged."

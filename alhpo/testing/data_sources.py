@@ -32,10 +32,10 @@ def check_data_source(
     """Check that a data source describes its images correctly and always returns the same ones.
 
     Both splits have images. Each image is a PIL image with 8 or 16 bits per channel, and has a
-    label from 0, below the number of classes if the classes are named. At every call, from any thread and with any global seed, the source returns the same images. The
-    state of the process does not change. A ``size`` known without reading is correct.
-    ``load_dataset`` gives the same data set twice. An unknown split is refused with a ``DataError``
-    or treated as any other.
+    label from 0, below the number of classes if the classes are named. At every call, from any
+    thread and with any global seed, the source returns the same images. The state of the process
+    does not change. A ``size`` known without reading is correct. ``load_dataset`` gives the same
+    data set twice. An unknown split is refused with a ``DataError`` or treated as any other.
 
     Args:
         name: name of a data set whose images are on disk; nothing is downloaded. Register a source
