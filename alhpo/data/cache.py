@@ -175,7 +175,7 @@ def _read(
 ) -> tuple[np.ndarray, list[str]] | None:
     try:
         reasons = json.loads((entry / "entry.json").read_text(encoding="utf-8"))["problems"]
-        pixels = np.load(entry / "pixels.npy", mmap_mode="c")
+        pixels = np.load(entry / "pixels.npy", mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
@@ -205,7 +205,7 @@ def _write(
             space.truncate(size)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(space.fileno(), 0, size)
-        pixels = np.load(file, mmap_mode="r+")
+        pixels = np.load(file, mmap_mode="r+", allow_pickle=False)
         problems = fill(pixels)
         pixels.flush()
         del pixels

@@ -111,7 +111,7 @@ def _work() -> None:
     if order["task"] == "inspect":
         answers: list = [asdict(inspect_file(path)) for path in order["paths"]]
     else:
-        pixels = np.load(Path(order["file"]), mmap_mode="r+")
+        pixels = np.load(Path(order["file"]), mmap_mode="r+", allow_pickle=False)
         answers = [
             _decode_row(pixels, row, path)
             for row, path in zip(order["rows"], order["paths"], strict=True)
