@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -32,6 +31,8 @@ from alhpo.data.workers import inspect_files
 DEFAULT_GIB = 50.0
 #: A file that changed within this time of its reading may change again without another time stamp.
 UNSAFE_NS = 2_000_000_000
+#: What reading a damaged file of the cache leads to.
+DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,25 @@ def facts_of_files(paths: Sequence[str], *, verify: bool = False) -> list[ImageF
     file = cache_folder() / "files" / f"{content_hash([folder])}.json"
     started = time.time_ns()
     marks = [_mark(path) for path in paths]
-    known: dict[str, Any] = {} if verify else _known_facts(file)
+    known = _known_facts(file)
     facts: list[ImageFacts | None] = []
     for name, mark in zip(names, marks, strict=True):
-        then, fact = known.get(name, (None, {}))
-        facts.append(ImageFacts(**fact) if mark is not None and then == mark else None)
+        then, fact = known.get(name, (None, None))
+        facts.append(fact if mark is not None and then == mark and not verify else None)
     missing = [row for row, fact in enumerate(facts) if fact is None]
     for row, fact in zip(missing, inspect_files([paths[row] for row in missing]), strict=True):
         facts[row] = fact
     found = [fact for fact in facts if fact is not None]
     if missing:
-        kept = {
-            name: (mark, asdict(fact))
+        others = {name: known[name] for name in known.keys() - set(names) if os.path.exists(name)}
+        # what is wrong with a file may be wrong with this process or this version of Pillow
+        kept = others | {
+            name: (mark, fact)
             for name, mark, fact in zip(names, marks, found, strict=True)
-            if mark is not None and fact.identity and mark[1] < started - UNSAFE_NS
+            if mark is not None and not fact.problem and mark[1] < started - UNSAFE_NS
         }
-        _try(lambda: write_text(file, json.dumps({"rules": RULES, "files": kept})))
+        content = {name: (mark, asdict(fact)) for name, (mark, fact) in kept.items()}
+        _try(lambda: write_text(file, json.dumps({"rules": RULES, "files": content})))
     return found
 
 
@@ -117,37 +121,45 @@ def _mark(path: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _known_facts(file: Path) -> dict[str, Any]:
+def _known_facts(file: Path) -> dict[str, tuple[list[int], ImageFacts]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return content["files"] if content["rules"] == RULES else {}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+        if content["rules"] != RULES:
+            return {}
+        return {name: (mark, ImageFacts(**fact)) for name, (mark, fact) in content["files"].items()}
+    except (OSError, *DAMAGED):  # not there, or damaged
         return {}
+
+
+#: Decodes the images at some positions into the rows of an array, and returns for each image why
+#: it cannot be decoded ("" if it can).
+Fill = Callable[[Sequence[int], np.ndarray], list[str]]
 
 
 def stored_images(
     identities: Sequence[str],
     shape: tuple[int, int, int],
     what: str,
-    fill: Callable[[np.ndarray], list[str]],
+    fill: Fill,
     *,
     renew: bool = False,
 ) -> tuple[np.ndarray, list[str]] | None:
     """The pixels of these images from the cache; decoded into it if they are not there.
 
-    Of several processes that want the same images, one decodes them and the others wait.
+    Of several processes that want the same images, one decodes them and the others wait. Images
+    that cannot be decoded are tried again each time, as the cause may be gone.
 
     Args:
         identities: the N images.
         shape: (height, width, channels) of each.
         what: what the images are, for people.
-        fill: decodes the images into an array of (N, *shape), and returns for each image why it
-            cannot be decoded ("" if it can).
+        fill: decodes them.
         renew: decode them even if they are there.
 
     Returns:
-        (N, *shape) uint8, mapped into memory (changes are private), and these reasons; None if the
-        cache cannot be written or is too small.
+        (M, *shape) uint8, mapped into memory (changes are private): the images that can be
+        decoded, in order; and for each of the N images why it cannot. None if the cache cannot be
+        written or is too small.
     """
     import PIL
 
@@ -159,30 +171,49 @@ def stored_images(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{key}.lock"):
             found = None if renew else _read(entry, len(identities), shape)
-            if found is None:
+            if found is None or _decodes_now(found[1], shape, fill):
                 if not _make_room(folder, need, key):
                     return None
                 found = _write(entry, identities, shape, what, fill)
-    except OSError:  # read-only, full, no locks
+    except (OSError, NotImplementedError):  # read-only, full, no locks
         return None
     _try(lambda: os.utime(entry / "entry.json"))
     return found
+
+
+def packed(pixels: np.ndarray, reasons: Sequence[str]) -> np.ndarray:
+    """The rows that have no reason, moved to the front of the same array."""
+    good = [row for row, reason in enumerate(reasons) if not reason]
+    for place, row in enumerate(good):
+        if place != row:
+            pixels[place] = pixels[row]
+    return pixels[: len(good)]
+
+
+def _decodes_now(reasons: list[str], shape: tuple[int, int, int], fill: Fill) -> bool:
+    """Whether an image that could not be decoded now can. ``reasons`` become those of today."""
+    bad = [row for row, reason in enumerate(reasons) if reason]
+    if not bad:
+        return False
+    for row, reason in zip(bad, fill(bad, np.empty((len(bad), *shape), np.uint8)), strict=True):
+        reasons[row] = reason
+    return any(not reasons[row] for row in bad)
 
 
 def _read(
     entry: Path, count: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, list[str]] | None:
     try:
-        reasons = json.loads((entry / "entry.json").read_text(encoding="utf-8"))["problems"]
+        content = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
+        problems = [""] * count
+        for row, reason in content["problems"].items():
+            problems[int(row)] = str(reason)
         pixels = np.load(entry / "pixels.npy", mmap_mode="c")
-    except (OSError, ValueError, KeyError, TypeError):
+        if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
+            return None
+    except (OSError, *DAMAGED):
         return None
-    if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
-        return None
-    problems = [""] * count
-    for row, reason in reasons.items():
-        problems[int(row)] = reason
-    return pixels, problems
+    return pixels[: problems.count("")], problems
 
 
 def _write(
@@ -190,7 +221,7 @@ def _write(
     identities: Sequence[str],
     shape: tuple[int, int, int],
     what: str,
-    fill: Callable[[np.ndarray], list[str]],
+    fill: Fill,
 ) -> tuple[np.ndarray, list[str]] | None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=entry.parent))
     try:
@@ -205,7 +236,8 @@ def _write(
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(space.fileno(), 0, size)
         pixels = np.load(file, mmap_mode="r+")
-        problems = fill(pixels)
+        problems = fill(range(whole[0]), pixels)
+        packed(pixels, problems)
         pixels.flush()
         del pixels
         with file.open("rb") as written:
@@ -216,8 +248,7 @@ def _write(
             "problems": {str(row): text for row, text in enumerate(problems) if text},
         }
         write_text(temporary / "entry.json", json.dumps(content))
-        if entry.exists():
-            shutil.rmtree(entry)
+        shutil.rmtree(entry, ignore_errors=True)
         temporary.rename(entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -240,10 +271,10 @@ def clean_cache(older_than_days: float = 0.0) -> int:
     folder, limit = cache_folder() / "images", time.time() - older_than_days * 86_400
     freed = 0
     for found in _entries(folder):
-        if found.used <= limit:
+        if not older_than_days or found.used <= limit:
             shutil.rmtree(found.path, ignore_errors=True)
             freed += found.size
-    _remove_left_over(folder)
+    _try(lambda: _remove_left_over(folder))
     for file in (cache_folder() / "files").glob("*.json"):
         freed += file.stat().st_size
         file.unlink(missing_ok=True)
@@ -252,12 +283,12 @@ def clean_cache(older_than_days: float = 0.0) -> int:
 
 def _make_room(folder: Path, need: int, key: str) -> bool:
     """Remove what was used longest ago until ``need`` bytes fit; False if they cannot."""
-    _remove_left_over(folder)
+    _remove_left_over(folder, key)
     limit = cache_limit()
-    if need > limit:
-        return False
     entries = [entry for entry in _entries(folder) if entry.path.name != key]
     taken = sum(entry.size for entry in entries)
+    if need > limit or need >= shutil.disk_usage(folder).free + taken:
+        return False
     for entry in entries:
         if taken + need <= limit and shutil.disk_usage(folder).free > need:
             break
@@ -267,25 +298,39 @@ def _make_room(folder: Path, need: int, key: str) -> bool:
 
 
 def _entries(folder: Path) -> list[CachedImages]:
+    """Also damaged ones: they take room until they are removed."""
     found = []
-    for path in folder.glob("*/entry.json"):
-        if path.parent.name.startswith("."):
+    for path in folder.glob("*"):
+        if path.name.startswith("."):
             continue
         try:
-            what = str(json.loads(path.read_text(encoding="utf-8"))["images"])
-            size = sum(file.stat().st_size for file in path.parent.iterdir())
-            found.append(CachedImages(path.parent, what, size, path.stat().st_mtime))
-        except (OSError, ValueError, KeyError, TypeError):
+            size = sum(file.stat().st_size for file in path.iterdir())
+            described = path / "entry.json"
+            used = (described if described.exists() else path).stat().st_mtime
+        except OSError:
             continue  # another process removes it
+        try:
+            what = str(json.loads(described.read_text(encoding="utf-8"))["images"])
+        except (OSError, *DAMAGED):
+            what = "damaged"
+        found.append(CachedImages(path, what, size, used))
     return sorted(found, key=lambda entry: entry.used)
 
 
-def _remove_left_over(folder: Path) -> None:
-    """Remove folders that a killed process left behind: nobody holds their lock."""
+def _remove_left_over(folder: Path, held: str | None = None) -> None:
+    """Remove folders that a killed process left behind: nobody holds their lock.
+
+    Args:
+        folder: the folder of decoded images.
+        held: the key whose lock this process holds.
+    """
     for path in folder.glob(".*.tmp"):
-        lock = FileLock(folder / f".{path.name.split('.')[1]}.lock")
+        key = path.name.split(".")[1]
+        if key == held:
+            shutil.rmtree(path, ignore_errors=True)
+            continue
         try:
-            with lock.acquire(timeout=0):
+            with FileLock(folder / f".{key}.lock").acquire(timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
         except Timeout:
             continue

@@ -176,9 +176,12 @@ class FoundData:
             return replace(self, shape=other.shape, one_size=False).decode()
         if isinstance(self.pool, FilePart) and len(pool.pixels):
             readable = self.pool.without(pool.problems)
-            shape = _common_shape(readable, self.evaluation, self.image_size)
-            if shape != self.shape:  # only files that cannot be read had another size
-                return replace(self, pool=readable, shape=shape).decode()
+            others = self.evaluation
+            if isinstance(others, FilePart):
+                others = others.without(held_out.problems)
+            shape = _common_shape(readable, others, self.image_size)
+            if shape != self.shape:  # only files that cannot be read had another size or colours
+                return replace(self, pool=readable, evaluation=others, shape=shape).decode()
         return pool, held_out
 
 
@@ -226,16 +229,15 @@ def find_data(
         images = images.with_classes(names)
         others = None if others is None else others.with_classes(names)
     pool = part_of(images, verify=verify)
+    held_out = part_of(others or ImageFiles(images.where, (), ()), verify=verify)
     if not pool.count:
-        raise DataError(
-            f"{images.where} has no images; expected at least one.{listed(pool.problems)}"
-        )
-    if others is not None:
-        held_out = part_of(others, verify=verify)
-    elif isinstance(images, ImageFiles) and images.labels is None:
-        held_out = part_of(ImageFiles(images.where, (), ()))
-    else:
-        pool, held_out = pool.split(eval_fraction)
+        problems = (*pool.problems, *held_out.problems)
+        raise DataError(f"{images.where} has no images; expected at least one.{listed(problems)}")
+    if others is None and not (isinstance(images, ImageFiles) and images.labels is None):
+        try:
+            pool, held_out = pool.split(eval_fraction)
+        except DataError as error:
+            raise DataError(f"{error}{listed(pool.problems)}") from error
     notes = (*source_notes(data.pool, data.evaluation), *part_notes(pool, held_out))
     pool, held_out = pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
     shape = _common_shape(pool, held_out, image_size)

@@ -200,44 +200,64 @@ def _has_images(folder: Path) -> bool:
 
 
 def _sub_folders(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
-    return sorted(name for name in names if not _is_hidden(name))
+    return [entry.name for entry in _inside(folder) if _is_folder(entry)]
 
 
 def _files(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.path for entry in entries if entry.is_file() and not _is_hidden(entry.name)
-        )
+    return [entry.path for entry in _inside(folder) if _is_file(entry)]
 
 
-def _below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+def _below(folder: Path, above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
     """All files below a folder, through links; not those of hidden folders and of tools.
+
+    Links that lead nowhere are files, too, which cannot be read.
 
     Args:
         folder: the folder.
-        above: device and inode of the folders on the way here, at which a loop of links ends.
+        above: device and inode of the folders on the way here, at which a loop of links ends; by
+            default the folders that hold this one.
     """
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    if above is None:
+        holding = (*folder.absolute().parents, *folder.resolve().parents)
+        above = frozenset(_place(parent) for parent in holding)
+    inside, here = _inside(folder), _place(folder)
     if here in above:
         return
+    for entry in inside:
+        if _is_folder(entry):
+            yield from _below(Path(entry.path), above | {here})
+        elif _is_file(entry):
+            yield entry.path
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name."""
     try:
         with os.scandir(folder) as entries:
-            inside = sorted(entries, key=lambda entry: entry.name)
+            shown = [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
-    for entry in inside:
-        if _is_hidden(entry.name):
-            continue
-        if entry.is_dir():
-            yield from _below(Path(entry.path), above | {here})
-        elif entry.is_file():
-            yield entry.path
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that leads nowhere."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
 
 
 def _is_hidden(name: str) -> bool:
