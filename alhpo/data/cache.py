@@ -100,7 +100,7 @@ def facts_of_files(paths: Sequence[str], *, verify: bool = False) -> list[ImageF
         facts[row] = fact
     found = [fact for fact in facts if fact is not None]
     if missing:
-        others = {name: known[name] for name in known.keys() - set(names) if os.path.exists(name)}
+        others = {name: known[name] for name in known.keys() - set(names) if Path(name).exists()}
         # what is wrong with a file may be wrong with this process or this version of Pillow
         kept = others | {
             name: (mark, fact)

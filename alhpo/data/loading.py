@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,6 +225,11 @@ def find_data(
     )
     data = find_source(name)(options)
     images, others = data.pool, data.evaluation
+    if isinstance(others, ImageFiles) and others.labels is None:
+        raise DataError(
+            f"The evaluation split {others.where} has no labels, so nothing can be measured on it. "
+            f"Set eval_split (--val-split) to a split with labels, or load {images.where} alone."
+        )
     names = _classes(images, others, classes)
     if names is not None:
         images = images.with_classes(names)
@@ -242,7 +248,7 @@ def find_data(
     pool, held_out = pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
     shape = _common_shape(pool, held_out, image_size)
     return FoundData(
-        data.name or Path(name).absolute().name,
+        data.name or Path(os.path.abspath(options.path)).name,  # noqa: PTH100 - "." and ".."
         pool,
         held_out,
         names,

@@ -76,7 +76,7 @@ def _in_processes(order: dict, files: Sequence[tuple[str, ...]]) -> list:
     """Answers for each file, from processes that share them evenly."""
     shares = [list(range(first, len(files), processors())) for first in range(processors())]
     order = order | {"most_pixels": Image.MAX_IMAGE_PIXELS}
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "alhpo.data.workers"]
     workers: list[subprocess.Popen[str]] = []

@@ -70,7 +70,9 @@ NOT_READ = frozenset(
     ]
 )
 #: Folders of tools, which hold no images of the data set. Hidden ones are left out anyway.
-TOOL_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN"})
+TOOL_FOLDERS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"}
+)
 TABLES = ("labels.csv", "labels.parquet", "metadata.csv")
 
 
@@ -88,8 +90,14 @@ def read_folder(options: SourceOptions) -> SourceData:
     table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     train = _split(folder, present, options.train_split, TRAIN_SPLITS)
     if table is not None and train is None:
-        return read_table(replace(options, name=str(table)))
+        return _labelled_by(table, present, options)
     if train is None:
+        if options.train_split.lower() not in TRAIN_SPLITS:
+            raise DataError(
+                f"{folder} has no folder called {options.train_split!r}. Its folders: "
+                f"{', '.join(present)}. Set train_split (--train-split) to one of them, or to '.' "
+                "if all of them are classes."
+            )
         return SourceData(_classes_or_images(folder, present))
     held_out = _split(folder, present, options.eval_split, EVAL_SPLITS)
     if held_out is None:
@@ -102,7 +110,8 @@ def read_folder(options: SourceOptions) -> SourceData:
     known = {name.lower() for name in (*TRAIN_SPLITS, *EVAL_SPLITS)}
     chosen = {train.name, held_out.name}
     others = [name for name in present if name not in chosen and name.lower() not in known]
-    if others and any(_has_images(folder / name) for name in others):
+    usual = options.train_split.lower() in known and options.eval_split.lower() in known
+    if usual and any(_has_images(folder / name) for name in others):
         raise DataError(
             f"{folder} has the folders {train.name!r} and {held_out.name!r}, which look like "
             f"splits, beside {', '.join(others)}, which look like classes. Set train_split "
@@ -113,6 +122,19 @@ def read_folder(options: SourceOptions) -> SourceData:
         _classes_or_images(pool, _sub_folders(pool)),
         _classes_or_images(evaluation, _sub_folders(evaluation)),
     )
+
+
+def _labelled_by(table: Path, present: Sequence[str], options: SourceOptions) -> SourceData:
+    """The images of a table in the folder. Its sub-folders may be classes that are passed over."""
+    way_out = "Set train_split (--train-split) to '.' to take the sub-folders as classes instead."
+    try:
+        data = read_table(replace(options, name=str(table)))
+    except DataError as error:
+        raise DataError(f"{error} {way_out}" if present else str(error)) from error
+    images = data.pool
+    if isinstance(images, ImageFiles) and any(name.lower() != "images" for name in present):
+        images = replace(images, notes=(f"Images and labels are those of {table}. {way_out}",))
+    return replace(data, pool=images, name=None)
 
 
 def _split(folder: Path, present: Sequence[str], asked: str, known: Sequence[str]) -> Path | None:
@@ -135,7 +157,8 @@ def _split(folder: Path, present: Sequence[str], asked: str, known: Sequence[str
 def _inner(split: Path) -> Path:
     """The folder with the classes: archives often hold ``seg_train/seg_train``."""
     inside = _sub_folders(split)
-    return split / inside[0] if inside == [split.name] else split
+    same = [name.lower() for name in inside] == [split.name.lower()]
+    return split / inside[0] if same else split
 
 
 def _classes_or_images(folder: Path, classes: Sequence[str]) -> ImageFiles:
@@ -218,7 +241,8 @@ def _below(folder: Path, above: frozenset[tuple[int, int]] | None = None) -> Ite
             default the folders that hold this one.
     """
     if above is None:
-        holding = (*folder.absolute().parents, *folder.resolve().parents)
+        parent = folder.parent.resolve()  # of a link, not of what it leads to
+        holding = (parent, *parent.parents, *folder.resolve().parents)
         above = frozenset(_place(parent) for parent in holding)
     inside, here = _inside(folder), _place(folder)
     if here in above:
@@ -255,7 +279,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """Whether it is a file, or a link that leads nowhere."""
     try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:
         return True
 
