@@ -208,7 +208,7 @@ def _read(
         problems = [""] * count
         for row, reason in content["problems"].items():
             problems[int(row)] = str(reason)
-        pixels = np.load(entry / "pixels.npy", mmap_mode="c")
+        pixels = np.load(entry / "pixels.npy", mmap_mode="c", allow_pickle=False)
         if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
             return None
     except (OSError, *DAMAGED):
@@ -235,7 +235,7 @@ def _write(
             space.truncate(size)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(space.fileno(), 0, size)
-        pixels = np.load(file, mmap_mode="r+")
+        pixels = np.load(file, mmap_mode="r+", allow_pickle=False)
         problems = fill(range(whole[0]), pixels)
         packed(pixels, problems)
         pixels.flush()

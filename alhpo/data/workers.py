@@ -118,7 +118,7 @@ def _work() -> None:
     if order["task"] == "inspect":
         answers: list = [asdict(inspect_file(path)) for (path,) in order["files"]]
     else:
-        pixels = np.load(Path(order["file"]), mmap_mode="r+")
+        pixels = np.load(Path(order["file"]), mmap_mode="r+", allow_pickle=False)
         answers = [
             _decode_row(pixels, row, path, identity)
             for row, (path, identity) in zip(order["rows"], order["files"], strict=True)
