@@ -14,24 +14,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.base.files import content_hash, write_text
-from alhpo.data.pixels import RULES, ImageFacts
-from alhpo.data.workers import inspect_files
 
 DEFAULT_GIB = 50.0
-#: A file that changed within this time of its reading may change again without another time stamp.
-UNSAFE_NS = 2_000_000_000
+#: What reading a damaged file of the cache leads to.
+DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -75,159 +69,9 @@ def cache_limit() -> int:
     return int(gib * 2**30)
 
 
-def facts_of_files(paths: Sequence[str], *, verify: bool = False) -> list[ImageFacts]:
-    """The facts of image files, in order. Files that are as they were are not read again.
-
-    Args:
-        paths: the files.
-        verify: read all files.
-    """
-    if not paths:
-        return []
-    # no Path objects here: they take seconds of 60,000 files
-    names = [os.path.abspath(path) for path in paths]  # noqa: PTH100
-    folder = os.path.commonpath({os.path.dirname(name) for name in names})  # noqa: PTH120
-    file = cache_folder() / "files" / f"{content_hash([folder])}.json"
-    started = time.time_ns()
-    marks = [_mark(path) for path in paths]
-    known: dict[str, Any] = {} if verify else _known_facts(file)
-    facts: list[ImageFacts | None] = []
-    for name, mark in zip(names, marks, strict=True):
-        then, fact = known.get(name, (None, {}))
-        facts.append(ImageFacts(**fact) if mark is not None and then == mark else None)
-    missing = [row for row, fact in enumerate(facts) if fact is None]
-    for row, fact in zip(missing, inspect_files([paths[row] for row in missing]), strict=True):
-        facts[row] = fact
-    found = [fact for fact in facts if fact is not None]
-    if missing:
-        kept = {
-            name: (mark, asdict(fact))
-            for name, mark, fact in zip(names, marks, found, strict=True)
-            if mark is not None and fact.identity and mark[1] < started - UNSAFE_NS
-        }
-        _try(lambda: write_text(file, json.dumps({"rules": RULES, "files": kept})))
-    return found
-
-
-def _mark(path: str) -> list[int] | None:
-    """What tells that a file changed: size, time of the change, inode."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def _known_facts(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content["files"] if content["rules"] == RULES else {}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-        return {}
-
-
-def stored_images(
-    identities: Sequence[str],
-    shape: tuple[int, int, int],
-    what: str,
-    fill: Callable[[np.ndarray], list[str]],
-    *,
-    renew: bool = False,
-) -> tuple[np.ndarray, list[str]] | None:
-    """The pixels of these images from the cache; decoded into it if they are not there.
-
-    Of several processes that want the same images, one decodes them and the others wait.
-
-    Args:
-        identities: the N images.
-        shape: (height, width, channels) of each.
-        what: what the images are, for people.
-        fill: decodes the images into an array of (N, *shape), and returns for each image why it
-            cannot be decoded ("" if it can).
-        renew: decode them even if they are there.
-
-    Returns:
-        (N, *shape) uint8, mapped into memory (changes are private), and these reasons; None if the
-        cache cannot be written or is too small.
-    """
-    import PIL
-
-    key = content_hash([RULES, PIL.__version__, list(shape), *identities], length=32)
-    folder = cache_folder() / "images"
-    entry = folder / key
-    need = len(identities) * int(np.prod(shape))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{key}.lock"):
-            found = None if renew else _read(entry, len(identities), shape)
-            if found is None:
-                if not _make_room(folder, need, key):
-                    return None
-                found = _write(entry, identities, shape, what, fill)
-    except OSError:  # read-only, full, no locks
-        return None
-    _try(lambda: os.utime(entry / "entry.json"))
-    return found
-
-
-def _read(
-    entry: Path, count: int, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, list[str]] | None:
-    try:
-        reasons = json.loads((entry / "entry.json").read_text(encoding="utf-8"))["problems"]
-        pixels = np.load(entry / "pixels.npy", mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
-        return None
-    problems = [""] * count
-    for row, reason in reasons.items():
-        problems[int(row)] = reason
-    return pixels, problems
-
-
-def _write(
-    entry: Path,
-    identities: Sequence[str],
-    shape: tuple[int, int, int],
-    what: str,
-    fill: Callable[[np.ndarray], list[str]],
-) -> tuple[np.ndarray, list[str]] | None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=entry.parent))
-    try:
-        whole = (len(identities), *shape)
-        file = temporary / "pixels.npy"
-        with file.open("wb") as space:  # a full disk is an error here, and a crash in mapped memory
-            np.lib.format.write_array_header_1_0(
-                space, {"descr": "|u1", "fortran_order": False, "shape": whole}
-            )
-            size = space.tell() + int(np.prod(whole))
-            space.truncate(size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(space.fileno(), 0, size)
-        pixels = np.load(file, mmap_mode="r+", allow_pickle=False)
-        problems = fill(pixels)
-        pixels.flush()
-        del pixels
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        content = {
-            "images": what,
-            "shape": list(whole),
-            "problems": {str(row): text for row, text in enumerate(problems) if text},
-        }
-        write_text(temporary / "entry.json", json.dumps(content))
-        if entry.exists():
-            shutil.rmtree(entry)
-        temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return _read(entry, whole[0], shape)
-
-
 def cached_images() -> list[CachedImages]:
     """The decoded images in the cache, those used longest ago first."""
-    return _entries(cache_folder() / "images")
+    return entries_in(cache_folder() / "images")
 
 
 def clean_cache(older_than_days: float = 0.0) -> int:
@@ -240,25 +84,25 @@ def clean_cache(older_than_days: float = 0.0) -> int:
     """
     folder, limit = cache_folder() / "images", time.time() - older_than_days * 86_400
     freed = 0
-    for found in _entries(folder):
-        if found.used <= limit:
+    for found in entries_in(folder):
+        if not older_than_days or found.used <= limit:
             shutil.rmtree(found.path, ignore_errors=True)
             freed += found.size
-    _remove_left_over(folder)
+    attempt(lambda: remove_left_over(folder))
     for file in (cache_folder() / "files").glob("*.json"):
         freed += file.stat().st_size
         file.unlink(missing_ok=True)
     return freed
 
 
-def _make_room(folder: Path, need: int, key: str) -> bool:
+def make_room(folder: Path, need: int, key: str) -> bool:
     """Remove what was used longest ago until ``need`` bytes fit; False if they cannot."""
-    _remove_left_over(folder)
+    remove_left_over(folder, key)
     limit = cache_limit()
-    if need > limit:
-        return False
-    entries = [entry for entry in _entries(folder) if entry.path.name != key]
+    entries = [entry for entry in entries_in(folder) if entry.path.name != key]
     taken = sum(entry.size for entry in entries)
+    if need > limit or need >= shutil.disk_usage(folder).free + taken:
+        return False
     for entry in entries:
         if taken + need <= limit and shutil.disk_usage(folder).free > need:
             break
@@ -267,32 +111,46 @@ def _make_room(folder: Path, need: int, key: str) -> bool:
     return shutil.disk_usage(folder).free > need
 
 
-def _entries(folder: Path) -> list[CachedImages]:
+def entries_in(folder: Path) -> list[CachedImages]:
+    """Also damaged ones: they take room until they are removed."""
     found = []
-    for path in folder.glob("*/entry.json"):
-        if path.parent.name.startswith("."):
+    for path in folder.glob("*"):
+        if path.name.startswith("."):
             continue
         try:
-            what = str(json.loads(path.read_text(encoding="utf-8"))["images"])
-            size = sum(file.stat().st_size for file in path.parent.iterdir())
-            found.append(CachedImages(path.parent, what, size, path.stat().st_mtime))
-        except (OSError, ValueError, KeyError, TypeError):
+            size = sum(file.stat().st_size for file in path.iterdir())
+            described = path / "entry.json"
+            used = (described if described.exists() else path).stat().st_mtime
+        except OSError:
             continue  # another process removes it
+        try:
+            what = str(json.loads(described.read_text(encoding="utf-8"))["images"])
+        except (OSError, *DAMAGED):
+            what = "damaged"
+        found.append(CachedImages(path, what, size, used))
     return sorted(found, key=lambda entry: entry.used)
 
 
-def _remove_left_over(folder: Path) -> None:
-    """Remove folders that a killed process left behind: nobody holds their lock."""
+def remove_left_over(folder: Path, held: str | None = None) -> None:
+    """Remove folders that a killed process left behind: nobody holds their lock.
+
+    Args:
+        folder: the folder of decoded images.
+        held: the key whose lock this process holds.
+    """
     for path in folder.glob(".*.tmp"):
-        lock = FileLock(folder / f".{path.name.split('.')[1]}.lock")
+        key = path.name.split(".")[1]
+        if key == held:
+            shutil.rmtree(path, ignore_errors=True)
+            continue
         try:
-            with lock.acquire(timeout=0):
+            with FileLock(folder / f".{key}.lock").acquire(timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
         except Timeout:
             continue
 
 
-def _try(action: Callable[[], object]) -> None:
+def attempt(action: Callable[[], object]) -> None:
     """Do something that may fail: without the cache everything works, only slower."""
     try:
         action()

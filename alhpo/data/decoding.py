@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -12,7 +13,7 @@ import psutil
 
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
-from alhpo.data.cache import facts_of_files, stored_images
+from alhpo.data.facts import facts_of_files
 from alhpo.data.identity import (
     check_split,
     drawn_by_identity,
@@ -21,6 +22,7 @@ from alhpo.data.identity import (
 )
 from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.pixels import ImageFacts, UnreadableImage, as_shown, fitted, pixel_identity
+from alhpo.data.stored_images import packed, stored_images
 from alhpo.data.workers import decode_files, processors
 
 #: Share of the free memory that images without files may take.
@@ -120,27 +122,30 @@ class FilePart:
             none = np.empty(0, dtype=np.int64)
             return Decoded(np.empty((0, *shape), dtype=np.uint8), none, (), (), self.problems)
 
-        def fill(pixels: np.ndarray) -> list[str]:
-            return decode_files(paths, pixels)
+        def fill(rows: Sequence[int], pixels: np.ndarray) -> list[str]:
+            return decode_files(
+                [paths[row] for row in rows], [self.facts[row].identity for row in rows], pixels
+            )
 
         where = self.images.where
         stored = stored_images(self.identities, shape, where, fill, renew=self.verify)
         if stored is None:
             _need_memory(where, self.count + more, shape)
             pixels = np.empty((self.count, *shape), dtype=np.uint8)
-            reasons = fill(pixels)
+            reasons = fill(range(self.count), pixels)
+            pixels = packed(pixels, reasons)
         else:
             pixels, reasons = stored
-        labels = self.images.labels
-        truth = None if labels is None else np.array(labels, dtype=np.int64)
+        good = [row for row, reason in enumerate(reasons) if not reason]
+        labels, identities = self.images.labels, self.identities
         problems = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-        identities = tuple(self.identities)
-        if problems:
-            good = np.array([not reason for reason in reasons])
-            pixels, truth = pixels[good], None if truth is None else truth[good]
-            identities = tuple(np.array(identities)[good].tolist())
-            paths = tuple(np.array(paths, dtype=object)[good].tolist())
-        return Decoded(pixels, truth, identities, paths, (*self.problems, *problems))
+        return Decoded(
+            pixels,
+            None if labels is None else np.array([labels[row] for row in good], dtype=np.int64),
+            tuple(identities[row] for row in good),
+            tuple(paths[row] for row in good),
+            (*self.problems, *problems),
+        )
 
 
 def file_part(images: ImageFiles, *, verify: bool = False) -> FilePart:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from alhpo.base.errors import DataError
-from alhpo.data.pixels import UnreadableImage, as_shown
+from alhpo.data.pixels import UnreadableImage, read_file
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,8 @@ class ImageFiles:
         """
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
-                shown = as_shown(image)
-        except (UnreadableImage, OSError) as error:
+            shown = read_file(path)
+        except UnreadableImage as error:
             raise DataError(f"{path} cannot be read as an image: {error}.") from error
         return shown, None if self.labels is None else self.labels[index]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def load_dataset(
             "to go on without them."
         )
     if not len(pool.pixels):
-        raise DataError(f"No image of {name} can be used:{listed(skipped)}")
+        raise DataError(f"No image of the pool of {name} can be used:{listed(skipped)}")
     images, labels, eval_images, eval_labels = (
         None if array is None else torch.from_numpy(array)
         for array in (pool.pixels, pool.labels, held_out.pixels, held_out.labels)
@@ -176,9 +177,12 @@ class FoundData:
             return replace(self, shape=other.shape, one_size=False).decode()
         if isinstance(self.pool, FilePart) and len(pool.pixels):
             readable = self.pool.without(pool.problems)
-            shape = _common_shape(readable, self.evaluation, self.image_size)
-            if shape != self.shape:  # only files that cannot be read had another size
-                return replace(self, pool=readable, shape=shape).decode()
+            others = self.evaluation
+            if isinstance(others, FilePart):
+                others = others.without(held_out.problems)
+            shape = _common_shape(readable, others, self.image_size)
+            if shape != self.shape:  # only files that cannot be read had another size or colours
+                return replace(self, pool=readable, evaluation=others, shape=shape).decode()
         return pool, held_out
 
 
@@ -221,26 +225,36 @@ def find_data(
     )
     data = find_source(name)(options)
     images, others = data.pool, data.evaluation
+    if isinstance(others, ImageFiles) and others.labels is None:
+        raise DataError(
+            f"The evaluation split {others.where} has no labels, so nothing can be measured on it. "
+            f"Set eval_split (--val-split) to a split with labels, or load {images.where} alone."
+        )
     names = _classes(images, others, classes)
     if names is not None:
         images = images.with_classes(names)
         others = None if others is None else others.with_classes(names)
     pool = part_of(images, verify=verify)
+    held_out = part_of(others or ImageFiles(images.where, (), ()), verify=verify)
     if not pool.count:
-        raise DataError(
-            f"{images.where} has no images; expected at least one.{listed(pool.problems)}"
-        )
-    if others is not None:
-        held_out = part_of(others, verify=verify)
-    elif isinstance(images, ImageFiles) and images.labels is None:
-        held_out = part_of(ImageFiles(images.where, (), ()))
-    else:
-        pool, held_out = pool.split(eval_fraction)
+        problems = (*pool.problems, *held_out.problems)
+        raise DataError(f"{images.where} has no images; expected at least one.{listed(problems)}")
+    if others is None and not (isinstance(images, ImageFiles) and images.labels is None):
+        try:
+            pool, held_out = pool.split(eval_fraction)
+        except DataError as error:
+            raise DataError(f"{error}{listed(pool.problems)}") from error
     notes = (*source_notes(data.pool, data.evaluation), *part_notes(pool, held_out))
     pool, held_out = pool.subset(pool_size, "pool"), held_out.subset(eval_size, "eval")
     shape = _common_shape(pool, held_out, image_size)
+    if image_size is None and len(pool.sizes()[0]) > 1:
+        notes = (
+            *notes,
+            f"The images have different sizes: they are scaled and cropped to {shape[1]} x "
+            f"{shape[0]} pixels (image_size).",
+        )
     return FoundData(
-        data.name or Path(name).absolute().name,
+        data.name or Path(os.path.abspath(options.path)).name,  # noqa: PTH100 - "." and ".."
         pool,
         held_out,
         names,

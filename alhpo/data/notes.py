@@ -8,7 +8,7 @@ from alhpo.data.decoding import FilePart, Part
 from alhpo.data.lazy import ImageFiles, LazyImages
 
 #: Files that one message names.
-NAMED = 20
+NAMED = 1000
 
 
 def counted(number: int, thing: str) -> str:

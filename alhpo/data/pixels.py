@@ -19,8 +19,19 @@ RULES = 1
 BACKGROUND = (255, 255, 255)
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
-#: EXIF tag of the orientation, and its values that swap height and width.
-ORIENTATION, SWAPPED = 0x0112, (5, 6, 7, 8)
+#: EXIF tag of the orientation, how each of its values is undone, and those that swap height and
+#: width.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPPED = (5, 6, 7, 8)
 
 
 class UnreadableImage(Exception):
@@ -59,7 +70,7 @@ def inspect_file(path: str) -> ImageFacts:
     try:
         with _opened(content) as image:
             height, width = image.height, image.width
-            turned = _may_be_turned(image, content) and image.getexif().get(ORIENTATION) in SWAPPED
+            turned = _may_be_turned(image, content) and _orientation(image) in SWAPPED
             grey, profile = image.mode in GREY, "icc_profile" in image.info
     except UnreadableImage as error:
         return ImageFacts(identity, problem=str(error))
@@ -70,26 +81,43 @@ def inspect_file(path: str) -> ImageFacts:
     return ImageFacts(identity, height, width, grey, profile)
 
 
-def decode_file(path: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """The pixels of an image file, scaled to cover ``shape`` and cropped to its centre.
+def read_file(path: str, identity: str | None = None) -> Image.Image:
+    """The image of mode L or RGB that a viewer shows of an image file, see ``as_shown``.
 
     Args:
         path: the file.
-        shape: (height, width, channels) of the result, with 1 or 3 channels.
-
-    Returns:
-        ``shape`` uint8.
+        identity: SHA-256 that the file should have.
 
     Raises:
-        UnreadableImage: the file cannot be read, or has pixels that 8 bits cannot hold.
+        UnreadableImage: the file cannot be read, has pixels that 8 bits cannot hold, or another
+            identity.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a Path of each file takes seconds
             content = file.read()
     except OSError as error:
         raise UnreadableImage(error.strerror or repr(error)) from error
+    if identity is not None and hashlib.sha256(content).hexdigest() != identity:
+        raise UnreadableImage("it changed after it was first read. Load it with verify (--verify)")
     with _opened(content) as image:
-        return fitted(as_shown(image), shape)
+        return as_shown(image)
+
+
+def decode_file(path: str, identity: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an image file, scaled to cover ``shape`` and cropped to its centre.
+
+    Args:
+        path: the file.
+        identity: SHA-256 of the file.
+        shape: (height, width, channels) of the result, with 1 or 3 channels.
+
+    Returns:
+        ``shape`` uint8.
+
+    Raises:
+        UnreadableImage: see ``read_file``.
+    """
+    return fitted(read_file(path, identity), shape)
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -104,8 +132,9 @@ def as_shown(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
+        turn = TURNS.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
         return _in_8_bits(image)
     except UnreadableImage:
         raise
@@ -136,11 +165,17 @@ def pixel_identity(pixels: Any) -> str:
     return hashlib.sha256(str(array.shape).encode() + array.data.cast("B")).hexdigest()
 
 
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation; 1 if the EXIF data are damaged, as viewers ignore them then."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+
+
 def _may_be_turned(image: Image.Image, content: bytes) -> bool:
     """Whether the size in the header may have height and width swapped."""
-    if (
-        image.format == "PNG"
-    ):  # Pillow decodes a PNG for its EXIF, which may stand behind the pixels
+    if image.format == "PNG":  # Pillow decodes it for its EXIF, which may be behind the pixels
         return any(mark in content for mark in (b"eXIf", b"Raw profile", b"adobe.xmp"))
     return image.format != "TIFF"  # the size is as shown
 
@@ -175,6 +210,8 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
             raise UnreadableImage(
                 f"pixels from {values.min()} to {values.max()}; expected 8 or 16 bits per channel"
             )
+        if isinstance(image.info.get("transparency"), int):  # there is no 16-bit mode with alpha
+            values[values == image.info["transparency"]] = 65535
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     raise UnreadableImage(f"pixels of mode {mode}; expected 8 or 16 bits per channel")
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from alhpo.data.pixels import ImageFacts, UnreadableImage, decode_file, inspect_file
 
@@ -29,23 +30,25 @@ def inspect_files(paths: Sequence[str]) -> list[ImageFacts]:
     """The facts of image files, in order."""
     if len(paths) < MANY:
         return _in_threads(inspect_file, paths)
-    answers = _in_processes({"task": "inspect"}, paths)
+    answers = _in_processes({"task": "inspect"}, [(path,) for path in paths])
     return [ImageFacts(**answer) for answer in answers]
 
 
-def decode_files(paths: Sequence[str], pixels: np.ndarray) -> list[str]:
+def decode_files(paths: Sequence[str], identities: Sequence[str], pixels: np.ndarray) -> list[str]:
     """Decode image files into the rows of an array.
 
     Args:
         paths: N files.
+        identities: SHA-256 of each.
         pixels: (N, H, W, C) uint8 that is written to; processes need a ``numpy.memmap``.
 
     Returns:
         For each file why it cannot be decoded; "" if it was.
     """
     if len(paths) < MANY or not isinstance(pixels, np.memmap):
-        return _in_threads(partial(_decode_row, pixels), range(len(paths)), paths)
-    return _in_processes({"task": "decode", "file": str(pixels.filename)}, paths)
+        return _in_threads(partial(_decode_row, pixels), range(len(paths)), paths, identities)
+    order = {"task": "decode", "file": str(pixels.filename)}
+    return _in_processes(order, list(zip(paths, identities, strict=True)))
 
 
 def processors() -> int:
@@ -55,9 +58,10 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _decode_row(pixels: np.ndarray, row: int, path: str) -> str:
+def _decode_row(pixels: np.ndarray, row: int, path: str, identity: str) -> str:
+    shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     try:
-        pixels[row] = decode_file(path, (pixels.shape[1], pixels.shape[2], pixels.shape[3]))
+        pixels[row] = decode_file(path, identity, shape)
     except UnreadableImage as error:
         return str(error)
     return ""
@@ -68,13 +72,15 @@ def _in_threads(task: Callable, *items: Sequence) -> list:
         return list(pool.map(task, *items))
 
 
-def _in_processes(order: dict, paths: Sequence[str]) -> list:
+def _in_processes(order: dict, files: Sequence[tuple[str, ...]]) -> list:
     """Answers for each file, from processes that share them evenly."""
-    shares = [list(range(first, len(paths), processors())) for first in range(processors())]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    shares = [list(range(first, len(files), processors())) for first in range(processors())]
+    order = order | {"most_pixels": Image.MAX_IMAGE_PIXELS}
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "alhpo.data.workers"]
     workers: list[subprocess.Popen[str]] = []
-    answers: list = [None] * len(paths)
+    answers: list = [None] * len(files)
     try:
         for _ in shares:
             workers.append(
@@ -89,7 +95,7 @@ def _in_processes(order: dict, paths: Sequence[str]) -> list:
             )
 
         def ask(worker: subprocess.Popen[str], rows: list[int]) -> None:
-            text = json.dumps(order | {"rows": rows, "paths": [paths[row] for row in rows]})
+            text = json.dumps(order | {"rows": rows, "files": [files[row] for row in rows]})
             output, errors = worker.communicate(text)
             if worker.returncode:
                 reason = errors.strip().rpartition("\n")[2]
@@ -108,13 +114,14 @@ def _in_processes(order: dict, paths: Sequence[str]) -> list:
 def _work() -> None:
     """Answer the order on standard input."""
     order = json.load(sys.stdin)
+    Image.MAX_IMAGE_PIXELS = order["most_pixels"]
     if order["task"] == "inspect":
-        answers: list = [asdict(inspect_file(path)) for path in order["paths"]]
+        answers: list = [asdict(inspect_file(path)) for (path,) in order["files"]]
     else:
         pixels = np.load(Path(order["file"]), mmap_mode="r+", allow_pickle=False)
         answers = [
-            _decode_row(pixels, row, path)
-            for row, path in zip(order["rows"], order["paths"], strict=True)
+            _decode_row(pixels, row, path, identity)
+            for row, (path, identity) in zip(order["rows"], order["files"], strict=True)
         ]
     json.dump(answers, sys.stdout)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alhpo.base.errors import DataError
 from alhpo.base.schema import suggestion
 from alhpo.data.sources.folder import read_folder
 from alhpo.data.sources.registry import SOURCES, data_source_names
-from alhpo.data.sources.source import DataSource
+from alhpo.data.sources.source import DataSource, user_path
 
 
 def find_source(name: str) -> DataSource:
@@ -21,7 +19,7 @@ def find_source(name: str) -> DataSource:
         ConfigurationError: an installed plug-in that cannot be imported or used.
     """
     source = None if name.startswith(".") else SOURCES.find(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if source is None and path.is_dir():
         source = read_folder
     if source is None and path.is_file():

@@ -70,7 +70,9 @@ NOT_READ = frozenset(
     ]
 )
 #: Folders of tools, which hold no images of the data set. Hidden ones are left out anyway.
-TOOL_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN"})
+TOOL_FOLDERS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"}
+)
 TABLES = ("labels.csv", "labels.parquet", "metadata.csv")
 
 
@@ -88,8 +90,14 @@ def read_folder(options: SourceOptions) -> SourceData:
     table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     train = _split(folder, present, options.train_split, TRAIN_SPLITS)
     if table is not None and train is None:
-        return read_table(replace(options, name=str(table)))
+        return _labelled_by(table, present, options)
     if train is None:
+        if options.train_split.lower() not in TRAIN_SPLITS:
+            raise DataError(
+                f"{folder} has no folder called {options.train_split!r}. Its folders: "
+                f"{', '.join(present)}. Set train_split (--train-split) to one of them, or to '.' "
+                "if all of them are classes."
+            )
         return SourceData(_classes_or_images(folder, present))
     held_out = _split(folder, present, options.eval_split, EVAL_SPLITS)
     if held_out is None:
@@ -102,7 +110,8 @@ def read_folder(options: SourceOptions) -> SourceData:
     known = {name.lower() for name in (*TRAIN_SPLITS, *EVAL_SPLITS)}
     chosen = {train.name, held_out.name}
     others = [name for name in present if name not in chosen and name.lower() not in known]
-    if others and any(_has_images(folder / name) for name in others):
+    usual = options.train_split.lower() in known and options.eval_split.lower() in known
+    if usual and any(_has_images(folder / name) for name in others):
         raise DataError(
             f"{folder} has the folders {train.name!r} and {held_out.name!r}, which look like "
             f"splits, beside {', '.join(others)}, which look like classes. Set train_split "
@@ -113,6 +122,19 @@ def read_folder(options: SourceOptions) -> SourceData:
         _classes_or_images(pool, _sub_folders(pool)),
         _classes_or_images(evaluation, _sub_folders(evaluation)),
     )
+
+
+def _labelled_by(table: Path, present: Sequence[str], options: SourceOptions) -> SourceData:
+    """The images of a table in the folder. Its sub-folders may be classes that are passed over."""
+    way_out = "Set train_split (--train-split) to '.' to take the sub-folders as classes instead."
+    try:
+        data = read_table(replace(options, name=str(table)))
+    except DataError as error:
+        raise DataError(f"{error} {way_out}" if present else str(error)) from error
+    images = data.pool
+    if isinstance(images, ImageFiles) and any(name.lower() != "images" for name in present):
+        images = replace(images, notes=(f"Images and labels are those of {table}. {way_out}",))
+    return replace(data, pool=images, name=None)
 
 
 def _split(folder: Path, present: Sequence[str], asked: str, known: Sequence[str]) -> Path | None:
@@ -135,7 +157,8 @@ def _split(folder: Path, present: Sequence[str], asked: str, known: Sequence[str
 def _inner(split: Path) -> Path:
     """The folder with the classes: archives often hold ``seg_train/seg_train``."""
     inside = _sub_folders(split)
-    return split / inside[0] if inside == [split.name] else split
+    same = [name.lower() for name in inside] == [split.name.lower()]
+    return split / inside[0] if same else split
 
 
 def _classes_or_images(folder: Path, classes: Sequence[str]) -> ImageFiles:
@@ -200,44 +223,65 @@ def _has_images(folder: Path) -> bool:
 
 
 def _sub_folders(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
-    return sorted(name for name in names if not _is_hidden(name))
+    return [entry.name for entry in _inside(folder) if _is_folder(entry)]
 
 
 def _files(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.path for entry in entries if entry.is_file() and not _is_hidden(entry.name)
-        )
+    return [entry.path for entry in _inside(folder) if _is_file(entry)]
 
 
-def _below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+def _below(folder: Path, above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
     """All files below a folder, through links; not those of hidden folders and of tools.
+
+    Links that lead nowhere are files, too, which cannot be read.
 
     Args:
         folder: the folder.
-        above: device and inode of the folders on the way here, at which a loop of links ends.
+        above: device and inode of the folders on the way here, at which a loop of links ends; by
+            default the folders that hold this one.
     """
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    if above is None:
+        parent = folder.parent.resolve()  # of a link, not of what it leads to
+        holding = (parent, *parent.parents, *folder.resolve().parents)
+        above = frozenset(_place(parent) for parent in holding)
+    inside, here = _inside(folder), _place(folder)
     if here in above:
         return
+    for entry in inside:
+        if _is_folder(entry):
+            yield from _below(Path(entry.path), above | {here})
+        elif _is_file(entry):
+            yield entry.path
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name."""
     try:
         with os.scandir(folder) as entries:
-            inside = sorted(entries, key=lambda entry: entry.name)
+            shown = [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}).") from error
-    for entry in inside:
-        if _is_hidden(entry.name):
-            continue
-        if entry.is_dir():
-            yield from _below(Path(entry.path), above | {here})
-        elif entry.is_file():
-            yield entry.path
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that leads nowhere."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
 
 
 def _is_hidden(name: str) -> bool:

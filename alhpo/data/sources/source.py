@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,11 @@ EVAL_SPLITS = (
     *("validation", "val", "valid", "eval", "evaluation", "dev", "val_set", "seg_val"),
     *("test", "testing", "tst", "test_set", "seg_test"),
 )
+
+
+def user_path(name: str) -> Path:
+    """A path as a user writes it: ``~`` is the home folder."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path's raises if there is no such user
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class SourceOptions:
     @property
     def path(self) -> Path:
         """The name as a path."""
-        return Path(self.name).expanduser()
+        return user_path(self.name)
 
 
 @dataclass(frozen=True)

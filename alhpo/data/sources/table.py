@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def read_table(options: SourceOptions) -> SourceData:
         DataError: the table cannot be read, lacks a column, or names files that are not there.
     """
     table = options.path
-    columns = _columns(table)
+    columns, numbers = _columns(table)
     path_column = _column(columns, PATH_COLUMNS)
     if path_column is None:
         raise DataError(
@@ -50,14 +52,14 @@ def read_table(options: SourceOptions) -> SourceData:
         raise DataError(f"{table} has no lines; expected one for each image.")
     paths = _existing(table, names, options.given_root)
     label_column = _column(columns, LABEL_COLUMNS)
-    texts = None if label_column is None else [_text(value) for value in columns[label_column]]
+    texts = None if label_column is None else _labels(columns[label_column])
     if texts is not None and not any(texts):
         texts = None
     if texts is not None and not all(texts):
         line = texts.index("")
         raise DataError(
-            f"{table} has no label in line {line + 2} ({names[line]}), but {sum(map(bool, texts))} "
-            "lines have one. Give all labels, or leave the column out."
+            f"{table} has no label in line {numbers[line]} ({names[line]}), but "
+            f"{sum(map(bool, texts))} lines have one. Give all labels, or leave the column out."
         )
     classes = None if texts is None else sorted(set(texts), key=_order)
     place = {} if classes is None else {name: number for number, name in enumerate(classes)}
@@ -89,26 +91,32 @@ def read_table(options: SourceOptions) -> SourceData:
     )
 
 
-def _columns(table: Path) -> dict[str, list[Any]]:
-    """The columns by name."""
+def _columns(table: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """The columns by name, and the number of each line."""
     if table.suffix.lower() == ".parquet":
-        return _parquet(table)
+        columns = _parquet(table)
+        return columns, list(range(1, 1 + max(map(len, columns.values()), default=0)))
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, dialect=_dialect(file))
-            lines = [line for line in reader if line]
+            filled = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read as a CSV table: {error}.") from error
-    if not lines:
+    if not filled:
         raise DataError(f"{table} is empty; expected a first line with the names of the columns.")
-    head = [name.strip() for name in lines[0]]
-    for number, line in enumerate(lines[1:], start=2):
+    head = [name.strip() for name in filled[0][1]]
+    for number, line in filled[1:]:
         if len(line) != len(head):
             raise DataError(
                 f"{table}, line {number} has {len(line)} fields; expected {len(head)}: "
                 f"{', '.join(head)}."
             )
-    return {name: [line[place] for line in lines[1:]] for place, name in enumerate(head)}
+    names = [name.lower() for name in head if name]
+    if len(names) > len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{table} has two columns called {twice}; expected different names.")
+    columns = {name: [line[place] for _, line in filled[1:]] for place, name in enumerate(head)}
+    return columns, [number for number, _ in filled[1:]]
 
 
 def _dialect(file: Any) -> Any:
@@ -149,6 +157,14 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
+def _labels(column: Sequence[Any]) -> list[str]:
+    """The labels as texts. "3.0" is 3, if all are whole numbers: so do tools write them."""
+    texts = [_text(value) for value in column]
+    if all(re.fullmatch(r"-?[0-9]+(\.0+)?", text) for text in texts):
+        return [text.partition(".")[0] for text in texts]
+    return texts
+
+
 def _order(text: str) -> tuple[bool, int, str]:
     """Whole numbers by value, before other texts by letter."""
     number = text.removeprefix("-")
@@ -177,14 +193,19 @@ def _existing(table: Path, names: Sequence[str], root: Path | None) -> list[str]
     for folder in folders:
         paths = [folder / name for name in names]
         missing[folder] = [
-            name for name, path in zip(names, paths, strict=True) if not path.is_file()
+            name
+            for name, path in zip(names, paths, strict=True)
+            if not os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for impossible names
         ]
         if not missing[folder]:
             return [str(path) for path in paths]
     folder = min(missing, key=lambda key: len(missing[key]))
     lost = missing[folder]
-    shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+    files = "1 file that is" if len(lost) == 1 else f"{len(lost):,} files that are"
+    shown = ", ".join(name[:200] or "(no name)" for name in lost[:5]) + (
+        ", ..." if len(lost) > 5 else ""
+    )
     raise DataError(
-        f"{table} names {len(lost)} files that are not in {folder}: {shown}. Paths are relative to "
+        f"{table} names {files} not in {folder}: {shown}. Paths are relative to "
         "the table, or to root (--data-dir)."
     )
