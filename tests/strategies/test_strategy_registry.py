@@ -42,7 +42,9 @@ def plugin(monkeypatch, tmp_path):
     def install(text, attribute="strategy"):
         (tmp_path / "alhpo_plugged.py").write_text(text)
         point = EntryPoint("plugged", f"alhpo_plugged:{attribute}", "alhpo.strategies")
-        monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
+        monkeypatch.setattr(
+            "alhpo.base.registry.installed_plugins", lambda group: {point.name: point}
+        )
         monkeypatch.syspath_prepend(tmp_path)
 
     yield install
@@ -259,7 +261,7 @@ def test_plug_ins_may_bring_a_family(plugin):
 
 def test_plug_ins_do_not_shadow_built_in_strategies(monkeypatch):
     point = EntryPoint("badge", "nowhere:nothing", "alhpo.strategies")
-    monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("alhpo.base.registry.installed_plugins", lambda group: {point.name: point})
     assert get_strategy("badge").__module__ == "alhpo.strategies.badge"
 
 
