@@ -47,7 +47,8 @@ def test_torch_init_draws_every_layer_by_pytorchs_rule(name):
                 drawn = values.detach().flatten().double().numpy()
                 assert abs(drawn).max() <= bound * (1 + 1e-6), layer_name
                 uniform = scipy.stats.uniform(-bound, 2 * bound)
-                assert scipy.stats.kstest(drawn, uniform.cdf).pvalue > 1e-4, layer_name
+                some = drawn[:: -(-len(drawn) // 100_000)]  # of up to a hundred million
+                assert scipy.stats.kstest(some, uniform.cdf).pvalue > 1e-4, layer_name
                 tested += 1
         elif isinstance(layer, nn.BatchNorm2d):
             for values, constant in (
@@ -94,7 +95,7 @@ def test_pretrained_weights_that_do_not_exist_are_told():
 
 
 def test_without_a_network_pretrained_weights_say_that_they_come_from_the_hub(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match=r"'resnet18' cannot be loaded.*the hub.*network"):
         build_model(spec(pretrained=True), 0)
 

@@ -299,7 +299,7 @@ def test_a_run_validates_by_the_probabilities_of_its_draws(few_digits, tmp_path)
         "max_epochs": 1,
         "max_budget": 1,
         "num_configurations": 1,
-        "model": "resnet10t",
+        "model": "alhpo_toy",
         "hyperparameters": {"batch_size": 16},
         "output_dir": str(tmp_path),
     }
