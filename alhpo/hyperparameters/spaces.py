@@ -73,11 +73,11 @@ def load_space(
     """
     import ConfigSpace as CS
 
-    if str(space) in SPACES:
-        _check_named(str(space), legal)
-        return SPACES[str(space)]()
     if isinstance(space, CS.ConfigurationSpace):
         loaded = space
+    elif str(space) in SPACES:
+        _check_named(str(space), legal)
+        return SPACES[str(space)]()
     elif Path(space).suffix in (".json", ".yaml", ".yml"):
         loaded = _read_space(Path(space))
     else:
