@@ -1,5 +1,6 @@
 """Strategies by name, as functions, and as installed plug-ins."""
 
+import shutil
 import sys
 from importlib.metadata import EntryPoint
 
@@ -257,6 +258,18 @@ def test_plug_ins_may_bring_a_family(plugin):
     )
     assert strategy_needs(get_strategy("plugged:logits")) == {"logits"}
     assert "plugged:OUTPUT" in strategy_families()
+
+
+def test_a_package_that_is_installed_or_removed_meanwhile_is_seen(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late" not in strategy_names()
+    info = tmp_path / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[alhpo.strategies]\nlate = late:strategy\n")
+    assert "late" in strategy_names()
+    shutil.rmtree(info)
+    assert "late" not in strategy_names()
 
 
 def test_plug_ins_do_not_shadow_built_in_strategies(monkeypatch):
