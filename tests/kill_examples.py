@@ -18,7 +18,7 @@ import torch
 import toy_models  # noqa: F401 - a network that trains in milliseconds, registered with timm
 from ConfigSpace import ConfigurationSpace
 
-import alhpo.hyperparameters
+import alhpo.hyperparameters.spaces
 import alhpo.runs.experiment
 import alhpo.runs.pool_tuning
 import alhpo.studies.scheduler
@@ -48,7 +48,7 @@ def _quick() -> None:
     os.fsync = lambda _: None  # a kill leaves what was written; a power cut would not
     alhpo.training.final_fit.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
     alhpo.studies.scheduler.PAUSE = 0.01
-    alhpo.hyperparameters.SAMPLED_COMBINATIONS = 2  # of the space, to see that they are legal
+    alhpo.hyperparameters.spaces.SAMPLED_COMBINATIONS = 2  # that are checked
 
 
 # ------------------------------------------------------------------------------------ what is run

@@ -26,6 +26,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,20 @@ _processes.set_forkserver_preload(["alhpo.studies", "optuna"])  # what is not th
 
 
 # ------------------------------------------------------------------------------------- folders
+
+#: Where Linux has a file system in memory.
+MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A new folder in memory where that is possible, for files that are written and removed
+    thousands of times."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < 2**30:
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

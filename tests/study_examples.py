@@ -19,7 +19,7 @@ import yaml
 from alhpo.studies import StudyConfig, expand, load_study
 
 SETTINGS = {
-    "model": "resnet10t",
+    "model": "alhpo_toy",
     "initial_size": 12,
     "acquisition_size": 10,
     "budget": 32,
@@ -34,6 +34,8 @@ SETTINGS = {
     "device": "cpu",
     "hyperparameters": {"batch_size": 8},
 }
+#: The same for processes, which know the networks of timm only.
+TIMMS = {**SETTINGS, "model": "lcnet_035"}
 STUDY = {
     "name": "tiny",
     "settings": SETTINGS,
@@ -41,6 +43,7 @@ STUDY = {
     "tune": {"labels": [22]},
 }
 LARGER = {**STUDY, "grid": {"strategy": ["random", "entropy"], "seed": [0, 1]}}
+LARGER_OF_TIMM = {**LARGER, "settings": TIMMS}
 
 
 def study_in(folder: Path, **changes: Any) -> StudyConfig:

@@ -19,6 +19,7 @@ def run(*arguments):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_peers_of_the_same_definition_agree_and_a_second_call_measures_nothing(tmp_path):
     output = tmp_path / "strategies.json"
     chosen = ("--strategies", "badge", "coreset", "margin", "--output", output)

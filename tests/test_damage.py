@@ -7,7 +7,7 @@ every folder is removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,23 @@ from typing import Any
 
 import pytest
 from kill_examples import recorded, run, search, study
-from killing import Ended, Tree, continued, in_process, states_of
+from killing import (
+    Ended,
+    Tree,
+    continued,
+    in_memory,
+    in_process,
+    states_of,
+)
 
 Job = Callable[[], Any]
 Moment = Callable[[Tree], bool]
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
 
 
 def _match(tree: Tree, pattern: str) -> list[bytes]:

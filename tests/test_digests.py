@@ -152,6 +152,7 @@ for name, call in {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells a process's peak memory")
 def test_peak_memory_grows_by_less_than_a_tenth_of_the_data(tmp_path):
     """In a process of its own: neither tracemalloc nor torch sees all that is allocated."""

@@ -11,6 +11,8 @@ The fenced blocks of a page are executed in their order, in one folder and one n
 Printed lines are compared with all numbers, hashes and runs of spaces made equal; ``...`` stands
 for any lines, or for the rest of its line.
 
+The smallest networks are replaced by a toy and figures are not drawn: other tests are about them.
+
 An HTML comment in the line before a block changes this: ``needs: hpo4dl`` runs the block by itself,
 where HPO4DL is installed; ``parse only`` checks the flags of its commands and runs nothing;
 ``file: NAME`` says that the block is that file of the package in ``tests/plugin_package``.
@@ -29,9 +31,13 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import timm
+from quick_figures import undrawn  # noqa: F401 - a fixture
+from toy_models import alhpo_toy
 
 from alhpo.cli import main, run_main
 from alhpo.runs.settings import RunConfig
@@ -43,6 +49,8 @@ BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
 SLOW = {"index.md"}
+#: Networks that pages choose for being small, and that are not what the pages are about.
+SMALL = {"mobilenetv3_small_050", "resnet10t"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,18 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("COLUMNS", "120")
 
 
-@pytest.mark.usefixtures("_in_a_folder_of_its_own")
+@pytest.fixture
+def _smaller_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page prints is compared without its numbers, so that a toy can do the training."""
+    create = timm.create_model
+
+    def create_smaller(name: str, **settings: Any) -> Any:
+        return create(alhpo_toy.__name__ if name in SMALL else name, **settings)
+
+    monkeypatch.setattr(timm, "create_model", create_smaller)
+
+
+@pytest.mark.usefixtures("_in_a_folder_of_its_own", "_smaller_networks", "undrawn")
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in SLOW)) for p in PAGES],

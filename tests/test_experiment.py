@@ -23,6 +23,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from quick_figures import undrawn  # noqa: F401 - a fixture
 
 from alhpo import RunConfig, run_experiment
 from alhpo.base.errors import (
@@ -477,6 +478,7 @@ def test_command_runs_several_settings_and_reports(tmp_path):
     assert (tmp_path / "elsewhere" / "report.md").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_fails_stops_none_of_the_others(tmp_path):
     folder = tmp_path / "runs"
     flags = [

@@ -13,7 +13,7 @@ from alhpo import ImageDataset, RunConfig, run_experiment
 from alhpo.runs.first_query import GAP, PICTURED, write_picture
 
 TINY = {
-    "model": "resnet10t",
+    "model": "alhpo_toy",
     "strategy": "entropy",
     "initial_size": 12,
     "acquisition_size": 20,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
+from quick_figures import undrawn  # noqa: F401 - a fixture
 from toy_models import TOY
 
 from alhpo.base.errors import ConfigurationError
@@ -142,6 +143,7 @@ def test_what_is_no_mode():
         MODES.register("sometimes", lambda cycle: cycle == 3)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_modes_in_one_command(few_digits, tmp_path, monkeypatch):
     """Commas belong to the numbers of labels after ``at:``."""
     monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda _: few_digits)

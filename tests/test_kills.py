@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from killing import (
     Tree,
     changed,
     continued,
+    in_memory,
     in_process,
     kill_in,
     states_of,
@@ -22,6 +23,13 @@ from killing import (
 )
 
 Job = Callable[[], Any]
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
+
 
 MODES = {
     "fixed": {"hpo": "fixed"},

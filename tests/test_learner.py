@@ -27,7 +27,7 @@ from alhpo.runs.setting_groups import DataSettings, ModelSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.evaluation import predict
 
-FAST = {"model": "resnet10t", "max_epochs": 1}
+FAST = {"model": "alhpo_toy", "max_epochs": 1}
 
 
 def test_simulated_run_with_every_strategy(few_digits):
@@ -255,7 +255,7 @@ def test_every_output_that_is_needed_is_filled_in(few_digits):
     passes = pool.passes.logits(slice(None))
     assert passes.shape == (6, len(pool), 10)
     assert len({one.numpy().tobytes() for one in passes}) == 6
-    everything_kept = DropoutPasses(pool.features, head, torch.ones(1, 512) > 0, 0)
+    everything_kept = DropoutPasses(pool.features, head, torch.ones(1, 8) > 0, 0)
     torch.testing.assert_close(
         everything_kept.logits(slice(None))[0], pool.logits, rtol=1e-4, atol=1e-5
     )
@@ -574,7 +574,7 @@ def test_predictions_cover_the_pool(few_digits):
     learner.fit()
     outputs = learner.predict()
     assert outputs.logits.shape == (120, 10)
-    assert outputs.features.shape == (120, 512)
+    assert outputs.features.shape == (120, 8)
     some = learner.predict([5, 3])
     assert torch.allclose(some.logits, outputs.logits[[5, 3]], atol=1e-5)
 

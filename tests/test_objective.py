@@ -61,8 +61,14 @@ def in_a_process(function, *args):
     return result
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("validation", ["holdout:0.25", "holdout:0.25x2", "kfold:2"])
+@pytest.mark.parametrize(
+    ("name", "validation"),
+    [
+        pytest.param(name, scheme, marks=[] if i % 3 == j else pytest.mark.slow)
+        for i, name in enumerate(SETTINGS)
+        for j, scheme in enumerate(("holdout:0.25", "holdout:0.25x2", "kfold:2"))
+    ],
+)
 def test_ten_epochs_at_once_equal_ten_calls_and_ten_processes(
     few_digits, tmp_path, name, validation
 ):

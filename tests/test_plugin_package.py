@@ -42,11 +42,18 @@ def python_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return os.pathsep.join([str(site), str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")])
 
 
-def python(code: str, *arguments: object, python_path: str, cwd: Path) -> str:
-    """What a Python process with the package installed prints."""
+@pytest.fixture(scope="module")
+def printed(python_path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the jobs print in a Python process with the package installed, and the folder of all of
+    them. Each job is a fork of a process that has imported PyTorch, which takes the most time."""
+    folder = tmp_path_factory.mktemp("jobs")
+    study = {"name": "own", "settings": {**SETTINGS, "budget": 12}, "grid": {"strategy": ["gap"]}}
+    for name, content in (("own", SETTINGS), ("study", study)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(JOBS),
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,13 +61,41 @@ def python(code: str, *arguments: object, python_path: str, cwd: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    return done.stdout
+    return {name: (folder / name).read_text() for name in JOBS} | {"folder": str(folder)}
 
 
-COMMAND = "import toy_models; from alhpo.cli import run_main; run_main()"
+def result(printed: dict[str, str], job: str) -> str:
+    """What a job printed; the test fails where that ended with an error."""
+    text, _, status = printed[job].rpartition("ended with ")
+    assert status == "0", text
+    return text
+
+
+FORKS = """
+import json, os, sys
+import torch, toy_models
+
+torch.set_num_threads(1)
+for name, code in json.load(sys.stdin).items():
+    if not (child := os.fork()):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
+        sys.stdout.flush()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(name, "a") as file:
+        file.write(f"ended with {status}")
+"""
+
+
+def command(*arguments: str) -> str:
+    """The code of one of alhpo's commands."""
+    return f"import sys; sys.argv[1:] = {arguments}; from alhpo.cli import run_main; run_main()"
+
 
 CHECKS = """
-import toy_models
 from alhpo.testing import *
 from alhpo.tuning import get_optimizer_factory
 from alhpo.validation import get_validation
@@ -92,30 +127,33 @@ show(lambda: RunConfig.create({"validation": "every-kht:4"}))
 """
 
 
-def test_its_parts_are_used_by_name_in_a_run_and_a_study(python_path: str, tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
-    run = ("run", "--config", "own.yaml")
-    python(COMMAND, *run, python_path=python_path, cwd=tmp_path)
-    assert "finished before" in python(COMMAND, *run, python_path=python_path, cwd=tmp_path)
-    (folder,) = (tmp_path / "runs").glob("stripes-gap-when-worse-*")
+JOBS = {
+    "run": command("run", "--config", "own.yaml"),
+    "again": command("run", "--config", "own.yaml"),
+    "study": command("study", "study.yaml", "--launcher", "in-process"),
+    "checks": CHECKS,
+    "near misses": NEAR_MISSES,
+}
+
+
+def test_its_parts_are_used_by_name_in_a_run_and_a_study(printed: dict[str, str]) -> None:
+    result(printed, "run")
+    assert "finished before" in result(printed, "again")
+    (folder,) = Path(printed["folder"], "runs").glob("stripes-gap-when-worse-*")
     records = [json.loads(line) for line in (folder / "cycles.jsonl").read_text().splitlines()]
     assert [record["n_labeled"] for record in records] == [12, 20, 28]
     assert [record["tuned"] for record in records[:2]] == [True, False]
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
     assert {name: recorded[name] for name in PARTS} == PARTS
-
-    study = {"name": "own", "settings": {**SETTINGS, "budget": 12}, "grid": {"strategy": ["gap"]}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    arguments = ("study", "study.yaml", "--launcher", "in-process")
-    assert "1 finished" in python(COMMAND, *arguments, python_path=python_path, cwd=tmp_path)
+    assert "1 finished" in result(printed, "study")
 
 
-def test_its_parts_pass_the_suites(python_path: str, tmp_path: Path) -> None:
-    python(CHECKS, python_path=python_path, cwd=tmp_path)
+def test_its_parts_pass_the_suites(printed: dict[str, str]) -> None:
+    result(printed, "checks")
 
 
-def test_near_misses_of_its_names_are_suggested(python_path: str, tmp_path: Path) -> None:
-    shown = python(NEAR_MISSES, python_path=python_path, cwd=tmp_path).splitlines()
+def test_near_misses_of_its_names_are_suggested(printed: dict[str, str]) -> None:
+    shown = result(printed, "near misses").splitlines()
     expected = [
         "'stripes'",
         "'gap'",

@@ -41,7 +41,7 @@ def test_the_network_conforms():
 
 
 def test_learning_loss_conforms():
-    check_recipe("learning-loss", {"batch_size": 8})
+    check_recipe("learning-loss", {"batch_size": 8}, model="alhpo_toy")
 
 
 class Forgetful(ToyRecipe):

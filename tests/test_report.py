@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from quick_figures import undrawn  # noqa: F401 - a fixture
 from rich.console import Console
 from synthetic_study import STUDY, write_study
 
@@ -386,6 +387,7 @@ def test_a_partial_last_line_and_a_run_without_cycles_are_tolerated(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_tables_stand_beside_runs(tmp_path):
     for seed in range(2):
         hyperparameters = {"lr": 0.001, "weight_decay": 0.05}

@@ -43,8 +43,12 @@ def journals(path) -> list[dict]:
 MODES = ["fixed", "initial", "per-cycle", "every:2", "at:12,20", "final"]
 
 
-@pytest.mark.parametrize("start", ["cold", "warm"])
-@pytest.mark.parametrize("hpo", MODES)
+@pytest.mark.parametrize(
+    ("hpo", "start"),
+    [(mode, "cold") for mode in MODES]
+    + [pytest.param(mode, "warm", marks=pytest.mark.slow) for mode in MODES[:-1]]
+    + [("final", "warm")],  # which cannot begin with what the last cycle measured
+)
 def test_epochs_of_searches_are_counted_once(few_digits, tmp_path, hpo, start):
     """Records hold as many as the journals; the cost that a study foresees is the same."""
     for measure, validate in itertools.product([True, False], repeat=2):

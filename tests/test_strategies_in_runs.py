@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from quick_figures import undrawn  # noqa: F401 - a fixture
 from strategy_examples import examples
 
 from alhpo import ImageDataset, RunConfig, load_dataset, run_experiment
@@ -21,7 +22,6 @@ from alhpo.strategies import get_strategy, strategy_needs
 STRATEGIES = examples()
 MODES = ("fixed", "per-cycle", "every:2", "final")
 SMALL = {
-    "model": "resnet10t",
     "initial_size": 20,
     "acquisition_size": 8,
     "budget": 33,  # three cycles; the last acquisition is of 5
@@ -38,11 +38,12 @@ SMALL = {
 CIFAR10 = Path(os.environ.get("ALHPO_CIFAR10", "~/.cache/alhpo")).expanduser()
 
 
-def settings(strategy: str, mode: str, folder: Path) -> RunConfig:
+def settings(strategy: str, mode: str, folder: Path, model: str | None = None) -> RunConfig:
+    """Of a toy network; where nothing is searched, of one of timm's."""
+    model = model or ("lcnet_035" if mode == "fixed" else "alhpo_toy")
     dropout = 0.5 if "passes" in strategy_needs(get_strategy(strategy)) else 0.0
-    return RunConfig.create(
-        SMALL, {"strategy": strategy, "hpo": mode, "dropout": dropout, "output_dir": str(folder)}
-    )
+    own = {"strategy": strategy, "hpo": mode, "dropout": dropout, "model": model}
+    return RunConfig.create(SMALL, own, {"output_dir": str(folder)})
 
 
 def check_run(result: RunResult, config: RunConfig, dataset: ImageDataset) -> None:
@@ -135,12 +136,13 @@ def cifar10(tmp_path_factory) -> ImageDataset:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_on_cifar10(strategy, cifar10, tmp_path):
     mode = MODES[(STRATEGIES.index(strategy) + 1) % len(MODES)]
-    result = run_and_repeat(settings(strategy, mode, tmp_path), cifar10)
+    result = run_and_repeat(settings(strategy, mode, tmp_path, "resnet10t"), cifar10)
     assert result.records[-1].n_labeled == 33
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_command_runs_several_strategies_whose_names_have_commas(tmp_path):
-    flags = "--model resnet10t --pool-size 60 --eval-size 30 --max-epochs 1 --no-validate-fixed"
+    flags = "--model alhpo_toy --pool-size 60 --eval-size 30 --max-epochs 1 --no-validate-fixed"
     sizes = "--initial-size 20 --acquisition-size 5 --budget 25"
     result = CliRunner().invoke(
         main,

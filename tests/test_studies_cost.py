@@ -18,7 +18,7 @@ from alhpo.studies.cost import Cost, Speed, cell_cost, measure_speed, speed_key
 DATA = DatasetSize(1000, 100, (8, 8, 1), 10)
 SMALL = {
     "dataset": "digits",
-    "model": "resnet10t",
+    "model": "alhpo_toy",
     "strategy": "random",
     "max_epochs": 2,
     "initial_size": 12,

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from study_examples import (
-    LARGER,
-    SETTINGS,
+    LARGER_OF_TIMM,
+    TIMMS,
     all_below,
     begin_command,
     gone,
@@ -42,7 +42,7 @@ def _no_other_cluster(monkeypatch):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Records of the larger study, run in this process from first to last."""
-    study = study_in(tmp_path_factory.mktemp("undisturbed"), **LARGER)
+    study = study_in(tmp_path_factory.mktemp("undisturbed"), **LARGER_OF_TIMM)
     assert run_study(study, "in-process").complete
     return records(study)
 
@@ -66,7 +66,7 @@ class Notes(StudyObserver):
 
 
 def test_a_study_with_a_process_killed_in_the_middle_of_a_cell(tmp_path, undisturbed):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     notes, killed, others = Notes(), [], ray_processes()
     done = threading.Event()
 
@@ -97,7 +97,7 @@ def test_a_study_with_a_process_killed_in_the_middle_of_a_cell(tmp_path, undistu
 
 
 def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undisturbed):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray")
     below = kill_at_work(begin_command(*arguments), study.path)
     at_work = [p for p, name in below.items() if name in ("ray::_task", "raylet", "gcs_server")]
@@ -112,7 +112,7 @@ def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undistu
 
 
 def test_sigterm_ends_a_cluster_that_was_started(tmp_path):
-    study = study_in(tmp_path, settings={**SETTINGS, "max_epochs": 200, "max_budget": 400})
+    study = study_in(tmp_path, settings={**TIMMS, "max_epochs": 200, "max_budget": 400})
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray")
     process = begin_command(*arguments)
     wait_until(lambda: starts(study.path))
@@ -188,7 +188,7 @@ def at_work(node) -> list[psutil.Process]:
 
 def test_a_node_that_is_killed_in_the_middle_of_a_cell(tmp_path, cluster, undisturbed):
     second = cluster.add_node(num_cpus=1, **SMALL)
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     process = begin_command(
         *("study", "tiny.yaml", "--output", "study", "--launcher", "ray"),
         *("--address", cluster.address),
@@ -215,7 +215,7 @@ def test_a_node_that_is_killed_in_the_middle_of_a_cell(tmp_path, cluster, undist
 def test_a_driver_that_goes_leaves_the_cluster_and_no_cell(
     tmp_path, cluster, undisturbed, monkeypatch
 ):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     _, node = cluster.list_all_nodes()
     process = begin_command(
         *("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray"),
@@ -236,7 +236,7 @@ def test_a_folder_that_nodes_do_not_share_is_said(tmp_path, cluster):
     folder = os.open(tmp_path, os.O_RDONLY)
     number = os.dup2(folder, 250)
     try:
-        study = study_in(tmp_path, tune=None, output_dir=None)
+        study = study_in(tmp_path, settings=TIMMS, tune=None, output_dir=None)
         study = study.model_copy(update={"output_dir": f"/proc/self/fd/{number}/study"})
         with pytest.raises(ConfigurationError, match="a file system that all nodes share") as error:
             run_study(study, "ray", options={"address": cluster.address})
@@ -248,7 +248,7 @@ def test_a_folder_that_nodes_do_not_share_is_said(tmp_path, cluster):
 
 
 def test_a_cluster_that_goes_away_ends_the_command_which_goes_on_elsewhere(tmp_path, undisturbed):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     with running_cluster() as lost:
         node = lost.add_node(num_cpus=1, **SMALL)
         process = begin_command(
@@ -268,12 +268,12 @@ def test_a_cluster_that_goes_away_ends_the_command_which_goes_on_elsewhere(tmp_p
 def test_a_cell_no_node_has_room_for_is_refused(tmp_path):
     options = {"cpus_per_cell": 10_000, "address": "local"}
     with pytest.raises(ConfigurationError, match="No node of the Ray cluster has room"):
-        run_study(study_in(tmp_path), "ray", options=options)
+        run_study(study_in(tmp_path, settings=TIMMS), "ray", options=options)
     assert not ray.is_initialized()
     assert not (tmp_path / "study" / "cells").exists()
 
 
 def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(ConfigurationError, match="No Ray cluster at 127"):
-        run_study(study_in(tmp_path), "ray", options={"address": "127.0.0.1:1"})
+        run_study(study_in(tmp_path, settings=TIMMS), "ray", options={"address": "127.0.0.1:1"})
     assert not ray.is_initialized()

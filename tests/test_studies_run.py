@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from study_examples import (
     LARGER,
+    LARGER_OF_TIMM,
     SETTINGS,
+    TIMMS,
     all_below,
     begin_command,
     gone,
@@ -47,7 +49,7 @@ ONE_THREAD = {"workers": 2, "threads": 1}
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Records of the larger study, run in this process from first to last."""
-    study = study_in(tmp_path_factory.mktemp("undisturbed"), **LARGER)
+    study = study_in(tmp_path_factory.mktemp("undisturbed"), **LARGER_OF_TIMM)
     assert run_study(study, "in-process").complete
     return records(study)
 
@@ -248,7 +250,8 @@ def write_images(folder: Path) -> None:
 @pytest.mark.parametrize("launcher", ["in-process", pytest.param("local", marks=pytest.mark.slow)])
 def test_one_failing_cell_stops_no_other_and_is_retried(tmp_path, launcher):
     images = tmp_path / "images"
-    study = study_in(tmp_path, grid={"dataset": ["digits", str(images)]})
+    settings = TIMMS if launcher == "local" else SETTINGS
+    study = study_in(tmp_path, settings=settings, grid={"dataset": ["digits", str(images)]})
     options = ONE_THREAD if launcher == "local" else {}
     result = run_study(study, launcher, options=options)
     assert [cell.index for cell in result.finished] == [0, 2]
@@ -304,14 +307,14 @@ def test_two_drivers_share_the_work(tmp_path):
         assert len((cell.path / "sessions.jsonl").read_text().splitlines()) == 1
 
 
-def test_local_processes_record_what_this_one_does(tmp_path, undisturbed):
-    study = study_in(tmp_path)
-    notes = Notes()
-    options = {"workers": 1, "threads": 1}
-    result = run_study(study, "local", options=options, observer=notes)
-    assert result.complete
-    found = {f"seed 0, {title}": cell for title, cell in records(study).items()}
-    assert {title: undisturbed[title] for title in found} == found
+def test_local_processes_record_what_this_one_does(tmp_path):
+    studies = []
+    for launcher, options in (("in-process", {}), ("local", {"workers": 1, "threads": 1})):
+        (tmp_path / launcher).mkdir()
+        study = study_in(tmp_path / launcher, settings=TIMMS, grid={"strategy": ["entropy"]})
+        assert run_study(study, launcher, options=options).complete
+        studies.append(records(study))
+    assert studies[0] == studies[1] and len(studies[0]) == 2
     for cell in expand(study):
         session = json.loads((cell.path / "sessions.jsonl").read_text())
         assert session["threads"] == 1
@@ -325,7 +328,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     notes = Notes()
     done = threading.Event()
     generator = random.Random()
@@ -437,7 +440,7 @@ def test_the_machine_has_cores_and_names_of_gpus(monkeypatch):
 def test_a_driver_killed_at_any_moment_leaves_no_process_and_goes_on(
     tmp_path, undisturbed, launcher
 ):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", launcher)
     if launcher == "local":
         arguments += ("--workers", 2, "--threads", 1)
@@ -454,7 +457,7 @@ def test_a_driver_killed_at_any_moment_leaves_no_process_and_goes_on(
 
 @pytest.mark.slow
 def test_two_commands_at_once(tmp_path, undisturbed):
-    study = study_in(tmp_path, **LARGER)
+    study = study_in(tmp_path, **LARGER_OF_TIMM)
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--threads", 1)
     processes = [begin_command(*arguments, "--workers", 1) for _ in range(2)]
     for process in processes:
@@ -474,7 +477,7 @@ def test_two_commands_at_once(tmp_path, undisturbed):
     ],
 )
 def test_a_signal_ends_the_command_and_its_workers(tmp_path, launcher, number, word):
-    study = study_in(tmp_path, settings={**SETTINGS, "max_epochs": 200, "max_budget": 400})
+    study = study_in(tmp_path, settings={**TIMMS, "max_epochs": 200, "max_budget": 400})
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", launcher)
     process = begin_command(*arguments)
     wait_until(lambda: starts(study.path))

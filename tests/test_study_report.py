@@ -20,6 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from quick_figures import undrawn  # noqa: F401 - a fixture
 from synthetic_study import STUDY, pictures, records, write_study
 
 from alhpo.base.errors import ConfigurationError, DataError
@@ -99,6 +100,12 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
     return folder
+
+
+@pytest.fixture
+def study_copy(study, tmp_path):
+    """The same study in a folder that a test may change."""
+    return shutil.copytree(study, tmp_path / "study")
 
 
 @pytest.fixture(scope="module")
@@ -182,17 +189,9 @@ def test_gallery_shows_what_was_picked(study, report):
         assert tile["alt"] == dataset.classes[int(dataset.labels[index])]
 
 
-def test_same_results_give_the_same_files(study, report, tmp_path):
-    again = write_report(study, tmp_path)
-    for file, other in zip(report.files, again.files, strict=True):
-        assert file.read_bytes() == other.read_bytes()
-
-
-def test_moved_study_is_reported_where_it_lies(study, report, tmp_path):
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(study, moved)
-    other = write_report(moved)
-    assert other.html.parent == moved
+def test_same_results_give_the_same_files_where_the_study_lies_now(report, study_copy):
+    other = write_report(study_copy)
+    assert other.html.parent == study_copy
     for file, copy_ in zip(report.files, other.files, strict=True):
         assert file.read_bytes() == copy_.read_bytes()
 
@@ -222,7 +221,7 @@ def test_partial_study(tmp_path):
         }  # fmt: skip
 
     write_study(tmp_path, skip=skip)
-    results = write_report(tmp_path).findings
+    results = load_findings(tmp_path)
     failed = next(one.cell for one in results.cells if one.state == "missing")
     failed.path.mkdir(parents=True, exist_ok=True)
     (failed.path / "failed.txt").write_text("Traceback\nValueError: <b>bad</b> & worse\n")
@@ -265,24 +264,25 @@ def zero(path):
         ),
     ],
 )
-def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, kind, file, damage, reason):
-    write_study(tmp_path)
-    before = load_findings(tmp_path)
-    cell = next(one.cell for one in before.cells if one.cell.kind == kind)
+@pytest.mark.usefixtures("undrawn")
+def test_a_damaged_cell_is_named_and_the_others_are_reported(
+    study_copy, report, kind, file, damage, reason
+):
+    cell = next(one.cell for one in load_findings(study_copy).cells if one.cell.kind == kind)
     damage(cell.path / file)
-    result = command(tmp_path)
+    result = command(study_copy)
     assert result.exit_code == 0, result.output
     assert f"damaged: cell {cell.index}, {cell.title}: " in result.output
     assert reason in result.output
-    report = write_report(tmp_path)
-    (damaged,) = (one for one in report.findings.cells if one.state == "damaged")
+    findings = load_findings(study_copy)
+    (damaged,) = (one for one in findings.cells if one.state == "damaged")
     assert damaged.cell.index == cell.index and reason in damaged.failure
     for name in ("curves", "tuned", "trials"):
-        rows = getattr(before, name)
+        rows = getattr(report.findings, name)
         expected = rows[rows["cell"] != cell.index].reset_index(drop=True)
-        pd.testing.assert_frame_equal(getattr(report.findings, name), expected)
-    assert "1 of 24 cells damaged" in report.markdown.read_text()
-    assert reason in Page(report.html.read_text()).text
+        pd.testing.assert_frame_equal(getattr(findings, name), expected)
+    assert "1 of 24 cells damaged" in (study_copy / "report.md").read_text()
+    assert reason in Page((study_copy / "report.html").read_text()).text
 
 
 def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
@@ -292,25 +292,27 @@ def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
         write_report(tmp_path)
 
 
-def test_a_damaged_file_of_starts_hides_no_results(tmp_path):
-    write_study(tmp_path)
-    expected = write_report(tmp_path, tmp_path / "whole").csv.read_bytes()
-    cell = load_findings(tmp_path).cells[3].cell
-    zero(cell.path / "sessions.jsonl")
-    report = write_report(tmp_path)
-    assert report.csv.read_bytes() == expected
-    text = report.markdown.read_text()
+@pytest.mark.usefixtures("undrawn")
+def test_a_damaged_file_of_starts_hides_no_results(study_copy, report):
+    zero(load_findings(study_copy).cells[3].cell.path / "sessions.jsonl")
+    damaged = write_report(study_copy)
+    assert damaged.csv.read_bytes() == report.csv.read_bytes()
+    text = damaged.markdown.read_text()
     assert "23 of cells, from" in text
     assert "not known: those of cell 3, " in text
 
 
 def test_single_run_without_axes(tmp_path):
+    """Drawing leaves the user's matplotlib alone."""
     write_study(tmp_path, changed(grid={}, tune=None))
+    before = (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
     report = write_report(tmp_path)
+    assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
     assert set(report.figures) == {"curves-by-setting", "calibration", "cost"}
     Page(report.html.read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_data_sets_have_figures_of_their_own(tmp_path):
     grid = {"dataset": {"a b": "digits", "c/d": "torch/cifar10"}, "strategy": ["random", "badge"]}
     write_study(tmp_path, changed(grid=grid))
@@ -353,6 +355,7 @@ def test_latex(report, tmp_path):
     assert labels == [table.key for table in report.tables]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_latex_of_the_published_comparison(study, tmp_path):
     report = write_report(study, tmp_path, compare="cifar10")
     check_latex(report.latex.read_text(), tmp_path)
@@ -399,6 +402,7 @@ def command(*arguments):
     return CliRunner().invoke(main, ["report", *map(str, arguments)], catch_exceptions=True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_command_reports_a_study(study, report, tmp_path):
     result = command(study, "--output", tmp_path)
     assert result.exit_code == 0, result.output
@@ -413,6 +417,7 @@ def test_command_reports_a_study(study, report, tmp_path):
         assert str(tmp_path / name) in flat
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_command_compares_with_published_tables(study, tmp_path):
     unnamed = command(study, "--output", tmp_path, "--compare", "published")
     assert isinstance(unnamed.exception, ConfigurationError)
@@ -429,16 +434,11 @@ def test_command_compares_with_published_tables(study, tmp_path):
     assert "section-published" in page.ids
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_tables_that_the_study_names(tmp_path):
     write_study(tmp_path, changed(published="cifar100", grid={"strategy": ["random"]}, tune=None))
     assert write_report(tmp_path, compare="published").comparison is not None
     assert write_report(tmp_path).comparison is None
-
-
-def test_drawing_leaves_the_users_matplotlib_alone(study, tmp_path):
-    before = (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
-    write_report(study, tmp_path)
-    assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
 
 
 def chromium(page, folder, *arguments):
@@ -493,6 +493,7 @@ def test_page_fits_the_window_of_a_browser(report, tmp_path, width):
 # --- what tuning within the runs cost ------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
     modes = ["fixed", "per-cycle", "every:2"]
     study = {**STUDY, "grid": {"strategy": ["random", "badge"], "hpo": modes, "seed": [0, 1, 2]}}
@@ -534,6 +535,5 @@ def test_a_sentence_says_what_searching_brought_and_cost(tmp_path, capsys):
         assert times == f"{seconds[hpo] / seconds['fixed']:.1f}"
 
 
-def test_without_a_search_there_is_no_such_sentence(tmp_path):
-    write_study(tmp_path / "study")
-    assert "on searching" not in write_report(tmp_path / "study").markdown.read_text()
+def test_without_a_search_there_is_no_such_sentence(report):
+    assert "on searching" not in report.markdown.read_text()

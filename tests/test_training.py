@@ -577,8 +577,8 @@ def test_bfloat16_on_the_cpu_trains_close_to_float32():
 
     losses = {}
     for precision in ("float32", "bfloat16"):
-        learner = ActiveLearner(data, "resnet10t", max_epochs=4, precision=precision)
-        learner.label_initial(60)
+        learner = ActiveLearner(data, "alhpo_toy", max_epochs=4, precision=precision)
+        learner.label_initial(20)
         learner.fit({"lr": 0.01})
         losses[precision] = learner.predict(range(50)).logits.softmax(1)
     difference = (losses["float32"] - losses["bfloat16"]).abs()

@@ -37,7 +37,7 @@ def rng(seed=0):
 
 def learner_of(dataset, **options):
     plain = {"batch_size": 16, "augmentation": "none"}
-    options = {"model": "resnet10t", "max_epochs": 2, "precision": "float32"} | options
+    options = {"model": "alhpo_toy", "max_epochs": 2, "precision": "float32"} | options
     return ActiveLearner(dataset, hyperparameters=plain, **options)
 
 
@@ -292,10 +292,10 @@ def test_weights_undo_a_skewed_selection_of_digits(digits, tmp_path):
     seen on the evaluation split; weighted validation is nearer, of the same models."""
     errors = {"weighted": [], "unweighted": []}
     for seed in range(2):
-        learner = learner_of(digits, max_epochs=3, seed=seed)
+        learner = learner_of(digits, max_epochs=20, seed=seed)
         learner.tell(*skewed(digits, seed))
         objective = learner.objective(validation="weighted:random:0.3x2", measure_test=True)
-        row = objective(CONFIGURATION, 3, 0, tmp_path / str(seed))[-1]
+        row = objective(CONFIGURATION, 20, 0, tmp_path / str(seed))[-1]
         errors["weighted"].append(row["accuracy"] - row["test_accuracy"])
         errors["unweighted"].append(row["accuracy_unweighted"] - row["test_accuracy"])
         assert row["nll_unweighted"] < row["nll"] < row["test_nll"]

@@ -21,6 +21,7 @@ class ToyNet(nn.Module):
             nn.ReLU(),
         )
         self.fc = nn.Linear(8, num_classes)
+        self.feature_info = [{"module": "body.2", "num_chs": 8}, {"module": "body.4", "num_chs": 8}]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         contrast = x.flatten(1).amax(1) - x.flatten(1).amin(1)

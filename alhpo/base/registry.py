@@ -9,9 +9,11 @@ entry points.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from alhpo.base.errors import ConfigurationError
@@ -222,8 +224,8 @@ class Registry(Generic[T]):
             self._members[name] = self._check(name, self._families[prefix].factory(arguments))
         return self._members[name]
 
-    def _plugins(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+    def _plugins(self) -> Mapping[str, EntryPoint]:
+        return installed_plugins(self.group)
 
     def _load(self, plugin: EntryPoint) -> T:
         loaded = self._import(plugin)
@@ -245,6 +247,26 @@ class Registry(Generic[T]):
                 f"The plug-in {self.what} {plugin.name!r} ({plugin.value}) cannot be imported: "
                 f"{error!r}. Repair or uninstall it."
             ) from error
+
+
+def installed_plugins(group: str) -> Mapping[str, EntryPoint]:
+    """The entry points of a group by name. They are read again only after ``sys.path`` or one of
+    its folders has changed: reading those of all packages takes longer than making settings."""
+    return _read_plugins(group, tuple(_state_of(Path(folder)) for folder in sys.path))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_plugins(group: str, folders: tuple[object, ...]) -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _state_of(folder: Path) -> tuple[object, ...]:
+    """What changes when a package is installed into the folder."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return (str(folder),)
+    return (str(folder), found.st_ino, found.st_mtime_ns)
 
 
 def origin(thing: object) -> str:

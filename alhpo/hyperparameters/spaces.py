@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -75,13 +76,19 @@ def load_space(
     if isinstance(space, CS.ConfigurationSpace):
         loaded = space
     elif str(space) in SPACES:
-        loaded = SPACES[str(space)]()
+        _check_named(str(space), legal)
+        return SPACES[str(space)]()
     elif Path(space).suffix in (".json", ".yaml", ".yml"):
         loaded = _read_space(Path(space))
     else:
         raise unknown_name("space", str(space), [*SPACES, "a .json or .yaml file of ConfigSpace"])
     check_space(loaded, legal=legal)
     return loaded
+
+
+@functools.cache  # settings load their space several times each
+def _check_named(name: str, legal: type[TrainingHyperparameters]) -> None:
+    check_space(SPACES[name](), legal=legal)
 
 
 def check_space(

@@ -16,7 +16,7 @@ from alhpo.studies.launch import Launcher, make_launcher
 from alhpo.testing.process_state import require
 
 _SETTINGS = {
-    "model": "resnet10t",
+    "model": "lcnet_035",
     "strategy": "random",
     "initial_size": 4,
     "acquisition_size": 4,

@@ -222,7 +222,7 @@ def test_it_conforms(name):
 
 def test_a_run_that_was_interrupted_goes_on_with_its_state(few_digits, tmp_path):
     def run(path, cycles):
-        options = {"model": "resnet10t", "max_epochs": 1, "path": path}
+        options = {"model": "alhpo_toy", "max_epochs": 1, "path": path}
         learner = ActiveLearner(few_digits, strategy=NAME, **options)
         learner.label_initial(20)
         queries = []

@@ -46,7 +46,7 @@ def test_a_learner_asks_for_what_its_head_says(few_digits):
 def test_runs_search_under_the_training_they_use(few_digits, tmp_path, hpo):
     config = {
         "dataset": "digits",
-        "model": "resnet10t",
+        "model": "alhpo_toy",
         "strategy": "lpl",
         "hpo": hpo,
         "optimizer": "random",

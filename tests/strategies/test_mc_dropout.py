@@ -58,7 +58,7 @@ tables = npst.arrays(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tables)
 def test_scores_are_the_definitions_and_in_their_bounds(name, logits):
     passes, n, classes = logits.shape
@@ -77,7 +77,7 @@ def test_scores_are_the_definitions_and_in_their_bounds(name, logits):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tables, st.randoms(use_true_random=False))
 def test_the_order_of_classes_and_of_passes_changes_no_score(name, logits, random):
     passes, classes = list(range(logits.shape[0])), list(range(logits.shape[2]))

@@ -136,7 +136,7 @@ def test_what_the_package_refuses_is_passed_on(pool, monkeypatch):
 
 def test_it_runs_in_a_learner(few_digits):
     for name in ("TypiClust", "UncertaintySampling"):
-        options = {"model": "resnet10t", "max_epochs": 1}
+        options = {"model": "alhpo_toy", "max_epochs": 1}
         learner = ActiveLearner(few_digits, strategy=f"skactiveml:{name}", **options)
         learner.label_initial(20)
         learner.fit()

@@ -102,7 +102,9 @@ def probabilities_by_definition(weights, rows):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("score", "beta"), [("entropy", 1), ("margin", 3)])
+@pytest.mark.parametrize(
+    ("score", "beta"), [("entropy", 1), pytest.param("margin", 3, marks=pytest.mark.slow)]
+)
 def test_ordered_picks_are_distributed_as_plackett_and_luce_say(family, score, beta):
     pool, times = with_logits(5, scale=3), 1500
     scores = ORACLES[score](pool.logits.double().softmax(dim=1).numpy())
@@ -299,7 +301,7 @@ def test_a_run_validates_by_the_probabilities_of_its_draws(few_digits, tmp_path)
         "max_epochs": 1,
         "max_budget": 1,
         "num_configurations": 1,
-        "model": "resnet10t",
+        "model": "alhpo_toy",
         "hyperparameters": {"batch_size": 16},
         "output_dir": str(tmp_path),
     }

@@ -1,5 +1,6 @@
 """Strategies by name, as functions, and as installed plug-ins."""
 
+import shutil
 import sys
 from importlib.metadata import EntryPoint
 
@@ -42,7 +43,9 @@ def plugin(monkeypatch, tmp_path):
     def install(text, attribute="strategy"):
         (tmp_path / "alhpo_plugged.py").write_text(text)
         point = EntryPoint("plugged", f"alhpo_plugged:{attribute}", "alhpo.strategies")
-        monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
+        monkeypatch.setattr(
+            "alhpo.base.registry.installed_plugins", lambda group: {point.name: point}
+        )
         monkeypatch.syspath_prepend(tmp_path)
 
     yield install
@@ -257,9 +260,21 @@ def test_plug_ins_may_bring_a_family(plugin):
     assert "plugged:OUTPUT" in strategy_families()
 
 
+def test_a_package_that_is_installed_or_removed_meanwhile_is_seen(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late" not in strategy_names()
+    info = tmp_path / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[alhpo.strategies]\nlate = late:strategy\n")
+    assert "late" in strategy_names()
+    shutil.rmtree(info)
+    assert "late" not in strategy_names()
+
+
 def test_plug_ins_do_not_shadow_built_in_strategies(monkeypatch):
     point = EntryPoint("badge", "nowhere:nothing", "alhpo.strategies")
-    monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("alhpo.base.registry.installed_plugins", lambda group: {point.name: point})
     assert get_strategy("badge").__module__ == "alhpo.strategies.badge"
 
 

@@ -177,7 +177,7 @@ def test_initial_configurations_are_learnt_from():
 
 
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

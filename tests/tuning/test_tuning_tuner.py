@@ -529,7 +529,7 @@ def test_a_taken_name_is_refused_unless_the_same_factory_is_defined_again(own_re
 @pytest.mark.parametrize("value", ["nowhere:nothing", "math:pi"])
 def test_a_broken_plug_in_is_named(tmp_path, monkeypatch, own_registry, value):
     point = EntryPoint("plugged", value, "alhpo.optimizers")
-    monkeypatch.setattr("alhpo.base.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("alhpo.base.registry.installed_plugins", lambda group: {point.name: point})
     assert "plugged" in optimizer_names()
     with pytest.raises(ConfigurationError, match=rf"'plugged' \({value}\)"):
         tuner(ToyObjective(), tmp_path, "plugged")

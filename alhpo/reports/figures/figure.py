@@ -17,6 +17,7 @@ from alhpo.reports.part import Part
 
 WIDTH = 7.4  # inches
 PANEL = 2.55
+DPI = 200
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ReportFigure:
 def finished(key: str, title: str, caption: str, figure: Figure) -> ReportFigure:
     """Render the figure."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=200, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return ReportFigure(key, title, caption, figure, buffer.getvalue())
 
 
@@ -71,7 +72,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def canvas(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def panels(n: int, *, share: bool = True, height: float = PANEL) -> tuple[Figure, list[Axes]]:

@@ -81,7 +81,10 @@ class LocalLauncher:
             while True:
                 answers.append(self._answers.get_nowait())
         settled = [self._settle(worker, outcome) for worker, outcome in answers]
-        return [outcome for outcome in settled if outcome]
+        outcomes = [outcome for outcome in settled if outcome]
+        if not outcomes and timeout is None and self._busy:  # only a worker without a cell ended
+            return self.wait()
+        return outcomes
 
     def close(self) -> None:
         workers = [*self._idle, *self._busy]
