@@ -465,5 +465,5 @@ def test_parquet(folder):
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="has pyarrow")
 def test_parquet_without_pyarrow(folder):
     (folder / "labels.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="pip install pyarrow"):
+    with pytest.raises(DataError, match=r"pip install 'alhpo\[parquet\]'"):
         load_dataset(str(folder))
