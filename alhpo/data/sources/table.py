@@ -135,8 +135,8 @@ def _parquet(table: Path) -> dict[str, list[Any]]:
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(
-            f"{table}: Parquet tables need pyarrow: pip install 'alhpo[parquet]'. Or write the table "
-            "as CSV."
+            f"{table}: Parquet tables need pyarrow: pip install 'alhpo[parquet]'. Or write the "
+            "table as CSV."
         ) from error
     try:
         return parquet.read_table(table).to_pydict()
