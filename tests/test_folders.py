@@ -121,6 +121,24 @@ def test_a_split_that_was_asked_for_is_not_silently_left(tmp_path, asked):
         load_dataset(str(tmp_path), train_split=asked)
 
 
+def test_an_evaluation_split_that_was_asked_for_is_not_silently_left(tmp_path):
+    classes_of(tmp_path / "pets", "cat", "dog")
+    with pytest.raises(DataError, match=r"no splits, so none called 'holdout'.*--val-split"):
+        load_dataset(str(tmp_path / "pets"), eval_split="holdout")
+    save(tmp_path / "1.png", tmp_path / "2.png")
+    (tmp_path / "some.csv").write_text("path,label\n1.png,a\n2.png,a\n")
+    with pytest.raises(DataError, match=r"no column with splits .* or 'holdout'"):
+        load_dataset(str(tmp_path / "some.csv"), eval_split="holdout")
+
+
+def test_splits_that_are_not_used_are_named(tmp_path):
+    for split in ("seg_train", "seg_test", "val"):
+        classes_of(tmp_path / split, "sea", "ice", count=1)
+    save(tmp_path / "seg_pred" / "1.png")
+    notes = load_dataset(str(tmp_path)).notes
+    assert [note for note in notes if "seg_train and val are used, seg_pred, seg_test not" in note]
+
+
 def test_loose_images_beside_class_folders_are_counted(tmp_path):
     classes_of(tmp_path, "cat", "dog")
     save(tmp_path / "one.png", tmp_path / "two.png", tmp_path / ".three.png")

@@ -16,58 +16,29 @@ from pathlib import Path
 
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import ImageFiles
-from alhpo.data.sources.source import EVAL_SPLITS, TRAIN_SPLITS, SourceData, SourceOptions
+from alhpo.data.sources.source import (
+    EVAL_SPLITS,
+    OTHER_SPLITS,
+    TRAIN_SPLITS,
+    SourceData,
+    SourceOptions,
+)
 from alhpo.data.sources.table import read_table
 
 #: Endings of the image files that are read.
 READ = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".gif",
-    ]
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
 #: Endings of image files that are not read, and are named.
 NOT_READ = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".jp2",
-        ".j2k",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".tga",
-        ".eps",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".orf",
-        ".rw2",
-        ".raf",
-        ".dcm",
-        ".nii",
-        ".exr",
-        ".hdr",
-        ".pcx",
-        ".qoi",
-    ]
+    (
+        *(".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".ico", ".psd", ".svg"),
+        *(".tga", ".eps", ".exr", ".hdr", ".pcx", ".qoi", ".dcm", ".nii", ".dng", ".cr2", ".cr3"),
+        *(".nef", ".arw", ".orf", ".rw2", ".raf"),
+    )
 )
 #: Folders of tools, which hold no images of the data set. Hidden ones are left out anyway.
 TOOL_FOLDERS = frozenset(
@@ -98,6 +69,12 @@ def read_folder(options: SourceOptions) -> SourceData:
                 f"{', '.join(present)}. Set train_split (--train-split) to one of them, or to '.' "
                 "if all of them are classes."
             )
+        if options.eval_split.lower() not in EVAL_SPLITS:
+            raise DataError(
+                f"{folder} has no splits, so none called {options.eval_split!r}. Its folders: "
+                f"{', '.join(present)}. Leave eval_split (--val-split) out: a share of the images "
+                "is held out then."
+            )
         return SourceData(_classes_or_images(folder, present))
     held_out = _split(folder, present, options.eval_split, EVAL_SPLITS)
     if held_out is None:
@@ -107,7 +84,7 @@ def read_folder(options: SourceOptions) -> SourceData:
             "evaluation images; or set train_split (--train-split) to '.', if all of them are "
             "classes."
         )
-    known = {name.lower() for name in (*TRAIN_SPLITS, *EVAL_SPLITS)}
+    known = {*TRAIN_SPLITS, *EVAL_SPLITS, *OTHER_SPLITS}
     chosen = {train.name, held_out.name}
     others = [name for name in present if name not in chosen and name.lower() not in known]
     usual = options.train_split.lower() in known and options.eval_split.lower() in known
@@ -117,11 +94,15 @@ def read_folder(options: SourceOptions) -> SourceData:
             f"splits, beside {', '.join(others)}, which look like classes. Set train_split "
             "(--train-split) to '.' if all are classes; else move the others away."
         )
-    pool, evaluation = _inner(train), _inner(held_out)
-    return SourceData(
-        _classes_or_images(pool, _sub_folders(pool)),
-        _classes_or_images(evaluation, _sub_folders(evaluation)),
+    pool, evaluation = (
+        _classes_or_images(inner, _sub_folders(inner))
+        for inner in (_inner(train), _inner(held_out))
     )
+    unused = [name for name in present if name not in chosen]
+    if unused:
+        note = f"{folder}: {train.name} and {held_out.name} are used, {', '.join(unused)} not."
+        pool = replace(pool, notes=(*pool.notes, note))
+    return SourceData(pool, evaluation)
 
 
 def _labelled_by(table: Path, present: Sequence[str], options: SourceOptions) -> SourceData:

@@ -15,6 +15,8 @@ EVAL_SPLITS = (
     *("validation", "val", "valid", "eval", "evaluation", "dev", "val_set", "seg_val"),
     *("test", "testing", "tst", "test_set", "seg_test"),
 )
+#: Usual names of splits without labels, which are not used.
+OTHER_SPLITS = ("pred", "seg_pred", "unlabeled", "unlabelled", "extra")
 
 
 def user_path(name: str) -> Path:

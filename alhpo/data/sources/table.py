@@ -71,6 +71,13 @@ def read_table(options: SourceOptions) -> SourceData:
 
     split_column = _column(columns, SPLIT_COLUMNS)
     if split_column is None:
+        asked = (options.train_split.lower(), options.eval_split.lower())
+        if asked[0] not in TRAIN_SPLITS or asked[1] not in EVAL_SPLITS:
+            raise DataError(
+                f"{table} has no column with splits ({', '.join(SPLIT_COLUMNS)}), so none called "
+                f"{options.train_split!r} or {options.eval_split!r}. Add the column, or leave "
+                "train_split and eval_split out."
+            )
         return SourceData(images(range(len(paths)), str(table)), name=table.stem)
     splits = [_text(value) for value in columns[split_column]]
     train = _rows(splits, options.train_split, TRAIN_SPLITS)
