@@ -76,9 +76,11 @@ def check_run(result: RunResult, config: RunConfig, dataset: ImageDataset) -> No
     for cycle, record in enumerate(records[:2]):
         assert list(record.queried) == labeled[f"cycle{cycle + 1}"]
     assert dataset.labels is not None
+    place = {image: index for index, image in enumerate(dataset.identities)}
     for entry in Journal(result.path / "labels.jsonl").read():
         if entry["event"] == "tell":
-            assert entry["labels"] == dataset.labels[entry["indices"]].tolist()
+            numbers = dataset.labels[[place[image] for image in entry["images"]]].tolist()
+            assert entry["labels"] == [dataset.classes[number] for number in numbers]
 
 
 def run_and_repeat(config: RunConfig, dataset: ImageDataset) -> RunResult:

@@ -58,7 +58,7 @@ def test_it_needs_no_model_and_finds_what_is_not_labelled(digits):
 
 def queries(path):
     entries = map(json.loads, (path / "labels.jsonl").read_text().splitlines())
-    return [entry["indices"] for entry in entries if entry["event"] == "ask"]
+    return [entry["images"] for entry in entries if entry["event"] == "ask"]
 
 
 class Killed(BaseException):
