@@ -48,7 +48,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-SLOW = {"index.md"}
+SLOW = {"index.md", "extending.md"}
 #: Networks that pages choose for being small, and that are not what the pages are about.
 SMALL = {"mobilenetv3_small_050", "resnet10t"}
 

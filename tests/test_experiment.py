@@ -254,9 +254,9 @@ class KilledAfterACycle(Observer):
 COMMAND = [
     *(sys.executable, "-W", "ignore", "-c", "import torch; torch.set_num_threads(1); "
       "from alhpo.cli import run_main; run_main()", "run"),
-    *("--model", "resnet10t", "--strategy", "coreset", "--hpo", "per-cycle"),
+    *("--model", "lcnet_035", "--strategy", "coreset", "--hpo", "per-cycle", "--pool-size", "300"),
     *("--optimizer", "hyperband", "--initial-size", "20", "--acquisition-size", "10"),
-    *("--budget", "50", "--max-epochs", "9", "--max-budget", "60", "--eval-size", "50"),
+    *("--budget", "40", "--max-epochs", "4", "--max-budget", "20", "--eval-size", "50"),
     *("--precision", "float32"),
 ]  # fmt: skip
 

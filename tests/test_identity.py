@@ -185,6 +185,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.slow
 def test_processes_on_one_folder_never_ask_for_the_same_image(tmp_path):
     for number in range(20):
         write(tmp_path / "photos" / f"{number}.png", number)

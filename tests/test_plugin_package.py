@@ -13,6 +13,8 @@ import pytest
 import yaml
 from toy_models import TOY
 
+pytestmark = pytest.mark.slow  # it takes a process of its own
+
 HERE = Path(__file__).parent
 PACKAGE = HERE / "plugin_package"
 PARTS = {

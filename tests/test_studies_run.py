@@ -307,6 +307,7 @@ def test_two_drivers_share_the_work(tmp_path):
         assert len((cell.path / "sessions.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_local_processes_record_what_this_one_does(tmp_path):
     studies = []
     for launcher, options in (("in-process", {}), ("local", {"workers": 1, "threads": 1})):

@@ -108,7 +108,9 @@ def candidates(n, seed=0):
     )
 
 
-@pytest.mark.parametrize("name", ["random", "albl:margin,random"])
+@pytest.mark.parametrize(
+    "name", ["random", pytest.param("albl:margin,random", marks=pytest.mark.slow)]
+)
 def test_strategies_draw_with_the_probabilities_that_they_tell(name):
     """Frequencies of pairs of draws over many seeds against the probabilities told."""
     pool, times = candidates(4), 3000
