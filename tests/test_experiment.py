@@ -207,6 +207,16 @@ def test_a_finished_run_whose_data_are_gone_is_returned(tmp_path):
         tmp_path, hpo="fixed", dataset=str(folder), eval_size=None, validate_fixed=False, **sizes
     )
     first = run_experiment(config)
+    file = folder / "a" / "0.png"
+    os.utime(file, (10**9, 10**9))
+    assert run_experiment(config).resumed
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # behind all pixels
+    os.utime(file, (10**9, 10**9))
+    assert run_experiment(config).resumed  # the same size, time and inode
+    with pytest.raises(DataError, match=r"1 changed .*0\.png"):
+        run_experiment(RunConfig.create(config.model_dump(), {"verify": True}))
+    file.write_bytes(content)
     (folder / "a").rename(folder / "c")
     with pytest.raises(DataError, match=r"classes \['a', 'b'\], now \['b', 'c'\]"):
         run_experiment(config)

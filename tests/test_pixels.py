@@ -567,3 +567,16 @@ def test_a_turned_file_has_the_size_that_is_shown(pets):
     write(pets / "train" / "cat" / "exif.webp", written("WEBP", "RGB", 2, 4, 6, 8))
     assert load_dataset(str(pets)).image_size == (4, 6)
     assert np.array_equal(loaded(pets)["xmp.png"], np.rot90(of_mode("RGB", 1, 6, 4), -1))
+
+
+@pytest.mark.parametrize("where", ["Image.open", "PngImagePlugin.PngImageFile.getexif"])
+def test_memory_that_runs_out_is_no_fault_of_a_file(pets, where):
+    with mock.patch(f"PIL.{where}", side_effect=MemoryError), pytest.raises(MemoryError):
+        load_dataset(str(pets), on_error="skip")
+
+
+def test_a_process_that_is_killed_is_named(pets, monkeypatch):
+    monkeypatch.setattr(alhpo.data.workers, "MANY", 1)
+    monkeypatch.setattr(alhpo.data.workers.sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match=r"ended with status 1 .*try again"):
+        load_dataset(str(pets))

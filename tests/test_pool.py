@@ -242,6 +242,18 @@ def test_two_labels_of_one_image_are_refused(tmp_path):
             Pool(images, ("cat", "dog"), journal)
 
 
+def test_an_entry_that_does_not_fit_is_refused_again_and_again(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    pool = Pool(("a", "b", "c"), ("cat", "dog"), journal)
+    pool.tell([0], ["cat"], 0)
+    for image, label in (("a", "dog"), ("b", "dog")):
+        journal.append({"event": "tell", "cycle": 0, "images": [image], "labels": [label]})
+    for _ in range(2):
+        with pytest.raises(LabelError, match="two labels for one image"):
+            pool.tell([2], ["cat"], 0)
+    assert len(journal.read()) == 3
+
+
 def test_a_class_by_name_and_one_that_is_not_there():
     pool = Pool(("a", "b"), ("cat", "dog"))
     pool.tell([1], ["dog"], 0)

@@ -83,11 +83,7 @@ def load_dataset(
     if on_error not in ("raise", "skip"):
         raise DataError(f"Argument on_error is {on_error!r}. Legal: raise, skip.")
     found = find_data(
-        name,
-        root=root,
-        train_split=train_split,
-        eval_split=eval_split,
-        download=download,
+        _options(name, root, train_split, eval_split, download),
         image_size=image_size,
         eval_fraction=eval_fraction,
         pool_size=pool_size,
@@ -187,12 +183,8 @@ class FoundData:
 
 
 def find_data(
-    name: str,
+    options: SourceOptions,
     *,
-    root: str | Path | None = None,
-    train_split: str = "train",
-    eval_split: str = "validation",
-    download: bool = True,
     image_size: int | None = None,
     eval_fraction: float = 0.2,
     pool_size: int | None = None,
@@ -202,7 +194,8 @@ def find_data(
 ) -> FoundData:
     """Find and identify the images of a data set, without decoding them.
 
-    Args: see ``load_dataset``.
+    Args:
+        options: the data set. The others: see ``load_dataset``.
 
     Raises:
         DataError: the data set is not found, or has no images that can be read.
@@ -215,15 +208,7 @@ def find_data(
     ):
         if value is not None and value < 1:
             raise DataError(f"Argument {label} is {value!r}; expected at least 1.")
-    options = SourceOptions(
-        name,
-        Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser(),
-        train_split,
-        eval_split,
-        download,
-        None if root is None else Path(root).expanduser(),
-    )
-    data = find_source(name)(options)
+    data = find_source(options.name)(options)
     images, others = data.pool, data.evaluation
     if isinstance(others, ImageFiles) and others.labels is None:
         raise DataError(
@@ -285,10 +270,8 @@ def dataset_size(
             size.
         ConfigurationError: see ``load_dataset``.
     """
-    source = find_source(name)
-    folder = Path(root or Path.home() / ".cache" / "alhpo" / "data").expanduser()
-    tell = getattr(source, "size", None)
-    options = SourceOptions(name, folder, train_split, eval_split, False)
+    tell = getattr(find_source(name), "size", None)
+    options = _options(name, root, train_split, eval_split, download=False)
     known = tell(options) if tell else None
     if known is not None:
         return DatasetSize(
@@ -297,21 +280,20 @@ def dataset_size(
             (image_size, image_size, known.shape[2]) if image_size else known.shape,
             known.classes,
         )
-    found = find_data(
-        name,
-        root=root,
-        train_split=train_split,
-        eval_split=eval_split,
-        download=False,
-        image_size=image_size,
-        pool_size=pool_size,
-        eval_size=eval_size,
-    )
+    found = find_data(options, image_size=image_size, pool_size=pool_size, eval_size=eval_size)
     pool, classes = found.pool, found.classes
     if classes is None:
         labels = pool.labels() if isinstance(pool, OrderedPart) else pool.images.labels
         classes = range(1 + max(labels or (0,)))
     return DatasetSize(pool.count, found.evaluation.count, found.shape, len(classes))
+
+
+def _options(
+    name: str, root: str | Path | None, train_split: str, eval_split: str, download: bool
+) -> SourceOptions:
+    given = None if root is None else Path(root).expanduser()
+    folder = given or Path.home() / ".cache" / "alhpo" / "data"
+    return SourceOptions(name, folder, train_split, eval_split, download, given)
 
 
 def _classes(

@@ -60,7 +60,7 @@ class ImageFacts:
 
 
 def inspect_file(path: str) -> ImageFacts:
-    """The facts of an image file. Never raises: what is wrong is their ``problem``."""
+    """The facts of an image file. What is wrong with it is their ``problem``, and not raised."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a Path of each file takes seconds
             content = file.read()
@@ -72,9 +72,9 @@ def inspect_file(path: str) -> ImageFacts:
             height, width = image.height, image.width
             turned = _may_be_turned(image, content) and _orientation(image) in SWAPPED
             grey, profile = image.mode in GREY, "icc_profile" in image.info
-    except UnreadableImage as error:
-        return ImageFacts(identity, problem=str(error))
-    except Exception as error:
+    except MemoryError:  # no fault of the file
+        raise
+    except Exception as error:  # Pillow's readers raise whatever the damage leads to
         return ImageFacts(identity, problem=_reason(error))
     if turned:
         height, width = width, height
@@ -136,9 +136,9 @@ def as_shown(image: Image.Image) -> Image.Image:
         if turn is not None:
             image = image.transpose(turn)
         return _in_8_bits(image)
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
-    except Exception as error:  # Pillow's readers raise whatever the damage leads to
+    except Exception as error:  # as in inspect_file
         raise UnreadableImage(_reason(error)) from error
 
 
@@ -169,7 +169,9 @@ def _orientation(image: Image.Image) -> Any:
     """The EXIF orientation; 1 if the EXIF data are damaged, as viewers ignore them then."""
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:
+    except MemoryError:
+        raise
+    except Exception:  # as in inspect_file
         return 1
 
 
@@ -189,7 +191,9 @@ def _opened(content: bytes) -> Image.Image:
         raise UnreadableImage(
             f"not an image that Pillow reads; it begins with {content[:12]!r}"
         ) from error
-    except Exception as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in inspect_file
         raise UnreadableImage(_reason(error)) from error
 
 

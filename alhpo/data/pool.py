@@ -97,9 +97,10 @@ class Pool:
         """
         if self._journal is None:
             return
-        entries, self._read_to = self._journal.read_from(self._read_to)
+        entries, end = self._journal.read_from(self._read_to)
         for entry in entries:
             self._replay(entry, self._journal.path)
+        self._read_to = end  # after an entry that does not fit, every later call is refused too
 
     @property
     def labeled(self) -> np.ndarray:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alhpo.base.errors import DataError
 from alhpo.data.pixels import ImageFacts, UnreadableImage, decode_file, inspect_file
 
 #: Number of files from which on processes pay.
@@ -99,7 +100,10 @@ def _in_processes(order: dict, files: Sequence[tuple[str, ...]]) -> list:
             output, errors = worker.communicate(text)
             if worker.returncode:
                 reason = errors.strip().rpartition("\n")[2]
-                raise RuntimeError(f"A process that reads images ended early: {reason}")
+                raise DataError(
+                    f"A process that reads images ended with status {worker.returncode} "
+                    f"({reason or 'it was killed'}). If memory ran out, free some; then try again."
+                )
             for row, answer in zip(rows, json.loads(output), strict=True):
                 answers[row] = answer
 

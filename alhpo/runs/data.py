@@ -25,7 +25,12 @@ def load_data(settings: DataSettings) -> ImageDataset:
     Raises:
         DataError: it cannot be loaded.
     """
-    return load_dataset(**_arguments(settings), download=settings.download, verify=settings.verify)
+    return load_dataset(
+        **_arguments(settings),
+        download=settings.download,
+        on_error=settings.on_error,
+        verify=settings.verify,
+    )
 
 
 def size_of_data(settings: DataSettings) -> DatasetSize:
@@ -34,9 +39,7 @@ def size_of_data(settings: DataSettings) -> DatasetSize:
     Raises:
         DataError: not found, or neither downloaded nor of a known size.
     """
-    arguments = _arguments(settings)
-    del arguments["on_error"]
-    return dataset_size(**arguments)
+    return dataset_size(**_arguments(settings))
 
 
 def _arguments(settings: DataSettings) -> dict[str, Any]:
@@ -48,13 +51,12 @@ def _arguments(settings: DataSettings) -> dict[str, Any]:
         "image_size": settings.image_size,
         "pool_size": settings.pool_size,
         "eval_size": settings.eval_size,
-        "on_error": settings.on_error,
     }
 
 
 def same_data(settings: DataSettings) -> str:
     """A text that is the same for settings of the same data set."""
-    return canonical_json(_arguments(settings))
+    return canonical_json([_arguments(settings), settings.on_error])
 
 
 def check_dataset(path: Path, dataset: ImageDataset) -> None:
@@ -111,7 +113,7 @@ def check_data_of_finished(
         return
     if dataset is None:
         try:
-            dataset = load_dataset(**_arguments(settings), download=False)
+            dataset = load_data(settings.model_copy(update={"download": False}))
         except AlhpoError as error:
             warnings.warn(
                 f"{path.parent} is finished, and its data cannot be compared: {error}",
