@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,8 @@ from alhpo.studies.launch.registry import LAUNCHERS
 from alhpo.training.recipes import RECIPES
 from alhpo.tuning.optimizers.registry import OPTIMIZERS
 from alhpo.validation.registry import SCHEMES
+
+NUMBERS = itertools.count()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -35,10 +38,19 @@ def _names_of_its_own():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory):
-    """Also of the processes that tests start."""
+def _caches(tmp_path_factory):
+    """A cache for the fixtures of modules and sessions; the folder of the tests' own caches."""
+    folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALHPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ALHPO_CACHE", str(folder / "shared"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(_caches):
+    """What one test decoded is no other test's, also in the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALHPO_CACHE", str(_caches / str(next(NUMBERS))))
         yield
 
 
