@@ -180,7 +180,7 @@ def test_draws_of_a_learner_are_weighed_by_lure(few_digits, tmp_path):
     np.testing.assert_allclose(v[:12], 1)
     assert np.ptp(v[12:]) > 0.01  # albl did not draw uniformly
     weights, _ = validation_weights(
-        get_validation(scheme), few_digits, again.pool, 0, pixel_features
+        get_validation(scheme), few_digits.images, again.pool, 0, pixel_features
     )
     np.testing.assert_allclose(weights, v)
 

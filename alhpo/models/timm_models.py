@@ -56,6 +56,11 @@ class ModelSpec:
     dropout: float = 0.0
     init: Init = "timm"
 
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether training starts from pretrained weights: timm's, or given ones."""
+        return self.pretrained
+
     def identity(self) -> dict[str, Any]:
         """The spec as a JSON-able mapping. It has ``dropout`` and ``init`` only if they are not the
         defaults."""
@@ -133,6 +138,14 @@ def model_input(spec: ModelSpec, model: nn.Module) -> tuple[tuple[int, int] | No
         height, width = settings["input_size"][1:]
         return (height, width), settings
     return None, settings
+
+
+def own_input_size(name: str) -> int | None:
+    """The side in pixels of the images that a timm model was trained on; None if timm does not
+    say."""
+    settings = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    size = None if settings is None else settings.input_size
+    return None if size is None else max(size[1:])
 
 
 def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
+    HeadHyperparameters,
     Hyperparameters,
     TrainingHyperparameters,
     check_warmup,
@@ -103,12 +104,17 @@ class SearchSettings(Settings):
 
     recipe: str = Field(
         "network",
-        description="What is trained: network (the whole model), learning-loss (with a head that "
-        "predicts losses; network becomes it if the strategy needs them), or a registered recipe.",
+        description="What is trained: network (the whole model), frozen (a head on features of the "
+        "pretrained model), learning-loss (with a head that predicts losses; network becomes it if "
+        "the strategy needs them), or a registered recipe.",
     )
     optimizer: str = Field("dyhpo", description="Optimizer of a search.")
-    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
-    max_budget: int = Field(100, ge=1, description="Budget of one search in epochs.")
+    max_epochs: int = Field(
+        27, ge=1, description="Epochs of a full training; for frozen 200 by default."
+    )
+    max_budget: int = Field(
+        100, ge=1, description="Budget of one search in epochs; for frozen 1000 by default."
+    )
     min_gain: float | None = Field(
         None,
         gt=0,
@@ -123,7 +129,11 @@ class SearchSettings(Settings):
         ge=1,
         description="Trials of a search that are trained at the same time; results depend on it.",
     )
-    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
+    space: str = Field(
+        "paper",
+        description="paper, hpo4dl, head (for frozen by default), or a ConfigSpace .json/.yaml "
+        "file.",
+    )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
     )
@@ -132,12 +142,21 @@ class SearchSettings(Settings):
         description="Validation scheme: random:F (a random share of the labels), holdout:F "
         "(stratified by class), either with xR for R repeats, or kfold:K. The prefix weighted: or "
         "acquisition: weights the validation images against selection bias. Or a registered "
-        "scheme.",
+        "scheme. For frozen kfold:5 by default.",
     )
     metric: Literal["accuracy", "likelihood"] = Field(
-        "accuracy", description="Validation metric that a search maximises."
+        "accuracy",
+        description="Validation metric that a search maximises; for frozen likelihood by default.",
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults_of_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("recipe", ""), str):
+            return values
+        defaults = _hyperparameters_of(values.get("recipe", "network")).run_defaults
+        return {n: v for n, v in defaults.items() if n in cls.model_fields} | dict(values)
 
     @pydantic.field_validator("recipe")
     @classmethod
@@ -223,8 +242,8 @@ class ComputeSettings(Settings):
 
 
 def _hyperparameters_of(recipe: str) -> type[TrainingHyperparameters]:
-    if recipe == "network":  # known without importing torch
-        return Hyperparameters
+    if recipe in ("network", "frozen"):  # known without importing torch
+        return HeadHyperparameters if recipe == "frozen" else Hyperparameters
     from alhpo.training.recipes import RECIPES
 
     return RECIPES.get(recipe).hyperparameters

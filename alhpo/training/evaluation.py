@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from alhpo.base.types import Evaluation
-from alhpo.data.batches import DeviceImages, PoolImages
+from alhpo.data.batches import Blocks, DeviceRows
 from alhpo.training.compute import Compute
 from alhpo.training.recipes.recipe import Prediction, Recipe
 
@@ -55,7 +55,7 @@ class ImageScores:
         return torch.arange(1, ECE_BINS + 1, device=self.confidence.device)
 
 
-def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> ImageScores:
+def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
     """Scores on each labelled image, without augmentation, from one pass."""
     parts: list[tuple[torch.Tensor, ...]] = []
     for inputs, labels in images.blocks():
@@ -74,7 +74,7 @@ def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Comp
     return ImageScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def evaluate(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> Evaluation:
+def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:
     """Mean scores on labelled images, without augmentation, from one pass."""
     return score_images(recipe, model, images, compute).mean()
 
@@ -82,7 +82,7 @@ def evaluate(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute)
 def predict(
     recipe: Recipe,
     model: Any,
-    images: DeviceImages | PoolImages,
+    images: Blocks,
     compute: Compute,
     *,
     features: bool = True,
