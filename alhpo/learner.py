@@ -77,7 +77,9 @@ class ActiveLearner:
         recipe: what is trained: "network" is the whole model; "frozen" is a head on features of
             the pretrained model. For a strategy that needs predicted losses, "network" becomes
             "learning-loss".
-        pretrained: start from timm's pretrained weights.
+        pretrained: start from timm's pretrained weights, from the hub.
+        weights: start from these weights: a file of a state dict (.safetensors, .pth, .pt, .bin),
+            or the name of an installed source, such as "efficientnet-lite0".
         init: random initial weights: "timm" (timm's own) or "torch" (PyTorch's defaults for every
             layer).
         cifar_stem: 3x3 stride-1 stem without max-pool; None uses it below 64 pixels.
@@ -115,6 +117,7 @@ class ActiveLearner:
         start: Start = "cold",
         recipe: str = "network",
         pretrained: bool = False,
+        weights: str | os.PathLike[str] | None = None,
         init: Init = "timm",
         cifar_stem: bool | None = None,
         input_size: int | None = None,
@@ -163,6 +166,7 @@ class ActiveLearner:
             dataset.channels,
             dataset.image_size,
             pretrained,
+            None if weights is None else os.fspath(weights),
             cifar_stem,
             input_size,
             dropout,
@@ -549,7 +553,7 @@ class ActiveLearner:
         return selection_features(
             labeled,
             unlabeled,
-            self._recipe if self._spec.pretrained else None,
+            self._recipe if self._spec.starts_pretrained else None,
             self._recipe.hyperparameters.create(self.fixed),
             self.max_epochs,
             self._form,

@@ -68,7 +68,14 @@ class ModelSettings(Settings):
     """The model and its input."""
 
     model: str = Field("resnet18", description="Name of a timm model.")
-    pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    pretrained: bool = Field(
+        False, description="Start from timm's pretrained weights, from the hub."
+    )
+    weights: str | None = Field(
+        None,
+        description="Start from the weights in a file (.safetensors, .pth, .pt, .bin: a state "
+        "dict), or of an installed source by name: efficientnet-lite0, or a registered one.",
+    )
     init: Literal["timm", "torch"] = Field(
         "timm",
         description="Random initial weights: timm (timm's own for the architecture) or torch "
@@ -92,10 +99,14 @@ class ModelSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _known_model(self) -> Self:
-        from alhpo.models.timm_models import check_model_name
+        from alhpo.models.timm_models import check_initial_weights, check_model_name
+        from alhpo.models.weights import weights_identity
 
         with naming("model", self.model):
             check_model_name(self.model)
+        check_initial_weights(self.pretrained, self.weights, self.init)
+        if self.weights is not None:
+            weights_identity(self.weights, self.model)  # reads and checks them
         return self
 
 

@@ -102,7 +102,7 @@ class NetworkRecipe:
     @property
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         settings = model_input(self.spec, self.template)[1]
-        if not self.spec.pretrained or len(settings.get("mean", ())) != self.spec.in_chans:
+        if not self.spec.starts_pretrained or len(settings.get("mean", ())) != self.spec.in_chans:
             return None
         return tuple(settings["mean"]), tuple(settings["std"])
 
