@@ -54,6 +54,8 @@ def _load(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:  # no fault of the file
+        raise
     except Exception as error:  # whatever the libraries raise for bytes of any kind
         text = error_line(error)
         if found := re.search(r"GLOBAL ([\w.]+)", text):
@@ -61,11 +63,8 @@ def _load(path: Path) -> Any:
                 f"The file of weights {path} needs {found[1]}. alhpo loads tensors only: loading "
                 f"other objects can run code. {_EXPECTED}"
             ) from error
-        advises = "weights_only" in text  # to load the file all the same
-        raise _unreadable(
-            path, "it is no file of torch.save" if advises else text.split(". ")[0]
+        telling = path.suffix == ".safetensors" or isinstance(error, RuntimeError | OSError)
+        reason = text.split(". ")[0] if telling else "torch.save did not write it, or not all of it"
+        raise ConfigurationError(
+            f"The file of weights {path} cannot be read ({reason}). {_EXPECTED}"
         ) from error
-
-
-def _unreadable(path: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"The file of weights {path} cannot be read ({reason}). {_EXPECTED}")
