@@ -147,7 +147,8 @@ def train_heads(epochs: Sequence[HeadEpoch], slots: int = SLOTS) -> list[float]:
         hp = one.training.hp
         shape = tuple(value.shape for value in one.training.parameters)
         source = id(one.images.values), hp.normalization
-        groups.setdefault((order.shape, shape, source, hp.optimizer), []).append(number)
+        kind = hp.optimizer, hp.nesterov
+        groups.setdefault((order.shape, shape, source, kind), []).append(number)
     losses = [math.nan] * len(epochs)
     for numbers in groups.values():
         for start in range(0, len(numbers), slots):
@@ -178,7 +179,7 @@ class _Product:
         self._missing = slots - len(epochs)
         trainings = [one.training for one in epochs]
         first = trainings[0]
-        self._kind = first.hp.optimizer
+        self._kind, self._nesterov = first.hp.optimizer, first.hp.nesterov
         self._source = epochs[0].images.normalized(first.hp.normalization, ALIGN)
         self._labels = epochs[0].images.labels
         self._order = self._stacked(orders, dim=1)
@@ -189,7 +190,6 @@ class _Product:
         ]
         self._weight_decay = self._values(hp.weight_decay for hp in self._hps)
         self._momentum = self._values(hp.momentum for hp in self._hps)
-        self._nesterov = self._values(float(hp.nesterov) for hp in self._hps)
         self._smoothing = self._values(hp.label_smoothing for hp in self._hps)
         self._class_weights = self._stacked([_padded(_class_weights(one)) for one in epochs])
         self._classes = len(first.parameters[-1])
@@ -263,14 +263,13 @@ class _Product:
             for value, gradient, moment in zip(
                 self._parameters, gradients, self._moments[0], strict=True
             ):
-                lr, decay, momentum, nesterov = (
-                    _along(one, value)
-                    for one in (rate, self._weight_decay, self._momentum, self._nesterov)
+                lr, decay, momentum = (
+                    _along(one, value) for one in (rate, self._weight_decay, self._momentum)
                 )
-                gradient = gradient + decay * value
+                gradient.add_(decay * value)
                 moment.mul_(momentum).add_(gradient)
-                ahead = gradient + momentum * moment
-                value.sub_(lr * torch.where(nesterov > 0, ahead, moment))
+                step_of = gradient.add_(momentum * moment) if self._nesterov else moment
+                value.sub_(lr * step_of)
             return
         counts = [int(one.training.steps) + step + 1 for one in self._epochs]
         betas = [hp.momentum for hp in self._hps]
@@ -284,7 +283,7 @@ class _Product:
                 for one in (rate, self._weight_decay, self._momentum, first, second)
             )
             if self._kind == "adam":
-                gradient = gradient + decay * value
+                gradient.add_(decay * value)
             else:
                 value.mul_(1 - lr * decay)
             moment.mul_(beta).add_((1 - beta) * gradient)

@@ -139,7 +139,8 @@ class Objective:
             self._weights = [torch.from_numpy(part).double().to(device) for part in parts]
         self._selection = selection
         self._validation = [task.device_images(held_out) for _, held_out in splits]
-        self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...]]] = OrderedDict()
+        #: Trainer, signature of the checkpoint, and bytes, of each trial in memory.
+        self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...], int]] = OrderedDict()
 
     @property
     def identity(self) -> str:
@@ -349,10 +350,10 @@ class Objective:
         return trainer
 
     def _keep(self, folder: Path, trainer: Trainer) -> None:
-        self._live[str(folder.resolve())] = (trainer, _signature(folder))
+        self._live[str(folder.resolve())] = (trainer, _signature(folder), trainer.nbytes)
         budget = LIVE_BYTES
         for path in reversed(list(self._live)):
-            budget -= self._live[path][0].nbytes
+            budget -= self._live[path][2]
             if budget < 0:
                 del self._live[path]
 
