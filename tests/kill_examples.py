@@ -81,6 +81,13 @@ def run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
     return [replace(record, seconds={}).to_dict() for record in result.records]
 
 
+def frozen_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, Any]]:
+    """A run of a head on frozen features, which are computed into a cache in the folder."""
+    os.environ["ALHPO_CACHE"] = str(folder / "cache")
+    head = {"recipe": "frozen", "weights": weights, "validation": "kfold:2", "space": "head"}
+    return run(folder / "runs", **head, **changes)
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import recorded, run, search, study
+from kill_examples import frozen_run, recorded, run, search, study
 from killing import (
     Tree,
     changed,
@@ -21,6 +21,7 @@ from killing import (
     stopped_in,
     whole_states_of,
 )
+from toy_models import toy_weights
 
 Job = Callable[[], Any]
 
@@ -71,6 +72,14 @@ def slow(*values: Any) -> Any:
 def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start):
     folder = tmp_path / "killed"
     check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp_path, parallel):
+    folder, weights = tmp_path / "killed", toy_weights(tmp_path)
+    settings = MODES["per-cycle"] | {"max_budget": 5, "parallel": parallel}
+    check_every_kill(partial(frozen_run, folder, weights, **settings), folder)
 
 
 @pytest.mark.parametrize(

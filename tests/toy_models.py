@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from timm.models import register_model
 from torch import nn
 
@@ -41,6 +44,18 @@ class ToyNet(nn.Module):
 @register_model
 def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, drop_rate=0.0, **kwargs):
     return ToyNet(num_classes, in_chans, drop_rate)
+
+
+def toy_weights(folder: Path) -> str:
+    """A file of weights for ``alhpo_toy`` on colour images, as if they were pretrained."""
+    file = folder / "toy.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    state = ToyNet(3, 3).state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = torch.rand(value.shape, generator=generator) - 0.3 * ("var" not in name)
+    save_file(state, file)
+    return str(file)
 
 
 #: Settings of a run of three cycles that takes a second.

@@ -24,7 +24,7 @@ from alhpo.training.evaluation import predict
 from alhpo.training.inputs import model_inputs
 from alhpo.training.recipes import RECIPES
 from alhpo.training.recipes.recipe import Recipe, RecipeFactory
-from alhpo.training.trainer import Task, Trainer
+from alhpo.training.trainer import Task, Trainer, advance_together
 
 EPOCHS = 4
 CLASSES = 3
@@ -37,6 +37,7 @@ def check_recipe(
     other: Mapping[str, Any] | None = None,
     diverging: Mapping[str, Any] | None = None,
     model: str = "resnet10t",
+    weights: str | None = None,
     image_size: tuple[int, int] = (8, 8),
 ) -> None:
     """Check that trainings of a recipe are reproducible, resumable and identifiable.
@@ -54,6 +55,7 @@ def check_recipe(
     - predictions have the declared outputs and shapes; predictions in blocks equal those of all
       images at once, up to rounding; predicting does not change the model;
     - ``classifier`` maps the features to the logits, if there are features;
+    - a recipe that trains several models together trains each as if it were alone;
     - divergence is a loss that is not finite, never an exception, and survives a checkpoint.
 
     Args:
@@ -63,6 +65,7 @@ def check_recipe(
         diverging: a configuration that diverges within four epochs; by default one with
             ``lr=1e30``. An empty mapping skips that rule.
         model: name of the timm model, if the recipe uses one.
+        weights: its pretrained weights, as in ``ActiveLearner``; None for random ones.
         image_size: (height, width) of the images, in pixels.
 
     Raises:
@@ -74,7 +77,7 @@ def check_recipe(
     given = dict(configuration or {})
     hp = create(given)
     second = create(given, {"lr": getattr(hp, "lr", 1.0) * 2} if other is None else other)
-    spec = ModelSpec(model, CLASSES, 1, image_size)
+    spec = ModelSpec(model, CLASSES, 1, image_size, weights=weights)
     with process_left_alone(name):
         made = make(spec, 0)
     task = _task(made, image_size)
@@ -94,6 +97,7 @@ def check_recipe(
         f"{name}: training changed the weights that trainings start from.",
     )
     _check_resume(name, task, hp, whole, losses)
+    _check_together(name, task, hp, second)
     _check_identity(name, task, hp, second, make(spec, 1), image_size)
     _check_predictions(name, made, make.outputs, task, whole)
     if diverging is None or diverging:
@@ -147,6 +151,20 @@ def _check_resume(
             f"{name}: training that was restored after every epoch gave losses {resumed} where "
             f"training at once gave {losses}, or other weights: tensors() must hold all that "
             "changes.",
+        )
+
+
+def _check_together(
+    name: str, task: Task, hp: TrainingHyperparameters, second: TrainingHyperparameters
+) -> None:
+    alone, other, together = _trainer(task, hp), _trainer(task, second), _trainer(task, hp)
+    advance_together([other])
+    for _ in range(2):
+        (expected,) = advance_together([alone])
+        _, found = advance_together([other, together])
+        require(
+            found == expected and _equal(alone, together),
+            f"{name}: a model trained beside others has other weights or another loss.",
         )
 
 
