@@ -85,8 +85,8 @@ class Gradients:
         self.error = self.h.error + product_error(self.unit_q)[0]
 
     def candidates_within(self, limits: np.ndarray, j: int) -> np.ndarray:
-        """Positions of all gradients whose squared distance to that of ``j`` is below its limit, of
-        (N,) limits, and of a few others.
+        """Positions of all gradients whose squared distance to that of ``j`` is below their value
+        in the (N,) ``limits``; a few others may be among them.
 
         Mostly |qᵢ·qⱼ|‖hᵢ‖‖hⱼ‖ ≥ (qᵢ·qⱼ)(hᵢ·hⱼ) is enough, without a product of the features.
         """

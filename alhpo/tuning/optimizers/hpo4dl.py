@@ -214,7 +214,10 @@ def dyhpo(
     """The factory registered as ``"hpo4dl-dyhpo"``."""
     require_hpo4dl("hpo4dl-dyhpo")
     if max_budget is None:
-        raise ConfigurationError("optimizer 'hpo4dl-dyhpo' needs max_budget, in epochs; it is None")
+        raise ConfigurationError(
+            "Argument max_budget is None, but optimizer 'hpo4dl-dyhpo' does not end by itself. "
+            "Give a number of epochs."
+        )
     fill_up(configurations, num_configurations)
     return UpstreamDyHPO(configurations, max_epochs=max_epochs, seed=seed, device=device)
 
