@@ -82,8 +82,8 @@ class ScoringStrategy:
             if not isinstance(part, torch.Tensor) or part.shape != (len(pool),):
                 shape = f" of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else ""
                 raise ConfigurationError(
-                    f"The score {strategy_name(self)!r} is a {type(part).__name__}{shape}; expected "
-                    f"a tensor of shape ({len(pool)},)."
+                    f"The score {strategy_name(self)!r} is a {type(part).__name__}{shape}; "
+                    f"expected a tensor of shape ({len(pool)},)."
                 )
             if part.isnan().any():
                 raise ConfigurationError(
