@@ -284,7 +284,7 @@ def test_maximising_the_negated_metric_is_the_same_search(tmp_path):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @given(spaces(), st.data())
-@SLOW
+@settings(parent=SLOW, max_examples=8)
 def test_restored_at_any_step_it_goes_on_the_same(space, data):
     """Whatever the space and whatever fails, and no finished pair comes twice."""
     seed = data.draw(st.integers(0, 1000), label="seed")
@@ -345,7 +345,7 @@ def test_restored_state_gives_the_whole_rest_of_the_search():
         assert rest == trace[stop:]
 
 
-@pytest.mark.parametrize("stop", [1, 2, 7, 23, 38])
+@pytest.mark.parametrize("stop", [2, 23, 38])
 def test_killed_and_continued_by_the_tuner(tmp_path, stop):
     class Killed(BaseException):
         pass
