@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
+import os
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,14 @@ def _cache_of_its_own(_caches):
     """What one test decoded is no other test's, also in the processes that tests start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALHPO_CACHE", str(_caches / str(next(NUMBERS))))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """What is on disk after a power cut cannot be tested here, and the waits add up to a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

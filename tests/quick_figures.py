@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +15,16 @@ PIXEL = base64.b64decode(
 )
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_drawing() -> Iterator[None]:
     """Figures are made of the findings, but not rendered: each file is a picture of one pixel."""
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda _, file, **settings: file.write(PIXEL))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "print_png", lambda _, file, **settings: file.write(PIXEL))
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """``without_drawing`` for a whole test."""
+    with without_drawing():
+        yield

@@ -1,6 +1,7 @@
 """One digest: what it tells apart, what it does not see, and the memory that it needs."""
 
 import hashlib
+import itertools
 import struct
 import subprocess
 import sys
@@ -61,11 +62,11 @@ def test_type_shape_and_every_element_count(array, data):
 
 
 @pytest.mark.usefixtures("_blocks")
-@pytest.mark.parametrize("container", ["array", "tensor"])
-@pytest.mark.parametrize("name", [*TYPES, "bfloat16"])
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [*itertools.product(["array", "tensor"], TYPES), ("tensor", "bfloat16")],  # NumPy has it not
+)
 def test_strides_and_containers_do_not_count(name, container):
-    if name == "bfloat16" and container == "array":
-        pytest.skip("NumPy has no such type")
     whole = torch.arange(5 * 4 * 6 * 3).reshape(5, 4, 6, 3).to(getattr(torch, name))
     expected = digest(whole)
     for view in (

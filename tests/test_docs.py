@@ -11,7 +11,7 @@ The fenced blocks of a page are executed in their order, in one folder and one n
 Printed lines are compared with all numbers, hashes and runs of spaces made equal; ``...`` stands
 for any lines, or for the rest of its line.
 
-The smallest networks are replaced by a toy and figures are not drawn: other tests are about them.
+The smaller networks are replaced by a toy and figures are not drawn: other tests are about them.
 
 An HTML comment in the line before a block changes this: ``needs: hpo4dl`` runs the block by itself,
 where HPO4DL is installed; ``parse only`` checks the flags of its commands and runs nothing;
@@ -49,8 +49,8 @@ BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
 SLOW = {"index.md", "extending.md"}
-#: Networks that pages choose for being small, and that are not what the pages are about.
-SMALL = {"mobilenetv3_small_050", "resnet10t"}
+#: Networks that pages choose as an example, and that are not what the pages are about.
+SMALL = {"mobilenetv3_small_050", "resnet10t", "resnet18"}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from toy_models import alhpo_toy, toy_weights
 import alhpo.models.encoder
 from alhpo import ActiveLearner, ImageDataset, RunConfig, Tuner, load_dataset, run_experiment
 from alhpo.base.errors import ConfigurationError, DataError
+from alhpo.base.types import Query
 from alhpo.cli.options import given_settings
 from alhpo.data.feature_batches import DeviceFeatures
 from alhpo.data.stored_features import stored_features
@@ -23,8 +24,6 @@ from alhpo.hyperparameters import HeadHyperparameters
 from alhpo.testing import check_recipe
 from alhpo.training.epochs import learning_rate, make_optimizer
 from alhpo.training.heads import SLOTS, Head, HeadEpoch, HeadTraining, train_heads
-from alhpo.training.recipes import get_recipe
-from alhpo.validation import get_validation
 
 CPU = torch.device("cpu")
 MODEL = alhpo_toy.__name__
@@ -114,7 +113,7 @@ def test_a_head_is_trained_as_torch_trains_it(values, nesterov, n):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert training.epoch(images, epoch, 3, 0) == pytest.approx(np.mean(losses), abs=1e-3)
     for mine, theirs in zip(training.parameters, model.parameters(), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3)
@@ -139,7 +138,7 @@ def threads(request):
 )
 @settings(
     deadline=None,
-    max_examples=8,
+    max_examples=4,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
@@ -239,7 +238,6 @@ def test_features_are_those_of_the_network(digits_200, weights):
     learner = learner_of(digits_200, weights, max_epochs=1)
     learner.label_initial(20)
     learner.fit()
-    network = ActiveLearner(digits_200, MODEL, weights=weights)
     spec = alhpo.models.timm_models.ModelSpec(MODEL, 10, 3, (8, 8), weights=weights)
     model = alhpo.models.timm_models.build_model(spec, 0).eval()
     form = alhpo.models.encoder.Encoder(spec).form
@@ -249,7 +247,6 @@ def test_features_are_those_of_the_network(digits_200, weights):
         hidden = model.forward_features((pixels - mean) / std)
         expected = model.forward_head(hidden, pre_logits=True)
     assert torch.allclose(learner.predict().features, expected, atol=1e-4)
-    assert network.recipe_name == "network" if hasattr(network, "recipe_name") else True
 
 
 def test_an_interrupted_pass_goes_on(digits_200, weights, monkeypatch):
@@ -453,15 +450,15 @@ def test_weights_of_validation_come_from_the_features(digits_200, weights):
 
 def test_oracles_and_image_strategies_see_what_they_need(few_digits, weights):
     def greedy(outputs, n, rng):
-        assert outputs.images.shape[1:] == (8, 8, 1)
+        assert outputs.images.shape[1:] == (8, 8, 1) and outputs.features is None
         assert 0 <= outputs.retrain([int(outputs.indices[0])]).accuracy <= 1
-        return outputs.indices[:n].tolist()
+        return Query(tuple(outputs.indices[:n].tolist()))
 
     greedy.needs = frozenset({"images", "retrain"})
     learner = learner_of(few_digits, weights, max_epochs=1)
     learner.label_initial(10)
     learner.fit()
-    assert len(learner.query(2, strategy=greedy)) == 2
+    assert len(learner.query(2, strategy=greedy).indices) == 2
 
 
 def test_a_pretrained_network_from_pip_reads_digits():
@@ -477,5 +474,3 @@ def test_a_pretrained_network_from_pip_reads_digits():
     )
     learner.label_initial(80)
     assert learner.fit().accuracy > 0.6
-    assert get_recipe("frozen").outputs >= {"features"}
-    assert get_validation("kfold:5").name == learner.validation.name

@@ -454,7 +454,7 @@ def test_fit_continues_an_interrupted_fit_exactly(few_digits, tmp_path, monkeypa
     monkeypatch.setattr("alhpo.training.final_fit.CHECKPOINT_SECONDS", 0.0)
 
     def learner():
-        result = ActiveLearner(few_digits, model="resnet10t", max_epochs=6)
+        result = ActiveLearner(few_digits, model="alhpo_toy", max_epochs=6)
         result.label_initial(24)
         return result
 

@@ -29,6 +29,8 @@ from alhpo.training.loss_prediction import (
     predicted_losses,
     ranking_loss,
 )
+from alhpo.training.recipes import RECIPES
+from alhpo.training.recipes.learning_loss import LearningLossRecipe
 
 CPU = Compute.resolve("cpu", "float32", 8)
 CONFIGURATION = {"lr": 0.05, "weight_decay": 1e-3}
@@ -277,8 +279,13 @@ def test_divergence_is_handled_as_ever(few_digits, tmp_path):
 
 
 def test_a_head_that_diverges_alone_counts(few_digits):
-    learner = learner_of(few_digits)
-    learner._recipe.template.loss_predictor.score.weight.data.fill_(float("nan"))
+    class Broken(LearningLossRecipe):
+        def __init__(self, spec, seed):
+            super().__init__(spec, seed)
+            self.template.loss_predictor.score.weight.data.fill_(float("nan"))
+
+    RECIPES.register("broken-head", Broken)
+    learner = learner_of(few_digits, recipe="broken-head")
     with pytest.raises(DivergedError):
         learner.fit(CONFIGURATION)
 

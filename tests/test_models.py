@@ -32,7 +32,10 @@ def spec(name="resnet18", size=8, **settings):
 # --- weights -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "vgg11_bn"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "mobilenetv3_small_050", pytest.param("vgg11_bn", marks=pytest.mark.slow)],
+)
 def test_torch_init_draws_every_layer_by_pytorchs_rule(name):
     """Uniform in ±1/sqrt(fan-in) for convolutions and linear layers, as ``kaiming_uniform_`` with
     a = sqrt(5) and the rule for biases come out; normalisation starts as the identity."""

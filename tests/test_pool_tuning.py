@@ -251,7 +251,7 @@ def test_a_final_fit_that_diverges_is_said_to(few_digits, tmp_path):
         ({"labels": 23}, "have 12, 22, 32"),
         ({"labels": 42}, "have 12, 22, 32"),
         ({"labels": 12, "validation": "kfold:13"}, "needs at least 13 labelled images"),
-        ({"max_epochs": 6}, "expected is more than max_epochs=6"),
+        ({"max_epochs": 6}, "expected more than max_epochs=6"),
         ({"hyperparameters": {"learning_rate": 1}}, "Legal: augmentation"),
         ({"hyperparameters": {"warmup_epochs": 2}}, "warmup_epochs is 2"),
         ({"optimizer": "bohb"}, "Unknown optimizer"),

@@ -175,21 +175,32 @@ def test_what_an_oracle_is_told_is_a_fresh_training(tmp_path):
     options = {"recipe": "toy", "max_epochs": 3, "hyperparameters": {"lr": 0.05}}
     learner = ActiveLearner(data, strategy=oracle, **options)
     learner.label_initial(10)
-    learner.fit({"batch_size": 4}, checkpoint_path=tmp_path)
+    whole = {"batch_size": 16}  # one batch of all labels: its order does not matter
+    learner.fit(whole, checkpoint_path=tmp_path)
     query = learner.ask(3)
     restored = ActiveLearner(data, strategy=oracle, **options)
     restored.label_initial(10)
     restored.restore(tmp_path)
     assert restored.ask(3) == query
     assert len(set(query.scores)) == 3
-    labeled = torch.tensor([*learner.pool.labeled.tolist(), query.indices[0]])
     by_hand = ActiveLearner(data, strategy="random", **options)
+    labeled = torch.tensor([*learner.pool.labeled.tolist(), query.indices[0]])
     by_hand.tell(labeled.tolist(), data.labels[labeled].tolist())
-    task = replace(by_hand._task("retrain"), seed=learner._task("retrain").seed)
-    by_hand._task = lambda purpose, **how: task
-    assert by_hand.fit({"batch_size": 4}).nll == query.scores[0]
+    assert by_hand.fit(whole).nll == pytest.approx(query.scores[0], rel=1e-5)
+
+
+def test_an_oracle_is_refused_an_image_with_a_label():
+    data = load_dataset("digits", pool_size=60, eval_size=50)
+    learner = ActiveLearner(data, strategy=oracle, recipe="toy", max_epochs=1)
+    labeled = learner.label_initial(10).indices
+
+    def forgetful(pool, n, generator):
+        pool.retrain(labeled[:1])
+
+    forgetful.needs = oracle.needs
+    learner.fit()
     with pytest.raises(ConfigurationError, match="without labels"):
-        learner._retrained([int(labeled[0])])
+        learner.ask(1, strategy=forgetful)
 
 
 def test_an_oracle_is_refused_outside_simulations():

@@ -131,12 +131,14 @@ def test_area_weights_by_the_distance_between_labels(tmp_path):
     assert row["area"].value == pytest.approx(100 * (10 * 0.5 + 40 * 1.0) / 50)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_and_one_cycle_have_no_deviation_and_no_area(tmp_path):
     write_run(tmp_path, [0.4], budget=100)
     assert texts(learning(tmp_path)["badge"]) == {"100 labels": "40.00"}
     assert "nan" not in write_report(tmp_path).markdown.read_text().lower()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_seed_that_stopped_early_counts_where_it_has_records(tmp_path):
     write_run(tmp_path / "a", (0.2, 0.4, 0.6), seed=0)
     write_run(tmp_path / "b", (0.4,), seed=1, finished=False)
@@ -178,6 +180,7 @@ def test_many_cycles_show_eight_columns_with_both_ends(tmp_path):
     assert (columns[0], columns[-1]) == ("100 labels", "4,000 labels")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_final_is_a_column_and_a_star_beside_the_curve(tmp_path):
     for seed in (0, 1):
         path = tmp_path / f"s{seed}"
@@ -246,6 +249,7 @@ def test_settings_without_effect_do_not_separate(tmp_path):
     assert seeds_by_setting(tmp_path) == {("badge", ""): [0, 1, 2]}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_of_plug_ins_that_are_not_installed_are_no_obstacle(tmp_path):
     odd = {"strategy": "theirs", "model": "theirs", "optimizer": "theirs", "validation": "theirs"}
     write_run(tmp_path, (0.1, 0.2, 0.3), **odd)
@@ -305,6 +309,7 @@ def study_of_runs(folder):
                     write_run(path, curve, seed=seed, dataset=dataset, strategy=strategy, hpo=hpo)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_have_what_a_study_has_and_a_second_report_is_the_same_to_the_byte(tmp_path):
     study_of_runs(tmp_path / "runs")
     first = write_report(tmp_path / "runs")
@@ -475,6 +480,7 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, damage, re
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_left_out_is_in_the_files_and_on_the_console(tmp_path):
     write_run(tmp_path / "a", (0.3,), seed=1)
     cut(write_run(tmp_path / "b", (0.1,)))

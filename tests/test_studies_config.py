@@ -197,7 +197,7 @@ def test_every_point_is_one_cell_with_a_folder_of_its_own(seeds, strategies, lab
         ({"grid": {"strategy": []}}, "no values"),
         ({"grid": {"strategy": ["random", "random"]}}, "random twice"),
         ({"grid": {"output_dir": ["a"]}}, "cannot be an axis"),
-        ({"grid": {"hyperparameters": [0.1]}}, "are mappings"),
+        ({"grid": {"hyperparameters": [0.1]}}, "expected mappings"),
         ({"grid": {"strategy": ["random", "badg"]}}, "Cell strategy badg: .*Did you mean 'badge'"),
         ({"grid": {"hyperparameters": {"HP 1": {"lr": -1}}}}, "Cell hyperparameters HP 1: .*-1"),
         ({"settings": {"budgets": 3}}, "Did you mean 'budget'"),

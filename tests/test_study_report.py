@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from quick_figures import undrawn  # noqa: F401 - a fixture
+from quick_figures import undrawn, without_drawing  # noqa: F401 - a fixture
 from synthetic_study import STUDY, pictures, records, write_study
 
 from alhpo.base.errors import ConfigurationError, DataError
@@ -111,6 +111,13 @@ def study_copy(study, tmp_path):
 @pytest.fixture(scope="module")
 def report(study, tmp_path_factory):
     return write_report(study, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def compared(study, tmp_path_factory):
+    """A report beside published tables."""
+    with without_drawing():
+        return write_report(study, tmp_path_factory.mktemp("compared"), compare="cifar10")
 
 
 def changed(**values):
@@ -214,6 +221,7 @@ def test_curves_are_means_over_seeds(report):
             assert drawn[names].get_ydata() == pytest.approx(means.to_numpy())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_partial_study(tmp_path):
     def skip(cell):
         return cell.kind == "tune" or cell.coordinates == {
@@ -247,42 +255,52 @@ def zero(path):
     path.write_bytes(b"\0" * path.stat().st_size + b"\n")
 
 
-@pytest.mark.parametrize(
-    ("kind", "file", "damage", "reason"),
-    [
-        ("run", "cycles.jsonl", zero, "cycles.jsonl, line 1 is not JSON"),
-        ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
-        ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "is not a record"),
-        ("tune", "tune.json", zero, "tune.json is not JSON"),
-        ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is not a record"),
-        ("tune", "hpo/experiment_000/journal.jsonl", zero, "journal.jsonl, line 1 is not JSON"),
-        (
-            "tune",
-            "hpo/experiment_000/journal.jsonl",
-            lambda path: path.write_text(path.read_text().replace("_ids", "_id", 1)),
-            "journal.jsonl, line 2 is not an entry of a search",
-        ),
-    ],
-)
+JOURNAL = "hpo/experiment_000/journal.jsonl"
+#: Kind of cell, file of it, what happens to the file, and what is then told.
+DAMAGE = [
+    ("run", "cycles.jsonl", zero, "cycles.jsonl, line 1 is not JSON"),
+    ("run", "cycles.jsonl", lambda path: path.unlink(), "the run was finished with 5"),
+    ("run", "cycles.jsonl", lambda path: path.write_text('{"kind": 1}\n'), "is not a record"),
+    ("tune", "tune.json", zero, "tune.json is not JSON"),
+    ("tune", "tune.json", lambda path: path.write_text("[]"), "tune.json is not a record"),
+    ("tune", JOURNAL, zero, "journal.jsonl, line 1 is not JSON"),
+    (
+        "tune",
+        JOURNAL,
+        lambda path: path.write_text(path.read_text().replace("_ids", "_id", 1)),
+        "journal.jsonl, line 2 is not an entry of a search",
+    ),
+]
+
+
 @pytest.mark.usefixtures("undrawn")
-def test_a_damaged_cell_is_named_and_the_others_are_reported(
-    study_copy, report, kind, file, damage, reason
-):
-    cell = next(one.cell for one in load_findings(study_copy).cells if one.cell.kind == kind)
-    damage(cell.path / file)
+def test_damaged_cells_are_named_and_the_others_are_reported(study_copy, report):
+    cells = [one.cell for one in load_findings(study_copy).cells]
+    left = {kind: iter([cell for cell in cells if cell.kind == kind]) for kind in ("run", "tune")}
+    reasons = {}
+    for kind, file, damage, reason in DAMAGE:
+        cell = next(left[kind])
+        damage(cell.path / file)
+        reasons[cell.index] = reason
     result = command(study_copy)
     assert result.exit_code == 0, result.output
-    assert f"damaged: cell {cell.index}, {cell.title}: " in result.output
-    assert reason in result.output
     findings = load_findings(study_copy)
-    (damaged,) = (one for one in findings.cells if one.state == "damaged")
-    assert damaged.cell.index == cell.index and reason in damaged.failure
+    damaged = {one.cell.index: one for one in findings.cells if one.state == "damaged"}
+    assert damaged.keys() == reasons.keys()
+    page = Page((study_copy / "report.html").read_text()).text
+    for index, reason in reasons.items():
+        (told,) = (
+            line for line in result.output.splitlines() if f"damaged: cell {index}, " in line
+        )
+        assert f"{cells[index].title}: " in told and reason in told
+        assert reason in damaged[index].failure
+        assert reason in page
     for name in ("curves", "tuned", "trials"):
         rows = getattr(report.findings, name)
-        expected = rows[rows["cell"] != cell.index].reset_index(drop=True)
+        expected = rows[~rows["cell"].isin(reasons)].reset_index(drop=True)
+        assert len(expected) < len(rows)
         pd.testing.assert_frame_equal(getattr(findings, name), expected)
-    assert "1 of 24 cells damaged" in (study_copy / "report.md").read_text()
-    assert reason in Page((study_copy / "report.html").read_text()).text
+    assert "7 of 24 cells damaged" in (study_copy / "report.md").read_text()
 
 
 def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
@@ -355,10 +373,8 @@ def test_latex(report, tmp_path):
     assert labels == [table.key for table in report.tables]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_latex_of_the_published_comparison(study, tmp_path):
-    report = write_report(study, tmp_path, compare="cifar10")
-    check_latex(report.latex.read_text(), tmp_path)
+def test_latex_of_the_published_comparison(compared, tmp_path):
+    check_latex(compared.latex.read_text(), tmp_path)
 
 
 def check_latex(text, folder):
@@ -417,21 +433,20 @@ def test_command_reports_a_study(study, report, tmp_path):
         assert str(tmp_path / name) in flat
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_command_compares_with_published_tables(study, tmp_path):
-    unnamed = command(study, "--output", tmp_path, "--compare", "published")
-    assert isinstance(unnamed.exception, ConfigurationError)
-    assert "cifar10" in str(unnamed.exception)
-    unknown = command(study, "--output", tmp_path, "--compare", "cifar11")
-    assert isinstance(unknown.exception, ConfigurationError)
-    assert "cifar10" in str(unknown.exception)
-    assert not list(tmp_path.iterdir())
-    named = write_report(study, tmp_path, compare="cifar10")
-    assert named.comparison is not None
-    page = Page(named.html.read_text())
-    assert {table.key for table in named.comparison.tables} <= set(page.tables)
-    assert all(line in page.text for line in named.comparison.differences)
+def test_published_tables_stand_beside_those_of_the_study(compared):
+    assert compared.comparison is not None
+    page = Page(compared.html.read_text())
+    assert {table.key for table in compared.comparison.tables} <= set(page.tables)
+    assert all(line in page.text for line in compared.comparison.differences)
     assert "section-published" in page.ids
+
+
+@pytest.mark.parametrize("name", ["published", "cifar11"])
+def test_published_tables_that_nobody_named(study, tmp_path, name):
+    result = command(study, "--output", tmp_path, "--compare", name)
+    assert isinstance(result.exception, ConfigurationError)
+    assert "cifar10" in str(result.exception)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -16,6 +16,7 @@ from alhpo.base.errors import ConfigurationError, LabelError
 from alhpo.base.files import Journal
 from alhpo.base.types import PoolOutputs, Selection
 from alhpo.data.pool import Pool
+from alhpo.models.timm_models import ModelSpec, build_model
 from alhpo.strategies import run_strategy
 from alhpo.testing.process_state import process_left_alone
 from alhpo.validation import get_validation
@@ -425,16 +426,42 @@ def test_labels_of_one_class_are_weighted(few_digits, tmp_path):
     assert 0 <= row["accuracy"] <= 1 and row["effective_size"] <= len(zeros) / 3 + 1
 
 
+class Uniform:
+    """Weights of 1, whatever the features are that it is shown."""
+
+    name, needs = "uniform", {"features"}
+
+    def __init__(self):
+        self.seen = []
+
+    def splits(self, labels, generator):
+        return get_validation("holdout:0.5").splits(labels, generator)
+
+    def weights(self, selection, generator):
+        self.seen.append(selection)
+        return np.ones(len(selection.labeled_features))
+
+
 def test_features_of_a_pretrained_model(few_digits, tmp_path):
     """Where the weights came from elsewhere, the initial model says what images are alike."""
-    torch.save(learner_of(few_digits)._recipe.template.state_dict(), tmp_path / "w.pth")
-    options = {"validation": "weighted:random:0.5", "weights": tmp_path / "w.pth"}
-    learner = learner_of(few_digits, **options)
+    spec = ModelSpec("alhpo_toy", 10, 1, (8, 8))
+    torch.save(build_model(spec, 5).state_dict(), tmp_path / "w.pth")
+    learner = learner_of(few_digits, weights=tmp_path / "w.pth")
     learner.label_initial(12)
-    labeled, unlabeled = learner._selection_features(few_digits.images[:5], few_digits.images[5:12])
-    learner._fitted = learner._recipe.template
-    expected = learner.predict(range(12)).features.numpy()
-    np.testing.assert_allclose(np.concatenate([labeled, unlabeled]), expected, rtol=1e-4, atol=1e-5)
+    scheme = Uniform()
+    learner.objective(validation=scheme)
+    initial = build_model(spec, 5)
+    mean, std = few_digits.channel_statistics()
+    images = (few_digits.images.permute(0, 3, 1, 2) / 255 - mean[0]) / std[0]
+    with torch.no_grad():
+        expected = initial.eval().forward_head(initial.forward_features(images), pre_logits=True)
+    (seen,) = scheme.seen
+    rest = np.setdiff1d(np.arange(len(images)), learner.pool.labeled)
+    for found, which in (
+        (seen.labeled_features, learner.pool.labeled),
+        (seen.unlabeled_features, rest),
+    ):
+        np.testing.assert_allclose(found, expected[which], rtol=1e-4, atol=1e-5)
 
 
 def test_weights_change_neither_the_splits_nor_the_training(tmp_path):

@@ -8,21 +8,21 @@ import click
 
 
 @click.command()
-@click.option("--clean", is_flag=True, help="Remove what is in the cache.")
+@click.option("--clean", is_flag=True, help="Empty the cache.")
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="DAYS",
-    help="With --clean: keep the images that were used within these days.",
+    help="With --clean: keep images that were used in the last DAYS days.",
 )
 def cache(clean: bool, older_than: float) -> None:
     """Show or clean the cache of decoded images.
 
     Image files are decoded once; all runs and processes share the result. The cache is the folder
     ALHPO_CACHE (by default ~/.cache/alhpo/cache) and takes at most ALHPO_CACHE_GIB (50 by default):
-    what was used longest ago goes first. Nothing in it is lost for good: it is made again from the
-    image files.
+    the images that were used longest ago are removed first. Emptying it loses nothing: the image
+    files are decoded again.
     """
     from alhpo.data.cache import cache_folder, cache_limit, cached_images, clean_cache
 

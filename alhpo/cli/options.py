@@ -107,8 +107,7 @@ def with_hyperparameters(settings: dict[str, Any], assignments: tuple[str, ...])
     fixed = settings.get("hyperparameters") or {}
     if not isinstance(fixed, dict):
         raise ConfigurationError(
-            f"Setting 'hyperparameters' is {fixed!r}; expected are names and values, such as "
-            "lr: 0.01."
+            f"Setting 'hyperparameters' is {fixed!r}; expected names and values, such as lr: 0.01."
         )
     return settings | {"hyperparameters": fixed | dict(map(_assignment, assignments))}
 
@@ -126,5 +125,5 @@ def listed(value: Any, split: Callable[[str], list[str]] = split_commas) -> list
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigurationError(f"--hp is {text!r}; expected is NAME=VALUE, such as lr=0.01.")
+        raise ConfigurationError(f"--hp is {text!r}; expected NAME=VALUE, such as lr=0.01.")
     return name.strip(), value.strip()

@@ -1,4 +1,4 @@
-"""Several runs or tunings of one command: one after the other, whatever fails."""
+"""The runs or tunings of one command, one after the other; a failure stops no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Config = TypeVar("Config", RunConfig, TuneConfig)
 def for_each(
     what: str, configs: Sequence[Config], work: Callable[[Config], None], console: Console
 ) -> list[tuple[str, Exception]]:
-    """Run or tune each of several settings; a failure stops none of the others.
+    """Run or tune each of several settings; a failure stops no other.
 
     Returns:
         The names of those that failed, with the error. With one setting, its error is raised.

@@ -176,4 +176,4 @@ def _show_result(result: StudyResult, console: Console) -> None:
     for cell in result.blocked:
         say(f"  blocked: cell {cell.index}, {cell.title}: its run, cell {cell.run}, failed")
     if not result.complete:
-        say(f"After a look at these, run: alhpo study {result.path} --retry")
+        say(f"Fix the causes, then run: alhpo study {result.path} --retry")

@@ -73,7 +73,7 @@ def _of_trials(config: TuneConfig, trials: int, settings: dict[str, Any]) -> Tun
         raise ConfigurationError("--trials and max_budget both set the budget. Give one of them.")
     if trials < 2:
         raise ConfigurationError(
-            f"--trials is {trials}; expected is at least 2. The first is the pool's own "
+            f"--trials is {trials}; expected at least 2. The first is the pool's own "
             "hyperparameters. Raise it."
         )
     return TuneConfig.create(config.model_dump(), {"max_budget": trials * config.max_epochs})

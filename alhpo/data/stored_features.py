@@ -119,7 +119,7 @@ class _Stored:
         self.path = path
         self.rows: dict[str, int] = {}
         self.row_bytes = width * np.dtype(dtype).itemsize
-        self._shape, self._dtype = (-1, width), dtype
+        self._width, self._dtype = width, dtype
         self._journal = Journal(path / "rows.jsonl")
         self._file = path / "values.bin"
         if not self._read():
@@ -144,8 +144,8 @@ class _Stored:
     def values(self) -> np.ndarray:
         """(N, D), mapped into memory."""
         if not self.rows:
-            return np.empty((0, self._shape[1]), dtype=self._dtype)
-        return np.memmap(self._file, self._dtype, "r").reshape(self._shape)[: len(self.rows)]
+            return np.empty((0, self._width), dtype=self._dtype)
+        return np.memmap(self._file, self._dtype, "r", shape=(len(self.rows), self._width))
 
     def _add(self, identities: Sequence[str]) -> None:
         self.rows |= {one: row for row, one in enumerate(identities, start=len(self.rows))}

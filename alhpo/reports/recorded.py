@@ -41,7 +41,7 @@ def read_settings(file: Path, schema: type[Config]) -> tuple[Config, dict[str, A
     values = values if isinstance(values, dict) else {}
     if missing := [name for name in REQUIRED[schema] if name not in values]:
         raise DataError(
-            f"{file} lacks {', '.join(missing)}; expected are the settings of a {_noun(schema)}, "
+            f"{file} lacks {', '.join(missing)}; expected the settings of a {_noun(schema)}, "
             f"with {', '.join(REQUIRED[schema])}. Restore it from a copy."
         )
     known = {name: value for name, value in values.items() if name in schema.model_fields}

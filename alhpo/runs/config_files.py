@@ -26,7 +26,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigurationError(
-            f"{path} holds a {type(content).__name__}; expected are lines of 'name: value'."
+            f"{path} holds a {type(content).__name__}; expected lines of 'name: value'."
         )
     return content
 

@@ -179,6 +179,6 @@ def need_evaluation_split(dataset: ImageDataset) -> None:
     """
     if not len(dataset.eval_images):
         raise DataError(
-            f"Data set {dataset.name!r} has no evaluation split; expected is one with images. "
+            f"Data set {dataset.name!r} has no evaluation split; expected one with images. "
             "Give eval_images, or use ActiveLearner."
         )

@@ -70,7 +70,7 @@ class Every(Schedule):
         """The mode ``every:K`` from its K."""
         if not text.isdecimal() or int(text) < 1:
             raise ConfigurationError(
-                f"HPO mode is 'every:{text}'; expected is every:K with a whole number K of at "
+                f"HPO mode is 'every:{text}'; expected every:K with a whole number K of at "
                 "least 1, such as every:5."
             )
         return cls(int(text))
@@ -106,7 +106,7 @@ class AtLabels(Schedule):
         labels = [int(part) for part in parts if part.isdecimal()]
         if len(labels) < len(parts) or labels != sorted(set(labels)):
             raise ConfigurationError(
-                f"HPO mode is 'at:{text}'; expected is at:N,... with ascending numbers of labels, "
+                f"HPO mode is 'at:{text}'; expected at:N,... with ascending numbers of labels, "
                 "such as at:100,500."
             )
         return cls(labels)

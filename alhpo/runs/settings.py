@@ -188,7 +188,7 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.max_budget <= self.max_epochs:
             raise ConfigurationError(
-                f"max_budget is {self.max_budget} epochs; expected is more than max_epochs="
+                f"max_budget is {self.max_budget} epochs; expected more than max_epochs="
                 f"{self.max_epochs}, which training the pool's own hyperparameters takes. Raise "
                 "max_budget."
             )

@@ -110,8 +110,8 @@ class ActiveLearningByLearning:
             return start | {"arms": names, "states": {}}
         if pool.state.get("arms") != names:
             raise ConfigurationError(
-                f"The state is of albl with the arms {pool.state.get('arms')}, not {names}: the "
-                "run was begun with another strategy."
+                f"The state is of albl with the arms {pool.state.get('arms')}; expected {names}. "
+                "The run was begun with another strategy."
             )
         return pool.state
 

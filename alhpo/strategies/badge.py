@@ -36,7 +36,7 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """
     assert pool.logits is not None
     assert pool.features is not None
-    gradients = _Gradients(pool.logits, pool.features)
+    gradients = Gradients(pool.logits, pool.features)
     indices = pool.indices.tolist()
     free = np.ones(len(indices), dtype=bool)
     chosen: list[int] = []
@@ -56,7 +56,7 @@ def badge(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         mass = nearest
 
 
-class _Gradients:
+class Gradients:
     """Distances between the outer products q ⊗ h from their factors.
 
     With Δq = qᵢ − qⱼ and q̄ their mean (h alike), qᵢ ⊗ hᵢ − qⱼ ⊗ hⱼ = Δq ⊗ h̄ + q̄ ⊗ Δh, hence
@@ -65,6 +65,10 @@ class _Gradients:
 
     This equals ‖qᵢ‖²‖hᵢ‖² + ‖qⱼ‖²‖hⱼ‖² − 2(qᵢ·qⱼ)(hᵢ·hⱼ), and does not cancel: duplicates are
     exactly 0 apart. The second form, which takes two matrix-vector products, gives a lower bound.
+
+    Args:
+        logits: (N, C).
+        features: (N, D), the h.
 
     Attributes:
         squares: (N,) float64 squared norms of the gradients.
@@ -81,8 +85,8 @@ class _Gradients:
         self.error = self.h.error + product_error(self.unit_q)[0]
 
     def candidates_within(self, limits: np.ndarray, j: int) -> np.ndarray:
-        """Positions of all gradients whose squared distance to that of ``j`` is below its limit, of
-        (N,) limits, and of a few others.
+        """Positions of all gradients whose squared distance to that of ``j`` is below their value
+        in the (N,) ``limits``; a few others may be among them.
 
         Mostly |qᵢ·qⱼ|‖hᵢ‖‖hⱼ‖ ≥ (qᵢ·qⱼ)(hᵢ·hⱼ) is enough, without a product of the features.
         """

@@ -59,7 +59,7 @@ def batchbald(
     assert pool.passes is not None
     if num_samples < 1:
         raise ConfigurationError(
-            f"Argument num_samples={num_samples} of batchbald is too small; expected at least 1."
+            f"Argument num_samples of batchbald is {num_samples}; expected at least 1."
         )
     limits = mutual_information(pool)
     bounds = limits.clone()

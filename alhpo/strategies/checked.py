@@ -143,9 +143,9 @@ def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
         if not fits:
             wanted = [str(sizes.get(d, d if d == "L" else "at least 1")) for d in names]
             raise ConfigurationError(
-                f"Strategy {name!r} needs {field} of shape ({', '.join(wanted)}"
-                f"{',' * (len(wanted) == 1)}) as {kind}, not {tuple(output.shape)} of "
-                f"{output.dtype}."
+                f"Strategy {name!r} was given {field} of shape {tuple(output.shape)} as "
+                f"{output.dtype}; expected shape ({', '.join(wanted)}{',' * (len(wanted) == 1)}) "
+                f"as {kind}."
             )
         sizes |= shape
         if output.is_floating_point():
@@ -177,8 +177,8 @@ def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None,
         low, high = map(float, pool.labeled_scores.aminmax())
         if low < 0 or high > 1:
             raise ConfigurationError(
-                f"The labeled_scores given to strategy {name!r} must be in [0, 1], not in "
-                f"[{low:g}, {high:g}]."
+                f"The labeled_scores given to strategy {name!r} are in [{low:g}, {high:g}]; "
+                "expected values in [0, 1]."
             )
     if "labels" in needs and pool.labels is not None and len(pool.labels):
         low, high = map(int, pool.labels.aminmax())
@@ -191,8 +191,8 @@ def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None,
         labeled = pool.labeled_indices.tolist()
         if len(set(labeled)) < len(labeled) or set(labeled) & set(pool.indices.tolist()):
             raise ConfigurationError(
-                f"The labeled_indices given to strategy {name!r} must be there once each, and "
-                "none among the candidates."
+                f"The labeled_indices given to strategy {name!r} repeat, or are among the "
+                "candidates; expected each labelled image once."
             )
 
 
@@ -206,7 +206,9 @@ class _CheckedPasses:
 
     def __post_init__(self) -> None:
         if len(self.passes) < 1:
-            raise ConfigurationError(f"Strategy {self.name!r} needs at least 1 pass, not 0.")
+            raise ConfigurationError(
+                f"Strategy {self.name!r} was given 0 passes; expected 1 or more."
+            )
         self.logits(slice(0, 1))
 
     def __len__(self) -> int:
@@ -221,8 +223,8 @@ class _CheckedPasses:
         shape = tuple(logits.shape)
         if len(shape) != 3 or shape[:2] != (len(self), expected) or not shape[2]:
             raise ConfigurationError(
-                f"The passes given to strategy {self.name!r} must yield logits of shape "
-                f"({len(self)}, {expected}, at least 1), not {shape}."
+                f"The passes given to strategy {self.name!r} yield logits of shape {shape}; "
+                f"expected ({len(self)}, {expected}, at least 1)."
             )
         if logits.numel() and not torch.stack(logits.aminmax()).isfinite().all():
             raise DivergedError(
@@ -242,8 +244,8 @@ def _json_state(state: Any, what: str) -> dict[str, Any]:
             raise ValueError("it comes back from JSON as another value")
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{what} must be a mapping of text to what JSON holds (lists rather than tuples, "
-            f"finite numbers, text keys): {error}."
+            f"{what} cannot be recorded: {error}. Give a mapping of text to what JSON "
+            "holds (lists rather than tuples, finite numbers, text keys)."
         ) from error
     return copy
 
@@ -257,7 +259,7 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
         paths, state = query.paths, query.state
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"Strategy {name!r} must return a Query of integer indices, not {query!r}."
+            f"Strategy {name!r} returned {query!r}; expected a Query of integer indices."
         ) from error
     if len(indices) != n:
         raise ConfigurationError(
@@ -268,8 +270,8 @@ def _checked_query(query: Query, candidates: list[int], n: int, name: str) -> Qu
         raise ConfigurationError(f"Strategy {name!r} chose {_some(repeated)} more than once.")
     if strangers := sorted(set(indices).difference(candidates)):
         raise ConfigurationError(
-            f"Strategy {name!r} chose {_some(strangers)}, which are not among the candidates. It "
-            "must return values of pool.indices, not row numbers."
+            f"Strategy {name!r} chose {_some(strangers)}, which are not among the candidates. "
+            "Return values of pool.indices, not row numbers."
         )
     if scores is not None and len(scores) != n:
         raise ConfigurationError(

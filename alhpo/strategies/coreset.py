@@ -20,7 +20,7 @@ def coreset(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """Repeatedly choose the candidate farthest from the labelled and the chosen features.
 
     Deterministic; ties go to the lowest pool index. Scores are the Euclidean distances to the
-    nearest of these at the time of choice; they never rise. Without labelled images the first
+    nearest of these at the time of choice; they never increase. Without labelled images the first
     choice is the lowest pool index, and its score is the largest distance from it.
 
     Distances are exact float64; float32 products find those that a choice can lower. Time

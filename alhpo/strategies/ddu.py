@@ -21,15 +21,15 @@ def ddu(pool: PoolOutputs) -> torch.Tensor:
     """−log q(z) in nats, for the density q(z) = Σ_y q(z|y) q(y) of a candidate's features.
 
     q(z|y) is the Gaussian with the mean and the covariance (over n_y − 1) of the labelled features
-    of class y, q(y) the class's share of the labels. A class without labels is not in the sum. One
-    with a single label has the covariance 0, the others' limit as they narrow.
+    of class y, and q(y) is the class's share of the labels. A class without labels is not in the
+    sum. A class with a single label has the covariance 0.
 
-    Covariances that are singular, as all are with at most D labels, get the same jitter ε on their
-    diagonals: as in the authors' code a power of ten, and the first that makes every class's
-    covariance positive definite; here by more than rounding, D · 2⁻⁵² times the largest squared
-    distance of a labelled feature vector to their mean, where they try until a Cholesky
-    factorisation succeeds. With ε this small what counts is the distance to the nearest class's
-    affine hull.
+    If any covariance is singular, as all are with at most D labels, the same jitter ε is added to
+    the diagonals of all. ε is a power of ten, as in the authors' code: the first that exceeds the
+    rounding error of the covariances, D · 2⁻⁵² times the largest squared distance of a labelled
+    feature vector to the mean of all. (The authors take the first with which a Cholesky
+    factorisation succeeds.) With so small an ε, the distance to the affine hull of the nearest
+    class decides.
 
     ``inf`` where nothing is labelled. Time O(N·D·L), at most O(N·D²·C), and a singular value
     decomposition of each class's features; memory: the labelled features in float64.

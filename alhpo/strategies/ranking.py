@@ -80,9 +80,10 @@ class ScoringStrategy:
         told = [part for part in (scores.order, scores.logs) if part is not None]
         for part in (scores.values, *told):
             if not isinstance(part, torch.Tensor) or part.shape != (len(pool),):
+                shape = f" of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else ""
                 raise ConfigurationError(
-                    f"The score {strategy_name(self)!r} must be a tensor of shape "
-                    f"({len(pool)},), not {part!r}."
+                    f"The score {strategy_name(self)!r} is a {type(part).__name__}{shape}; "
+                    f"expected a tensor of shape ({len(pool)},)."
                 )
             if part.isnan().any():
                 raise ConfigurationError(
@@ -136,7 +137,7 @@ def scoring_strategy(name: str) -> ScoringStrategy:
         raise unknown_name("score", name, legal) from None
     if not isinstance(strategy, ScoringStrategy):
         raise ConfigurationError(
-            f"The strategy {name!r} is no score of each candidate by itself. Legal: "
+            f"Strategy {name!r} does not score each candidate by itself. Legal: "
             f"{', '.join(legal)}, or what you register with register_score."
         )
     return strategy

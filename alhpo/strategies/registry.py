@@ -23,8 +23,8 @@ def _check(name: str, strategy: Any) -> Strategy:
         return get_strategy(strategy)
     if not callable(strategy) or isinstance(strategy, type):
         raise ConfigurationError(
-            f"A strategy is a name ({', '.join(strategy_names())}) or a function "
-            f"(pool, n, generator) -> Query, not {strategy!r}."
+            f"The strategy is {strategy!r}; expected a name ({', '.join(strategy_names())}) or a "
+            "function (pool, n, generator) -> Query."
         )
     known = cast(Strategy, strategy)
     strategy_needs(known)
@@ -132,7 +132,8 @@ def _legal_needs(needs: Iterable[str], name: str) -> frozenset[str]:
     legal = ", ".join(sorted(POOL_OUTPUTS))
     if isinstance(needs, str) or not isinstance(needs, Iterable):
         raise ConfigurationError(
-            f"needs={needs!r} of strategy {name!r} must be a set of names out of: {legal}."
+            f"The needs of strategy {name!r} are {needs!r}; expected a set of names out of: "
+            f"{legal}."
         )
     wanted = frozenset(needs)
     if illegal := wanted - POOL_OUTPUTS:

@@ -157,7 +157,7 @@ def _find(name: str) -> Any:
         return getattr(skactiveml.pool, name)
     if hasattr(skactiveml.pool, name):
         raise ConfigurationError(
-            f"The strategy {name} of scikit-activeml cannot use a network's features and "
+            f"Strategy {name} of scikit-activeml cannot use a network's features and "
             "predictions: it is for regression, refits its classifier for every candidate, or "
             f"wraps another strategy. Legal: {', '.join(sorted(available))}."
         )

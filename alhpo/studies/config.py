@@ -74,7 +74,7 @@ class StudyConfig(Settings):
     @classmethod
     def _safe_name(cls, value: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", value):
-            raise ValueError("expected are letters, digits, '-', '_' and '.'")
+            raise ValueError("expected letters, digits, '-', '_' and '.'")
         return value
 
     @property
@@ -266,7 +266,7 @@ def _tuning(run: RunConfig, folder: Path, labels: int, settings: Mapping[str, An
     sizes = run.sizes
     if labels not in sizes:
         raise ConfigurationError(
-            f"Setting 'labels' of tune has {labels}; expected are numbers of labels that a cycle "
+            f"Setting 'labels' of tune has {labels}; expected numbers of labels that a cycle "
             f"of the run has. Legal: {', '.join(map(str, sizes))}."
         )
     own = {"pool", "labels", "output_dir"} & set(settings)
@@ -311,7 +311,7 @@ def _check_same_search(first: RunConfig | TuneConfig, other: RunConfig) -> None:
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise ConfigurationError(
-            f"hyperparameters is {value!r}; expected is a mapping, such as {{lr: 0.01}}."
+            f"hyperparameters is {value!r}; expected a mapping, such as {{lr: 0.01}}."
         )
     return value or {}
 
@@ -333,7 +333,7 @@ def _choices(
     if name in schema.model_fields:
         if name == "hyperparameters" and not all(isinstance(v, dict) for _, v in named):
             raise ConfigurationError(
-                "A value of axis 'hyperparameters' is not a mapping; expected are mappings, such "
+                "A value of axis 'hyperparameters' is not a mapping; expected mappings, such "
                 "as 'HP 1: {lr: 0.001, weight_decay: 0.05}'."
             )
         return [(str(label), {name: value}) for label, value in named]

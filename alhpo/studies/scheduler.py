@@ -90,8 +90,8 @@ def begin_study(study: StudyConfig) -> list[Cell]:
     before = read_config_file(file) if file.exists() else {}
     if before and before.get("name") != study.name:
         raise ConfigurationError(
-            f"{study.path} is the folder of study {before.get('name')!r}; expected is one of study "
-            f"{study.name!r}, or a new one. Choose another output_dir."
+            f"{study.path} is the folder of study {before.get('name')!r}; expected that of study "
+            f"{study.name!r}, or a new folder. Choose another output_dir."
         )
     if before != settings:
         write_text(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -122,9 +122,9 @@ def run_study(
         cell_observer: receives the progress of cells that run in this process.
 
     Raises:
-        ConfigurationError: before any cell runs, see ``begin_study`` and ``make_launcher``; or a
+        ConfigurationError: as ``begin_study`` and ``make_launcher``, before any cell runs; or a
             node of a cluster cannot see the study's folder.
-        DataError: before any cell runs, the data are not those of the cells that were begun.
+        DataError: the data are not those of the cells that were begun; raised before any cell runs.
     """
     cells = begin_study(study)
     _check_data(cells)

@@ -1,4 +1,4 @@
-"""Failures of memory, disks and devices: no trial's fault. What they are and what to do."""
+"""Failures of memory, disks and devices: not the trial's fault. What they are and what to do."""
 
 from __future__ import annotations
 

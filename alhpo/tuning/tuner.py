@@ -99,8 +99,8 @@ class Tuner:
             and data that it holds do not count.
         max_failures: the number of trials that may fail by an exception of the objective; they are
             not trained any further. The next failure stops the search. Run again, the search goes
-            on with the trial that failed. Lack of memory, a full disk and a broken GPU are no
-            failures of a trial: they always stop the search.
+            on with the trial that failed. Lack of memory, a full disk and a broken GPU are
+            not failures of a trial: they always stop the search.
         progress: show a progress bar if stderr is a terminal.
         callback: called with the row of every newly trained epoch (not with rows of the journal).
         clock: measures the seconds in the results; for tests.

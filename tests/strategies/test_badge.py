@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy
-from alhpo.strategies.badge import _Gradients
+from alhpo.strategies.badge import Gradients
 from alhpo.strategies.clustering import draw
 
 badge = get_strategy("badge")
@@ -168,7 +168,7 @@ def test_factorised_distances_equal_explicit_ones_and_are_exactly_zero_for_dupli
     logits = torch.as_tensor(draw.normal(size=(30, 7)) * 5).float()
     features = torch.as_tensor(100 + draw.normal(size=(30, 9))).float()
     logits[20:], features[20:] = logits[:10].clone(), features[:10].clone()
-    gradients = _Gradients(logits, features)
+    gradients = Gradients(logits, features)
     g = embeddings(logits, features)
     for j in range(30):
         distances = gradients.squared_distances(np.arange(30), j)

@@ -196,7 +196,9 @@ def test_nothing_is_drawn_while_configurations_are_enumerated():
 
 @pytest.mark.parametrize("num_samples", [0, -1])
 def test_refuses_no_samples(num_samples):
-    with pytest.raises(ConfigurationError, match=f"num_samples={num_samples}"):
+    with pytest.raises(
+        ConfigurationError, match=f"num_samples of batchbald is {num_samples}; expected"
+    ):
         query(np.zeros((2, 3, 2)), 1, num_samples=num_samples)
 
 

@@ -352,10 +352,10 @@ def test_exponents_that_are_none(beta):
     [
         ("entropi", "Unknown score 'entropi'. Did you mean 'entropy'"),
         ("", "Unknown score ''"),
-        ("coreset", "'coreset' is no score of each candidate by itself"),
-        ("albl", "'albl' is no score"),
-        ("random", "'random' is no score"),
-        ("softrank:entropy", "'softrank:entropy' is no score"),
+        ("coreset", "'coreset' does not score each candidate by itself"),
+        ("albl", "'albl' does not score"),
+        ("random", "'random' does not score"),
+        ("softrank:entropy", "'softrank:entropy' does not score"),
         ("entropy,margin", "Unknown score 'entropy,margin'"),
     ],
 )
@@ -383,13 +383,13 @@ def test_members_conform(name):
 @pytest.mark.parametrize(
     ("returned", "match"),
     [
-        (torch.zeros(3), r"shape \(4,\), not tensor"),
-        (torch.zeros(4, 1), r"shape \(4,\)"),
-        ([0.0] * 4, r"shape \(4,\), not \[0"),
+        (torch.zeros(3), r"Tensor of shape \(3,\); expected a tensor of shape \(4,\)"),
+        (torch.zeros(4, 1), r"shape \(4, 1\); expected"),
+        ([0.0] * 4, r"a list; expected a tensor of shape \(4,\)"),
         (torch.tensor([0.0, 1.0, torch.nan, 2.0]), "NaN"),
         (Scores(torch.zeros(4), order=torch.full((4,), torch.nan)), "NaN"),
-        (Scores(torch.zeros(4), order=torch.zeros(3)), r"shape \(4,\)"),
-        (Scores(torch.zeros(4), logs=torch.zeros(5)), r"shape \(4,\)"),
+        (Scores(torch.zeros(4), order=torch.zeros(3)), r"shape \(3,\); expected"),
+        (Scores(torch.zeros(4), logs=torch.zeros(5)), r"shape \(5,\); expected"),
     ],
 )
 def test_scores_that_cannot_be_are_refused(returned, match):

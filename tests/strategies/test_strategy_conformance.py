@@ -217,7 +217,7 @@ class Remembers:
         (sums_passes_up_in_place, "changed the outputs"),
         (needs_every_class_labelled, "raised ValueError"),
         (leaves_a_state_that_it_never_gets, "add 'state' to needs"),
-        (remembers_what_no_file_holds, "must be a mapping of text"),
+        (remembers_what_no_file_holds, "cannot be recorded"),
         (changes_its_state, "changed the state it was given"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -134,7 +134,7 @@ def test_upstreams_dyhpo_reads_any_space(space):
         seed=0,
         device="cpu",
     )
-    candidates = optimizer._optimizer.hp_candidates
+    candidates = optimizer.upstream.hp_candidates
     assert candidates.shape[1] >= 1
     assert np.isfinite(candidates.astype(float)).all()
     ids, epochs = optimizer.suggest()

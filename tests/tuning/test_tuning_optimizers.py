@@ -54,7 +54,9 @@ def test_without_hpo4dl_its_optimizers_answer_with_the_command_that_installs_the
         RunConfig.create({"optimizer": name, "hpo": "per-cycle"})
 
 
-@pytest.mark.parametrize("max_epochs", [2, 4, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "max_epochs", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9))]
+)
 def test_the_rules_are_kept(name, max_epochs):
     check_optimizer(get_optimizer_factory(name), max_epochs=max_epochs, max_budget=40)
 

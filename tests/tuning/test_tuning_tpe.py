@@ -177,7 +177,7 @@ def test_initial_configurations_are_learnt_from():
 
 
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

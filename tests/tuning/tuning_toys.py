@@ -81,7 +81,7 @@ class ToyObjective:
 def quick_dyhpo(configurations, **settings):
     """HPO4DL's DyHPO with a surrogate that is fitted in 20 steps instead of 1000."""
     optimizer = hpo4dl.dyhpo(configurations, **settings)
-    optimizer._optimizer.surrogate_config["nr_epochs"] = 20
+    optimizer.upstream.surrogate_config["nr_epochs"] = 20
     return optimizer
 
 

@@ -72,7 +72,7 @@ def bare(axes: Axes) -> None:
 
 
 def within(axes: Axes, low: float | None, high: float | None) -> None:
-    """No band makes the axis leave the possible values."""
+    """Keep the axis within the possible values, whatever the bands."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(
         bottom if low is None else max(low, bottom), top if high is None else min(high, top)

@@ -1,4 +1,4 @@
-"""Tables that do not know where they are shown, and their forms."""
+"""Tables, and the formats in which they are written."""
 
 from alhpo.reports.formats.console import to_console
 from alhpo.reports.formats.csv import to_csv

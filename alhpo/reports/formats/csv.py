@@ -15,7 +15,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
     The columns: ``table`` (the key), ``row``, ``column_1`` and so on from the outermost level in,
     ``value``, ``std``, ``n``, ``rank``, ``mark``, ``note``, ``text``. Numbers have all their
-    digits; what there is not is empty.
+    digits; missing values are empty.
     """
     levels = [f"column_{i + 1}" for i in range(max((table.depth for table in tables), default=0))]
     about = ["value", "std", "n", "rank", "mark", "note", "text"]

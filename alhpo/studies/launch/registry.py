@@ -18,7 +18,7 @@ def _check(name: str, launcher: Any) -> LauncherClass:
     declares = isinstance(options, type) and issubclass(options, Settings)
     if not declares or not callable(getattr(launcher, "for_cells", None)):
         raise ConfigurationError(
-            f"Launcher {name!r} is {launcher!r}; expected is a class with options_class, a "
+            f"Launcher {name!r} is {launcher!r}; expected a class with options_class, a "
             "subclass of alhpo.base.schema.Settings, and the class method for_cells(options, "
             "cells, observer)."
         )

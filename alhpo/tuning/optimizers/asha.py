@@ -32,7 +32,7 @@ class ASHA:
     reached a rung, the floor(n / 3) with the highest metrics can be promoted; ties go to the
     lowest number. Those that diverged or failed count in n and are never promoted. When nothing
     can be promoted or started and no configuration has reached ``max_epochs``, the best of the
-    highest rung goes on all the same. The search ends when a configuration has reached
+    highest rung is trained further. The search ends when a configuration has reached
     ``max_epochs`` and nothing is left, or when the budget is spent.
 
     With ``parallel`` above 1 a suggestion holds up to ``parallel`` configurations, chosen as the

@@ -47,19 +47,22 @@ class _Contained:
 
     An observation is passed on only when the next suggestion is asked for, so that the surrogate is
     not fitted after the last epoch.
+
+    Attributes:
+        upstream: HPO4DL's optimizer.
     """
 
     def __init__(self) -> None:
         self._containment = Containment("dyhpo")
-        self._optimizer: Any = None
+        self.upstream: Any = None
         self._pending: list[dict[str, Any]] = []
 
     def suggest(self) -> Suggestion:
         with self._containment.active():
             if self._pending:
                 results, self._pending = self._pending, []
-                self._optimizer.observe(results)
-            return self._optimizer.suggest()
+                self.upstream.observe(results)
+            return self.upstream.suggest()
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
         self._pending = [*self._pending, *configuration_results]
@@ -75,7 +78,7 @@ class UpstreamDyHPO(_Contained):
         # for its log and the checkpoints of its surrogate; deleted with the optimizer
         self._folder = tempfile.TemporaryDirectory(prefix="alhpo-dyhpo-")
         with self._containment.active():
-            self._optimizer = _dyhpo_class()(
+            self.upstream = _dyhpo_class()(
                 configuration_manager=configurations,
                 seed=seed % 2**32,
                 max_epochs=max_epochs,
@@ -88,8 +91,8 @@ class UpstreamDyHPO(_Contained):
             )
         num_initial = getattr(configurations, "num_initial", 0)
         if num_initial:
-            self._optimizer.init_conf_indices = list(range(num_initial))
-            self._optimizer.init_budgets = [1] * num_initial
+            self.upstream.init_conf_indices = list(range(num_initial))
+            self.upstream.init_budgets = [1] * num_initial
 
 
 class UpstreamHyperband(_Contained):
@@ -100,7 +103,7 @@ class UpstreamHyperband(_Contained):
     ) -> None:
         super().__init__()
         with self._containment.active():
-            self._optimizer = _hyperband_class()(
+            self.upstream = _hyperband_class()(
                 max_budget=max_epochs,
                 configuration_manager=_AtLeast(configurations),
                 seed=seed % 2**32,
@@ -211,7 +214,10 @@ def dyhpo(
     """The factory registered as ``"hpo4dl-dyhpo"``."""
     require_hpo4dl("hpo4dl-dyhpo")
     if max_budget is None:
-        raise ConfigurationError("optimizer 'hpo4dl-dyhpo' needs max_budget, in epochs; it is None")
+        raise ConfigurationError(
+            "Argument max_budget is None, but optimizer 'hpo4dl-dyhpo' does not end by itself. "
+            "Give a number of epochs."
+        )
     fill_up(configurations, num_configurations)
     return UpstreamDyHPO(configurations, max_epochs=max_epochs, seed=seed, device=device)
 

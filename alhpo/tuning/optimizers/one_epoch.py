@@ -16,7 +16,7 @@ from alhpo.tuning.configurations import fill_up
 
 
 def plan(max_epochs: int, max_budget: int | None, num_configurations: int) -> tuple[int, int]:
-    """The number n of configurations trained for one epoch, and k of those trained to the end.
+    """The number n of configurations to train for one epoch, and k of those to train to the end.
 
     Half of the budget B is for first epochs. The other half is for the best configurations, R - 1
     epochs each, which makes k = max(1, floor(B / 2 / (R - 1))) of them. The remainder is for more

@@ -58,7 +58,7 @@ class TPE:
     conditional hyperparameter only if that is active. A configuration that diverged or failed is a
     failed trial. So is one that is forbidden or was trained before; then Optuna is asked again. Its
     first trials are those of this same task that were trained to the end elsewhere, then the
-    initial configurations. It does not learn of searches of other tasks. The search ends after
+    initial configurations. It does not learn from other tasks. The search ends after
     ``num_configurations``, when the space has no more, or when the budget is spent.
 
     With ``parallel`` above 1, Optuna is asked for that many configurations before it is told their

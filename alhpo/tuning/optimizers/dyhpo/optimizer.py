@@ -409,7 +409,7 @@ def _default(configurations: Any) -> list[int]:
 def expected_improvement(
     mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float
 ) -> np.ndarray:
-    """Over ``best``, of a normal distribution (Mockus 1978)."""
+    """The expected improvement of normal distributions over ``best`` (Mockus 1978)."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return np.maximum(deviation * (z * ndtr(z) + density), 0.0)

@@ -61,6 +61,8 @@ class CurveProcess:
     Attributes:
         parameters: logarithms of the lengthscales of the hyperparameters, then of the parameters
             above. ``fit`` starts from them and replaces them.
+        prior_mean: the mean of the normal prior of each of the ``parameters``.
+        prior_spread: its standard deviation.
     """
 
     def __init__(self, groups: Sequence[slice], max_epochs: int) -> None:
@@ -68,17 +70,17 @@ class CurveProcess:
         self._horizon = math.log(max(max_epochs, 2))
         d = len(self._groups)
         median = 0.5 * math.sqrt(max(d, 1))
-        self._prior_mean = np.log([*([median] * d), *_MEDIANS])
-        self._prior_spread = np.array([*([1.0] * d), *_SPREADS])
-        self.parameters = self._prior_mean.copy()
+        self.prior_mean = np.log([*([median] * d), *_MEDIANS])
+        self.prior_spread = np.array([*([1.0] * d), *_SPREADS])
+        self.parameters = self.prior_mean.copy()
 
     def fit(self, observations: Observations, steps: int) -> None:
         """Fit the parameters by at most ``steps`` L-BFGS steps, and condition on observations."""
         fixed = _Fixed.of(observations, self._groups, self._log_epochs(observations.epoch))
         if steps:
             bounds = zip(
-                self._prior_mean - 3 * self._prior_spread,
-                self._prior_mean + 3 * self._prior_spread,
+                self.prior_mean - 3 * self.prior_spread,
+                self.prior_mean + 3 * self.prior_spread,
                 strict=True,
             )
             found = minimize(
@@ -209,8 +211,8 @@ class CurveProcess:
             ((w_similar * moving + p.c * w_time * correlated) * apart).sum(),
         )
         gradient *= 0.5
-        z = (parameters - self._prior_mean) / self._prior_spread
-        return float(loss + 0.5 * z @ z), gradient + z / self._prior_spread
+        z = (parameters - self.prior_mean) / self.prior_spread
+        return float(loss + 0.5 * z @ z), gradient + z / self.prior_spread
 
 
 @dataclass(frozen=True)
