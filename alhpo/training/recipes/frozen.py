@@ -35,13 +35,20 @@ class FrozenRecipe:
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
     settings: ClassVar[Mapping[str, Any]] = {"heads_per_product": SLOTS}
     input_size = None
-    input_statistics = None
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         self.spec = spec
         self.encoder = Encoder(spec)
         self._seed = seed
         self._fitted: Head | None = None
+
+    @property
+    def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those of the frozen network, for strategies that train on the images."""
+        mean, std = self.encoder.form.mean, self.encoder.form.std
+        if self.spec.in_chans == len(mean):
+            return mean, std
+        return (sum(mean) / len(mean),), (sum(std) / len(std),)
 
     @property
     def identity(self) -> dict[str, Any]:
