@@ -71,8 +71,8 @@ class FileImages:
             "Ask for fewer (for a query: query_subset), or choose a smaller image_size.",
         )
         pixels = np.empty((len(rows), *self.image_shape), dtype=np.uint8)
-        paths = [self.paths[row] for row in rows.tolist()]
-        reasons = decode_files(paths, [self.identities[row] for row in rows.tolist()], pixels)
+        paths = [self.paths[int(row)] for row in rows]
+        reasons = decode_files(paths, [self.identities[int(row)] for row in rows], pixels)
         bad = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
         if bad:
             raise DataError(

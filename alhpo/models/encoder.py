@@ -15,6 +15,7 @@ from torch import nn
 from alhpo.base.errors import ConfigurationError
 from alhpo.data.batches import InputFormat, PoolImages, Rows
 from alhpo.data.file_images import FileImages
+from alhpo.data.pixels import decoding_rules
 from alhpo.data.stored_features import EncodeProgress, FeatureRows, stored_features
 from alhpo.models.timm_models import (
     ModelSpec,
@@ -133,7 +134,7 @@ class Encoder:
             "image_size": list(images.shape[1:]),
             "precision": precision,
             "device": device.type,
-            "versions": [torch.__version__],
+            "versions": [torch.__version__, *decoding_rules()],
         }
         return stored_features(
             key,
