@@ -231,7 +231,7 @@ def test_a_learner_does_all_it_does_with_decoded_images(tmp_path, cache, weights
     for decode in (True, False):
         learner = learner_of(load_dataset(str(path), decode=decode), weights, vaal_epochs=1)
         first = learner.label_initial(8)
-        trial = learner.objective().run({"lr": 0.01}, epochs=2) if False else None
+        trial = learner.objective()({"lr": 0.01}, 2, 0, tmp_path / f"trial{decode}")
         fitted = learner.fit(checkpoint_path=tmp_path / f"fit{decode}")
         queries = [
             learner.query(2, strategy=name).indices

@@ -82,11 +82,6 @@ def test_torch_init_is_refused_where_pytorch_has_no_default(name, size, paramete
         build_model(spec(name, size, in_chans=3, init="torch"), 0)
 
 
-def test_pretrained_weights_have_no_init():
-    with pytest.raises(ConfigurationError, match="Leave out one"):
-        build_model(spec(pretrained=True, init="torch"), 0)
-
-
 def test_pretrained_weights_that_do_not_exist_are_told():
     with_weights = {name.split(".")[0] for name in timm.list_models(pretrained=True)}
     bare = next(name for name in timm.list_models("resnet*") if name not in with_weights)

@@ -42,6 +42,9 @@ def setting_options(
             if not (field.default is None or field.is_required()):
                 text += f"  [default: {field.default}]"
             command = click.option(flag, name, help=text, **kind)(command)
+        if "recipe" in schema.model_fields:
+            text = "Train a head on features of the pretrained model: --recipe frozen."
+            command = click.option("--frozen", is_flag=True, help=text)(command)
         command = click.option(
             "--hp",
             "hyperparameters",
@@ -57,6 +60,20 @@ def setting_options(
         )(command)
 
     return decorate
+
+
+def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings that flags gave.
+
+    Raises:
+        ConfigurationError: ``--frozen`` beside another recipe.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given.pop("frozen", False) and given.setdefault("recipe", "frozen") != "frozen":
+        raise ConfigurationError(
+            f"--frozen and --recipe {given['recipe']} both choose the recipe. Give one of them."
+        )
+    return given
 
 
 def _is_flag(annotation: Any) -> bool:

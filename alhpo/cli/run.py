@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.cli.options import listed, setting_options, split_commas, with_hyperparameters
+from alhpo.cli.options import (
+    given_settings,
+    listed,
+    setting_options,
+    split_commas,
+    with_hyperparameters,
+)
 from alhpo.cli.report import show_report
 from alhpo.cli.several import end_command, for_each
 from alhpo.runs.config_files import read_config_file
@@ -31,7 +37,7 @@ def run(config_file: Path | None, hyperparameters: tuple[str, ...], **flags: Any
     from alhpo.runs.experiment import run_experiment
     from alhpo.runs.progress import RichObserver, make_console
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = given_settings(flags)
     configs = _expand(read_config_file(config_file) if config_file else {}, given, hyperparameters)
     console = make_console()
 

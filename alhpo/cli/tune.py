@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alhpo.base.errors import ConfigurationError
-from alhpo.cli.options import listed, setting_options, with_hyperparameters
+from alhpo.cli.options import given_settings, listed, setting_options, with_hyperparameters
 from alhpo.cli.several import end_command, for_each
 from alhpo.hyperparameters import load_space
 from alhpo.runs.config_files import read_config_file
@@ -43,7 +43,7 @@ def tune(
     from alhpo.runs.progress import RichObserver, make_console
 
     settings = read_config_file(config_file) if config_file else {}
-    settings |= {name: value for name, value in flags.items() if value is not None}
+    settings |= given_settings(flags)
     settings = with_hyperparameters(settings, hyperparameters)
     numbers = settings.pop("labels", None)
     if numbers is None or numbers == []:

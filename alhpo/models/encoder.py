@@ -58,10 +58,10 @@ class Encoder:
                 "of weights (--weights)."
             )
         size = spec.input_size or own_input_size(spec.name)
-        self.spec = replace(spec, in_chans=3, input_size=size, dropout=0.0)
+        # one classifier, which nobody asks, so that features do not depend on the data's classes
+        self.spec = replace(spec, num_classes=2, in_chans=3, input_size=size, dropout=0.0)
         model = build_model(self.spec, 0)
         needed, settings = model_input(self.spec, model)
-        model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
         self._model = model.eval().requires_grad_(False)
         mean, std = settings.get("mean", MEAN), settings.get("std", STD)
         bilinear = settings.get("interpolation") == "bilinear"

@@ -173,8 +173,12 @@ def own_input_size(name: str) -> int | None:
     """The side in pixels of the images that a timm model was trained on; None if timm does not
     say."""
     settings = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    size = None if settings is None else settings.input_size
-    return None if size is None else max(size[1:])
+    return None if settings is None or not settings.input_size else max(settings.input_size[1:])
+
+
+def _takes_one_size(name: str) -> bool:
+    settings = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    return settings is not None and bool(settings.fixed_input_size)
 
 
 def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,6 +201,12 @@ def weights_hash(model: nn.Module) -> str:
 
 def _create(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    if (
+        spec.input_size
+        and _takes_one_size(spec.name)
+        and spec.input_size != own_input_size(spec.name)
+    ):
+        options["img_size"] = spec.input_size  # of a transformer, whose positions are resampled
     try:
         model = timm.create_model(
             spec.name,

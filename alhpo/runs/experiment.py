@@ -121,6 +121,7 @@ class _Run:
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
         self._observer.loaded(learner.dataset)
+        learner.prepare(self._observer.encoded)
         while not self._finished():
             self._cycle(learner)
         if self._mode.final_search and self.records[-1].kind == "cycle":

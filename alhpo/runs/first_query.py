@@ -18,6 +18,7 @@ from alhpo.base.files import atomic_path
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.file_images import FileImages
+from alhpo.runs.observer import Observer
 from alhpo.runs.records import read_records
 
 #: Images of a query that are kept as a picture, and the white columns between them.
@@ -27,7 +28,7 @@ MOST_PIXELS = 224
 FILE = "first_query.png"
 
 
-class FirstQuery:
+class FirstQuery(Observer):
     """An observer that draws the picture into the run's folder after the first query.
 
     No run depends on the picture: if it cannot be drawn, that is a warning.
@@ -40,12 +41,6 @@ class FirstQuery:
     def started(self, config: Any, path: Path, records: int, cycles: int) -> None:
         if records:  # a kill may have come before the picture
             self.recorded(read_records(self._path / "cycles.jsonl")[0])
-
-    def loaded(self, dataset: ImageDataset) -> None:
-        pass
-
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        pass
 
     def recorded(self, record: CycleRecord) -> None:
         file = self._path / FILE

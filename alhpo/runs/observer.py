@@ -21,6 +21,9 @@ class Observer(Protocol):
     def loaded(self, dataset: ImageDataset) -> None:
         """Its data set, before any epoch is trained."""
 
+    def encoded(self, done: int, total: int) -> None:
+        """``done`` of the ``total`` images that lacked features have some."""
+
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
 
@@ -43,6 +46,10 @@ class Observers(Observer):
     def loaded(self, dataset: ImageDataset) -> None:
         for observer in self._observers:
             observer.loaded(dataset)
+
+    def encoded(self, done: int, total: int) -> None:
+        for observer in self._observers:
+            observer.encoded(done, total)
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
         for observer in self._observers:

@@ -169,6 +169,7 @@ class _Tuning:
         learner = self._begin()
         self._observer.started(config, self.path, 0, 1)
         self._observer.loaded(self._dataset)
+        learner.prepare(self._observer.encoded)
         with self._watch.timed("hpo"):
             rows = self._search(learner)
         chosen = _best(rows, config.max_epochs)

@@ -77,13 +77,13 @@ class RichObserver:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("epochs  {task.fields[note]}"),
+            TextColumn("{task.fields[unit]}  {task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not (bar and console.is_terminal),
         )
-        self._task: tuple[Any, Any] | None = None
+        self._task: tuple[str, Any] | None = None
 
     def __enter__(self) -> RichObserver:
         self._progress.start()
@@ -108,12 +108,20 @@ class RichObserver:
         for line in (dataset.summary(), *dataset.notes):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        key = (cycle, part)
-        if self._task is None or self._task[0] != key:
+    def encoded(self, done: int, total: int) -> None:
+        self._show("features", "images", done, total, "")
+        if done == total:
             self._drop_task()
-            title = f"cycle {cycle} {part}"
-            self._task = (key, self._progress.add_task(title, total=total, note=note))
+            self._console.print(f"{total:,} images encoded", highlight=False)
+
+    def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
+        self._show(f"cycle {cycle} {part}", "epochs", done, total, note)
+
+    def _show(self, title: str, unit: str, done: int, total: int, note: str) -> None:
+        if self._task is None or self._task[0] != title:
+            self._drop_task()
+            task = self._progress.add_task(title, total=total, unit=unit, note=note)
+            self._task = (title, task)
         self._progress.update(self._task[1], completed=done, note=note)
 
     def recorded(self, record: CycleRecord) -> None:

@@ -34,7 +34,7 @@ def typiclust(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Quer
 
     The paper uses features of a self-supervised network. Here they are the penultimate features of
     the classifier, poor after few labels: start from pretrained weights
-    (``pretrained=True``), or call this function with your own features.
+    (``pretrained=True`` or ``weights``), or call this function with your own features.
 
     Scores are typicalities: 0 for an image alone in its cluster, and the largest float64 if all its
     neighbours are equal to it. Time O(min(L + n, 500)·N·D) for each iteration of k-means and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +54,17 @@ def _load(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises to load the file all the same
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+    except MemoryError:  # no fault of the file
+        raise
+    except Exception as error:  # whatever the libraries raise for bytes of any kind
+        text = error_line(error)
+        if found := re.search(r"GLOBAL ([\w.]+)", text):
             raise ConfigurationError(
                 f"The file of weights {path} needs {found[1]}. alhpo loads tensors only: loading "
                 f"other objects can run code. {_EXPECTED}"
             ) from error
-        raise _unreadable(path, "no file of torch.save") from error
-    except Exception as error:  # whatever the libraries raise for bytes of any kind
-        raise _unreadable(path, error_line(error).split(". ")[0]) from error
-
-
-def _unreadable(path: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"The file of weights {path} cannot be read ({reason}). {_EXPECTED}")
+        telling = path.suffix == ".safetensors" or isinstance(error, RuntimeError | OSError)
+        reason = text.split(". ")[0] if telling else "torch.save did not write it, or not all of it"
+        raise ConfigurationError(
+            f"The file of weights {path} cannot be read ({reason}). {_EXPECTED}"
+        ) from error

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from timm.models import adapt_input_conv
 from torch import nn
 
 from alhpo.base.errors import ConfigurationError
@@ -67,6 +66,8 @@ def _converted(model: nn.Module, weights: Weights, name: str) -> dict[str, torch
 def _adapt_first_convolution(
     model: Any, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 ) -> None:
+    from timm.models import adapt_input_conv  # timm_models.py imports timm, with care
+
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
     for layer in (first,) if isinstance(first, str) else first:
         key = f"{layer}.weight"
