@@ -168,7 +168,9 @@ def test_an_index_means_what_it_means_for_a_tensor(pets, decoded, index, size):
     files, tensors = pets
     decoded.clear()
     assert torch.equal(files.at(size, size)[index], tensors[size][index])
-    asked = set(np.atleast_1d(np.arange(20)[np.asarray(index) if torch.is_tensor(index) else index]))
+    asked = set(
+        np.atleast_1d(np.arange(20)[np.asarray(index) if torch.is_tensor(index) else index])
+    )
     (call,) = decoded  # those files and no others, each once
     assert sorted(call) == sorted(files.paths[row] for row in asked)
 
@@ -229,9 +231,11 @@ def test_a_learner_does_all_it_does_with_decoded_images(tmp_path, cache, weights
     path = folder_of(tmp_path / "pets", [(SIDE, SIDE)], count=20)
     seen = []
     for decode in (True, False):
+        cache(str(decode))
         learner = learner_of(load_dataset(str(path), decode=decode), weights, vaal_epochs=1)
         first = learner.label_initial(8)
-        trial = learner.objective()({"lr": 0.01}, 2, 0, tmp_path / f"trial{decode}")
+        configuration = {"lr": 0.01, "weight_decay": 0.01}
+        trial = learner.objective()(configuration, 2, 0, tmp_path / f"trial{decode}")
         fitted = learner.fit(checkpoint_path=tmp_path / f"fit{decode}")
         queries = [
             learner.query(2, strategy=name).indices
