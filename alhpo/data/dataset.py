@@ -1,9 +1,9 @@
-"""Image data sets in memory, as uint8 tensors."""
+"""Image data sets: a pool and an evaluation split of uint8 images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from alhpo.base.errors import DataError
+from alhpo.data.batches import Rows
 from alhpo.data.identity import held_out_by_identity, numbered
 from alhpo.data.pixels import pixel_identity
 
@@ -28,9 +29,10 @@ class ImageDataset:
 
     Attributes:
         name: name in tables and run folders.
-        images: (N, H, W, C) uint8, the pool.
+        images: (N, H, W, C) uint8, the pool: a tensor, or files that are decoded when they are
+            asked for (``FileImages``).
         labels: (N,) int64 true labels for simulation, or None if people will label.
-        eval_images: (M, H, W, C) uint8, the evaluation split.
+        eval_images: (M, H, W, C) uint8, the evaluation split, likewise.
         eval_labels: (M,) int64 labels of the evaluation split.
         classes: names of the C classes, in the order of their labels.
         paths: the file of each pool image, or None if the images are not from files.
@@ -46,9 +48,9 @@ class ImageDataset:
     """
 
     name: str
-    images: torch.Tensor
+    images: Rows
     labels: torch.Tensor | None
-    eval_images: torch.Tensor
+    eval_images: Rows
     eval_labels: torch.Tensor
     classes: tuple[str, ...]
     paths: tuple[str, ...] | None = None
@@ -122,14 +124,14 @@ class ImageDataset:
         shape and pixels. Those of copies end in ":1", ":2", ..."""
         if self.known_identities is not None:
             return self.known_identities
-        return numbered([pixel_identity(image) for image in self.images.numpy()])
+        return _identities(self.images)
 
     @cached_property
     def eval_identities(self) -> tuple[str, ...]:
         """What each evaluation image is known by."""
         if self.known_eval_identities is not None:
             return self.known_eval_identities
-        return numbered([pixel_identity(image) for image in self.eval_images.numpy()])
+        return _identities(self.eval_images)
 
     def summary(self) -> str:
         """The data set in one sentence: images, size, classes with their counts, evaluation."""
@@ -154,12 +156,11 @@ class ImageDataset:
         """
         total = torch.zeros(self.channels, dtype=torch.int64)
         squares = torch.zeros(self.channels, dtype=torch.int64)
-        size = min(max(BLOCK_PIXELS // self.images[0].numel(), 1), BLOCK_IMAGES)
-        for block in self.images.split(size):
+        for block in _blocks(self.images):
             values = block.long()
             total += values.sum((0, 1, 2))
             squares += values.square_().sum((0, 1, 2))
-        count = self.images[..., 0].numel()
+        count = math.prod(self.images.shape[:3])
         means, stds = [], []
         for first, second in zip(total.tolist(), squares.tolist(), strict=True):
             means.append(first / count / 255)
@@ -226,6 +227,16 @@ class ImageDataset:
         if held is None and dataset.labels is not None:
             return _hold_out(dataset, eval_fraction)
         return dataset
+
+
+def _blocks(images: Rows) -> Iterator[torch.Tensor]:
+    """The images, some at a time."""
+    size = min(max(BLOCK_PIXELS // math.prod(images.shape[1:]), 1), BLOCK_IMAGES)
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
+def _identities(images: Rows) -> tuple[str, ...]:
+    return numbered([pixel_identity(image) for block in _blocks(images) for image in block.numpy()])
 
 
 def check_classes(classes: Sequence[str]) -> None:

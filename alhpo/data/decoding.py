@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
+from alhpo.data.batches import Rows
 from alhpo.data.facts import facts_of_files
 from alhpo.data.identity import (
     check_split,
@@ -25,31 +27,38 @@ from alhpo.data.pixels import ImageFacts, UnreadableImage, as_shown, fitted, pix
 from alhpo.data.stored_images import packed, stored_images
 from alhpo.data.workers import decode_files, processors
 
-#: Share of the free memory that images without files may take.
+#: Share of the free memory that images may take.
 MEMORY_SHARE = 0.8
 #: Side in pixels to which images of different sizes are resized by default.
 DEFAULT_SIZE = 224
 #: Images of a set without files that are looked at for the common size.
 SAMPLE = 64
 
+#: Which images are decoded together, and what to do if memory is too small for them.
+ALL_IMAGES = (
+    "pool and evaluation",
+    "Choose a smaller image_size, pool_size or eval_size, or, for image files, a larger "
+    "ALHPO_CACHE_GIB.",
+)
+
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Decoded images.
+class LoadedPart:
+    """The images of a part.
 
     Attributes:
-        pixels: (N, H, W, C) uint8.
+        images: (N, H, W, C) uint8.
         labels: (N,) int64, or None if nobody labelled them yet.
-        identities: identity of each image; None if it is that of the decoded pixels.
+        identities: identity of each image; None if it is that of its pixels.
         paths: the file of each image, or None if they are not files.
-        problems: the files that cannot be decoded, each with the reason. They are not among the
+        problems: the files that cannot be used, each with the reason. They are not among the
             images.
     """
 
-    pixels: np.ndarray
-    labels: np.ndarray | None
+    images: Rows
+    labels: torch.Tensor | None
     identities: tuple[str, ...] | None
     paths: tuple[str, ...] | None = None
     problems: tuple[tuple[str, str], ...] = ()
@@ -107,7 +116,7 @@ class FilePart:
         sizes = {(fact.height, fact.width) for fact in self.facts}
         return sizes, all(fact.grey for fact in self.facts)
 
-    def decode(self, shape: Shape, more: int = 0) -> Decoded:
+    def decode(self, shape: Shape, more: int = 0) -> LoadedPart:
         """Decode all images to one shape, or take them from the cache.
 
         Args:
@@ -119,8 +128,7 @@ class FilePart:
         """
         paths = self.images.paths
         if not paths:
-            none = np.empty(0, dtype=np.int64)
-            return Decoded(np.empty((0, *shape), dtype=np.uint8), none, (), (), self.problems)
+            return self.loaded(torch.empty((0, *shape), dtype=torch.uint8))
 
         def fill(rows: Sequence[int], pixels: np.ndarray) -> list[str]:
             return decode_files(
@@ -130,21 +138,25 @@ class FilePart:
         where = self.images.where
         stored = stored_images(self.identities, shape, where, fill, renew=self.verify)
         if stored is None:
-            _need_memory(where, self.count + more, shape)
+            need_memory(where, self.count + more, shape, *ALL_IMAGES)
             pixels = np.empty((self.count, *shape), dtype=np.uint8)
             reasons = fill(range(self.count), pixels)
             pixels = packed(pixels, reasons)
         else:
             pixels, reasons = stored
-        good = [row for row, reason in enumerate(reasons) if not reason]
-        labels, identities = self.images.labels, self.identities
         problems = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-        return Decoded(
-            pixels,
-            None if labels is None else np.array([labels[row] for row in good], dtype=np.int64),
-            tuple(identities[row] for row in good),
-            tuple(paths[row] for row in good),
-            (*self.problems, *problems),
+        readable = self.without((*self.problems, *problems))
+        return readable.loaded(torch.from_numpy(pixels))
+
+    def loaded(self, images: Rows) -> LoadedPart:
+        """The part with these as its images."""
+        labels = self.images.labels
+        return LoadedPart(
+            images,
+            None if labels is None else torch.tensor(labels, dtype=torch.int64),
+            tuple(self.identities),
+            self.images.paths,
+            self.problems,
         )
 
 
@@ -223,7 +235,7 @@ class OrderedPart:
         """The label of each image; every image is read for it."""
         return [self.images.get(row)[1] for row in range(self.count)]
 
-    def decode(self, shape: Shape, more: int = 0, *, one_size: bool = False) -> Decoded:
+    def decode(self, shape: Shape, more: int = 0, *, one_size: bool = False) -> LoadedPart:
         """Decode all images to one shape.
 
         Args:
@@ -235,7 +247,7 @@ class OrderedPart:
             DataError: the images do not fit into the free memory, or one cannot be read.
             OtherImage: an image has another size than it should, or colours if ``shape`` is grey.
         """
-        _need_memory(self.images.where, self.count + more, shape)
+        need_memory(self.images.where, self.count + more, shape, *ALL_IMAGES)
         pixels = np.empty((self.count, *shape), dtype=np.uint8)
         labels = np.empty(self.count, dtype=np.int64)
         changed: dict[int, str] = {}
@@ -254,10 +266,11 @@ class OrderedPart:
         with ThreadPoolExecutor(processors()) as pool:
             for _ in pool.map(read, range(self.count)):
                 pass
+        loaded = LoadedPart(torch.from_numpy(pixels), torch.from_numpy(labels), None)
         if not changed:
-            return Decoded(pixels, labels, None)
+            return loaded
         own = [changed.get(row) or pixel_identity(pixels[row]) for row in range(self.count)]
-        return Decoded(pixels, labels, numbered(own))
+        return replace(loaded, identities=numbered(own))
 
     def _shown(self, row: int) -> tuple[Any, int]:
         image, label = self.images.get(row)
@@ -301,13 +314,24 @@ def evaluation_split(n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[n_held:]), np.sort(order[:n_held])
 
 
-def _need_memory(where: str, count: int, shape: Shape) -> None:
+def need_memory(where: str, count: int, shape: Shape, which: str, advice: str) -> None:
+    """Refuse images that do not fit into the free memory.
+
+    Args:
+        where: what they are called in messages.
+        count: the number of images.
+        shape: (height, width, channels) of each.
+        which: which images these are.
+        advice: what to do.
+
+    Raises:
+        DataError: they do not fit.
+    """
     need = count * int(np.prod(shape))
     available = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if need > available:
         raise DataError(
-            f"{where} needs {need / 2**30:.1f} GiB of memory as {count} images (pool and "
-            f"evaluation) of {shape[0]} x {shape[1]} x {shape[2]} bytes, but only "
-            f"{available / 2**30:.1f} GiB can be used. Choose a smaller image_size, pool_size or "
-            "eval_size, or, for image files, a larger ALHPO_CACHE_GIB."
+            f"{where} needs {need / 2**30:.1f} GiB of memory as {count} images ({which}) of "
+            f"{shape[0]} x {shape[1]} x {shape[2]} bytes, but only {available / 2**30:.1f} GiB can "
+            f"be used. {advice}"
         )

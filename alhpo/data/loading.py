@@ -14,14 +14,15 @@ from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset, check_classes
 from alhpo.data.decoding import (
     DEFAULT_SIZE,
-    Decoded,
     FilePart,
+    LoadedPart,
     OrderedPart,
     OtherImage,
     Part,
     Shape,
     part_of,
 )
+from alhpo.data.file_images import FileImages
 from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.notes import counted, listed, part_notes, source_notes
 from alhpo.data.sources import DatasetSize, SourceOptions, find_source
@@ -43,6 +44,7 @@ def load_dataset(
     classes: Sequence[str] | None = None,
     on_error: OnError = "raise",
     verify: bool = False,
+    decode: bool = True,
 ) -> ImageDataset:
     """Load a data set.
 
@@ -73,6 +75,10 @@ def load_dataset(
         on_error: "raise" refuses a data set with files that cannot be read, or that have the same
             content and different labels; "skip" goes on without them (``ImageDataset.skipped``).
         verify: read and decode all files again, even those that seem unchanged.
+        decode: whether to decode image files now. If not, ``images`` and ``eval_images`` are
+            ``FileImages``, which decode a file whenever it is asked for: for ``recipe="frozen"``,
+            which looks at each image once. Files that can be opened and not decoded are then
+            found when they are asked for, whatever ``on_error`` is.
 
     Raises:
         DataError: the data set is not found, has files that cannot be used (all are named), or
@@ -91,7 +97,7 @@ def load_dataset(
         classes=classes,
         verify=verify,
     )
-    pool, held_out = found.decode()
+    pool, held_out = found.load(decode=decode)
     skipped = tuple(dict.fromkeys((*pool.problems, *held_out.problems)))
     if skipped and on_error == "raise":
         raise DataError(
@@ -99,13 +105,10 @@ def load_dataset(
             f"{listed(skipped)}\nRepair or remove them, or set on_error to skip (--on-error skip) "
             "to go on without them."
         )
-    if not len(pool.pixels):
+    if not len(pool.images):
         raise DataError(f"No image of the pool of {name} can be used:{listed(skipped)}")
-    images, labels, eval_images, eval_labels = (
-        None if array is None else torch.from_numpy(array)
-        for array in (pool.pixels, pool.labels, held_out.pixels, held_out.labels)
-    )
-    assert images is not None and eval_images is not None and eval_labels is not None
+    labels, eval_labels = pool.labels, held_out.labels
+    assert eval_labels is not None
     names = found.classes
     if names is None:
         known = eval_labels if labels is None else torch.cat([labels, eval_labels])
@@ -115,9 +118,9 @@ def load_dataset(
         notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be used.")
     return ImageDataset(
         found.name,
-        images,
+        pool.images,
         labels,
-        eval_images,
+        held_out.images,
         eval_labels,
         tuple(names),
         pool.paths,
@@ -156,30 +159,41 @@ class FoundData:
     one_size: bool
     notes: tuple[str, ...]
 
-    def decode(self) -> tuple[Decoded, Decoded]:
-        """The decoded pool and evaluation split.
+    def load(self, *, decode: bool) -> tuple[LoadedPart, LoadedPart]:
+        """The pool and the evaluation split.
+
+        Args:
+            decode: whether to decode image files now. Others are decoded anyway.
 
         Raises:
             DataError: there is no room for them, or an image that is no file cannot be read.
         """
+        pool, held_out = (
+            self._undecoded(part) if isinstance(part, FilePart) and not decode else None
+            for part in (self.pool, self.evaluation)
+        )
         try:
-            more = self.evaluation.count
+            more = self.evaluation.count if held_out is None else 0
             if isinstance(self.pool, OrderedPart):
                 pool = self.pool.decode(self.shape, more, one_size=self.one_size)
-            else:
-                pool = self.pool.decode(self.shape, more)
-            held_out = self.evaluation.decode(self.shape)
+            pool = pool or self.pool.decode(self.shape, more)
+            held_out = held_out or self.evaluation.decode(self.shape)
         except OtherImage as other:  # the shape of images without files is that of a sample
-            return replace(self, shape=other.shape, one_size=False).decode()
-        if isinstance(self.pool, FilePart) and len(pool.pixels):
+            return replace(self, shape=other.shape, one_size=False).load(decode=decode)
+        if decode and isinstance(self.pool, FilePart) and len(pool.images):
             readable = self.pool.without(pool.problems)
             others = self.evaluation
             if isinstance(others, FilePart):
                 others = others.without(held_out.problems)
             shape = _common_shape(readable, others, self.image_size)
             if shape != self.shape:  # only files that cannot be read had another size or colours
-                return replace(self, pool=readable, evaluation=others, shape=shape).decode()
+                others = replace(self, pool=readable, evaluation=others, shape=shape)
+                return others.load(decode=True)
         return pool, held_out
+
+    def _undecoded(self, part: FilePart) -> LoadedPart:
+        files, asked = part.images, self.image_size is not None
+        return part.loaded(FileImages(files.where, self.shape, asked, files.paths, part.identities))
 
 
 def find_data(

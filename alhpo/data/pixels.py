@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Number of the rules below. A change of the pixels they give is a new number.
@@ -57,6 +58,11 @@ class ImageFacts:
     grey: bool = False
     profile: bool = False
     problem: str = ""
+
+
+def decoding_rules() -> tuple[int, str]:
+    """What the pixels of a file depend on, besides the file and the shape."""
+    return RULES, PIL.__version__
 
 
 def inspect_file(path: str) -> ImageFacts:

@@ -8,15 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import PIL
 from filelock import FileLock
 
 from alhpo.base.files import content_hash, write_text
 from alhpo.data.cache import DAMAGED, attempt, cache_folder, entries_in, make_room
-from alhpo.data.pixels import RULES
+from alhpo.data.pixels import decoding_rules
 
 #: Images that are decoded at a time to be added to earlier ones.
 BLOCK = 512
@@ -51,7 +49,7 @@ def stored_images(
         decoded, in order; and for each of the N images why it cannot. None if the cache cannot be
         written or is too small.
     """
-    key = content_hash([*_rules(), list(shape), *identities], length=32)
+    key = content_hash([*decoding_rules(), list(shape), *identities], length=32)
     folder = cache_folder() / "images"
     entry = folder / key
     need = len(identities) * int(np.prod(shape))
@@ -139,7 +137,7 @@ def _write(
         good = [
             identity for identity, problem in zip(identities, problems, strict=True) if not problem
         ]
-        write_text(temporary / "identities.json", json.dumps([*_rules(), good]))
+        write_text(temporary / "identities.json", json.dumps([*decoding_rules(), good]))
         content = {
             "images": what,
             "shape": list(whole),
@@ -151,11 +149,6 @@ def _write(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _read(entry, whole[0], shape)
-
-
-def _rules() -> list[Any]:
-    """What the pixels of a file depend on, besides the file and the shape."""
-    return [RULES, PIL.__version__]
 
 
 def _most_of(
@@ -176,7 +169,7 @@ def _most_of(
         rows = {identity: row for row, identity in enumerate(known)}
         shared = sum(identity in rows for identity in identities)
         whole = found is not None and len(known) == len(found[0])
-        if found is not None and whole and rules == _rules() and shared >= most:
+        if found is not None and whole and rules == [*decoding_rules()] and shared >= most:
             best, most = (found[0], rows), shared + 1
     return best
 

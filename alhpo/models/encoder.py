@@ -14,6 +14,8 @@ from torch import nn
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.data.batches import InputFormat, PoolImages, Rows
+from alhpo.data.file_images import FileImages
+from alhpo.data.pixels import decoding_rules
 from alhpo.data.stored_features import EncodeProgress, FeatureRows, stored_features
 from alhpo.models.timm_models import (
     ModelSpec,
@@ -89,7 +91,8 @@ class Encoder:
     ) -> FeatureRows:
         """(N, D) features of images, from the cache or computed into it.
 
-        They are kept as float32, or, computed in bfloat16, as float16.
+        They are kept as float32, or, computed in bfloat16, as float16. Files that are not decoded
+        yet are decoded to the input size, block by block.
 
         Args:
             images: (N, H, W, C) uint8.
@@ -100,8 +103,10 @@ class Encoder:
             progress: called with the numbers of images done and to do.
 
         Raises:
-            DataError: features that are not finite.
+            DataError: features that are not finite, or a file that cannot be decoded.
         """
+        if isinstance(images, FileImages) and self.form.size is not None:
+            images = images.at(*self.form.size)
         channels_last = device.type == "cuda" or max(self.form.size or images.shape[1:3]) >= 16
         form = replace(self.form, channels_last=channels_last)
         order = torch.channels_last if channels_last else torch.contiguous_format
@@ -129,7 +134,7 @@ class Encoder:
             "image_size": list(images.shape[1:]),
             "precision": precision,
             "device": device.type,
-            "versions": [torch.__version__],
+            "versions": [torch.__version__, *decoding_rules()],
         }
         return stored_features(
             key,

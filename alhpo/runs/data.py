@@ -17,10 +17,12 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.sources import DatasetSize
 from alhpo.runs.setting_groups import DataSettings
+from alhpo.runs.settings import RunConfig, TuneConfig
+from alhpo.training.recipes import encodes
 
 
-def load_data(settings: DataSettings) -> ImageDataset:
-    """The data set that the settings name.
+def load_data(settings: RunConfig | TuneConfig) -> ImageDataset:
+    """The data set that the settings name. Image files are decoded, unless the recipe encodes them.
 
     Raises:
         DataError: it cannot be loaded.
@@ -30,6 +32,7 @@ def load_data(settings: DataSettings) -> ImageDataset:
         download=settings.download,
         on_error=settings.on_error,
         verify=settings.verify,
+        decode=not encodes(settings.recipe),
     )
 
 
@@ -92,7 +95,7 @@ def check_dataset(path: Path, dataset: ImageDataset) -> None:
 
 
 def check_data_of_finished(
-    path: Path, settings: DataSettings, dataset: ImageDataset | None = None
+    path: Path, settings: RunConfig | TuneConfig, dataset: ImageDataset | None = None
 ) -> None:
     """Compare the data of a finished run with the recorded ones.
 

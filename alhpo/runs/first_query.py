@@ -17,11 +17,14 @@ from PIL import Image, PngImagePlugin
 from alhpo.base.files import atomic_path
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
+from alhpo.data.file_images import FileImages
 from alhpo.runs.observer import Observer
 from alhpo.runs.records import read_records
 
 #: Images of a query that are kept as a picture, and the white columns between them.
 PICTURED, GAP = 16, 2
+#: Largest side in pixels of images that are decoded for the picture.
+MOST_PIXELS = 224
 FILE = "first_query.png"
 
 
@@ -52,13 +55,19 @@ class FirstQuery(Observer):
 
 
 def write_picture(file: Path, dataset: ImageDataset, indices: Sequence[int]) -> None:
-    """Write images of the pool side by side, at their own size, as a PNG.
+    """Write images of the pool side by side as a PNG, at their own size; image files that are not
+    decoded yet are made smaller.
 
     Its texts "indices" and "classes" are JSON lists: the images' places in the pool and the names
     of their classes (empty without labels).
     """
     rows = torch.tensor(list(indices))
-    images = dataset.images[rows]
+    pool = dataset.images
+    if isinstance(pool, FileImages) and max(dataset.image_size) > MOST_PIXELS:
+        scale = MOST_PIXELS / max(dataset.image_size)
+        height, width = (max(round(scale * side), 1) for side in dataset.image_size)
+        pool = pool.at(height, width)
+    images = pool[rows]
     white = images.new_full((images.shape[1], GAP, images.shape[3]), 255)
     strip = torch.cat([part for image in images for part in (white, image)][1:], dim=1)
     labels = [] if dataset.labels is None else dataset.labels[rows].tolist()

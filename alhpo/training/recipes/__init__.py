@@ -38,6 +38,15 @@ RECIPES.register("frozen", FrozenRecipe)
 RECIPES.register("learning-loss", LearningLossRecipe)
 
 
+def encodes(name: str) -> bool:
+    """Whether models of the recipe with this name take features of a frozen network.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+    return bool(getattr(RECIPES.get(name), "encodes", False))
+
+
 #: Fields of ``PoolOutputs`` that a model predicts, and from which of its outputs.
 _PREDICTED = {
     "logits": "logits",

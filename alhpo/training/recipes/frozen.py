@@ -33,6 +33,7 @@ class FrozenRecipe:
 
     hyperparameters: ClassVar[type[TrainingHyperparameters]] = HeadHyperparameters
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
+    encodes: ClassVar[bool] = True
     settings: ClassVar[Mapping[str, Any]] = {"heads_per_product": SLOTS}
     input_size = None
 

@@ -192,7 +192,11 @@ class TrainsTogether(Protocol):
 
 
 class RecipeFactory(Declared, Protocol):
-    """Makes a recipe; often the recipe's class."""
+    """Makes a recipe; often the recipe's class.
+
+    The attribute ``encodes = True`` declares that its recipes have an ``encoder``: then a run does
+    not decode image files before it encodes them.
+    """
 
     def __call__(self, spec: ModelSpec, seed: int) -> Recipe:
         """
