@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from alhpo.base.metrics import SCORES
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -27,6 +29,11 @@ class Evaluation:
             probability of the predicted class over 15 equal-width bins of that probability,
             weighted by the images in each bin (Guo et al., On Calibration of Modern Neural
             Networks, eq. 3).
+        balanced_accuracy: mean over the classes that occur of the share of their images classified
+            correctly, in [0, 1] (scikit-learn's ``balanced_accuracy_score``).
+        macro_f1: mean F1 over the classes that occur as a label or as a prediction, in [0, 1]; F1
+            is 0 for a class without a correct prediction (scikit-learn's ``f1_score`` with
+            ``average="macro"``).
     """
 
     accuracy: float
@@ -34,24 +41,32 @@ class Evaluation:
     n: int
     brier: float
     ece: float
+    balanced_accuracy: float
+    macro_f1: float
 
     @classmethod
     def uniform(cls, num_classes: int) -> Evaluation:
         """The metrics of the uniform prediction, which stand for diverged training.
 
-        Its accuracy equals its probability, 1 / ``num_classes``, so its calibration error is 0.
+        They are those of equal logits on as many images of each of the C classes: all images are
+        predicted as one class, the first. Accuracy and balanced accuracy are 1 / C. F1 is
+        2 / (C + 1) for that class and 0 for the others, so macro-F1 is 2 / (C (C + 1)), below the
+        1 / C of guessing: a model that always says the same is not better than diverged. The
+        accuracy equals the probability, so the calibration error is 0.
         """
-        return cls(1 / num_classes, math.log(num_classes), 0, 1 - 1 / num_classes, 0.0)
+        chance = 1 / num_classes
+        macro_f1 = 2 / (num_classes * (num_classes + 1))
+        return cls(chance, math.log(num_classes), 0, 1 - chance, 0.0, chance, macro_f1)
 
     @classmethod
     def nothing(cls) -> Evaluation:
         """The metrics on no images: all NaN."""
-        return cls(math.nan, math.nan, 0, math.nan, math.nan)
+        return cls(math.nan, math.nan, 0, math.nan, math.nan, math.nan, math.nan)
 
     @property
     def scores(self) -> dict[str, float]:
-        """``accuracy``, ``nll``, ``brier`` and ``ece``, as in a record."""
-        return {"accuracy": self.accuracy, "nll": self.nll, "brier": self.brier, "ece": self.ece}
+        """All metrics by name (``SCORES``), as in a record."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 class StochasticPasses(Protocol):

@@ -14,6 +14,7 @@ import pydantic
 from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
+from alhpo.base.metrics import Metric
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
     Hyperparameters,
@@ -134,8 +135,10 @@ class SearchSettings(Settings):
         "acquisition: weights the validation images against selection bias. Or a registered "
         "scheme.",
     )
-    metric: Literal["accuracy", "likelihood"] = Field(
-        "accuracy", description="Validation metric that a search maximises."
+    metric: Metric = Field(
+        "accuracy",
+        description="Validation metric that a search maximises; balanced-accuracy and macro-f1 "
+        "count all classes equally.",
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
 
