@@ -24,7 +24,7 @@ from alhpo.base.formats import claim_format
 from alhpo.base.protocols import Strategy, ValidationScheme
 from alhpo.base.seeding import derive_seed, numpy_generator
 from alhpo.base.types import Evaluation, PoolOutputs, Query
-from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.batches import DeviceRows, InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters, load_space
@@ -42,6 +42,7 @@ from alhpo.strategies import (
 from alhpo.training.compute import Compute, Precision
 from alhpo.training.evaluation import evaluate
 from alhpo.training.final_fit import fit_identity, fitted_model, saved_model
+from alhpo.training.inputs import ModelInputs, model_inputs
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.recipes import get_recipe
 from alhpo.training.selection_features import selection_features
@@ -63,16 +64,22 @@ class ActiveLearner:
             ``alhpo.base.protocols.Strategy``.
         seed: seed of the run; every random stream is derived from it.
         hyperparameters: fixed hyperparameters; the others have their defaults.
-        space: the space that ``objective`` searches: "paper", "hpo4dl", a file, or a ConfigSpace
-            space.
-        validation: the validation scheme, such as "holdout:0.2" or "kfold:5".
-        metric: the metric of the objective, "accuracy" or "likelihood".
-        max_epochs: epochs of a full training, unless a call gives others.
+        space: the space that ``objective`` searches: "paper", "hpo4dl", "head", a file, or a
+            ConfigSpace space; None for "paper", or the recipe's.
+        validation: the validation scheme, such as "holdout:0.2" (the default of most recipes) or
+            "kfold:5" (of "frozen").
+        metric: the metric of the objective: "accuracy" (the default of most recipes) or
+            "likelihood" (of "frozen").
+        max_epochs: epochs of a full training, unless a call gives others; by default 27, for
+            "frozen" 200.
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
-        recipe: what is trained: "network" is the whole model. For a strategy that needs predicted
-            losses, "network" becomes "learning-loss".
-        pretrained: start from timm's pretrained weights.
+        recipe: what is trained: "network" is the whole model; "frozen" is a head on features of
+            the pretrained model. For a strategy that needs predicted losses, "network" becomes
+            "learning-loss".
+        pretrained: start from timm's pretrained weights, from the hub.
+        weights: start from these weights: a file of a state dict (.safetensors, .pth, .pt, .bin),
+            or the name of an installed source, such as "efficientnet-lite0".
         init: random initial weights: "timm" (timm's own) or "torch" (PyTorch's defaults for every
             layer).
         cifar_stem: 3x3 stride-1 stem without max-pool; None uses it below 64 pixels.
@@ -103,13 +110,14 @@ class ActiveLearner:
         *,
         seed: int = 0,
         hyperparameters: Mapping[str, Any] | None = None,
-        space: str | CS.ConfigurationSpace = "paper",
-        validation: str | ValidationScheme = "holdout:0.2",
-        metric: Metric = "accuracy",
-        max_epochs: int = 27,
+        space: str | CS.ConfigurationSpace | None = None,
+        validation: str | ValidationScheme | None = None,
+        metric: Metric | None = None,
+        max_epochs: int | None = None,
         start: Start = "cold",
         recipe: str = "network",
         pretrained: bool = False,
+        weights: str | os.PathLike[str] | None = None,
         init: Init = "timm",
         cifar_stem: bool | None = None,
         input_size: int | None = None,
@@ -126,10 +134,18 @@ class ActiveLearner:
         self.strategy = get_strategy(strategy)
         needs = strategy_needs(self.strategy)
         make_recipe = get_recipe(recipe, needs)
-        self.space = load_space(space, make_recipe.hyperparameters)
-        self.validation = get_validation(validation)
+        given = {
+            "space": space,
+            "validation": validation,
+            "metric": metric,
+            "max_epochs": max_epochs,
+        }
+        chosen = dict(make_recipe.hyperparameters.run_defaults)
+        chosen |= {name: value for name, value in given.items() if value is not None}
+        self.space = load_space(chosen["space"], make_recipe.hyperparameters)
+        self.validation = get_validation(chosen["validation"])
         self.fixed = dict(hyperparameters or {})
-        self.max_epochs = whole_number("max_epochs", max_epochs, 1)
+        self.max_epochs = whole_number("max_epochs", chosen["max_epochs"], 1)
         if start not in ("cold", "warm"):
             raise ConfigurationError(f"start is {start!r}. Legal: cold, warm.")
         if query_subset is not None:
@@ -139,8 +155,8 @@ class ActiveLearner:
         check_dropout(self.strategy, dropout)
         check_oracle(self.strategy, dataset)
         make_recipe.hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
-        check_metric(metric)
-        self._metric: Metric = metric
+        check_metric(chosen["metric"])
+        self._metric: Metric = chosen["metric"]
         self._start = start
         self._query_subset = query_subset
         self._path = None if path is None else Path(path)
@@ -150,6 +166,7 @@ class ActiveLearner:
             dataset.channels,
             dataset.image_size,
             pretrained,
+            None if weights is None else os.fspath(weights),
             cifar_stem,
             input_size,
             dropout,
@@ -171,10 +188,11 @@ class ActiveLearner:
             journal = Journal(self._path / "labels.jsonl")
         self.pool = Pool(dataset.identities, dataset.classes, journal, paths=dataset.paths)
         _warn_of_missing(self.pool)
+        self._prepared: ModelInputs | None = None
         self._fitted: Any = None
         #: Hyperparameters and epochs of the last fit.
         self._fitted_with: tuple[TrainingHyperparameters, int] | None = None
-        self._eval_images: DeviceImages | None = None
+        self._evaluation: DeviceRows | None = None
 
     @classmethod
     def of(
@@ -295,6 +313,7 @@ class ActiveLearner:
             needs,
             candidates,
             self.dataset,
+            lambda: self._inputs,
             self.pool,
             self._recipe,
             self.model if needs & OF_MODEL else None,
@@ -392,7 +411,7 @@ class ActiveLearner:
         task = self._task("objective", max_epochs=max_epochs)
         scheme = self.validation if validation is None else get_validation(validation)
         weights, selection = validation_weights(
-            scheme, self.dataset, self.pool, task.seed, self._selection_features
+            scheme, self._inputs.pool, self.pool, task.seed, self._selection_features
         )
         return Objective(
             task,
@@ -504,7 +523,7 @@ class ActiveLearner:
             AlhpoError: no model was fitted yet.
         """
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
-        return predicted_outputs(self._recipe, self.model, self.dataset, chosen, self._outputs)
+        return predicted_outputs(self._recipe, self.model, self._inputs, chosen, self._outputs)
 
     def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
         """Import a labelled pool in dal-toolbox's form, with the data set's own labels.
@@ -530,21 +549,45 @@ class ActiveLearner:
     def _selection_features(
         self, labeled: torch.Tensor, unlabeled: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the pretrained initial model; without pretrained weights, of the pixels."""
+        """Features of the pretrained model; without pretrained weights, of the pixels."""
         return selection_features(
             labeled,
             unlabeled,
-            self._recipe if self._spec.pretrained else None,
+            self._recipe if self._spec.starts_pretrained else None,
             self._recipe.hyperparameters.create(self.fixed),
             self.max_epochs,
             self._form,
             self.compute,
         )
 
-    def _evaluation_images(self) -> DeviceImages | None:
-        if self._eval_images is None and len(self.dataset.eval_images):
-            self._eval_images = self._images(self.dataset.eval_images, self.dataset.eval_labels)
-        return self._eval_images
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute now what the first training would compute before it begins: for a recipe with a
+        frozen network, the features of all images, as far as they are not in the cache.
+
+        Args:
+            progress: called with the number of images done, and of those to do.
+
+        Raises:
+            DataError: features that are not finite.
+        """
+        self._prepared = model_inputs(
+            self._recipe, self.dataset, self._form, self.compute, progress
+        )
+
+    @property
+    def _inputs(self) -> ModelInputs:
+        if self._prepared is None:
+            self.prepare()
+        assert self._prepared is not None
+        return self._prepared
+
+    def _evaluation_images(self) -> DeviceRows | None:
+        if self._evaluation is None and len(self.dataset.eval_images):
+            inputs = self._inputs
+            self._evaluation = inputs.form.on_device(
+                inputs.evaluation[:], self.dataset.eval_labels, self.compute.device
+            )
+        return self._evaluation
 
     def _task(
         self, purpose: str, *, max_epochs: int | None = None, n_labeled: int | None = None
@@ -561,10 +604,10 @@ class ActiveLearner:
         if self._start == "warm" and self._fitted is not None:
             recipe = recipe.from_model(self._fitted)
         return Task(
-            images=self.dataset.images[indices],
+            inputs=self._inputs.pool[indices],
             labels=torch.from_numpy(self.pool.labels[:n_labeled]),
             recipe=recipe,
-            form=self._form,
+            form=self._inputs.form,
             compute=self.compute,
             max_epochs=whole_number("max_epochs", epochs, 1),
             seed=derive_seed(self.seed, purpose, len(indices)),
@@ -579,10 +622,7 @@ class ActiveLearner:
         hp, max_epochs = self._fitted_with
         task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
         labeled = torch.from_numpy(self.pool.labeled)
-        return retrained(task, hp, self.dataset, labeled, indices, images)
-
-    def _images(self, images: torch.Tensor, labels: torch.Tensor | None) -> DeviceImages:
-        return DeviceImages(images, labels, self._form, self.compute.device)
+        return retrained(task, hp, self.dataset, self._inputs, labeled, indices, images)
 
     def _candidates(self, n: int) -> np.ndarray:
         available = self.pool.available

@@ -34,6 +34,7 @@ parser.add_argument("--num-config", type=int, default=1000, help="configurations
 # active learning
 parser.add_argument("--model", default="resnet18", help="any timm name")
 parser.add_argument("--pretrained", action="store_true")
+parser.add_argument("--weights", help="a file of weights, or efficientnet-lite0")
 parser.add_argument("--strategy", default="badge", help=", ".join(strategy_names()))
 parser.add_argument("--hpo", default="per-cycle", help="fixed, per-cycle, every:K or final")
 parser.add_argument("--space", default="hpo4dl", help="paper, hpo4dl, or a ConfigSpace file")

@@ -72,7 +72,7 @@ def test_every_image_is_a_shift_and_flip_of_its_source(augmentation, height, wid
     for inputs, labels in epoch(source, 4, augmentation):
         assert inputs.shape == (4, channels, height, width) and inputs.dtype == torch.float32
         for result, label in zip(as_pixels(inputs), labels, strict=True):
-            found = explanation(result, source.images[label], pad if crop else 0, flip)
+            found = explanation(result, source.values[label], pad if crop else 0, flip)
             assert found is not None
             seen.add(found)
     assert len(seen) > 1 or augmentation == "none"
@@ -82,7 +82,7 @@ def test_shifts_and_flips_are_uniform_and_independent():
     source = numbered(4)
     keys = range(150)
     found = [
-        explanation(result, source.images[label], 1, True)
+        explanation(result, source.values[label], 1, True)
         for key in keys
         for inputs, labels in epoch(source, 4, "crop-flip", (key,))
         for result, label in zip(as_pixels(inputs), labels, strict=True)
@@ -132,7 +132,7 @@ def test_an_epoch_shows_each_image_at_most_once_in_full_batches(n, batch_size, a
 def test_images_stay_with_their_labels():
     source = numbered(11, height=4, width=4, channels=3)
     for inputs, labels in epoch(source, 4):
-        assert torch.equal(as_pixels(inputs), source.images[labels])
+        assert torch.equal(as_pixels(inputs), source.values[labels])
 
 
 def test_order_changes_with_the_epoch_and_leaves_no_image_out_for_good():
@@ -178,10 +178,10 @@ def test_two_epochs_can_be_read_side_by_side():
 
 def test_images_are_not_changed():
     source = numbered(9)
-    before = source.images.clone()
+    before = source.values.clone()
     epoch(source, 4, "crop-flip")
     list(source.blocks())
-    assert torch.equal(source.images, before)
+    assert torch.equal(source.values, before)
 
 
 # --- model input ---------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_images_are_not_changed():
 def test_normalisation(channels):
     mean, std = (0.4, 0.5, 0.1)[:channels], (0.2, 0.3, 0.01)[:channels]
     source = numbered(6, InputFormat(mean, std), channels=channels)
-    expected = (source.images.numpy() / 255 - np.array(mean)) / np.array(std)
+    expected = (source.values.numpy() / 255 - np.array(mean)) / np.array(std)
     (block, labels), *rest = source.blocks()
     assert not rest and labels.tolist() == list(range(6)) and block.dtype == torch.float32
     assert np.allclose(block.numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
@@ -226,13 +226,17 @@ def test_channels_last_is_another_order_of_the_same_values(size):
         assert other.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(4, 4), (16, 16), (5, 11), (8, 8)])
-def test_resizing_is_torchvisions(size):
-    source = numbered(6, InputFormat((0.0,) * 3, (1.0,) * 3, size), channels=3)
+def test_resizing_is_torchvisions(size, mode):
+    """Scaled to cover the size, and cropped to the centre."""
+    form = InputFormat((0.0,) * 3, (1.0,) * 3, size, interpolation=mode)
+    source = numbered(6, form, channels=3)
     (block, _), *_ = source.blocks()
-    images = source.images.permute(0, 3, 1, 2).float() / 255
-    expected = tv.resize(images, list(size), tv.InterpolationMode.BILINEAR, antialias=True)
-    assert torch.allclose(block, expected, atol=1e-5)
+    images = source.values.permute(0, 3, 1, 2).float() / 255
+    covering = [max(size)] * 2  # the images are square
+    expected = tv.resize(images, covering, tv.InterpolationMode(mode), antialias=True)
+    assert torch.allclose(block, tv.center_crop(expected, list(size)), atol=1e-5)
     for inputs, labels in epoch(source, 3):
         assert inputs.shape == (3, 3, *size)
         assert torch.allclose(inputs, block[labels], atol=1e-6)

@@ -509,7 +509,7 @@ def test_predictions_are_those_that_are_evaluated(digits, resnet):
 
 
 def test_images_without_labels_are_predicted(digits, resnet):
-    bare = DeviceImages(digits.images, None, InputFormat((0.0,), (1.0,)), CPU)
+    bare = DeviceImages(digits.values, None, InputFormat((0.0,), (1.0,)), CPU)
     assert predict(resnet, bare, PLAIN)[0].shape == (70, 10)
 
 
@@ -522,7 +522,7 @@ def test_looking_at_a_model_does_not_change_it(digits, resnet, training):
         predict(resnet, digits, PLAIN)
     assert weights_hash(resnet) == before and resnet.training == training
     broken = DeviceImages(
-        digits.images.repeat(1, 1, 1, 2), digits.labels, InputFormat((0.0,), (1.0,)), CPU
+        digits.values.repeat(1, 1, 1, 2), digits.labels, InputFormat((0.0,), (1.0,)), CPU
     )
     with pytest.raises(RuntimeError):
         evaluate(resnet, broken, PLAIN)

@@ -180,7 +180,7 @@ def test_draws_of_a_learner_are_weighed_by_lure(few_digits, tmp_path):
     np.testing.assert_allclose(v[:12], 1)
     assert np.ptp(v[12:]) > 0.01  # albl did not draw uniformly
     weights, _ = validation_weights(
-        get_validation(scheme), few_digits, again.pool, 0, pixel_features
+        get_validation(scheme), few_digits.images, again.pool, 0, pixel_features
     )
     np.testing.assert_allclose(weights, v)
 
@@ -425,11 +425,12 @@ def test_labels_of_one_class_are_weighted(few_digits, tmp_path):
     assert 0 <= row["accuracy"] <= 1 and row["effective_size"] <= len(zeros) / 3 + 1
 
 
-def test_features_of_a_pretrained_model(few_digits, monkeypatch):
+def test_features_of_a_pretrained_model(few_digits, tmp_path):
     """Where the weights came from elsewhere, the initial model says what images are alike."""
-    learner = learner_of(few_digits, validation="weighted:random:0.5")
+    torch.save(learner_of(few_digits)._recipe.template.state_dict(), tmp_path / "w.pth")
+    options = {"validation": "weighted:random:0.5", "weights": tmp_path / "w.pth"}
+    learner = learner_of(few_digits, **options)
     learner.label_initial(12)
-    learner._spec = replace(learner._spec, pretrained=True)
     labeled, unlabeled = learner._selection_features(few_digits.images[:5], few_digits.images[5:12])
     learner._fitted = learner._recipe.template
     expected = learner.predict(range(12)).features.numpy()

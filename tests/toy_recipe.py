@@ -48,7 +48,7 @@ class ToyTraining:
 class ToyRecipe:
     hyperparameters = ToyHyperparameters
     outputs = frozenset({"logits", "features"})
-    settings, input_size, input_statistics = {}, None, None
+    settings, encoder, input_size, input_statistics = {}, None, None, None
 
     def __init__(self, spec, seed):
         height, width = spec.image_size

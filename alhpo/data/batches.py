@@ -1,14 +1,15 @@
-"""Batches made on the device from uint8 images: no workers, no Python per image.
+"""Batches made on the device from rows there: no workers, no Python per image.
 
-Images are kept as N x H x W x C. One indexing operation crops, flips and gathers a batch; its
-result is in channels-last order.
+Images are kept as N x H x W x C uint8. One indexing operation crops, flips and gathers a batch; its
+result is in channels-last order. Batches of features are in ``feature_batches``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch.nn import functional as F
@@ -20,6 +21,137 @@ from alhpo.base.seeding import Key, derive_seed, torch_generator
 INFERENCE_PIXELS = 2**19
 
 
+class Rows(Protocol):
+    """Rows in memory or on disk, such as images or feature vectors; a tensor is one.
+
+    An index (a slice, or (M,) int64) gives a tensor of those rows in memory.
+    """
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> torch.Tensor: ...
+
+
+class Blocks(Protocol):
+    """Model input, block by block, with labels if they are known."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """All rows in order, unaugmented."""
+        ...
+
+
+class RowFormat(Protocol):
+    """How stored rows become model input: ``InputFormat`` for images, ``FeatureFormat`` for
+    features."""
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def on_device(
+        self, rows: torch.Tensor, labels: torch.Tensor | None, device: torch.device
+    ) -> DeviceRows:
+        """A fixed set of rows, with labels if they are known, on the device."""
+        ...
+
+    def in_blocks(self, rows: Rows, indices: torch.Tensor, device: torch.device) -> Blocks:
+        """Some rows, moved to the device block by block."""
+        ...
+
+
+class DeviceRows:
+    """A fixed set of rows, with their labels if known, on one device.
+
+    Args:
+        values: (N, ...), the rows.
+        labels: (N,) int64, or None.
+        device: the device of the rows and batches.
+
+    Attributes:
+        values, labels, device: on the device.
+    """
+
+    def __init__(
+        self, values: torch.Tensor, labels: torch.Tensor | None, device: torch.device
+    ) -> None:
+        self.values = values.to(device)
+        self.labels = None if labels is None else labels.to(device)
+        self.device = device
+        self._rows: torch.Tensor | None = None
+
+    def part(self, positions: torch.Tensor) -> Self:
+        """The rows at some positions, in that order; they share the memory of this set.
+
+        Args:
+            positions: (M,) int64 positions in this set.
+        """
+        part = copy.copy(self)  # the same tensors, and what was derived from them
+        rows = positions.to(self.device)
+        part._rows = rows if self._rows is None else self._rows[rows]
+        return part
+
+    def __len__(self) -> int:
+        return len(self.values) if self._rows is None else len(self._rows)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the shapes and values of the rows and labels, in order."""
+        return digest(self._chosen(self.values), self._chosen(self.labels))
+
+    @property
+    def own_labels(self) -> torch.Tensor:
+        """(N,) labels of these rows, in order. There must be labels."""
+        labels = self._chosen(self.labels)
+        assert labels is not None
+        return labels
+
+    def batches(self, batch_size: int) -> int:
+        """The number of batches of an epoch."""
+        n = max(len(self), 2)  # a single row is used twice
+        return n // min(batch_size, n)
+
+    def order(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+        """The batches of an epoch, shuffled, as rows of ``values``.
+
+        A last, smaller batch is dropped unless it is the only one. A single row is in its batch
+        twice, because batch norm needs two.
+
+        Args:
+            batch_size: rows per batch.
+            generator: draws the order.
+
+        Returns:
+            (S, B) int64 on the device.
+        """
+        n = len(self)
+        order = torch.randperm(n, generator=generator)
+        if n == 1:
+            order = order.repeat(2)
+        size = min(batch_size, len(order))
+        order = order[: self.batches(batch_size) * size].to(self.device)
+        return (order if self._rows is None else self._rows[order]).view(-1, size)
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """All rows in order, unaugmented, as model input with their labels."""
+        raise NotImplementedError
+
+    def epoch(
+        self, batch_size: int, augmentation: str, *key: Key
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One epoch of training batches, shuffled and augmented, as model input with labels."""
+        raise NotImplementedError
+
+    def _chosen(self, values: torch.Tensor | None) -> torch.Tensor | None:
+        return values if values is None or self._rows is None else values[self._rows]
+
+
 @dataclass(frozen=True)
 class InputFormat:
     """How uint8 images become model input.
@@ -29,12 +161,33 @@ class InputFormat:
         std: standard deviation of each channel, of pixel values scaled to [0, 1].
         size: (height, width) to which images are resized on the device; None keeps their size.
         channels_last: whether batches are in channels-last memory order.
+        interpolation: how images are resized, always with antialiasing.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] | None = None
     channels_last: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What model input depends on, apart from the image; a mapping that JSON can hold."""
+        size = None if self.size is None else list(self.size)
+        identity: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std), "size": size}
+        if self.interpolation != "bilinear":
+            identity["interpolation"] = self.interpolation
+        return identity
+
+    def on_device(
+        self, rows: torch.Tensor, labels: torch.Tensor | None, device: torch.device
+    ) -> DeviceImages:
+        """Images with their labels on the device; see ``DeviceImages``."""
+        return DeviceImages(rows, labels, self, device)
+
+    def in_blocks(self, rows: Rows, indices: torch.Tensor, device: torch.device) -> PoolImages:
+        """Images of a pool, block by block on the device; see ``PoolImages``."""
+        return PoolImages(rows, indices, self, device)
 
 
 class _Input:
@@ -49,21 +202,33 @@ class _Input:
         """(B, C, H, W) float32 from (B, H, W, C) uint8."""
         values = torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
         if self._form.size is not None and self._form.size != tuple(values.shape[2:]):
-            values = F.interpolate(values, self._form.size, mode="bilinear", antialias=True)
+            values = _covering(values, self._form.size, self._form.interpolation)
         if self._form.channels_last:
             return values.contiguous(memory_format=torch.channels_last)
         return values.contiguous()
 
-    def slices(self, images: torch.Tensor, n: int) -> Iterator[slice]:
+    def slices(self, images: Rows, n: int) -> Iterator[slice]:
         """The rows of each forward pass without gradients over ``n`` images of this size."""
-        height, width = self._form.size or images.shape[1:3]
-        size = min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
+        size = self.per_pass(images)
         return (slice(start, start + size) for start in range(0, n, size))
+
+    def per_pass(self, images: Rows) -> int:
+        """The number of images of this size in a forward pass without gradients."""
+        height, width = self._form.size or images.shape[1:3]
+        return min(max(INFERENCE_PIXELS // (height * width), 32), 1024)
+
+
+def _covering(images: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """(B, C, H, W) images, scaled to cover ``size`` and cropped to its centre."""
+    scale = max(size[0] / images.shape[2], size[1] / images.shape[3])
+    height, width = (max(round(scale * images.shape[2 + i]), size[i]) for i in range(2))
+    images = F.interpolate(images, (height, width), mode=interpolation, antialias=True)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return images[:, :, top : top + size[0], left : left + size[1]]
 
 
 class PoolImages:
     """Some images of a pool, moved to the device block by block, without a copy of them all.
-
 
     Args:
         images: (P, H, W, C) uint8, the pool.
@@ -73,7 +238,7 @@ class PoolImages:
     """
 
     def __init__(
-        self, images: torch.Tensor, indices: torch.Tensor, form: InputFormat, device: torch.device
+        self, images: Rows, indices: torch.Tensor, form: InputFormat, device: torch.device
     ) -> None:
         self.device = device
         self._images = images
@@ -83,13 +248,18 @@ class PoolImages:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def per_pass(self) -> int:
+        """The number of images in a block; the last may have fewer."""
+        return self._input.per_pass(self._images)
+
     def blocks(self) -> Iterator[tuple[torch.Tensor, None]]:
         """All images in order, unaugmented, as (B, C, H, W) float32, each block with None."""
         for rows in self._input.slices(self._images, len(self)):
             yield self._input(self._images[self._indices[rows]].to(self.device)), None
 
 
-class DeviceImages:
+class DeviceImages(DeviceRows):
     """A fixed set of images, with their labels if known, on one device.
 
     Args:
@@ -106,51 +276,21 @@ class DeviceImages:
         form: InputFormat,
         device: torch.device,
     ) -> None:
-        self.images = images.to(device)
-        self.labels = None if labels is None else labels.to(device)
-        self.device = device
+        super().__init__(images, labels, device)
         self._input = _Input(form, device)
         self._padded: dict[int, torch.Tensor] = {}
-        self._rows: torch.Tensor | None = None
-
-    def part(self, positions: torch.Tensor) -> DeviceImages:
-        """The images at some positions, in that order; they share the memory of this set.
-
-        Args:
-            positions: (M,) int64 positions in this set.
-        """
-        part = copy.copy(self)  # the same tensors, and the same cache of padded images
-        rows = positions.to(self.device)
-        part._rows = rows if self._rows is None else self._rows[rows]
-        return part
-
-    def __len__(self) -> int:
-        return len(self.images) if self._rows is None else len(self._rows)
-
-    @property
-    def digest(self) -> str:
-        """Hash of the shapes and values of the images and labels, in order."""
-        return digest(self._chosen(self.images), self._chosen(self.labels))
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """All images in order, unaugmented, as (B, C, H, W) float32 with their labels."""
-        for part in self._input.slices(self.images, len(self)):
+        for part in self._input.slices(self.values, len(self)):
             rows = part if self._rows is None else self._rows[part]
             labels = None if self.labels is None else self.labels[rows]
-            yield self._input(self.images[rows]), labels
-
-    def batches(self, batch_size: int) -> int:
-        """The number of batches of an epoch."""
-        n = max(len(self), 2)  # a single image is used twice
-        return n // min(batch_size, n)
+            yield self._input(self.values[rows]), labels
 
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of training batches, shuffled and augmented.
-
-        A last, smaller batch is dropped unless it is the only one. A single image is in its batch
-        twice, because batch norm needs two.
+        """One epoch of training batches, shuffled (see ``order``) and augmented.
 
         Args:
             batch_size: images per batch.
@@ -161,45 +301,35 @@ class DeviceImages:
             (B, C, H, W) float32 and (B,) int64.
         """
         assert self.labels is not None
-        n = len(self)
         generator = torch_generator(derive_seed(*key), "epoch")
-        order = torch.randperm(n, generator=generator)
-        if n == 1:
-            order = order.repeat(2)
-        size = min(batch_size, len(order))
-        order = order[: self.batches(batch_size) * size].to(self.device)
+        order = self.order(batch_size, generator)
+        n, size = order.numel(), order.shape[1]
         crop, flip = "crop" in augmentation, "flip" in augmentation
-        height, width = self.images.shape[1:3]
+        height, width = self.values.shape[1:3]
         rows = columns = None
         pad = max(height // 8, 1) if crop else 0
         source = self._padded_by(pad)
         if crop or flip:
-            rows = torch.arange(height).expand(len(order), height)
-            columns = torch.arange(width).expand(len(order), width)
+            rows = torch.arange(height).expand(n, height)
+            columns = torch.arange(width).expand(n, width)
             if flip:
-                flipped = torch.rand(len(order), 1, generator=generator) < 0.5
+                flipped = torch.rand(n, 1, generator=generator) < 0.5
                 columns = torch.where(flipped, columns.flip(1), columns)
             if crop:
-                offsets = torch.randint(0, 2 * pad + 1, (2, len(order), 1), generator=generator)
+                offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
                 rows, columns = rows + offsets[0], columns + offsets[1]
             rows, columns = rows.to(self.device), columns.to(self.device)
-        if self._rows is not None:
-            order = self._rows[order]
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
+        for step, chosen in enumerate(order):
             if rows is None or columns is None:
-                pixels = self.images[chosen]
+                pixels = self.values[chosen]
             else:
-                part = slice(start, start + size)
+                part = slice(step * size, (step + 1) * size)
                 pixels = source[chosen[:, None, None], rows[part, :, None], columns[part, None, :]]
             yield self._input(pixels), self.labels[chosen]
 
     def _padded_by(self, pad: int) -> torch.Tensor:
         if pad == 0:
-            return self.images
+            return self.values
         if pad not in self._padded:
-            self._padded[pad] = F.pad(self.images, (0, 0, pad, pad, pad, pad))
+            self._padded[pad] = F.pad(self.values, (0, 0, pad, pad, pad, pad))
         return self._padded[pad]
-
-    def _chosen(self, values: torch.Tensor | None) -> torch.Tensor | None:
-        return values if values is None or self._rows is None else values[self._rows]

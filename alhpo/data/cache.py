@@ -1,12 +1,13 @@
-"""The folder of what was read once: facts of image files, and decoded images.
+"""The folder of what was read once: facts of image files, decoded images, and features.
 
     files/KEY.json             facts of the image files below one folder
     images/KEY/pixels.npy      decoded images, (N, H, W, C) uint8, mapped into memory
     images/KEY/entry.json      what they are
+    features/KEY/              features of images, see ``stored_features``
 
 Everything in it can be made again from the data. It is ``ALHPO_CACHE``, else
-``~/.cache/alhpo/cache``; decoded images take at most ``ALHPO_CACHE_GIB`` (50 by default), those
-used longest ago go first.
+``~/.cache/alhpo/cache``; decoded images and features take at most ``ALHPO_CACHE_GIB`` (50 by
+default), those used longest ago go first.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from filelock import FileLock, Timeout
 from alhpo.base.errors import ConfigurationError
 
 DEFAULT_GIB = 50.0
+#: Folders of decoded images and of features.
+KINDS = ("images", "features")
 #: What reading a damaged file of the cache leads to.
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Decoded images in the cache.
+    """Decoded images, or features of images, in the cache.
 
     Attributes:
         path: their folder.
@@ -52,7 +55,7 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """The bytes that decoded images may take.
+    """The bytes that decoded images and features may take.
 
     Raises:
         ConfigurationError: ``ALHPO_CACHE_GIB`` is not a number from 0.
@@ -70,25 +73,26 @@ def cache_limit() -> int:
 
 
 def cached_images() -> list[CachedImages]:
-    """The decoded images in the cache, those used longest ago first."""
-    return entries_in(cache_folder() / "images")
+    """Decoded images and features in the cache, those used longest ago first."""
+    found = [entry for kind in KINDS for entry in entries_in(cache_folder() / kind)]
+    return sorted(found, key=lambda entry: entry.used)
 
 
 def clean_cache(older_than_days: float = 0.0) -> int:
-    """Remove decoded images that were not used for some days, and all facts of files.
+    """Remove images and features that were not used for some days, and all facts of files.
 
     Those that a process works with stay readable for it.
 
     Returns:
         Bytes that were freed.
     """
-    folder, limit = cache_folder() / "images", time.time() - older_than_days * 86_400
+    limit = time.time() - older_than_days * 86_400
     freed = 0
-    for found in entries_in(folder):
+    for found in cached_images():
         if not older_than_days or found.used <= limit:
             shutil.rmtree(found.path, ignore_errors=True)
             freed += found.size
-    attempt(lambda: remove_left_over(folder))
+    attempt(lambda: remove_left_over(cache_folder() / "images"))
     for file in (cache_folder() / "files").glob("*.json"):
         freed += file.stat().st_size
         file.unlink(missing_ok=True)
@@ -99,7 +103,7 @@ def make_room(folder: Path, need: int, key: str) -> bool:
     """Remove what was used longest ago until ``need`` bytes fit; False if they cannot."""
     remove_left_over(folder, key)
     limit = cache_limit()
-    entries = [entry for entry in entries_in(folder) if entry.path.name != key]
+    entries = [entry for entry in cached_images() if entry.path.name != key]
     taken = sum(entry.size for entry in entries)
     if need > limit or need >= shutil.disk_usage(folder).free + taken:
         return False

@@ -2,7 +2,9 @@
 
 from alhpo.hyperparameters.fields import (
     Augmentation,
+    HeadHyperparameters,
     Hyperparameters,
+    OptimizerHyperparameters,
     TrainingHyperparameters,
 )
 from alhpo.hyperparameters.spaces import (
@@ -10,6 +12,7 @@ from alhpo.hyperparameters.spaces import (
     active_configuration,
     check_space,
     check_warmup,
+    head_space,
     hpo4dl_space,
     load_space,
     paper_space,
@@ -18,11 +21,14 @@ from alhpo.hyperparameters.spaces import (
 __all__ = [
     "SPACES",
     "Augmentation",
+    "HeadHyperparameters",
     "Hyperparameters",
+    "OptimizerHyperparameters",
     "TrainingHyperparameters",
     "active_configuration",
     "check_space",
     "check_warmup",
+    "head_space",
     "hpo4dl_space",
     "load_space",
     "paper_space",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -18,7 +18,19 @@ class TrainingHyperparameters(Settings):
 
     Each field can be fixed for a run, or searched: then the configuration space has a
     hyperparameter of the same name.
+
+    Attributes:
+        run_defaults: the space, validation scheme, metric, epochs of a full training and budget of
+            a search that a run of such a recipe has unless they are given.
     """
+
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        "space": "paper",
+        "validation": "holdout:0.2",
+        "metric": "accuracy",
+        "max_epochs": 27,
+        "max_budget": 100,
+    }
 
     @classmethod
     def create(cls, *layers: Mapping[str, Any]) -> Self:
@@ -53,12 +65,8 @@ class TrainingHyperparameters(Settings):
         return self
 
 
-class Hyperparameters(TrainingHyperparameters):
-    """How a network is trained.
-
-    The defaults suit a few tens of epochs on a few hundred labels. Huseljic et al. (2023) train for
-    200 epochs, with a lower ``lr`` and with warm-up.
-    """
+class OptimizerHyperparameters(TrainingHyperparameters):
+    """How gradient descent minimises the cross-entropy."""
 
     lr: float = pydantic.Field(0.05, gt=0, description="Peak learning rate.")
     weight_decay: float = pydantic.Field(
@@ -84,18 +92,9 @@ class Hyperparameters(TrainingHyperparameters):
     warmup_epochs: int = pydantic.Field(
         0, ge=0, description="Epochs of linear warm-up from 0.01 x lr."
     )
-    augmentation: Augmentation = pydantic.Field(
-        "auto", description="Random padded crop, flip, or both; auto depends on the data set."
-    )
     label_smoothing: float = pydantic.Field(
         0.0, ge=0, lt=1, description="Probability moved from the label to all classes equally."
     )
-
-    @pydantic.model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Hyperparameters:
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("Hyperparameter nesterov=True needs optimizer='sgd' and momentum > 0")
-        return self
 
     def check_epochs(self, max_epochs: int, where: str = "") -> None:
         """Refuse a warm-up of ``max_epochs`` epochs or more; see ``TrainingHyperparameters``."""
@@ -105,8 +104,61 @@ class Hyperparameters(TrainingHyperparameters):
                 f"after max_epochs={max_epochs}; expected a smaller number."
             )
 
+    @pydantic.model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("Hyperparameter nesterov=True needs optimizer='sgd' and momentum > 0")
+        return self
+
+
+class Hyperparameters(OptimizerHyperparameters):
+    """How a network is trained.
+
+    The defaults suit a few tens of epochs on a few hundred labels. Huseljic et al. (2023) train for
+    200 epochs, with a lower ``lr`` and with warm-up.
+    """
+
+    augmentation: Augmentation = pydantic.Field(
+        "auto", description="Random padded crop, flip, or both; auto depends on the data set."
+    )
+
     def resolved(self, augmentation: str) -> Self:
         """The same hyperparameters, with ``augmentation="auto"`` replaced by ``augmentation``."""
         if self.augmentation != "auto":
             return self
         return self.model_copy(update={"augmentation": augmentation})
+
+
+class HeadHyperparameters(OptimizerHyperparameters):
+    """How a head on frozen features is trained.
+
+    The defaults are common for linear heads: SGD, for some 200 epochs. A search judges on every
+    label once (five folds), by the likelihood, which says more than accuracy on few images.
+    """
+
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        "space": "head",
+        "validation": "kfold:5",
+        "metric": "likelihood",
+        "max_epochs": 200,
+        "max_budget": 1000,
+    }
+
+    lr: float = pydantic.Field(0.01, gt=0, description="Peak learning rate.")
+    batch_size: int = pydantic.Field(
+        64,
+        ge=2,
+        description="Images per step. A last, smaller batch is dropped unless it is the only one.",
+    )
+    normalization: Literal["none", "l2", "layer"] = pydantic.Field(
+        "none",
+        description="Normalisation of each image's features: l2 (to unit length) or layer (to mean "
+        "0 and deviation 1).",
+    )
+    class_weights: Literal["none", "balanced"] = pydantic.Field(
+        "none",
+        description="Weights of the classes in the loss; balanced is inverse to their frequency.",
+    )
+    hidden: int = pydantic.Field(
+        0, ge=0, description="Units of a hidden layer; 0 is a linear classifier."
+    )

@@ -54,7 +54,18 @@ def hpo4dl_space() -> CS.ConfigurationSpace:
     return space
 
 
-SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space}
+def head_space() -> CS.ConfigurationSpace:
+    """For heads on frozen features: the learning rate, log-uniform in [1e-4, 10], and the weight
+    decay, log-uniform in [1e-6, 0.1]."""
+    import ConfigSpace as CS
+
+    space = CS.ConfigurationSpace()
+    _add(space, CS.Float("lr", (1e-4, 10.0), default=1e-2, log=True))
+    _add(space, CS.Float("weight_decay", (1e-6, 1e-1), default=5e-4, log=True))
+    return space
+
+
+SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space, "head": head_space}
 
 
 def load_space(

@@ -1,4 +1,5 @@
-"""timm models: built for a data set, from seeded random weights, with penultimate features."""
+"""timm models: built for a data set, from seeded random or pretrained weights, with penultimate
+features."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import unknown_name
 from alhpo.base.seeding import isolated_torch_rng
 from alhpo.models.check import NotOnMeta, check_model, may_be_of_meta
+from alhpo.models.weights import Weights, put_into, read_weights
 
 with warnings.catch_warnings():
     # timm 0.9 uses torch.jit, of which newer torch warns at import
@@ -37,6 +39,8 @@ class ModelSpec:
         in_chans: channels of the images.
         image_size: (height, width) of the images, in pixels.
         pretrained: start from timm's pretrained weights.
+        weights: start from these weights: a file of a state dict (.safetensors, .pth, .pt, .bin),
+            or the name of a source, such as "efficientnet-lite0".
         cifar_stem: 3x3 stride-1 stem without max-pool, for timm's ResNets; None uses it for images
             below 64 pixels.
         input_size: pixels per side to which images are resized on the device. None keeps their
@@ -51,15 +55,25 @@ class ModelSpec:
     in_chans: int
     image_size: tuple[int, int]
     pretrained: bool = False
+    weights: str | None = None
     cifar_stem: bool | None = None
     input_size: int | None = None
     dropout: float = 0.0
     init: Init = "timm"
 
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether training starts from pretrained weights: timm's, or given ones."""
+        return self.pretrained or self.weights is not None
+
     def identity(self) -> dict[str, Any]:
         """The spec as a JSON-able mapping. It has ``dropout`` and ``init`` only if they are not the
-        defaults."""
-        identity = asdict(self) | {"image_size": list(self.image_size)}
+        defaults. Given weights are ``pretrained``; ``weights_hash`` tells which ones they are."""
+        identity = asdict(self) | {
+            "image_size": list(self.image_size),
+            "pretrained": self.starts_pretrained,
+        }
+        del identity["weights"]
         if not self.dropout:
             del identity["dropout"]
         if self.init == "timm":
@@ -80,6 +94,28 @@ def check_model_name(name: str) -> None:
     raise ConfigurationError(f"{message} timm.list_models() lists all of them.")
 
 
+def check_initial_weights(pretrained: bool, weights: str | None, init: Init) -> None:
+    """Refuse settings of initial weights that exclude each other.
+
+    Args:
+        pretrained, weights, init: see ``ModelSpec``.
+
+    Raises:
+        ConfigurationError: more than one of them decides the weights.
+    """
+    given = {
+        "pretrained": pretrained,
+        f"weights={weights!r}": weights is not None,
+        "init='torch'": init == "torch",
+    }
+    deciding = [name for name, decides in given.items() if decides]
+    if len(deciding) > 1:
+        raise ConfigurationError(
+            f"Settings {' and '.join(deciding)} exclude each other: each says which weights "
+            "training starts from. Leave out all but one."
+        )
+
+
 def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     """Build a model, in training mode on the CPU. The same spec and seed give the same weights.
 
@@ -89,23 +125,21 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
     Raises:
         ConfigurationError: the name is unknown; the architecture has no such stem, dropout or
-            initial weights; the model fails ``check_model``, mostly before its weights are made; or
-            pretrained weights do not exist or cannot be downloaded.
+            initial weights; the model fails ``check_model``, mostly before its weights are made;
+            pretrained weights do not exist or cannot be downloaded; or given weights cannot be read
+            or do not fit.
     """
     check_model_name(spec.name)
-    if spec.pretrained and spec.init == "torch":
-        raise ConfigurationError(
-            "Setting init is 'torch', which means random weights, but pretrained is set too. "
-            "Leave out one of them."
-        )
+    check_initial_weights(spec.pretrained, spec.weights, spec.init)
     if not 0 <= spec.dropout < 1:
         raise ConfigurationError(
             f"Setting dropout is {spec.dropout!r}; expected a number in [0, 1)."
         )
+    weights = None if spec.weights is None else read_weights(spec.weights, spec.name)
     checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
         try:
-            model = _create(spec)
+            model = _create(spec, weights)
         except (ConfigurationError, OSError):  # OSError: no network, or no room for weights
             raise
         except Exception as error:  # whatever an architecture raises
@@ -135,6 +169,14 @@ def model_input(spec: ModelSpec, model: nn.Module) -> tuple[tuple[int, int] | No
     return None, settings
 
 
+def own_input_size(name: str) -> int | None:
+    """The side in pixels of the images that a timm model was trained on; None if timm does not
+    say."""
+    settings = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    size = None if settings is None else settings.input_size
+    return None if size is None else max(size[1:])
+
+
 def forward_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, C) logits and (B, D) penultimate features from one pass, both float32."""
     hidden = model.forward_features(images)
@@ -153,7 +195,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest(*(part for item in model.state_dict().items() for part in item))
 
 
-def _create(spec: ModelSpec) -> nn.Module:
+def _create(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
     try:
         model = timm.create_model(
@@ -171,8 +213,14 @@ def _create(spec: ModelSpec) -> nn.Module:
         if not spec.pretrained:
             raise
         raise _no_pretrained_weights(spec, error) from error
-    if _wants_cifar_stem(spec, model):
-        _set_cifar_stem(model, keep_weights=spec.pretrained)
+    small = _wants_cifar_stem(spec, model)
+    if small and weights is not None and _has_cifar_stem(weights):
+        _set_cifar_stem(model, keep_weights=False)
+        small = False
+    if weights is not None:
+        put_into(model, weights, spec.name)
+    if small:
+        _set_cifar_stem(model, keep_weights=spec.pretrained or weights is not None)
     return model
 
 
@@ -181,7 +229,7 @@ def _check_on_meta(spec: ModelSpec) -> bool:
     with isolated_torch_rng(torch.device("cpu"), 0, "check of model"):
         try:
             with torch.device("meta"):
-                model = _create(replace(spec, pretrained=False))
+                model = _create(replace(spec, pretrained=False, weights=None))
             _check(spec, model)
         except NotOnMeta:
             return False
@@ -219,6 +267,11 @@ def _wants_cifar_stem(spec: ModelSpec, model: nn.Module) -> bool:
             "replace. Use a plain ResNet such as 'resnet18', or leave cifar_stem unset."
         )
     return spec.cifar_stem
+
+
+def _has_cifar_stem(weights: Weights) -> bool:
+    first = weights.tensors.get("conv1.weight", torch.empty(0))
+    return first.shape[2:] == (3, 3)
 
 
 def _set_cifar_stem(model: Any, *, keep_weights: bool) -> None:

@@ -11,12 +11,13 @@ import torch
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import Strategy
 from alhpo.base.types import Evaluation
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceRows
 from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.strategies import strategy_name, strategy_needs
 from alhpo.training.evaluation import evaluate
 from alhpo.training.final_fit import fitted_model
+from alhpo.training.inputs import ModelInputs
 from alhpo.training.trainer import Task
 
 
@@ -39,9 +40,10 @@ def retrained(
     task: Task,
     hp: TrainingHyperparameters,
     dataset: ImageDataset,
+    inputs: ModelInputs,
     labeled: torch.Tensor,
     indices: Sequence[int],
-    evaluation: DeviceImages,
+    evaluation: DeviceRows,
 ) -> Evaluation:
     """Train on the labelled images and some more, and evaluate: ``PoolOutputs.retrain``.
 
@@ -51,6 +53,7 @@ def retrained(
         task: the training on the labelled images alone, with its seed and length.
         hp: the hyperparameters.
         dataset: with labels.
+        inputs: the data set as the model takes it.
         labeled: (L,) int64, pool indices of the labelled images.
         indices: pool indices to add.
         evaluation: the evaluation split.
@@ -69,7 +72,7 @@ def retrained(
             f"retrain was given {indices!r}; expected are pool indices without labels, each once."
         )
     assert dataset.labels is not None  # check_oracle
-    task = replace(task, images=dataset.images[together], labels=dataset.labels[together])
+    task = replace(task, inputs=inputs.pool[together], labels=dataset.labels[together])
     model, _ = fitted_model(task, hp)
     if model is not None:
         result = evaluate(task.recipe, model, evaluation, task.compute)

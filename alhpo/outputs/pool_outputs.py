@@ -16,13 +16,14 @@ import torch
 
 from alhpo.base.seeding import derive_seed, torch_generator
 from alhpo.base.types import Evaluation, PoolOutputs
-from alhpo.data.batches import InputFormat, PoolImages
+from alhpo.data.batches import InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
 from alhpo.outputs.adversarial import Discrimination
 from alhpo.outputs.dropout_passes import DropoutPasses, keep_masks
 from alhpo.training.compute import Compute
 from alhpo.training.evaluation import predict
+from alhpo.training.inputs import ModelInputs
 from alhpo.training.recipes.recipe import Recipe
 
 #: Fields of ``PoolOutputs`` from the model: of the candidates, and of the labelled images.
@@ -37,7 +38,7 @@ class OutputSettings:
     """Settings for the outputs of every query of a learner.
 
     Attributes:
-        form: how images become model input.
+        form: how images become input of networks that strategies train.
         compute: device and precision.
         dropout: probability with which each feature is dropped in a pass.
         mc_passes: number of passes.
@@ -56,7 +57,7 @@ class OutputSettings:
 def predicted_outputs(
     recipe: Recipe,
     model: Any,
-    dataset: ImageDataset,
+    inputs: ModelInputs,
     indices: np.ndarray,
     settings: OutputSettings,
     *,
@@ -67,15 +68,15 @@ def predicted_outputs(
     Args:
         recipe: the recipe of the model.
         model: a fitted model.
-        dataset: the data set.
+        inputs: the data set as the model takes it.
         indices: (N,) pool indices.
         settings: see ``OutputSettings``.
         features: whether features are needed; without, they may be None.
     """
     chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     compute = settings.compute
-    images = PoolImages(dataset.images, chosen, settings.form, compute.device)
-    said = predict(recipe, model, images, compute, features=features)
+    blocks = inputs.form.in_blocks(inputs.pool, chosen, compute.device)
+    said = predict(recipe, model, blocks, compute, features=features)
     return PoolOutputs(chosen, **said._asdict())
 
 
@@ -83,6 +84,7 @@ def pool_outputs(
     needs: frozenset[str],
     candidates: np.ndarray,
     dataset: ImageDataset,
+    inputs: Callable[[], ModelInputs],
     pool: Pool,
     recipe: Recipe,
     model: Any,
@@ -99,6 +101,7 @@ def pool_outputs(
         needs: fields of ``PoolOutputs``.
         candidates: (N,) pool indices, ascending.
         dataset: the data set.
+        inputs: the data set as the model takes it, asked for only if the model is.
         pool: the pool with its labels.
         recipe: the recipe of the model.
         model: the model of the last fit; None if nothing of ``OF_MODEL`` is needed.
@@ -119,7 +122,7 @@ def pool_outputs(
         assert model is not None
         features = bool(needs & {"features", "passes"})
         predicted = predicted_outputs(
-            recipe, model, dataset, candidates, settings, features=features
+            recipe, model, inputs(), candidates, settings, features=features
         )
         outputs |= {name: getattr(predicted, name) for name in OF_CANDIDATES}
         if "passes" in needs:
@@ -131,7 +134,7 @@ def pool_outputs(
         assert model is not None
         features = "labeled_features" in needs
         predicted = predicted_outputs(
-            recipe, model, dataset, pool.labeled, settings, features=features
+            recipe, model, inputs(), pool.labeled, settings, features=features
         )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
     if "classify" in needs:

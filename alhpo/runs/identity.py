@@ -29,15 +29,25 @@ SEARCH_KEYS = frozenset(
 def defining_settings(settings: SearchSettings) -> dict[str, Any]:
     """The settings that define a run or a tuning, for the hash in its folder's name.
 
-    A space from a file counts by its content, not by its path. Settings that came later are left
-    out at their defaults, so that folders keep the names they had before.
+    A space and weights from a file count by their content, not by the path. Settings that came
+    later are left out at their defaults, so that folders keep the names they had before.
     """
     values = settings.model_dump(exclude=set(INCIDENTAL_KEYS))
     if settings.space not in SPACES:
         from alhpo.hyperparameters.description import space_identity
 
         values["space"] = space_identity(load_space(settings.space, settings.hyperparameter_class))
-    defaults = {"init": "timm", "parallel": 1, "recipe": "network", "on_error": "raise"}
+    if values["weights"] is not None:
+        from alhpo.models.weights import weights_identity
+
+        values["weights"] = weights_identity(values["weights"], values["model"])
+    defaults = {
+        "init": "timm",
+        "parallel": 1,
+        "recipe": "network",
+        "on_error": "raise",
+        "weights": None,
+    }
     for name, default in defaults.items():
         if values[name] == default:
             del values[name]

@@ -17,6 +17,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.metrics import Metric
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
+    HeadHyperparameters,
     Hyperparameters,
     TrainingHyperparameters,
     check_warmup,
@@ -68,7 +69,14 @@ class ModelSettings(Settings):
     """The model and its input."""
 
     model: str = Field("resnet18", description="Name of a timm model.")
-    pretrained: bool = Field(False, description="Start from timm's pretrained weights.")
+    pretrained: bool = Field(
+        False, description="Start from timm's pretrained weights, from the hub."
+    )
+    weights: str | None = Field(
+        None,
+        description="Start from the weights in a file (.safetensors, .pth, .pt, .bin: a state "
+        "dict), or of an installed source by name: efficientnet-lite0, or a registered one.",
+    )
     init: Literal["timm", "torch"] = Field(
         "timm",
         description="Random initial weights: timm (timm's own for the architecture) or torch "
@@ -92,10 +100,14 @@ class ModelSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _known_model(self) -> Self:
-        from alhpo.models.timm_models import check_model_name
+        from alhpo.models.timm_models import check_initial_weights, check_model_name
+        from alhpo.models.weights import weights_identity
 
         with naming("model", self.model):
             check_model_name(self.model)
+        check_initial_weights(self.pretrained, self.weights, self.init)
+        if self.weights is not None:
+            weights_identity(self.weights, self.model)  # reads and checks them
         return self
 
 
@@ -104,12 +116,17 @@ class SearchSettings(Settings):
 
     recipe: str = Field(
         "network",
-        description="What is trained: network (the whole model), learning-loss (with a head that "
-        "predicts losses; network becomes it if the strategy needs them), or a registered recipe.",
+        description="What is trained: network (the whole model), frozen (a head on features of the "
+        "pretrained model), learning-loss (with a head that predicts losses; network becomes it if "
+        "the strategy needs them), or a registered recipe.",
     )
     optimizer: str = Field("dyhpo", description="Optimizer of a search.")
-    max_epochs: int = Field(27, ge=1, description="Epochs of a full training.")
-    max_budget: int = Field(100, ge=1, description="Budget of one search in epochs.")
+    max_epochs: int = Field(
+        27, ge=1, description="Epochs of a full training; for frozen 200 by default."
+    )
+    max_budget: int = Field(
+        100, ge=1, description="Budget of one search in epochs; for frozen 1000 by default."
+    )
     min_gain: float | None = Field(
         None,
         gt=0,
@@ -124,7 +141,11 @@ class SearchSettings(Settings):
         ge=1,
         description="Trials of a search that are trained at the same time; results depend on it.",
     )
-    space: str = Field("paper", description="paper, hpo4dl, or a ConfigSpace .json/.yaml file.")
+    space: str = Field(
+        "paper",
+        description="paper, hpo4dl, head (for frozen by default), or a ConfigSpace .json/.yaml "
+        "file.",
+    )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
     )
@@ -133,14 +154,22 @@ class SearchSettings(Settings):
         description="Validation scheme: random:F (a random share of the labels), holdout:F "
         "(stratified by class), either with xR for R repeats, or kfold:K. The prefix weighted: or "
         "acquisition: weights the validation images against selection bias. Or a registered "
-        "scheme.",
+        "scheme. For frozen kfold:5 by default.",
     )
     metric: Metric = Field(
         "accuracy",
-        description="Validation metric that a search maximises; balanced-accuracy and macro-f1 "
-        "count all classes equally.",
+        description="Validation metric that a search maximises; for frozen likelihood by default. "
+        "In balanced-accuracy and macro-f1 all classes count equally.",
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults_of_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("recipe", ""), str):
+            return values
+        defaults = _hyperparameters_of(values.get("recipe", "network")).run_defaults
+        return {n: v for n, v in defaults.items() if n in cls.model_fields} | dict(values)
 
     @pydantic.field_validator("recipe")
     @classmethod
@@ -226,8 +255,8 @@ class ComputeSettings(Settings):
 
 
 def _hyperparameters_of(recipe: str) -> type[TrainingHyperparameters]:
-    if recipe == "network":  # known without importing torch
-        return Hyperparameters
+    if recipe in ("network", "frozen"):  # known without importing torch
+        return HeadHyperparameters if recipe == "frozen" else Hyperparameters
     from alhpo.training.recipes import RECIPES
 
     return RECIPES.get(recipe).hyperparameters

@@ -140,6 +140,7 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
         strategy="random",
         hyperparameters=given,
         pretrained=False,  # which is as fast
+        weights=None,
     )
     learner.label_initial(n)
     ends: list[float] = []

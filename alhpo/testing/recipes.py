@@ -14,12 +14,14 @@ import torch
 
 from alhpo.base.errors import CheckpointError
 from alhpo.base.seeding import torch_generator
-from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.batches import InputFormat
+from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.models.timm_models import ModelSpec
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 from alhpo.training.compute import Compute
 from alhpo.training.evaluation import predict
+from alhpo.training.inputs import model_inputs
 from alhpo.training.recipes import RECIPES
 from alhpo.training.recipes.recipe import Recipe, RecipeFactory
 from alhpo.training.trainer import Task, Trainer
@@ -102,9 +104,14 @@ def check_recipe(
 def _task(recipe: Recipe, size: tuple[int, int], *, seed: int = 0) -> Task:
     generator = torch_generator("check_recipe", seed)
     images = torch.randint(256, (30, *size, 1), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(30) % CLASSES
+    dataset = ImageDataset.from_arrays(
+        images, labels, classes=CLASSES, eval_images=images[:1], eval_labels=labels[:1]
+    )
     form = InputFormat((0.5,), (0.25,), recipe.input_size, False)
     compute = Compute(torch.device("cpu"), "float32", False)
-    return Task(images, torch.arange(30) % CLASSES, recipe, form, compute, EPOCHS, 7, "none")
+    inputs = model_inputs(recipe, dataset, form, compute)
+    return Task(inputs.pool[:], labels, recipe, inputs.form, compute, EPOCHS, 7, "none")
 
 
 def _trainer(task: Task, hp: TrainingHyperparameters) -> Trainer:
@@ -174,7 +181,7 @@ def _check_predictions(
     name: str, recipe: Recipe, outputs: frozenset[str], task: Task, trained: Trainer
 ) -> None:
     compute, model = task.compute, trained.models[0]
-    images = DeviceImages(task.images, task.labels, task.form, compute.device)
+    images = task.form.on_device(task.inputs, task.labels, compute.device)
     before = {n: t.clone() for n, t in trained._tensors().items()}
     with process_left_alone(name):
         at_once = predict(recipe, model, images, compute)

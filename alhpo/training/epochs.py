@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from alhpo.base.seeding import Key, isolated_torch_rng
-from alhpo.data.batches import DeviceImages
-from alhpo.hyperparameters import Hyperparameters
+from alhpo.data.batches import DeviceRows
+from alhpo.hyperparameters import Hyperparameters, OptimizerHyperparameters
 from alhpo.training.compute import Compute
 
 
-def learning_rate(hp: Hyperparameters, epoch: float, max_epochs: int) -> float:
+def learning_rate(hp: OptimizerHyperparameters, epoch: float, max_epochs: int) -> float:
     """The learning rate at a point of training.
 
     Linear warm-up from 0.01 lr over ``warmup_epochs``, then the schedule over the other epochs.
@@ -101,7 +101,7 @@ def classification_loss(
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: DeviceImages,
+    images: DeviceRows,
     hp: Hyperparameters,
     compute: Compute,
     epoch: int,

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from alhpo.base.types import Evaluation
-from alhpo.data.batches import DeviceImages, PoolImages
+from alhpo.data.batches import Blocks, DeviceRows
 from alhpo.training.compute import Compute
 from alhpo.training.recipes.recipe import Prediction, Recipe
 
@@ -89,7 +89,7 @@ def _counts(
     return np.bincount(classes, weights, minlength=num_classes).tolist()
 
 
-def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> ImageScores:
+def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
     """Scores on each labelled image, without augmentation, from one pass."""
     parts: list[tuple[torch.Tensor, ...]] = []
     num_classes = 0
@@ -113,7 +113,7 @@ def score_images(recipe: Recipe, model: Any, images: DeviceImages, compute: Comp
     return ImageScores(*columns, num_classes)
 
 
-def evaluate(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute) -> Evaluation:
+def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:
     """Mean scores on labelled images, without augmentation, from one pass."""
     return score_images(recipe, model, images, compute).mean()
 
@@ -121,7 +121,7 @@ def evaluate(recipe: Recipe, model: Any, images: DeviceImages, compute: Compute)
 def predict(
     recipe: Recipe,
     model: Any,
-    images: DeviceImages | PoolImages,
+    images: Blocks,
     compute: Compute,
     *,
     features: bool = True,

@@ -6,7 +6,8 @@ import gc
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,11 +22,12 @@ from alhpo.base.protocols import ValidationScheme
 from alhpo.base.schema import unknown_name
 from alhpo.base.seeding import numpy_generator
 from alhpo.base.types import Evaluation
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
 from alhpo.training.evaluation import evaluate, score_images
-from alhpo.training.trainer import Task, Trainer
+from alhpo.training.recipes.recipe import TrainsTogether
+from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import AcquisitionWeighted, Weighted
 from alhpo.validation.weights import effective_size
@@ -36,6 +38,19 @@ Divergence = Literal["worst", "nan"]
 #: written in any case before a result is returned. Where memory is short they are let go of, and
 #: the epochs trained once more from the checkpoint.
 LIVE_BYTES = 2**30
+
+
+#: The arguments of a call of an objective.
+Request = tuple[Mapping[str, Any], int, int, "str | os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A trial in memory, the epoch to reach, and the folder of its checkpoint."""
+
+    trainer: Trainer
+    epoch: int
+    folder: Path
 
 
 def check_metric(metric: str) -> None:
@@ -93,7 +108,7 @@ class Objective:
         on_divergence: Divergence = "worst",
         weights: np.ndarray | None = None,
         selection: str = "",
-        test: DeviceImages | None = None,
+        test: DeviceRows | None = None,
     ) -> None:
         check_metric(metric)
         if on_divergence not in ("worst", "nan"):
@@ -191,6 +206,58 @@ class Objective:
             CheckpointError: the checkpoint is missing or truncated, or is of another configuration,
                 labelled set, model, validation scheme or epoch.
         """
+        request = (configuration, epoch, previous_epoch, checkpoint_path)
+        try:
+            return self._trained([self._prepared(*request)])[0]
+        except Exception as error:
+            if not (self._live and is_out_of_memory(error)):
+                raise
+        # outside the except block, where the exception no longer holds the model in memory
+        self.release_memory()
+        return self._trained([self._prepared(*request)])[0]
+
+    @property
+    def train_together(self) -> Callable[[Sequence[Request]], list[Any]] | None:
+        """Trains several trials at once; None if the recipe trains its models one by one.
+
+        It takes a sequence of the arguments of a call, each of another trial, and returns what each
+        call would return, bit by bit, or the exception that it would raise.
+        """
+        if not isinstance(self._task.recipe, TrainsTogether):
+            return None
+        return self._train_together
+
+    def _train_together(self, requests: Sequence[Request]) -> list[Any]:
+        results: list[Any] = [None] * len(requests)
+        ready: dict[int, _Prepared] = {}
+        for number, request in enumerate(requests):
+            try:
+                ready[number] = self._prepared(*request)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                results[number] = error
+        for number, rows in zip(ready, self._trained(list(ready.values())), strict=True):
+            results[number] = rows
+        return results
+
+    def release_memory(self) -> None:
+        """Drop the models of recent trials from memory; their checkpoints are on disk."""
+        self._live.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_live": OrderedDict()}
+
+    def _prepared(
+        self,
+        configuration: Mapping[str, Any],
+        epoch: int,
+        previous_epoch: int,
+        checkpoint_path: str | os.PathLike[str],
+    ) -> _Prepared:
         hp = self.hyperparameters(configuration)
         if not 0 <= previous_epoch < epoch <= self.max_epochs:
             raise ConfigurationError(
@@ -203,36 +270,21 @@ class Objective:
                 f"checkpoint_path is {str(folder)!r}, a file; expected is a folder. Give "
                 "another path."
             )
-        try:
-            return self._trained(hp, epoch, previous_epoch, folder)
-        except Exception as error:
-            if not (self._live and is_out_of_memory(error)):
-                raise
-        # outside the except block, where the exception no longer holds the model in memory
-        self.release_memory()
-        return self._trained(hp, epoch, previous_epoch, folder)
+        return _Prepared(self._trainer(hp, previous_epoch, folder), epoch, folder)
 
-    def release_memory(self) -> None:
-        """Drop the models of recent trials from memory; their checkpoints are on disk."""
-        self._live.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_live": OrderedDict()}
-
-    def _trained(
-        self, hp: TrainingHyperparameters, epoch: int, previous_epoch: int, folder: Path
-    ) -> list[dict[str, Any]]:
-        trainer = self._trainer(hp, previous_epoch, folder)
-        rows = [self._epoch(trainer) for _ in range(previous_epoch, epoch)]
-        trainer.save(folder)
-        self._keep(folder, trainer)
+    def _trained(self, trials: Sequence[_Prepared]) -> list[list[dict[str, Any]]]:
+        """Train trials side by side and save them; the rows of each."""
+        rows: list[list[dict[str, Any]]] = [[] for _ in trials]
+        while behind := [n for n, one in enumerate(trials) if one.trainer.epoch < one.epoch]:
+            losses = advance_together([trials[n].trainer for n in behind])
+            for number, loss in zip(behind, losses, strict=True):
+                rows[number].append(self._row(trials[number].trainer, loss))
+        for one in trials:
+            one.trainer.save(one.folder)
+            self._keep(one.folder, one.trainer)
         return rows
 
-    def _epoch(self, trainer: Trainer) -> dict[str, Any]:
-        loss = trainer.advance()
+    def _row(self, trainer: Trainer, loss: float) -> dict[str, Any]:
         results: list[Evaluation] = []
         unweighted: list[Evaluation] = []
         if not trainer.diverged:

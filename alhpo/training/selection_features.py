@@ -22,11 +22,11 @@ def selection_features(
     form: InputFormat,
     compute: Compute,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the initial model, or of the pixels.
+    """Features of the initial model, or of the pixels; features stay as they are.
 
     Args:
-        labeled: (L, H, W, C) uint8.
-        unlabeled: (U, H, W, C) uint8.
+        labeled: (L, H, W, C) uint8 images, or (L, D) features.
+        unlabeled: (U, H, W, C) or (U, D), likewise.
         recipe: one with pretrained weights; None takes the pixels. So does a recipe whose models
             give no features.
         hp: hyperparameters that the recipe makes its model with.
@@ -37,6 +37,8 @@ def selection_features(
     Returns:
         (L, D) and (U, D) features.
     """
+    if labeled.ndim == 2:
+        return labeled.numpy(), unlabeled.numpy()
     if recipe is None or "features" not in recipe.outputs or not len(unlabeled):
         return pixel_features(labeled, unlabeled)
     model = recipe.start(hp, max_epochs, compute).model

@@ -14,11 +14,11 @@ import torch
 
 from alhpo.base.digests import digest
 from alhpo.base.errors import CheckpointError
-from alhpo.data.batches import DeviceImages, InputFormat
+from alhpo.data.batches import DeviceRows, RowFormat
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.training.checkpoints import read_checkpoint, write_checkpoint
 from alhpo.training.compute import Compute
-from alhpo.training.recipes.recipe import Recipe
+from alhpo.training.recipes.recipe import EpochOf, Recipe, TrainsTogether
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,21 @@ class Task:
     """A training, apart from its hyperparameters: images, recipe and settings.
 
     Attributes:
-        images: (L, H, W, C) uint8, the labelled images in the order of labelling.
+        inputs: (L, ...), what the recipe's models take of the labelled images, in the order of
+            labelling: (L, H, W, C) uint8 images, or (L, D) features.
         labels: (L,) int64.
         recipe: the recipe, with the initial weights.
-        form: how images become model input.
+        form: how ``inputs`` become model input.
         compute: device and precision.
         max_epochs: epochs of a full training.
         seed: seed of the random streams of order, augmentation and dropout.
         augmentation: meaning of ``augmentation="auto"``.
     """
 
-    images: torch.Tensor
+    inputs: torch.Tensor
     labels: torch.Tensor
     recipe: Recipe
-    form: InputFormat
+    form: RowFormat
     compute: Compute
     max_epochs: int
     seed: int
@@ -48,7 +49,7 @@ class Task:
     @cached_property
     def labeled_set(self) -> str:
         """Identity of the labelled images: a hash of their pixels and labels, in order."""
-        return digest(self.images, self.labels)
+        return digest(self.inputs, self.labels)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -58,9 +59,7 @@ class Task:
             "seed": self.seed,
             "precision": self.compute.precision,
             "channels_last": self.compute.channels_last,
-            "mean": list(self.form.mean),
-            "std": list(self.form.std),
-            "size": None if self.form.size is None else list(self.form.size),
+            **self.form.identity,
             **self.recipe.settings,
         }
 
@@ -73,13 +72,13 @@ class Task:
             "training": self.training,
         }
 
-    def device_images(self, positions: np.ndarray) -> DeviceImages:
+    def device_images(self, positions: np.ndarray) -> DeviceRows:
         """The labelled images at these positions, on the device, without a copy."""
         return self._on_device.part(torch.from_numpy(np.asarray(positions, dtype=np.int64)))
 
     @cached_property
-    def _on_device(self) -> DeviceImages:
-        return DeviceImages(self.images, self.labels, self.form, self.compute.device)
+    def _on_device(self) -> DeviceRows:
+        return self.form.on_device(self.inputs, self.labels, self.compute.device)
 
 
 class Trainer:
@@ -97,7 +96,7 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, hp: TrainingHyperparameters, parts: Sequence[DeviceImages], scheme: str
+        self, task: Task, hp: TrainingHyperparameters, parts: Sequence[DeviceRows], scheme: str
     ) -> None:
         self.hp = hp
         self.epoch = 0
@@ -116,19 +115,30 @@ class Trainer:
         return [training.model for training in self._trainings]
 
     def advance(self) -> float:
-        """Train every model one epoch.
+        """Train every model one epoch, each by itself.
 
         Returns:
             The mean training loss over the models. After divergence it is NaN, ``diverged`` is
             set, and nothing is trained any more.
         """
         losses = []
-        for split, (training, images) in enumerate(zip(self._trainings, self._parts, strict=True)):
-            if self.diverged:
+        for one in self._next_epochs():
+            losses.append(one.training.epoch(one.images, one.epoch, *one.key))
+            if not math.isfinite(losses[-1]):
                 break
-            loss = training.epoch(images, self.epoch, self._task.seed, split)
-            losses.append(loss)
-            self.diverged = not math.isfinite(loss)
+        return self._advanced(losses)
+
+    def _next_epochs(self) -> list[EpochOf]:
+        if self.diverged:
+            return []
+        pairs = zip(self._trainings, self._parts, strict=True)
+        return [
+            EpochOf(training, images, self.epoch, (self._task.seed, split))
+            for split, (training, images) in enumerate(pairs)
+        ]
+
+    def _advanced(self, losses: list[float]) -> float:
+        self.diverged = self.diverged or not all(map(math.isfinite, losses))
         self.epoch += 1
         return math.nan if self.diverged else sum(losses) / len(losses)
 
@@ -172,6 +182,24 @@ class Trainer:
             "validation_scheme": self._scheme,
             **self._task.identity,
         }
+
+
+def advance_together(trainers: Sequence[Trainer]) -> list[float]:
+    """Train an epoch of several trainers of one task, side by side if the recipe can.
+
+    Returns:
+        What ``Trainer.advance`` returns for each. A recipe that trains side by side may round
+        otherwise than there.
+    """
+    recipe = trainers[0]._task.recipe
+    if not isinstance(recipe, TrainsTogether):
+        return [trainer.advance() for trainer in trainers]
+    epochs = [trainer._next_epochs() for trainer in trainers]
+    losses = iter(recipe.train_together([one for own in epochs for one in own]))
+    return [
+        trainer._advanced([next(losses) for _ in own])
+        for trainer, own in zip(trainers, epochs, strict=True)
+    ]
 
 
 def split_tensors(tensors: Mapping[str, torch.Tensor], split: int) -> dict[str, torch.Tensor]:

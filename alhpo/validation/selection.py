@@ -18,26 +18,26 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import SELECTION_NEEDS, ValidationScheme, WeightingScheme
 from alhpo.base.seeding import numpy_generator
 from alhpo.base.types import Selection
-from alhpo.data.dataset import ImageDataset
+from alhpo.data.batches import Rows
 from alhpo.data.pool import Pool
 
 #: The largest number of unlabelled images that the labelled ones are compared with.
 REFERENCE_SIZE = 5000
-#: From (L, H, W, C) labelled and (U, H, W, C) other images, uint8, to (L, D) and (U, D) features.
+#: From rows of labelled and of other images to their (L, D) and (U, D) features.
 Features = Callable[[torch.Tensor, torch.Tensor], tuple[np.ndarray, np.ndarray]]
 
 
 def validation_weights(
-    scheme: ValidationScheme, dataset: ImageDataset, pool: Pool, seed: int, features: Features
+    scheme: ValidationScheme, rows: Rows, pool: Pool, seed: int, features: Features
 ) -> tuple[np.ndarray | None, str]:
     """The weights that a scheme gives to the labelled images.
 
     Args:
         scheme: the scheme.
-        dataset: the images.
+        rows: (N, ...), images of the pool, or features of them.
         pool: the labels of the images.
         seed: names the random streams.
-        features: computes features of images, if the scheme needs them.
+        features: computes features of rows, if the scheme needs them.
 
     Returns:
         (L,) float64 weights in the order of labelling, and a hash of the selection that they are
@@ -55,20 +55,20 @@ def validation_weights(
             f"Validation scheme {scheme.name!r} needs {sorted(map(str, illegal))}, which no "
             f"selection has. Legal: {', '.join(sorted(SELECTION_NEEDS))}."
         )
-    selection = Selection(len(dataset))
+    selection = Selection(len(rows))
     basis: list[Any] = [selection.pool_size]
     if "probabilities" in needs:
         draws, probabilities = _draws(pool, scheme.name)
         selection = replace(selection, draws=draws, probabilities=probabilities)
         basis += [draws, probabilities]
     if "features" in needs:
-        others = np.setdiff1d(np.arange(len(dataset)), pool.labeled)
+        others = np.setdiff1d(np.arange(len(rows)), pool.labeled)
         if len(others) > REFERENCE_SIZE:
             generator = numpy_generator(seed, "reference")
             others = np.sort(generator.choice(others, REFERENCE_SIZE, replace=False))
-        reference = dataset.images[torch.from_numpy(others)]
+        reference = rows[torch.from_numpy(others)]
         basis.append(reference)
-        ours, theirs = features(dataset.images[torch.from_numpy(pool.labeled)], reference)
+        ours, theirs = features(rows[torch.from_numpy(pool.labeled)], reference)
         selection = replace(selection, labeled_features=ours, unlabeled_features=theirs)
     weights = scheme.weights(selection, numpy_generator(seed, "weights", scheme.name))
     weights = np.asarray(weights, dtype=np.float64)

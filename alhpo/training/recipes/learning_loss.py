@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from alhpo.base.seeding import Key
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceRows
 from alhpo.models.timm_models import ModelSpec
 from alhpo.training.compute import Compute
 from alhpo.training.loss_prediction import (
@@ -32,7 +32,7 @@ class LearningLossTraining(NetworkTraining):
 
     loss_function = staticmethod(joint_loss)
 
-    def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
+    def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
         loss = super().epoch(images, epoch, *key)
         return (
             loss if head_is_finite(self.model) else math.nan

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from alhpo.base.seeding import Key
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import Hyperparameters, TrainingHyperparameters
 from alhpo.models.timm_models import (
     ModelSpec,
@@ -49,7 +49,7 @@ class NetworkTraining:
         self._compute = compute
         self._optimizer = make_optimizer(model, hp)
 
-    def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
+    def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
         return train_epoch(
             self.model,
             self._optimizer,
@@ -81,6 +81,7 @@ class NetworkRecipe:
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
     settings: ClassVar[Mapping[str, Any]] = {}
     training: ClassVar[type[NetworkTraining]] = NetworkTraining
+    encoder = None
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         self.spec = spec
@@ -101,7 +102,7 @@ class NetworkRecipe:
     @property
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         settings = model_input(self.spec, self.template)[1]
-        if not self.spec.pretrained or len(settings.get("mean", ())) != self.spec.in_chans:
+        if not self.spec.starts_pretrained or len(settings.get("mean", ())) != self.spec.in_chans:
             return None
         return tuple(settings["mean"]), tuple(settings["std"])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from alhpo.base.seeding import Key
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.models.encoder import Encoder
 from alhpo.models.timm_models import ModelSpec
 from alhpo.training.compute import Compute
 
@@ -36,7 +38,7 @@ class Training(Protocol):
         """The current model, without the rest of the training such as the optimizer."""
         ...
 
-    def epoch(self, images: DeviceImages, epoch: int, *key: Key) -> float:
+    def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
         """Train one epoch.
 
         The result must depend only on the arguments and on ``tensors()``, so that a restored
@@ -79,6 +81,23 @@ class Declared(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class EpochOf:
+    """An epoch of a training to train; see ``Training.epoch``.
+
+    Attributes:
+        training: the training, changed in place.
+        images: the training images with labels.
+        epoch: the epoch, from 0.
+        key: names the random streams of the training.
+    """
+
+    training: Training
+    images: DeviceRows
+    epoch: int
+    key: tuple[Key, ...]
+
+
 @runtime_checkable
 class Recipe(Declared, Protocol):
     """What is trained, for one data set and seed; made by a ``RecipeFactory``.
@@ -99,6 +118,11 @@ class Recipe(Declared, Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Other settings that training depends on, as a mapping that JSON can hold."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The frozen network whose features its models take; None if they take images."""
         ...
 
     @property
@@ -140,7 +164,8 @@ class Recipe(Declared, Protocol):
 
         Args:
             model: a model trained by this recipe.
-            inputs: (B, C, H, W) float32, normalised, on the device.
+            inputs: (B, C, H, W) float32 images, normalised, or (B, D) float32 features of the
+                encoder, on the device.
             compute: device and precision.
             features: whether features are needed; without, they may be None.
         """
@@ -148,6 +173,21 @@ class Recipe(Declared, Protocol):
 
     def classifier(self, model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from (B, D) features to (B, C) logits, row by row."""
+        ...
+
+
+@runtime_checkable
+class TrainsTogether(Protocol):
+    """A recipe that trains the models of several splits and trials side by side."""
+
+    def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
+        """Train an epoch of different trainings.
+
+        Each has the same result whatever the others are: bit by bit on one CPU.
+
+        Returns:
+            The loss of each, as from ``Training.epoch``.
+        """
         ...
 
 

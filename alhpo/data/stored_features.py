@@ -1,0 +1,175 @@
+"""Features of images in the cache: each image once per network, mapped into memory.
+
+    features/KEY/entry.json     what they are
+    features/KEY/rows.jsonl     the images of each block of rows, and the block's checksum
+    features/KEY/values.bin     (N, D) float16 or float32, block after block
+
+A block is in ``rows.jsonl`` once it is on disk, so that an interrupted pass goes on after its last
+block.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from alhpo.base.errors import DataError
+from alhpo.base.files import Journal, content_hash, write_text
+from alhpo.data.cache import DAMAGED, attempt, cache_folder, make_room
+
+#: From positions of images to their (B, D) features.
+Encode = Callable[[Sequence[int]], np.ndarray]
+#: Called with the number of images that have features, and of all that get some now.
+EncodeProgress = Callable[[int, int], None]
+
+
+class FeatureRows:
+    """(N, D) features on disk; rows come as float32 tensors in memory.
+
+    Args:
+        values: (M, D), mapped into memory.
+        rows: (N,) the row of each image.
+    """
+
+    def __init__(self, values: np.ndarray, rows: np.ndarray) -> None:
+        self._values = values
+        self._rows = rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self._rows), self._values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: slice | torch.Tensor, /) -> torch.Tensor:
+        chosen = index.cpu().numpy() if isinstance(index, torch.Tensor) else index
+        return torch.from_numpy(self._values[self._rows[chosen]].astype(np.float32))
+
+
+def stored_features(
+    key: Mapping[str, Any],
+    what: str,
+    identities: Sequence[str],
+    width: int,
+    dtype: type[np.floating[Any]],
+    encode: Encode,
+    *,
+    block: int,
+    progress: EncodeProgress | None = None,
+) -> FeatureRows:
+    """The features of these images from the cache; those that are not there are computed into it.
+
+    Of several processes that want features of one network, one computes and the others wait. Where
+    the cache cannot be written, features are computed into memory.
+
+    Args:
+        key: everything that features depend on, apart from the image; JSON can hold it.
+        what: what the features are, for people.
+        identities: the N images.
+        width: D, the number of features.
+        dtype: type in which they are kept.
+        encode: computes features of ``block`` images or fewer.
+        block: images that are computed, and then saved, at a time.
+        progress: called after each block.
+
+    Raises:
+        DataError: features that are not finite in ``dtype``.
+    """
+    name = content_hash([dict(key), width, np.dtype(dtype).name], length=32)
+    folder = cache_folder() / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            stored = _Stored(folder / name, what, width, dtype)
+            missing = [row for row, one in enumerate(identities) if one not in stored.rows]
+            size = (len(stored.rows) + len(missing)) * stored.row_bytes
+            if missing and not make_room(folder, size, name):
+                raise OSError("no room in the cache")
+            for start in range(0, len(missing), block):
+                rows = missing[start : start + block]
+                stored.append([identities[row] for row in rows], _checked(encode(rows), dtype))
+                if progress:
+                    progress(min(start + block, len(missing)), len(missing))
+            attempt(lambda: os.utime(stored.path / "entry.json"))
+            return FeatureRows(stored.values(), np.array([stored.rows[one] for one in identities]))
+    except (OSError, NotImplementedError):  # read-only, full, no locks
+        values = np.empty((len(identities), width), dtype=dtype)
+        for start in range(0, len(identities), block):
+            rows = range(start, min(start + block, len(identities)))
+            values[start : start + block] = _checked(encode(rows), dtype)
+            if progress:
+                progress(rows.stop, len(identities))
+        return FeatureRows(values, np.arange(len(identities)))
+
+
+class _Stored:
+    """One entry of the cache; made if it is missing, and made anew if it is damaged."""
+
+    def __init__(self, path: Path, what: str, width: int, dtype: type[np.floating[Any]]) -> None:
+        self.path = path
+        self.rows: dict[str, int] = {}
+        self.row_bytes = width * np.dtype(dtype).itemsize
+        self._shape, self._dtype = (-1, width), dtype
+        self._journal = Journal(path / "rows.jsonl")
+        self._file = path / "values.bin"
+        if not self._read():
+            shutil.rmtree(path, ignore_errors=True)
+            self.rows = {}
+            path.mkdir()
+            self._file.touch()
+            write_text(path / "entry.json", json.dumps({"images": what}))
+
+    def append(self, identities: Sequence[str], values: np.ndarray) -> None:
+        """Add a block of rows and wait until it is on disk."""
+        content = values.tobytes()
+        with self._file.open("r+b") as file:
+            file.truncate(len(self.rows) * self.row_bytes)  # what a crash left behind
+            file.seek(0, os.SEEK_END)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._journal.append({"images": list(identities), "crc": zlib.crc32(content)})
+        self._add(identities)
+
+    def values(self) -> np.ndarray:
+        """(N, D), mapped into memory."""
+        if not self.rows:
+            return np.empty((0, self._shape[1]), dtype=self._dtype)
+        return np.memmap(self._file, self._dtype, "r").reshape(self._shape)[: len(self.rows)]
+
+    def _add(self, identities: Sequence[str]) -> None:
+        self.rows |= {one: row for row, one in enumerate(identities, start=len(self.rows))}
+
+    def _read(self) -> bool:
+        try:
+            with self._file.open("rb") as file:
+                for entry in self._journal.read():
+                    size = len(entry["images"]) * self.row_bytes
+                    if zlib.crc32(file.read(size)) != entry["crc"]:
+                        return False
+                    self._add(entry["images"])
+        except (OSError, DataError, *DAMAGED):
+            return False
+        return (self.path / "entry.json").exists()
+
+
+def _checked(values: np.ndarray, dtype: type[np.floating[Any]]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        kept = values.astype(dtype)
+    if not np.isfinite(kept).all():
+        largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+        raise DataError(
+            f"Features are not finite as {np.dtype(dtype).name} (the largest finite one is "
+            f"{largest:.3g}). Use --precision float32, or other weights."
+        )
+    return kept

@@ -1,0 +1,149 @@
+"""A frozen network: from images to the features that its classifier would take."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from alhpo.base.errors import ConfigurationError
+from alhpo.data.batches import InputFormat, PoolImages, Rows
+from alhpo.data.stored_features import EncodeProgress, FeatureRows, stored_features
+from alhpo.models.timm_models import (
+    ModelSpec,
+    build_model,
+    model_input,
+    own_input_size,
+    weights_hash,
+)
+
+#: Forward passes between two savings of features.
+PASSES = 4
+#: Mean and standard deviation per channel of weights that do not say theirs (ImageNet's).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Encoder:
+    """A timm model with pretrained weights and without its classifier, in evaluation mode.
+
+    Images are resized to the model's own input size unless ``spec`` has another, with its own
+    interpolation, to cover the input, and cropped to the centre. Grey images become three equal
+    channels. Normalisation is the model's own.
+
+    Args:
+        spec: the model.
+
+    Attributes:
+        width: D, the number of features.
+        form: how images become model input.
+        weights: identity of the weights.
+
+    Raises:
+        ConfigurationError: random weights, or a model that cannot be made.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        if not spec.starts_pretrained:
+            raise ConfigurationError(
+                f"The recipe 'frozen' takes features of timm model {spec.name!r} as they are, but "
+                "its weights would be random. Give pretrained (--pretrained), or a file or source "
+                "of weights (--weights)."
+            )
+        size = spec.input_size or own_input_size(spec.name)
+        self.spec = replace(spec, in_chans=3, input_size=size, dropout=0.0)
+        model = build_model(self.spec, 0)
+        needed, settings = model_input(self.spec, model)
+        model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
+        self._model = model.eval().requires_grad_(False)
+        mean, std = settings.get("mean", MEAN), settings.get("std", STD)
+        bilinear = settings.get("interpolation") == "bilinear"
+        self.form = InputFormat(
+            tuple(mean),
+            tuple(std),
+            needed,
+            interpolation="bilinear" if bilinear else "bicubic",
+        )
+        self.weights = weights_hash(model)
+        self._placed: dict[Any, nn.Module] = {}
+
+    @cached_property
+    def width(self) -> int:
+        height, width = self.form.size or self.spec.image_size
+        with torch.inference_mode():
+            return _features(self._model, torch.zeros(1, 3, height, width)).shape[1]
+
+    def features(
+        self,
+        images: Rows,
+        identities: Sequence[str],
+        precision: Literal["float32", "bfloat16"],
+        device: torch.device,
+        what: str,
+        progress: EncodeProgress | None = None,
+    ) -> FeatureRows:
+        """(N, D) features of images, from the cache or computed into it.
+
+        They are kept as float32, or, computed in bfloat16, as float16.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            identities: the N images.
+            precision: of convolutions and matrix products.
+            device: computes the features.
+            what: what the images are, for people.
+            progress: called with the numbers of images done and to do.
+
+        Raises:
+            DataError: features that are not finite.
+        """
+        channels_last = device.type == "cuda" or max(self.form.size or images.shape[1:3]) >= 16
+        form = replace(self.form, channels_last=channels_last)
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        model = copy.deepcopy(self._model).to(device, memory_format=order)  # pyright: ignore[reportCallIssue]
+
+        def encode(rows: Sequence[int]) -> np.ndarray:
+            # passes of one size: an image has the same features in the last pass as in a full one
+            n, size = len(rows), per_pass
+            chosen = torch.tensor([*rows, *[rows[-1]] * (-n % size)])
+            source = PoolImages(images, chosen, form, device)
+            found = []
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+            ):
+                for inputs, _ in source.blocks():
+                    found.append(_features(model, inputs.expand(-1, 3, -1, -1)).float().cpu())
+            return torch.cat(found)[:n].numpy()
+
+        per_pass = PoolImages(images, torch.arange(0), form, device).per_pass
+        key = {
+            "model": self.spec.name,
+            "weights": self.weights,
+            "input": form.identity,
+            "image_size": list(images.shape[1:]),
+            "precision": precision,
+            "device": device.type,
+            "versions": [torch.__version__],
+        }
+        return stored_features(
+            key,
+            f"features of {what}, {self.spec.name}",
+            identities,
+            self.width,
+            np.float16 if precision == "bfloat16" else np.float32,
+            encode,
+            block=PASSES * per_pass,
+            progress=progress,
+        )
+
+
+def _features(model: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """(B, D) penultimate features."""
+    hidden = model.forward_head(model.forward_features(inputs), pre_logits=True)
+    return hidden.flatten(1)
