@@ -189,18 +189,23 @@ class CycleRecord:
         n_labeled: number of labels that the models of this cycle were trained on.
         configuration: all hyperparameters of the final fit.
         tuned: whether a search ran in this cycle.
-        validation: ``accuracy`` and ``nll`` of the configuration (means over the validation
-            splits) and ``epoch``: its best epoch, or the last for "tuned". None if it was not
-            measured or diverged.
-        test: ``accuracy``, ``nll``, ``brier`` and ``ece`` of the final fit on the evaluation split
-            (records of older versions lack the last two).
+        validation: ``accuracy``, ``balanced_accuracy``, ``macro_f1`` and ``nll`` of the
+            configuration (means over the validation splits) and ``epoch``: its best epoch, or the
+            last for "tuned". None if it was not measured or diverged.
+        test: ``Evaluation.scores`` of the final fit on the evaluation split (records of older
+            versions, also ``validation``, lack some of them).
         epochs: training epochs of the search (``hpo``) and of the final fit (``fit``). An epoch
             counts only in the cycle that trained it.
         queried: pool indices chosen at the end of this cycle, in order.
         random_query: whether they were chosen at random instead of by the run's strategy, because
             the fit diverged or the strategy's input was not finite.
         diverged: whether the final fit diverged. ``test`` is then that of the uniform prediction
-            (accuracy 1/C, NLL log C, Brier score 1 − 1/C, calibration error 0).
+            (``Evaluation.uniform``).
+        search: what the search gained, in values of the metric that it maximised: ``current``, of
+            the configuration before it, and ``adopted``, of the one that it left; and on the
+            evaluation split, of fully trained models of the validation splits, ``current_test`` and
+            ``adopted_test``, None if not measured. ``search`` is None without a search, or if the
+            current configuration was not measured in it or diverged.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
@@ -215,6 +220,7 @@ class CycleRecord:
     queried: Sequence[int] = ()
     random_query: bool = False
     diverged: bool = False
+    search: Mapping[str, float | None] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -50,7 +50,9 @@ class ImageScores:
         correct = (self.predictions == self.labels).double()
         share = torch.full_like(self.nll, 1 / n) if weights is None else weights / weights.sum()
         # NaN stays NaN: it times "not in the bin" is NaN in every bin
-        bins = (self.confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)[:, None] == self._bin_numbers()
+        bins = (self.confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)[
+            :, None
+        ] == self._bin_numbers()
         gaps = (share * (correct - self.confidence))[:, None] * bins
         accuracy = correct.sum() / n if weights is None else (share * correct).sum()
         nll = self.nll.sum() / n if weights is None else (share * self.nll).sum()
@@ -109,7 +111,9 @@ def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Comput
                 probabilities.amax(1),
             )
         )
-    columns = parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+    columns = (
+        parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+    )
     return ImageScores(*columns, num_classes)
 
 
