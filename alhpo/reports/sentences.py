@@ -41,7 +41,7 @@ def tuning_sentences(findings: Findings) -> list[str]:
 def gain_sentences(findings: Findings) -> list[str]:
     """A sentence for each data set, model, metric and kind of search: the mean gain over the
     current configuration, on validation and on the evaluation split, and the epochs for it."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in gains(findings.searches).to_dict("records"):
         where = "runs" if row["search"] in (ACTIVE, WITHIN) else "tunings"
         key = (row["dataset"], row["model"], row["metric_name"], where)

@@ -111,10 +111,10 @@ def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Comput
                 probabilities.amax(1),
             )
         )
-    columns = (
-        parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
-    )
-    return ImageScores(*columns, num_classes)
+    if len(parts) > 1:
+        parts = [tuple(torch.cat(part) for part in zip(*parts, strict=True))]
+    labels, predictions, nll, brier, confidence = parts[0]
+    return ImageScores(labels, predictions, nll, brier, confidence, num_classes)
 
 
 def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:

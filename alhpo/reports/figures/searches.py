@@ -96,7 +96,9 @@ def _choices(axes: Axes, rows: Frame, looks: dict[str, dict[str, Any]]) -> None:
         here = rows[rows["line"] == line]
         for (kind, _), group in here.groupby(["kind", "cell"]):
             places = [names.index(str(value)) for value in group["value"]]
-            look = star(style["color"]) if kind == "final" else style | {"alpha": 0.6}
+            look: dict[str, Any] = {**style, "alpha": 0.6}
+            if kind == "final":
+                look = star(style["color"])
             axes.plot(group["n_labeled"], places, **look)
     axes.set_yticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(-0.5, len(names) - 0.5)
