@@ -59,10 +59,12 @@ def _gain_sentence(dataset: str, model: str, metric: str, where: str, rows: list
             f"{begin}, {each}: what they gained over the current configuration is not known, as it "
             "was not measured or not recorded."
         )
-    of = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} measured)"
+    of = [f"{len(known)} of {len(rows)} measured"] if len(known) < len(rows) else []
+    kept = sum(row["gain"] == 0 for row in known)
+    of += [f"{kept} kept it"] if kept else []
     gained = (
         f"{begin} gained {_points(known, 'gain')} points of validation {metric} over the "
-        f"current configuration{of}, {each}"
+        f"current configuration{' (' * bool(of)}{'; '.join(of)}{')' * bool(of)}, {each}"
     )
     tested = [row for row in known if math.isfinite(row["gain_test"])]
     if not tested:

@@ -52,7 +52,7 @@ def gain_table(part: Part) -> Table | None:
         "its gain of validation is never negative, and favours chance; the gain on test does not. "
         "On test: the same metric on the evaluation split, of the fully trained models of the "
         "validation splits, measured where measure_test is on and the new configuration was "
-        "trained to the end.",
+        "trained to the end, and 0 where the search kept the current one.",
     )
 
 
