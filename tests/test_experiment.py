@@ -287,8 +287,12 @@ def test_diverging_baseline_goes_on_and_says_so(few_digits, tmp_path):
         assert record.diverged
         assert record.test == pytest.approx(
             {
-                **{"accuracy": 0.1, "nll": math.log(10), "brier": 0.9, "ece": 0.0},
-                **{"balanced_accuracy": 0.1, "macro_f1": 2 / 110},
+                "accuracy": 0.1,
+                "nll": math.log(10),
+                "brier": 0.9,
+                "ece": 0.0,
+                "balanced_accuracy": 0.1,
+                "macro_f1": 2 / 110,
             }
         )
 

@@ -120,7 +120,7 @@ def test_searches_are_told_with_what_they_gained(tmp_path):
 def test_runs_that_search_nothing_and_those_without_records_of_it_have_no_figures_of_searches(
     tmp_path,
 ):
-    write_run(tmp_path / "fixed", (0.3, 0.4))
+    write_run(tmp_path / "fixed", (0.3, 0.4), hpo="fixed")
     report = write_report(tmp_path / "fixed")
     assert report.findings.searches.empty and not {"gain", "hyperparameters"} & set(report.figures)
     write_run(tmp_path / "old", (0.3, 0.4), hpo="per-cycle")
