@@ -68,8 +68,8 @@ class ActiveLearner:
             ConfigSpace space; None for "paper", or the recipe's.
         validation: the validation scheme, such as "holdout:0.2" (the default of most recipes) or
             "kfold:5" (of "frozen").
-        metric: the metric of the objective: "accuracy" (the default of most recipes) or
-            "likelihood" (of "frozen").
+        metric: the metric of the objective: "accuracy" (the default of most recipes),
+            "balanced-accuracy", "macro-f1" or "likelihood" (the default of "frozen").
         max_epochs: epochs of a full training, unless a call gives others; by default 27, for
             "frozen" 200.
         start: "cold" restarts every training from the same initial weights; "warm" from the model

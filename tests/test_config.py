@@ -105,7 +105,7 @@ def test_illegal_value_is_named(name, values):
         ("validation", "holdout:2", r"\(0, 1\)"),
         ("validation", "loo", "kfold:5"),
         ("hpo", "every:0", "every:5"),
-        ("metric", "loss", "'accuracy' or 'likelihood'"),
+        ("metric", "loss", "'accuracy', 'balanced-accuracy', 'macro-f1' or 'likelihood'"),
         ("hyperparameters", {"lrr": 1}, "Did you mean 'lr'"),
         ("hyperparameters", {"lr": -1}, "'lr' is -1"),
         ("hyperparameters", {"warmup_epochs": 27}, "warmup_epochs is 27.*max_epochs=27"),

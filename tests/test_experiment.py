@@ -70,7 +70,8 @@ def test_records_of_a_fixed_run(few_digits, tmp_path):
         assert record.configuration["lr"] == 0.05
         assert not record.tuned
         assert record.epochs == {"hpo": 3, "fit": 3}
-        assert set(record.validation) == {"accuracy", "nll", "epoch"}
+        validated = {"accuracy", "balanced_accuracy", "macro_f1", "nll", "epoch"}
+        assert set(record.validation) == validated and record.search is None
         assert 0 <= record.test["accuracy"] <= 1
         assert record.test["nll"] > 0
         assert 0 < record.test["brier"] < 2 and 0 < record.test["ece"] < 1
@@ -135,15 +136,52 @@ def test_per_cycle_search(few_digits, tmp_path, optimizer, transfer):
         record_in_force = record.configuration
         best = max(current["metric"].max(), search["metric"].max())
         assert record.validation["accuracy"] == pytest.approx(best)
+        assert record.search == {
+            "current": pytest.approx(current["metric"].max()),
+            "adopted": pytest.approx(best),
+            "current_test": None,
+            "adopted_test": None,
+        }
     assert [folder.name for folder in (result.path / "fit").iterdir()] == ["cycle_003"]
 
 
 def test_search_without_measuring_what_is_in_force(few_digits, tmp_path):
     config = settings(tmp_path, hpo="per-cycle", measure_current=False, budget=12)
     (record,) = run_experiment(config, dataset=few_digits).records
-    assert record.epochs["hpo"] == 7
+    assert record.epochs["hpo"] == 7 and record.search is None
     (file,) = (tmp_path / config.name).glob("hpo/*/*/hpo4dl_results.csv")
     assert len(pd.read_csv(file)) == 7
+
+
+def test_measuring_the_test_tells_what_a_search_gained_and_changes_nothing_else(
+    few_digits, tmp_path
+):
+    changes = {"hpo": "per-cycle", "budget": 22, "max_budget": 12, "metric": "macro-f1"}
+    plain = settings(tmp_path, **changes)
+    on = settings(tmp_path, **changes, measure_test=True)
+    assert (
+        plain.name != on.name == settings(tmp_path, **changes, measure_test=True, device="cpu").name
+    )
+    fixed = settings(tmp_path, hpo="fixed")
+    assert fixed.name == settings(tmp_path, hpo="fixed", measure_test=True).name
+    expected = run_experiment(plain, dataset=few_digits).records
+    result = run_experiment(on, dataset=few_digits)
+    before = {"lr": 0.05, "weight_decay": 5e-4}
+    for record, other in zip(result.records, expected, strict=True):
+        files = result.path.glob(f"hpo/cycle_{record.cycle:03d}/*/hpo4dl_results.csv")
+        trials = {}
+        for _, row in pd.concat(map(pd.read_csv, files)).dropna(subset="test_macro_f1").iterrows():
+            values = ast.literal_eval(row["configuration"])
+            trials[values["lr"], values["weight_decay"]] = row["test_macro_f1"]
+        left = record.configuration
+        for name, hp in (("current_test", before), ("adopted_test", left)):
+            measured = trials.get((hp["lr"], hp["weight_decay"]))
+            assert record.search[name] == (measured and pytest.approx(measured))
+        assert record.search["current_test"] is not None
+        before = left
+        without = {"current_test": None, "adopted_test": None}
+        silent = replace(record, search={**record.search, **without})
+        assert comparable([silent]) == comparable([other])
 
 
 def test_every_second_cycle(few_digits, tmp_path):
@@ -248,7 +286,14 @@ def test_diverging_baseline_goes_on_and_says_so(few_digits, tmp_path):
     for record in records:
         assert record.diverged
         assert record.test == pytest.approx(
-            {"accuracy": 0.1, "nll": math.log(10), "brier": 0.9, "ece": 0.0}
+            {
+                "accuracy": 0.1,
+                "nll": math.log(10),
+                "brier": 0.9,
+                "ece": 0.0,
+                "balanced_accuracy": 0.1,
+                "macro_f1": 2 / 110,
+            }
         )
 
 
@@ -578,7 +623,7 @@ def test_yaml_file_and_flags_share_one_schema(tmp_path):
         (["--dataset", "digit"], "Did you mean 'digits'"),
         (["--budget", "50"], "initial_size"),
         (["--budget", "5000"], "has 1438 images"),
-        (["--metric", "f1"], "'accuracy', 'likelihood'"),
+        (["--metric", "f1"], "'accuracy', 'balanced-accuracy', 'macro-f1', 'likelihood'"),
         (["--seed", "0,x"], "seed"),
     ],
 )

@@ -150,6 +150,18 @@ def test_dropout_resumes_exactly_and_leaves_the_global_stream_alone(few_digits, 
     assert plain != at_once  # the dropout is there
 
 
+@pytest.mark.parametrize("metric", ["balanced-accuracy", "macro-f1"])
+def test_metric_can_count_all_classes_equally(few_digits, tmp_path, metric):
+    scheme = "weighted:random:0.4x2"
+    learner = learner_of(few_digits, validation=scheme, metric=metric)
+    (row,) = learner.objective()(CONFIGURATION, 1, 0, tmp_path / "a")
+    (plain,) = learner.objective(metric="accuracy")(CONFIGURATION, 1, 0, tmp_path / "b")
+    assert row["metric"] == row[metric.replace("-", "_")] != row["accuracy"]
+    assert {**row, "metric": row["accuracy"]} == plain  # the same model, judged otherwise
+    (row,) = learner.objective()({**CONFIGURATION, "lr": 1e25}, 1, 0, tmp_path / "hot")
+    assert row["metric"] == 0 and row["balanced_accuracy"] is row["macro_f1_unweighted"] is None
+
+
 def test_metric_is_the_mean_over_the_splits_and_can_be_the_likelihood(few_digits, tmp_path):
     learner = learner_of(few_digits, validation="kfold:3")
     (row,) = learner.objective()(CONFIGURATION, 1, 0, tmp_path / "a")
@@ -157,7 +169,9 @@ def test_metric_is_the_mean_over_the_splits_and_can_be_the_likelihood(few_digits
     assert len(row["split_accuracy"]) == 3
     (row,) = learner.objective(metric="likelihood")(CONFIGURATION, 1, 0, tmp_path / "b")
     assert row["metric"] == pytest.approx(math.exp(-row["nll"]))
-    with pytest.raises(ConfigurationError, match="accuracy, likelihood"):
+    with pytest.raises(
+        ConfigurationError, match="accuracy, balanced-accuracy, likelihood, macro-f1"
+    ):
         learner.objective(metric="f1")  # type: ignore[arg-type]
 
 
@@ -179,6 +193,7 @@ def test_measuring_the_test_is_recorded_at_the_end_and_changes_nothing_else(few_
     assert [row["epoch"] for row in rows if "test_accuracy" in row] == [3]
     last = rows[-1]
     accuracy, nll = last.pop("test_accuracy"), last.pop("test_nll")
+    balanced, f1 = last.pop("test_balanced_accuracy"), last.pop("test_macro_f1")
     assert rows == plain
     assert_same_weights(tmp_path / "plain", tmp_path / "whole")
     # resumed from the checkpoint by another objective, also one that did not measure before
@@ -193,6 +208,8 @@ def test_measuring_the_test_is_recorded_at_the_end_and_changes_nothing_else(few_
     measured.append(learner.evaluate())
     assert accuracy == pytest.approx(np.mean([one.accuracy for one in measured]))
     assert nll == pytest.approx(np.mean([one.nll for one in measured]))
+    assert balanced == pytest.approx(np.mean([one.balanced_accuracy for one in measured]))
+    assert f1 == pytest.approx(np.mean([one.macro_f1 for one in measured]))
 
 
 def test_what_measures_the_test_has_an_identity_of_its_own(few_digits, tmp_path):

@@ -70,6 +70,65 @@ def made_record(kind, cycle, labels, accuracy, config, seed=0):
     )
 
 
+def test_searches_are_told_with_what_they_gained(tmp_path):
+    """Two searches, the first on test too; then one that measured no current configuration."""
+    run = write_run(tmp_path / "a", (0.3, 0.4, 0.5), hpo="per-cycle", metric="macro-f1")
+    lines = [json.loads(line) for line in (run / "cycles.jsonl").read_text().splitlines()]
+    gained = [(0.5, 0.6, 0.4, 0.38), (0.5, 0.5, 0.45, None)]
+    names = ("current", "adopted", "current_test", "adopted_test")
+    for line, values in zip(lines, gained, strict=False):
+        line["search"] = dict(zip(names, values, strict=True))
+    del lines[2]["search"]  # a record of an older version
+    for line, lr in zip(lines, (0.1, 0.01, 0.001), strict=True):
+        line["configuration"] = {"lr": lr, "batch_size": 8}
+    (run / "cycles.jsonl").write_text("".join(canonical_json(line) + "\n" for line in lines))
+    for number, kind in enumerate(("Constant", "UniformFloatHyperparameter")):
+        file = run / "hpo" / "cycle_000" / f"experiment_{number}" / "configuration_space.json"
+        file.parent.mkdir(parents=True)
+        log = None if kind == "Constant" else True
+        file.write_text(json.dumps([{"name": "lr", "type": kind, "log": log}]))
+    report = write_report(run)
+    searches = report.findings.searches
+    assert searches["epochs"].tolist() == [10, 10, 10]
+    assert searches["metric_name"].unique().tolist() == ["macro-f1"]
+    (table,) = [one for one in report.tables if one.key.startswith("gain-")]
+    shown = {
+        row: [v.plain for v in line] for row, line in zip(table.rows, table.values, strict=True)
+    }
+    (name,) = {row.split(":")[0] for row in table.rows}
+    assert shown == {
+        f"{name}: 100 labels": ["1", "10", "+10.00", "−2.00"],
+        f"{name}: 200 labels": ["1", "10", "+0.00", "not measured"],
+        f"{name}: 300 labels": ["1", "10", "not measured", "not measured"],
+        f"{name}: all": ["3", "10", "+5.00 ± 7.07 (n=2)", "−2.00 (n=1)"],
+    }
+    text = report.markdown.read_text()
+    assert "3 searches in runs gained +5.0 ± 7.1 points of validation macro-f1" in text
+    assert "(2 of 3 measured; 1 kept it), at 10 epochs each" in text
+    assert "on the test split −2.0 points over the 1 of 3 that were measured there" in text
+    spaces = report.findings.hyperparameters
+    assert spaces["hyperparameter"].unique().tolist() == ["lr"] and spaces["log"].all()
+    assert spaces["value"].tolist() == [0.1, 0.01, 0.001]
+    (drawn,) = [one for one in report.document.figures if one.key == "hyperparameters"]
+    (axes,) = drawn.figure.axes
+    assert axes.get_yscale() == "log" and axes.lines[0].get_ydata().tolist() == [0.1, 0.01, 0.001]
+    (drawn,) = [one for one in report.document.figures if one.key == "gain"]
+    lines = [axes.lines[1].get_ydata() for axes in drawn.figure.axes]
+    assert lines[0].tolist() == pytest.approx([10, 0]) and lines[1].tolist() == pytest.approx([-2])
+
+
+def test_runs_that_search_nothing_and_those_without_records_of_it_have_no_figures_of_searches(
+    tmp_path,
+):
+    write_run(tmp_path / "fixed", (0.3, 0.4), hpo="fixed")
+    report = write_report(tmp_path / "fixed")
+    assert report.findings.searches.empty and not {"gain", "hyperparameters"} & set(report.figures)
+    write_run(tmp_path / "old", (0.3, 0.4), hpo="per-cycle")
+    report = write_report(tmp_path / "old")
+    assert not {"gain", "hyperparameters"} & set(report.figures)
+    assert "was not measured or not recorded" in report.markdown.read_text()
+
+
 def write_tuning(run, name, accuracy, **settings):
     """A finished tuning of the pool that a run left, in its folder."""
     folder = run / "tune" / name

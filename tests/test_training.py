@@ -9,7 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -411,6 +417,8 @@ def test_calibration_on_digits_is_that_of_the_definition(digits):
         "nll": found.nll,
         "brier": found.brier,
         "ece": found.ece,
+        "balanced_accuracy": found.balanced_accuracy,
+        "macro_f1": found.macro_f1,
     }
 
 
@@ -445,12 +453,13 @@ def test_closed_forms_of_calibration(classes):
     balanced = labels[: 60 // classes * classes]
     uniform = evaluate(*fixed_outputs(np.zeros((60, classes), np.float32), balanced), PLAIN)
     diverged = Evaluation.uniform(classes)
-    for name in ("accuracy", "nll", "brier", "ece"):
+    for name in uniform.scores:
         assert getattr(diverged, name) == pytest.approx(getattr(uniform, name), abs=1e-6)
     assert uniform.brier == pytest.approx(1 - 1 / classes)
     sure = 1000 * np.eye(classes, dtype=np.float32)
     right = evaluate(*fixed_outputs(sure[labels], labels), PLAIN)
     assert (right.accuracy, right.brier, right.ece) == (1, 0, 0)
+    assert right.balanced_accuracy == right.macro_f1 == 1
     wrong = evaluate(*fixed_outputs(sure[(labels + 1) % classes], labels), PLAIN)
     assert (wrong.accuracy, wrong.brier) == (0, 2) and wrong.ece == pytest.approx(1)
 
@@ -464,6 +473,7 @@ def test_no_images_and_outputs_that_are_not_finite_have_no_scores():
     assert all(math.isnan(value) for value in (found.nll, found.brier, found.ece))
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @given(
     st.integers(2, 6), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0.1, 1, 5, 40])
 )
@@ -491,9 +501,15 @@ def test_scores_of_any_outputs_and_weights(classes, n, seed, scale):
         )
         assert found.ece == pytest.approx(calibration_error(p, labels, given_weights), abs=1e-9)
         assert 0 <= found.brier <= 2 and 0 <= found.ece <= 1
+        assert found.balanced_accuracy == pytest.approx(
+            balanced_accuracy_score(labels, p.argmax(1), sample_weight=given_weights), abs=1e-9
+        )
+        f1 = {"average": "macro", "zero_division": 0, "sample_weight": given_weights}
+        assert found.macro_f1 == pytest.approx(f1_score(labels, p.argmax(1), **f1), abs=1e-9)
     whole = torch.ones(n, dtype=torch.float64)
     assert scores.mean(whole * 7).scores == pytest.approx(scores.mean().scores)
-    doubled = ImageScores(*(getattr(scores, name).repeat(2) for name in scores.__annotations__))
+    *columns, _ = (getattr(scores, name) for name in scores.__annotations__)
+    doubled = ImageScores(*(column.repeat(2) for column in columns), classes)
     assert doubled.mean().scores == pytest.approx(scores.mean().scores)
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from alhpo.base.metrics import SCORES
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -27,6 +29,11 @@ class Evaluation:
             probability of the predicted class over 15 equal-width bins of that probability,
             weighted by the images in each bin (Guo et al., On Calibration of Modern Neural
             Networks, eq. 3).
+        balanced_accuracy: mean over the classes that occur of the share of their images classified
+            correctly, in [0, 1] (scikit-learn's ``balanced_accuracy_score``).
+        macro_f1: mean F1 over the classes that occur as a label or as a prediction, in [0, 1]; F1
+            is 0 for a class without a correct prediction (scikit-learn's ``f1_score`` with
+            ``average="macro"``).
     """
 
     accuracy: float
@@ -34,24 +41,32 @@ class Evaluation:
     n: int
     brier: float
     ece: float
+    balanced_accuracy: float
+    macro_f1: float
 
     @classmethod
     def uniform(cls, num_classes: int) -> Evaluation:
         """The metrics of the uniform prediction, which stand for diverged training.
 
-        Its accuracy equals its probability, 1 / ``num_classes``, so its calibration error is 0.
+        They are those of equal logits on as many images of each of the C classes: all images are
+        predicted as one class, the first. Accuracy and balanced accuracy are 1 / C. F1 is
+        2 / (C + 1) for that class and 0 for the others, so macro-F1 is 2 / (C (C + 1)), below the
+        1 / C of guessing: a model that always says the same is not better than diverged. The
+        accuracy equals the probability, so the calibration error is 0.
         """
-        return cls(1 / num_classes, math.log(num_classes), 0, 1 - 1 / num_classes, 0.0)
+        chance = 1 / num_classes
+        macro_f1 = 2 / (num_classes * (num_classes + 1))
+        return cls(chance, math.log(num_classes), 0, 1 - chance, 0.0, chance, macro_f1)
 
     @classmethod
     def nothing(cls) -> Evaluation:
         """The metrics on no images: all NaN."""
-        return cls(math.nan, math.nan, 0, math.nan, math.nan)
+        return cls(math.nan, math.nan, 0, math.nan, math.nan, math.nan, math.nan)
 
     @property
     def scores(self) -> dict[str, float]:
-        """``accuracy``, ``nll``, ``brier`` and ``ece``, as in a record."""
-        return {"accuracy": self.accuracy, "nll": self.nll, "brier": self.brier, "ece": self.ece}
+        """All metrics by name (``SCORES``), as in a record."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 class StochasticPasses(Protocol):
@@ -174,18 +189,23 @@ class CycleRecord:
         n_labeled: number of labels that the models of this cycle were trained on.
         configuration: all hyperparameters of the final fit.
         tuned: whether a search ran in this cycle.
-        validation: ``accuracy`` and ``nll`` of the configuration (means over the validation
-            splits) and ``epoch``: its best epoch, or the last for "tuned". None if it was not
-            measured or diverged.
-        test: ``accuracy``, ``nll``, ``brier`` and ``ece`` of the final fit on the evaluation split
-            (records of older versions lack the last two).
+        validation: ``accuracy``, ``balanced_accuracy``, ``macro_f1`` and ``nll`` of the
+            configuration (means over the validation splits) and ``epoch``: its best epoch, or the
+            last for "tuned". None if it was not measured or diverged.
+        test: ``Evaluation.scores`` of the final fit on the evaluation split (records of older
+            versions, also ``validation``, lack some of them).
         epochs: training epochs of the search (``hpo``) and of the final fit (``fit``). An epoch
             counts only in the cycle that trained it.
         queried: pool indices chosen at the end of this cycle, in order.
         random_query: whether they were chosen at random instead of by the run's strategy, because
             the fit diverged or the strategy's input was not finite.
         diverged: whether the final fit diverged. ``test`` is then that of the uniform prediction
-            (accuracy 1/C, NLL log C, Brier score 1 − 1/C, calibration error 0).
+            (``Evaluation.uniform``).
+        search: what the search gained, in values of the metric that it maximised: ``current``, of
+            the configuration before it, and ``adopted``, of the one that it left; and on the
+            evaluation split, of fully trained models of the validation splits, ``current_test`` and
+            ``adopted_test``, None if not measured. ``search`` is None without a search, or if the
+            current configuration was not measured in it or diverged.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
@@ -200,6 +220,7 @@ class CycleRecord:
     queried: Sequence[int] = ()
     random_query: bool = False
     diverged: bool = False
+    search: Mapping[str, float | None] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,16 +14,17 @@ from alhpo.reports.findings import CellState, Findings, Grid
 from alhpo.reports.formats import LATEX_PACKAGES, Table, markdown_text
 from alhpo.reports.formats import to_latex as table_to_latex
 from alhpo.reports.formats import to_markdown as table_to_markdown
-from alhpo.reports.sentences import tuning_sentences
+from alhpo.reports.sentences import gain_sentences, tuning_sentences
 
+ACCURACY = ("accuracy", "learning", "balanced-accuracy", "macro-f1")
 #: Sections in order: key, title, and prefixes of the keys of their tables and figures.
 SECTIONS = (
-    ("accuracy", "Accuracy", ("accuracy", "learning", "gap", "curves", "tuned")),
+    ("accuracy", "Accuracy", (*ACCURACY, "gap", "curves", "tuned")),
     ("published", "Beside the published numbers", ()),
     ("order", "Order of the strategies", ("order", "agreement")),
     ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
     ("validation", "Validation and test", ("validation", "regret")),
-    ("found", "Hyperparameters found", ("found",)),
+    ("searches", "What the searches did", ("gain", "found", "hyperparameters")),
     ("cost", "Cost", ("cost",)),
 )
 STATES = ("finished", "failed", "damaged", "unfinished", "missing")
@@ -99,6 +100,8 @@ def make_document(
         )
         if key == "published" and comparison:
             section = _published(comparison)
+        elif key == "searches":
+            section = replace(section, text=tuple(gain_sentences(findings)))
         elif key == "cost":
             section = replace(section, text=tuple(tuning_sentences(findings)))
         if section.tables or section.figures:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from alhpo.base.metrics import SCORES, VALIDATED
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell
 
@@ -20,18 +21,23 @@ PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
 #: Names of table columns: results of active learning, and of a final search in the run.
 ACTIVE, WITHIN = "AL", "BO in the run"
 
-SCORES = ["accuracy", "nll", "brier", "ece"]
 SPENT = ["epochs_hpo", "epochs_fit", "images", "seconds"]
 RECORD = ["n_labeled", "configuration", *SCORES, "validation", "diverged", *SPENT]
 CURVES = [*PLACE, "kind", "cycle", *RECORD]
 TUNINGS = [*PLACE, "tuning", "validation_scheme", *RECORD]
-UNWEIGHTED = ["accuracy_unweighted", "nll_unweighted"]
-MEASURED = ["accuracy", "nll", *UNWEIGHTED, "test_accuracy", "test_nll"]
+MEASURED = [
+    *VALIDATED,
+    *(f"{name}_unweighted" for name in VALIDATED),
+    *(f"test_{name}" for name in VALIDATED),
+]
 TRIALS = [
     *PLACE,
     *["tuning", "validation_scheme", "n_labeled", "metric_name"],
     *["configuration_id", "configuration", "epoch", "selected", "metric", *MEASURED],
 ]
+GAINED = ["current", "adopted", "current_test", "adopted_test"]
+SEARCHES = [*PLACE, "search", "n_labeled", "metric_name", "epochs", *GAINED]
+HYPERPARAMETERS = [*PLACE, "kind", "cycle", "n_labeled", "hyperparameter", "value", "log"]
 EXPECTED = [*PLACE, "column", "n_labeled"]
 
 
@@ -112,19 +118,31 @@ class Findings:
         grid: the cells and what they are of.
         cells: how far each has come, in the grid's order.
         curves: one row per run and record: ``kind`` ("cycle" or "final"), ``cycle``,
-            ``n_labeled``, ``configuration`` (a mapping), ``accuracy`` (share), ``nll``, ``brier``,
-            ``ece``, ``validation`` (accuracy), ``diverged``; and what the run had spent by then:
-            ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often as it was; NaN
-            after a search with a validation scheme that is not registered here), ``seconds``.
+            ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy`` (share),
+            ``balanced_accuracy``, ``macro_f1``, ``nll``, ``brier``, ``ece`` (NaN where an older
+            version did not record it), ``validation`` (accuracy), ``diverged``; and what the run
+            had spent by then: ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often
+            as it was; NaN after a search with a validation scheme that is not registered here),
+            ``seconds``.
         tuned: one row per finished tuning of a labelled pool: ``tuning`` ("BO" and the names on
             the axes of the tuning's grid), ``validation_scheme``, and the columns of ``curves``
             from ``n_labeled`` on, with what this tuning spent.
         trials: one row per configuration that a tuning trained to the end, finished or not:
             ``tuning``, ``validation_scheme``, ``n_labeled``, ``metric_name`` and ``metric`` (what
             was maximised), ``configuration_id``, ``configuration``, ``epoch``, ``selected``
-            (whether it is what the tuning chose), ``accuracy``, ``nll``, ``accuracy_unweighted``,
-            ``nll_unweighted`` (of validation), ``test_accuracy``, ``test_nll``; NaN for what was
-            not measured.
+            (whether it is what the tuning chose), the scores of validation ``accuracy``,
+            ``balanced_accuracy``, ``macro_f1`` and ``nll``, the same with the suffix
+            ``_unweighted`` and, on the evaluation split, with the prefix ``test_``; NaN for what
+            was not measured.
+        searches: one row per finished search, in runs and in tunings: ``search`` ("AL" in a cycle,
+            "BO in the run" after the last one, else the tuning's name), ``n_labeled``,
+            ``metric_name`` (what was maximised), ``epochs`` (spent), the metric ``current`` of the
+            configuration before the search and ``adopted`` of the one that it left, and
+            ``current_test`` and ``adopted_test`` on the evaluation split; NaN for what was not
+            measured or recorded.
+        hyperparameters: one row per hyperparameter of the space and record of a run that searched:
+            ``kind``, ``cycle``, ``n_labeled``, ``hyperparameter``, ``value`` (of the record's
+            configuration), ``log`` (whether the space has it on a log scale).
         expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
             at their last number of labels: ``PLACE``, ``column``, ``n_labeled``.
         settings: the values of ``setting`` in the order of the grid.
@@ -137,6 +155,8 @@ class Findings:
     curves: pd.DataFrame
     tuned: pd.DataFrame
     trials: pd.DataFrame
+    searches: pd.DataFrame
+    hyperparameters: pd.DataFrame
     expected: pd.DataFrame
     settings: tuple[str, ...]
     tunings: tuple[str, ...]

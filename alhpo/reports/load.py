@@ -11,6 +11,8 @@ from alhpo.reports.findings import (
     ACTIVE,
     CURVES,
     EXPECTED,
+    HYPERPARAMETERS,
+    SEARCHES,
     TRIALS,
     TUNINGS,
     WITHIN,
@@ -21,7 +23,7 @@ from alhpo.reports.findings import (
 )
 from alhpo.reports.found_runs import grid_of_runs, run_folders
 from alhpo.reports.places import places, tuning_names
-from alhpo.reports.rows import Row, curve_rows, tuning_rows
+from alhpo.reports.rows import CellRows, Row, run_rows, tuning_rows
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell, expand, load_study
@@ -81,36 +83,42 @@ def _read(grid: Grid) -> Findings:
     curves: list[Row] = []
     tuned: list[Row] = []
     trials: list[Row] = []
+    searches: list[Row] = []
+    hyperparameters: list[Row] = []
     expected: list[Row] = []
     for cell, name, place in zip(grid.cells, grid.names, where, strict=True):
         config = cell.config
-        rows: list[Row] = []
-        tried: list[Row] = []
+        rows = CellRows()
         fault = ""
         try:
             if isinstance(config, RunConfig):
-                rows = curve_rows(cell.path, config)
+                rows = run_rows(cell.path, config)
             else:
-                rows, tried = tuning_rows(cell.path, config)
+                rows = tuning_rows(cell.path, config)
         except (DataError, OSError) as error:
             fault = error_line(error)
         if isinstance(config, RunConfig):
-            curves += _at(place, rows)
+            curves += _at(place, rows.records)
+            searches += _at(place, rows.searches)
+            hyperparameters += _at(place, rows.hyperparameters)
             columns = [ACTIVE, WITHIN] if recorded_mode(config.hpo).final_search else [ACTIVE]
             labels = config.budget
         else:
             what = {"tuning": tunings[cell.index], "validation_scheme": config.validation}
-            tuned += _at(place | what, rows)
-            trials += _at(place | what, tried)
+            tuned += _at(place | what, rows.records)
+            trials += _at(place | what, rows.trials)
+            searches += [place | row | {"search": tunings[cell.index]} for row in rows.searches]
             columns, labels = [tunings[cell.index]], config.labels
         expected += [place | {"column": column, "n_labeled": labels} for column in columns]
-        states.append(_state(cell, name, len(rows), fault))
+        states.append(_state(cell, name, len(rows.records), fault))
     return Findings(
         grid=grid,
         cells=tuple(states),
         curves=to_frame(curves, CURVES),
         tuned=to_frame(tuned, TUNINGS),
         trials=to_frame(trials, TRIALS),
+        searches=to_frame(searches, SEARCHES),
+        hyperparameters=to_frame(hyperparameters, HYPERPARAMETERS),
         expected=to_frame(expected, EXPECTED),
         settings=tuple(dict.fromkeys(place["setting"] for place in where)),
         tunings=tuple(dict.fromkeys(tunings.values())),

@@ -171,6 +171,15 @@ def parts(findings: Findings) -> list[Part]:
     return [Part(findings, *pair) for pair in dict.fromkeys(pairs)]
 
 
+def gains(searches: Frame) -> Frame:
+    """``findings.searches`` with ``gain`` and ``gain_test``: the adopted configuration's metric
+    minus the current one's, in percentage points."""
+    return searches.assign(
+        gain=100 * (searches["adopted"] - searches["current"]),
+        gain_test=100 * (searches["adopted_test"] - searches["current_test"]),
+    )
+
+
 def joined(names: Iterable[str]) -> str:
     """Names joined by commas, without empty ones."""
     return ", ".join(filter(None, names))

@@ -60,12 +60,13 @@ class Report:
         return [self.markdown, self.csv, self.latex, self.html, *self.figures.values()]
 
     def to_console(self, console: Any) -> None:
-        """Print accuracies, the cost of tuning, what is left out, and the files, on rich's
+        """Print accuracies, the gain and cost of tuning, what is left out, and the files, on rich's
         console."""
         for table in self.tables:
             if table.key.startswith("accuracy"):
                 console.print(to_console(replace(table.upright(), note=NOTE)))
-        cost = [text for one in self.document.sections if one.key == "cost" for text in one.text]
+        told = ("searches", "cost")
+        cost = [text for one in self.document.sections if one.key in told for text in one.text]
         curves = [path for key, path in self.figures.items() if key.startswith("curves")]
         files = (*curves, self.markdown, self.csv, self.latex, self.html)
         for line in (*cost, *_what_is_missing(self.findings), *files):

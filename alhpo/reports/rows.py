@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from alhpo.base.errors import ConfigurationError, DataError
 from alhpo.base.files import Journal
+from alhpo.base.metrics import SCORES
 from alhpo.base.types import CycleRecord
-from alhpo.reports.findings import MEASURED, SCORES, SPENT
+from alhpo.reports.findings import ACTIVE, GAINED, MEASURED, SPENT, WITHIN
 from alhpo.runs.records import read_record, read_run
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies.cost import split_sizes
@@ -23,23 +25,73 @@ from alhpo.tuning.record import SearchJournal
 Row = dict[str, Any]
 
 
-def curve_rows(path: Path, config: RunConfig) -> list[Row]:
-    """The records of a run, with the epochs, images and seconds spent so far.
+@dataclass(frozen=True)
+class CellRows:
+    """The rows of one cell for the frames of the findings of the same names, without its place.
+
+    ``records`` are those of ``curves`` for a run, those of ``tuned`` for a tuning.
+    """
+
+    records: list[Row] = field(default_factory=list)
+    trials: list[Row] = field(default_factory=list)
+    searches: list[Row] = field(default_factory=list)
+    hyperparameters: list[Row] = field(default_factory=list)
+
+
+def run_rows(path: Path, config: RunConfig) -> CellRows:
+    """The records of a run, with the epochs, images and seconds spent so far; its searches; and the
+    hyperparameters that they searched, over the records.
 
     Raises:
         DataError: a file that cannot be read.
     """
-    rows = []
+    records, rows = read_run(path), []
     spent = np.zeros(len(SPENT))
-    for record in read_run(path):
+    for record in records:
         row = _record_row(record, config)
         spent = spent + [row[name] for name in SPENT]
         rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
-    return rows
+    tuned = [record for record in records if record.tuned]
+    return CellRows(
+        records=rows,
+        searches=[_search_row(record, config) for record in tuned],
+        hyperparameters=_hyperparameter_rows(records, _searched_space(path)) if tuned else [],
+    )
 
 
-def tuning_rows(path: Path, config: TuneConfig) -> tuple[list[Row], list[Row]]:
-    """The record of a tuning, if finished, and the configurations trained to the end, in order.
+def _hyperparameter_rows(records: Sequence[CycleRecord], logs: Mapping[str, bool]) -> list[Row]:
+    return [
+        {
+            "kind": record.kind,
+            "cycle": record.cycle,
+            "n_labeled": record.n_labeled,
+            "hyperparameter": name,
+            "value": record.configuration[name],
+            "log": log,
+        }
+        for record in records
+        for name, log in logs.items()
+        if name in record.configuration
+    ]
+
+
+def _searched_space(path: Path) -> dict[str, bool]:
+    """Hyperparameters in the space of a run's searches, and whether each is on a log scale; empty
+    if no search is in the folder."""
+    for file in sorted(path.glob("hpo/cycle_*/experiment_*/configuration_space.json")):
+        try:
+            space = json.loads(file.read_text(encoding="utf-8"))
+            found = {one["name"]: bool(one["log"]) for one in space if one["type"] != "Constant"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file} is not a space: {error!r}. Restore it from a copy.") from error
+        if found:  # else it is of the measurement of one configuration
+            return found
+    return {}
+
+
+def tuning_rows(path: Path, config: TuneConfig) -> CellRows:
+    """The record of a tuning and its search, if finished, and the configurations trained to the
+    end, in order.
 
     The pool's own hyperparameters, which are tried first, are an experiment of their own.
 
@@ -68,7 +120,9 @@ def tuning_rows(path: Path, config: TuneConfig) -> tuple[list[Row], list[Row]]:
                         **{name: _number(outcome.result.get(name)) for name in MEASURED},
                     }
                 )
-    return ([] if record is None else [_record_row(record, config)]), trials
+    if record is None:
+        return CellRows(trials=trials)
+    return CellRows([_record_row(record, config)], trials, [_search_row(record, config)])
 
 
 def _tuning_record(file: Path) -> CycleRecord | None:
@@ -96,6 +150,17 @@ def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
         "epochs_fit": fit,
         "images": fit * n + (hpo * _searched(config.validation, n) if hpo else 0),
         "seconds": float(sum(record.seconds.values())),
+    }
+
+
+def _search_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
+    gained = record.search or {}
+    return {
+        "search": {"cycle": ACTIVE, "final": WITHIN}.get(record.kind),
+        "n_labeled": record.n_labeled,
+        "metric_name": config.metric,
+        "epochs": int(record.epochs.get("hpo", 0)),
+        **{name: _number(gained.get(name)) for name in GAINED},
     }
 
 

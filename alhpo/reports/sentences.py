@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from alhpo.reports import statistics
-from alhpo.reports.findings import Findings
+from alhpo.reports.findings import ACTIVE, WITHIN, Findings
+from alhpo.reports.formats import measured
+from alhpo.reports.part import gains
 from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
@@ -33,6 +36,47 @@ def tuning_sentences(findings: Findings) -> list[str]:
                 pair = [[one[seed] for seed in seeds] for one in (fixed, tuned)]
                 found.append(_sentence(mode, *pair))
     return found
+
+
+def gain_sentences(findings: Findings) -> list[str]:
+    """A sentence for each data set, model, metric and kind of search: the mean gain over the
+    current configuration, on validation and on the evaluation split, and the epochs for it."""
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in gains(findings.searches).to_dict("records"):
+        where = "runs" if row["search"] in (ACTIVE, WITHIN) else "tunings"
+        key = (row["dataset"], row["model"], row["metric_name"], where)
+        groups.setdefault(key, []).append(row)
+    return [_gain_sentence(*key, rows) for key, rows in groups.items()]
+
+
+def _gain_sentence(dataset: str, model: str, metric: str, where: str, rows: list[Row]) -> str:
+    known = [row for row in rows if math.isfinite(row["gain"])]
+    many = f"{len(rows)} searches" if len(rows) > 1 else "the search"
+    begin = f"{dataset}, {model}: {many} in {where}"
+    each = f"at {_mean(rows, 'epochs'):,.0f} epochs{' each' * (len(rows) > 1)}"
+    if not known:
+        return (
+            f"{begin}, {each}: what they gained over the current configuration is not known, as it "
+            "was not measured or not recorded."
+        )
+    of = [f"{len(known)} of {len(rows)} measured"] if len(known) < len(rows) else []
+    kept = sum(row["gain"] == 0 for row in known)
+    of += [f"{kept} kept it"] if kept else []
+    gained = (
+        f"{begin} gained {_points(known, 'gain')} points of validation {metric} over the "
+        f"current configuration{' (' * bool(of)}{'; '.join(of)}{')' * bool(of)}, {each}"
+    )
+    tested = [row for row in known if math.isfinite(row["gain_test"])]
+    if not tested:
+        return f"{gained}; on the test split the gain was not measured."
+    of = "all" if len(tested) == len(rows) else f"the {len(tested)} of {len(rows)}"
+    both = _points(tested, "gain_test")
+    return f"{gained}; on the test split {both} points over {of} that were measured there."
+
+
+def _points(rows: list[Row], name: str) -> str:
+    one = statistics.summary([row[name] for row in rows])
+    return measured(one.mean, one.std, digits=1, sign="+").text
 
 
 def _sentence(mode: str, fixed: list[Row], tuned: list[Row]) -> str:

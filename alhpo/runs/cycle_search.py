@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from alhpo.runs.search import (
     results_in_space,
     run_search,
     storage_of,
+    test_metric,
     validation_of,
 )
 from alhpo.runs.settings import RunConfig
@@ -36,16 +37,19 @@ class Found:
 
     Attributes:
         configuration: all hyperparameters.
-        validation: ``accuracy``, ``nll`` and ``epoch``, as in a record; None if it was not measured
-            or diverged.
+        validation: as in a record; None if it was not measured or diverged.
         metric: the metric that the search maximises; −inf if ``validation`` is None.
+        test: that metric on the evaluation split after full training; None if not measured.
         experiment: folder of the tuner's experiment; None without one.
+        search: what the search gained, as in a record.
     """
 
     configuration: dict[str, Any]
     validation: dict[str, float] | None = None
     metric: float = -math.inf
+    test: float | None = None
     experiment: Path | None = None
+    search: dict[str, float | None] | None = None
 
 
 class CycleSearch:
@@ -62,6 +66,7 @@ class CycleSearch:
         self._folder = path / "hpo"
         self._observer = observer
         self._storage = storage_of(config)
+        self._measure_test = config.measures_test
 
     def search(self, learner: ActiveLearner, cycle: int, records: Sequence[CycleRecord]) -> Found:
         """Search, and return the better of the current configuration and the one found.
@@ -82,19 +87,31 @@ class CycleSearch:
             current = self.measure(learner, cycle, hp)
             measured = [path for path in (current.experiment,) if path]
             budget -= config.max_epochs
-        objective = learner.objective()
+        objective = learner.objective(measure_test=self._measure_test)
         start = self._start(objective.configuration_space, records, measured)
         place = self._place(cycle, budget)
         tuner, best = run_search(objective, config, budget=budget, **place, **start)
-        if best is None:
-            return current
-        found = _found(tuner, best, objective.hyperparameters(best["configuration"]))
-        return found if found.metric > current.metric else current
+        adopted = current
+        if best is not None:
+            found = self._found(tuner, best, objective.hyperparameters(best["configuration"]))
+            adopted = found if found.metric > current.metric else current
+        if current.validation is None:
+            return adopted
+        return replace(
+            adopted,
+            search={
+                "current": current.metric,
+                "adopted": adopted.metric,
+                "current_test": current.test,
+                "adopted_test": adopted.test,
+            },
+        )
 
     def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
-        tuner, best = measure(learner, hp, **self._place(cycle, self._config.max_epochs))
-        return _found(tuner, best, hp)
+        place = self._place(cycle, self._config.max_epochs)
+        tuner, best = measure(learner, hp, measure_test=self._measure_test, **place)
+        return self._found(tuner, best, hp)
 
     def current(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
         """The configuration of the last cycle; without one, the fixed hyperparameters."""
@@ -157,10 +174,12 @@ class CycleSearch:
     def _cycle_folder(self, cycle: int) -> Path:
         return self._folder / f"cycle_{cycle:03d}"
 
-
-def _found(tuner: Tuner, best: dict[str, Any] | None, hp: TrainingHyperparameters) -> Found:
-    """The best row of a search as a ``Found``."""
-    experiment = tuner.experiment_path
-    if best is None:
-        return Found(hp.model_dump(), experiment=experiment)
-    return Found(hp.model_dump(), validation_of(best), float(best["metric"]), experiment)
+    def _found(
+        self, tuner: Tuner, best: dict[str, Any] | None, hp: TrainingHyperparameters
+    ) -> Found:
+        """The best row of a search as a ``Found``."""
+        if best is None:
+            return Found(hp.model_dump(), experiment=tuner.experiment_path)
+        test = test_metric(tuner.results, best, self._config.metric) if self._measure_test else None
+        metric = float(best["metric"])
+        return Found(hp.model_dump(), validation_of(best), metric, test, tuner.experiment_path)

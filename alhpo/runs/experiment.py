@@ -311,6 +311,7 @@ class _Run:
             queried=queried,
             random_query=any(learner.pool.asked_by(index) != strategy for index in queried),
             diverged=fit.diverged,
+            search=found.search,
             seconds=self._watch.seconds,
         )
         self._journal.append(record.to_dict())

@@ -17,6 +17,7 @@ SEARCH_KEYS = frozenset(
         "optimizer",
         "max_budget",
         "measure_current",
+        "measure_test",
         "min_gain",
         "transfer",
         "num_configurations",

@@ -50,6 +50,7 @@ from alhpo.runs.search import (
     results_in_space,
     run_search,
     storage_of,
+    test_metric,
     validation_of,
 )
 from alhpo.runs.settings import TuneConfig
@@ -171,8 +172,8 @@ class _Tuning:
         self._observer.loaded(self._dataset)
         learner.prepare(self._observer.encoded)
         with self._watch.timed("hpo"):
-            rows = self._search(learner)
-        chosen = _best(rows, config.max_epochs)
+            tried, rows = self._search(learner)
+        before, chosen = tried[-1], _best([*tried, *rows], config.max_epochs)
         own = self._pool.own
         hp = type(own).create(own.model_dump(), chosen["configuration"])
         with self._watch.timed("fit"):
@@ -188,6 +189,7 @@ class _Tuning:
             test=fit.test.scores,
             epochs={"hpo": epochs_in(self.path / "hpo"), "fit": fit.epochs},
             diverged=fit.diverged,
+            search=self._gained(before, chosen),
             seconds=self._watch.seconds,
         )
         _drop_checkpoints(self.path)  # before the file that says that nothing is left to do
@@ -214,8 +216,23 @@ class _Tuning:
         write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         return learner
 
-    def _search(self, learner: ActiveLearner) -> list[dict[str, Any]]:
-        """Rows of all trials: the pool's own hyperparameters first, then the search."""
+    def _gained(
+        self, before: Mapping[str, Any], chosen: Mapping[str, Any]
+    ) -> dict[str, float | None] | None:
+        """``search`` of the record, from the last row of the pool's own hyperparameters and that
+        of the chosen trial."""
+        if before["diverged"] or chosen["diverged"]:
+            return None
+        metric = self.config.metric
+        return {
+            "current": float(before["metric"]),
+            "adopted": float(chosen["metric"]),
+            "current_test": test_metric([before], before, metric),
+            "adopted_test": test_metric([chosen], chosen, metric),
+        }
+
+    def _search(self, learner: ActiveLearner) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of the pool's own hyperparameters, and of the search."""
         config = self.config
         before = 0
 
@@ -236,7 +253,7 @@ class _Tuning:
         observed = results_in_space(objective.configuration_space, [own.experiment_path])
         budget = config.max_budget - before
         search, _ = run_search(objective, config, budget=budget, observed=observed, **place)
-        return [*own.results, *search.results]
+        return own.results, search.results
 
     def _fit_progress(self, epoch: int) -> None:
         total, note = self.config.max_epochs, f"on {self.config.labels} labels"

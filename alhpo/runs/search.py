@@ -10,6 +10,7 @@ import ConfigSpace as CS
 
 from alhpo.base.errors import ConfigurationError, TunerError
 from alhpo.base.files import Journal
+from alhpo.base.metrics import VALIDATED, Metric, metric_of
 from alhpo.hyperparameters import TrainingHyperparameters, active_configuration
 from alhpo.learner import ActiveLearner
 from alhpo.runs.setting_groups import SearchSettings
@@ -159,11 +160,28 @@ def validation_of(row: Mapping[str, Any]) -> dict[str, float] | None:
     """The ``validation`` of a record, from the row of a search; None after divergence."""
     if row["diverged"]:
         return None
-    return {
-        "accuracy": float(row["accuracy"]),
-        "nll": float(row["nll"]),
-        "epoch": int(row["epoch"]),
-    }
+    scores = {name: float(row[name]) for name in VALIDATED if name in row}
+    return {**scores, "epoch": int(row["epoch"])}
+
+
+def test_metric(
+    rows: Iterable[Mapping[str, Any]], best: Mapping[str, Any], metric: Metric
+) -> float | None:
+    """The metric of a trial on the evaluation split after full training.
+
+    Args:
+        rows: of the search.
+        best: any row of the trial.
+        metric: the metric of the search.
+
+    Returns:
+        None if the test scores were not measured: ``measure_test`` is off, or the trial was not
+        trained to the end or diverged.
+    """
+    for row in rows:
+        if row["configuration_id"] == best["configuration_id"] and row.get("test_nll") is not None:
+            return metric_of({name: row[f"test_{name}"] for name in VALIDATED}, metric)
+    return None
 
 
 def constant_space(hp: TrainingHyperparameters) -> CS.ConfigurationSpace:

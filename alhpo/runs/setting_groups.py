@@ -14,6 +14,7 @@ import pydantic
 from pydantic import Field
 
 from alhpo.base.errors import ConfigurationError
+from alhpo.base.metrics import Metric
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
     HeadHyperparameters,
@@ -155,9 +156,10 @@ class SearchSettings(Settings):
         "acquisition: weights the validation images against selection bias. Or a registered "
         "scheme. For frozen kfold:5 by default.",
     )
-    metric: Literal["accuracy", "likelihood"] = Field(
+    metric: Metric = Field(
         "accuracy",
-        description="Validation metric that a search maximises; for frozen likelihood by default.",
+        description="Validation metric that a search maximises; for frozen likelihood by default. "
+        "In balanced-accuracy and macro-f1 all classes count equally.",
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
 

@@ -73,6 +73,11 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         description="A search first trains the current configuration to the end, within its "
         "budget, and replaces it only by a better one. Needs max_budget above max_epochs.",
     )
+    measure_test: bool = Field(
+        False,
+        description="Also measure the configurations that a search trains to the end on the "
+        "evaluation split. The report tells what searches gained there; no choice depends on it.",
+    )
     transfer: bool = Field(
         True,
         description="A search first tries the best configurations of earlier cycles, and its "
@@ -146,6 +151,11 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         return self.mode.final_search and measured and self.max_budget > self.max_epochs
 
     @property
+    def measures_test(self) -> bool:
+        """Whether trials are measured on the evaluation split; only where something is searched."""
+        return self.measure_test and self.mode.searches_ever
+
+    @property
     def name(self) -> str:
         """Name of the run's folder: data set, strategy, mode, seed and a hash of the settings."""
         from alhpo.strategies import get_strategy, strategy_needs
@@ -153,8 +163,12 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         values = defining_settings(self)
         if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
-        if not self.dropout:  # this setting came later; without it names stay as they were
-            del values["dropout"]
+        for late in (
+            "dropout",
+            "measure_test",
+        ):  # settings that came later: names stay as they were
+            if not getattr(self, late):
+                values.pop(late, None)
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -206,7 +220,10 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         Raises:
             ConfigurationError: settings that cannot be used.
         """
-        shared = set(cls.model_fields) & set(RunConfig.model_fields) - {"output_dir"}
+        shared = set(cls.model_fields) & set(RunConfig.model_fields) - {
+            "output_dir",
+            "measure_test",
+        }
         return cls.create(run.model_dump(include=shared), {"pool": str(folder)}, settings)
 
     @property

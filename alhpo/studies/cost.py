@@ -161,11 +161,12 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     sizes = config.sizes
     searching = config.search_cycles
     needs = strategy_needs(get_strategy(config.strategy))
+    tested = data.evaluation if config.measures_test else 0
     for cycle, n in enumerate(sizes):
         if cycle in searching:
-            total += _search_cost(config, n, config.max_budget)
+            total += _search_cost(config, n, config.max_budget, tested)
         elif config.validate_fixed:
-            total += _search_cost(config, n, config.max_epochs)
+            total += _search_cost(config, n, config.max_epochs, tested)
         total += _fit_cost(config, n, data)
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
@@ -173,28 +174,27 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
         budget = config.max_budget
         if config.measures_once:  # the last cycle has trained that part of it
             budget -= config.max_epochs
-        total += _search_cost(config, sizes[-1], budget)
+        total += _search_cost(config, sizes[-1], budget, tested)
         total += _fit_cost(config, sizes[-1], data)
     return total
 
 
 def _tuning_cost(config: TuneConfig, data: DatasetSize) -> Cost:
-    total = _search_cost(config, config.labels, config.max_budget)
-    total += _fit_cost(config, config.labels, data)
-    if config.measure_test:
-        models, _, _ = split_sizes(config.validation, config.labels)
-        trials = config.max_budget // config.max_epochs
-        total += Cost(predicted=trials * models * data.evaluation)
-    return total
+    tested = data.evaluation if config.measure_test else 0
+    total = _search_cost(config, config.labels, config.max_budget, tested)
+    return total + _fit_cost(config, config.labels, data)
 
 
 def _fit_cost(config: RunConfig | TuneConfig, n: int, data: DatasetSize) -> Cost:
     return Cost(config.max_epochs, config.max_epochs * n, data.evaluation)
 
 
-def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int) -> Cost:
-    _, trained, predicted = split_sizes(config.validation, n)
-    return Cost(epochs, epochs * trained, epochs * predicted)
+def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int, tested: int) -> Cost:
+    """Of a search, with ``tested`` images on which every trial is measured in its last epoch, if
+    all are trained to the end."""
+    models, trained, predicted = split_sizes(config.validation, n)
+    trials = epochs // config.max_epochs
+    return Cost(epochs, epochs * trained, epochs * predicted + trials * models * tested)
 
 
 @functools.lru_cache

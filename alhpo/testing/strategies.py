@@ -326,7 +326,7 @@ class _Retrained:
         numbers = self.indices.tolist()
         worth = self.values[[numbers.index(int(i)) for i in indices]].double()
         accuracy = float(worth.sort().values.mean()) if len(worth) else 0.0
-        return Evaluation(accuracy, 2 - accuracy, 50, 1 - accuracy, 0.0)
+        return Evaluation(accuracy, 2 - accuracy, 50, 1 - accuracy, 0.0, accuracy, accuracy)
 
 
 def _numbered(pool: PoolOutputs, indices: torch.Tensor) -> PoolOutputs:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -19,59 +21,100 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Scores of a model on each of n labelled images; float64, on the device.
+    """What a model says of each of n labelled images; on the device.
 
     Attributes:
-        correct: (n,) 1 where the largest logit is that of the label, else 0.
-        nll: (n,) negative log-likelihood of the label, in nats.
-        brier: (n,) squared distance of the probabilities from the one-hot label.
-        confidence: (n,) the largest probability.
+        labels: (n,) int64 classes.
+        predictions: (n,) int64 classes with the largest logit.
+        nll: (n,) float64 negative log-likelihood of the label, in nats.
+        brier: (n,) float64 squared distance of the probabilities from the one-hot label.
+        confidence: (n,) float64 largest probability.
+        num_classes: C.
     """
 
-    correct: torch.Tensor
+    labels: torch.Tensor
+    predictions: torch.Tensor
     nll: torch.Tensor
     brier: torch.Tensor
     confidence: torch.Tensor
+    num_classes: int
 
     def mean(self, weights: torch.Tensor | None = None) -> Evaluation:
-        """The mean over the images.
+        """The scores of the images together.
 
         Args:
             weights: (n,) float64, not negative, with a positive sum; they are divided by it. None
                 weights all images equally.
         """
-        n = len(self.correct)
+        n = len(self.labels)
+        correct = (self.predictions == self.labels).double()
         share = torch.full_like(self.nll, 1 / n) if weights is None else weights / weights.sum()
-        upper_edges = (self.confidence.nan_to_num() * ECE_BINS).ceil()
-        bins = upper_edges.clamp(1, ECE_BINS)[:, None] == self._bin_numbers()
-        gaps = (share * (self.correct - self.confidence))[:, None] * bins
-        accuracy = self.correct.sum() / n if weights is None else (share * self.correct).sum()
+        # NaN stays NaN: it times "not in the bin" is NaN in every bin
+        bins = (self.confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)[
+            :, None
+        ] == self._bin_numbers()
+        gaps = (share * (correct - self.confidence))[:, None] * bins
+        accuracy = correct.sum() / n if weights is None else (share * correct).sum()
         nll = self.nll.sum() / n if weights is None else (share * self.nll).sum()
         scores = (accuracy, nll, (share * self.brier).sum(), gaps.sum(0).abs().sum())
+        by_class = self._by_class(None if weights is None else share)
         accuracy, nll, brier, ece = torch.stack(scores).tolist()
-        return Evaluation(accuracy, nll, n, brier, ece)
+        return Evaluation(accuracy, nll, n, brier, ece, *by_class)
+
+    def _by_class(self, share: torch.Tensor | None) -> tuple[float, float]:
+        """Balanced accuracy and macro-F1.
+
+        On the CPU, where weights are added in a fixed order, and which is one transfer from a GPU
+        instead of one for each count.
+        """
+        labels, predictions = self.labels.cpu().numpy(), self.predictions.cpu().numpy()
+        right = labels == predictions
+        counts = partial(_counts, num_classes=self.num_classes)
+        true, said, hit = counts(labels), counts(predictions), counts(labels[right])
+        occurring = sum(a + b > 0 for a, b in zip(true, said, strict=True))
+        if share is not None:  # as scikit-learn: a class with weights of 0 occurs, and has F1 0
+            shares = share.cpu().numpy()
+            true, said = counts(labels, shares), counts(predictions, shares)
+            hit = counts(labels[right], shares[right])
+        recalls = [h / t for h, t in zip(hit, true, strict=True) if t]
+        f1 = [2 * h / (t + s) for h, t, s in zip(hit, true, said, strict=True) if t + s]
+        return sum(recalls) / len(recalls), sum(f1) / occurring
 
     def _bin_numbers(self) -> torch.Tensor:
         return torch.arange(1, ECE_BINS + 1, device=self.confidence.device)
 
 
+def _counts(
+    classes: np.ndarray, weights: np.ndarray | None = None, *, num_classes: int
+) -> list[float]:
+    """Of each class, how often it is there, or its weight. A list: for few classes the quickest."""
+    return np.bincount(classes, weights, minlength=num_classes).tolist()
+
+
 def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
     """Scores on each labelled image, without augmentation, from one pass."""
     parts: list[tuple[torch.Tensor, ...]] = []
+    num_classes = 0
     for inputs, labels in images.blocks():
         assert labels is not None
         logits = recipe.predict(model, inputs, compute, features=False).logits
-        probabilities = logits.double().softmax(1)
-        errors = probabilities - F.one_hot(labels, probabilities.shape[1])
+        num_classes = logits.shape[1]
+        probabilities = logits.softmax(1, dtype=torch.float64)
+        minus_one = probabilities.new_full((len(labels), 1), -1)
+        errors = probabilities.scatter_add(1, labels[:, None], minus_one)
         parts.append(
             (
-                (logits.argmax(1) == labels).double(),
+                labels,
+                logits.argmax(1),
                 F.cross_entropy(logits, labels, reduction="none").double(),
                 errors.square().sum(1),
                 probabilities.amax(1),
             )
         )
-    return ImageScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    if len(parts) > 1:
+        parts = [tuple(torch.cat(part) for part in zip(*parts, strict=True))]
+    labels, predictions, nll, brier, confidence = parts[0]
+    return ImageScores(labels, predictions, nll, brier, confidence, num_classes)
 
 
 def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:

@@ -17,6 +17,7 @@ import torch
 
 from alhpo.base.errors import CheckpointError, ConfigurationError
 from alhpo.base.files import content_hash
+from alhpo.base.metrics import VALIDATED, Metric, metric_of
 from alhpo.base.protocols import ValidationScheme
 from alhpo.base.schema import unknown_name
 from alhpo.base.seeding import numpy_generator
@@ -31,7 +32,6 @@ from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import AcquisitionWeighted, Weighted
 from alhpo.validation.weights import effective_size
 
-Metric = Literal["accuracy", "likelihood"]
 Divergence = Literal["worst", "nan"]
 
 #: Memory for the models of recent trials, so that an epoch needs no reading; the checkpoint is
@@ -76,8 +76,9 @@ class Objective:
             that has no condition.
         fixed: values of hyperparameters outside the space; the others have their defaults.
         validation: the scheme that splits the labelled images.
-        metric: "accuracy", or "likelihood", exp(-NLL), which is finer on few images. It is the mean
-            over the splits, in [0, 1]; higher is better.
+        metric: "accuracy"; "balanced-accuracy" or "macro-f1", in which all classes count equally;
+            or "likelihood", exp(-NLL), which is finer on few images. It is of the means over the
+            splits, in [0, 1]; higher is better.
         on_divergence: metric of diverged training: "worst" is 0, "nan" is NaN.
         weights: (L,) weights of the labelled images, for a weighted scheme. They are divided by
             their sum over each validation part.
@@ -193,13 +194,13 @@ class Objective:
             checkpoint_path: a folder of this trial alone; made if missing.
 
         Returns:
-            One dict per epoch trained: ``epoch``, ``metric``, ``accuracy`` and ``nll`` (means over
-            the splits), ``train_loss``, ``split_accuracy`` and ``diverged``. After divergence,
-            ``accuracy``, ``nll`` and ``train_loss`` are None. With weights, these metrics are
-            weighted, and the dict also has ``accuracy_unweighted``, ``nll_unweighted`` and
-            ``effective_size``: the mean over the splits of (Σ w)² / Σ w². With ``test``, the dict
-            of epoch ``max_epochs`` also has ``test_accuracy`` and ``test_nll``, None after
-            divergence.
+            One dict per epoch trained: ``epoch``, ``metric``, the scores ``accuracy``,
+            ``balanced_accuracy``, ``macro_f1`` and ``nll`` (means over the splits), ``train_loss``,
+            ``split_accuracy`` and ``diverged``. After divergence, the scores and ``train_loss`` are
+            None. With weights, the scores are weighted, and the dict also has them unweighted, with
+            names that end in ``_unweighted``, and ``effective_size``: the mean over the splits of
+            (Σ w)² / Σ w². With ``test``, the dict of epoch ``max_epochs`` also has those on the
+            test images, with names that begin with ``test_``.
 
         Raises:
             ConfigurationError: an illegal configuration or pair of epochs.
@@ -299,13 +300,11 @@ class Objective:
             trainer.diverged = not all(math.isfinite(one.nll) for one in (*results, *unweighted))
         if trainer.diverged:
             results, unweighted = [], []
-        accuracy, nll = _means(results)
-        metric = accuracy if self._metric == "accuracy" or nll is None else math.exp(-nll)
+        means = _means(results)
         return {
             "epoch": trainer.epoch,
-            "metric": self._worst if metric is None else metric,
-            "accuracy": accuracy,
-            "nll": nll,
+            "metric": metric_of(means, self._metric) if results else self._worst,
+            **means,
             "train_loss": None if trainer.diverged else loss,
             "split_accuracy": [result.accuracy for result in results],
             "diverged": trainer.diverged,
@@ -316,9 +315,8 @@ class Objective:
     def _unweighted(self, results: list[Evaluation]) -> dict[str, float | None]:
         if self._weights is None:
             return {}
-        accuracy, nll = _means(results)
-        size = sum(self._sizes) / len(self._sizes)
-        return {"accuracy_unweighted": accuracy, "nll_unweighted": nll, "effective_size": size}
+        means = {f"{name}_unweighted": mean for name, mean in _means(results).items()}
+        return means | {"effective_size": sum(self._sizes) / len(self._sizes)}
 
     def _tested(self, trainer: Trainer) -> dict[str, float | None]:
         """Test scores of a fully trained trial; None if training diverged or outputs are not
@@ -331,8 +329,7 @@ class Objective:
             results = [evaluate(task.recipe, model, test, task.compute) for model in trainer.models]
         if not all(math.isfinite(result.nll) for result in results):
             results = []
-        accuracy, nll = _means(results)
-        return {"test_accuracy": accuracy, "test_nll": nll}
+        return {f"test_{name}": mean for name, mean in _means(results).items()}
 
     def _trainer(self, hp: TrainingHyperparameters, previous_epoch: int, folder: Path) -> Trainer:
         live = self._live.pop(str(folder.resolve()), None)
@@ -358,12 +355,12 @@ class Objective:
                 del self._live[path]
 
 
-def _means(results: list[Evaluation]) -> tuple[float, float] | tuple[None, None]:
-    """Mean accuracy and NLL over the splits; None without results."""
+def _means(results: list[Evaluation]) -> dict[str, Any]:
+    """Mean scores over the splits by name; None without results."""
     if not results:
-        return None, None
-    accuracy = sum(result.accuracy for result in results) / len(results)
-    return accuracy, sum(result.nll for result in results) / len(results)
+        return dict.fromkeys(VALIDATED)
+    every = [result.scores for result in results]
+    return {name: sum(one[name] for one in every) / len(every) for name in VALIDATED}
 
 
 def _check_weights(weights: np.ndarray, parts: list[np.ndarray], scheme: str) -> None:

@@ -8,6 +8,7 @@ from alhpo.reports.figures.agreement import agreement_figure
 from alhpo.reports.figures.cost import cost_figure
 from alhpo.reports.figures.curves import calibration_figure, curves_figure
 from alhpo.reports.figures.figure import ReportFigure
+from alhpo.reports.figures.searches import gain_figure, hyperparameters_figure
 from alhpo.reports.figures.tuned import tuned_figure
 from alhpo.reports.figures.validation import validation_figure
 from alhpo.reports.findings import Findings
@@ -32,6 +33,8 @@ def report_figures(findings: Findings, tables: Sequence[Table] = ()) -> list[Rep
             tuned_figure(part),
             calibration_figure(part),
             validation_figure(part),
+            gain_figure(part),
+            hyperparameters_figure(part),
             cost_figure(part),
         ]
     figures += [agreement_figure(table) for table in tables if table.key.startswith("order-")]

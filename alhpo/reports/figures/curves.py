@@ -26,7 +26,7 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFi
         for other, style in looks.items():
             place = (name, other) if panel == "strategy" else (other, name)
             here = rows[rows[line] == other]
-            _curve(axes, here, "accuracy", 100.0, style, other, part.seeds[place])
+            curve(axes, here, "accuracy", 100.0, style, other, part.seeds[place])
         axes.set_title(short(name), fontsize=9.5, loc="left", weight="bold")
         finish(axes, np.unique(curves["n_labeled"]))
         axes.label_outer()
@@ -38,7 +38,7 @@ def curves_figure(part: Part, panel: Literal["strategy", "setting"]) -> ReportFi
     elif len(settings) > 1:
         caption = "A panel per setting, a line per strategy."
     finals = " Stars: retrained with what the last search found."
-    caption = f"{caption} {_bands(part)}{finals * bool((curves['kind'] == 'final').any())}"
+    caption = f"{caption} {bands(part)}{finals * bool((curves['kind'] == 'final').any())}"
     return of_part(part, f"curves-by-{panel}", f"Learning curves of the {whose}", caption, figure)
 
 
@@ -64,7 +64,7 @@ def calibration_figure(part: Part) -> ReportFigure | None:
                 if name == "ece":  # diverged training counts as the uniform prediction
                     rows = rows[~rows["diverged"].astype(bool)]
                 scale = 100.0 if name == "ece" else 1.0
-                _curve(axes, rows, name, scale, style, strategy, part.seeds[strategy, setting])
+                curve(axes, rows, name, scale, style, strategy, part.seeds[strategy, setting])
             finish(axes, np.unique(curves["n_labeled"]), titles[name])
             heading = ": ".join(filter(None, [setting, titles[name]]))
             axes.set_title(short(heading), fontsize=9.5, loc="left", weight="bold")
@@ -75,12 +75,13 @@ def calibration_figure(part: Part) -> ReportFigure | None:
     name_lines(figure, looks)
     caption = (
         "Expected calibration error and Brier score on the evaluation split; lower is better. "
-        f"{_bands(part)}"
+        f"{bands(part)}"
     )
     return of_part(part, "calibration", "Calibration", caption, figure)
 
 
-def _bands(part: Part) -> str:
+def bands(part: Part) -> str:
+    """What a caption says of the seeds."""
     fewest, most = min(part.seeds.values()), max(part.seeds.values())
     if most < 2:
         return "One seed."
@@ -91,7 +92,7 @@ def _bands(part: Part) -> str:
     )
 
 
-def _curve(
+def curve(
     axes: Axes,
     rows: Frame,
     column: str,

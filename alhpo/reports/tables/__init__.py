@@ -6,9 +6,10 @@ from alhpo.reports.findings import Findings
 from alhpo.reports.formats import Table
 from alhpo.reports.part import parts
 from alhpo.reports.tables.cost import cost_table
+from alhpo.reports.tables.gains import gain_table
 from alhpo.reports.tables.learning import learning_table
 from alhpo.reports.tables.order import order_table
-from alhpo.reports.tables.scores import SCORES, gap_table, score_table
+from alhpo.reports.tables.scores import gap_table, score_table
 from alhpo.reports.tables.searches import found_table, regret_table, validation_table
 
 __all__ = ["report_tables"]
@@ -18,9 +19,9 @@ def report_tables(findings: Findings) -> list[Table]:
     """All tables that the findings allow, in the order of the report.
 
     For each data set and model: accuracies at the numbers of labels that were tuned at and the
-    last, and over labels; there, rank correlations of the strategies and gaps to random;
-    calibration at the last; what was spent; how well validation told the test; the hyperparameters
-    that were found.
+    last, and over labels; there, rank correlations of the strategies and gaps to random; scores in
+    which all classes count equally, and calibration, at the last; what was spent; how well
+    validation told the test; what the searches gained, and the hyperparameters that were found.
     """
     tables: list[Table | None] = []
     for part in parts(findings):
@@ -28,7 +29,9 @@ def report_tables(findings: Findings) -> list[Table]:
         tables += [score_table(part, n, "accuracy") for n in labels]
         tables += [learning_table(part), *(order_table(part, n) for n in labels)]
         tables += [gap_table(part, n) for n in labels]
-        tables += [score_table(part, n, score) for n in labels[-1:] for score in list(SCORES)[1:]]
+        others = ("balanced_accuracy", "macro_f1", "ece", "brier", "nll")
+        tables += [score_table(part, n, score) for n in labels[-1:] for score in others]
         tables += [cost_table(part), validation_table(part), regret_table(part)]
+        tables += [gain_table(part)]
         tables += [found_table(part, n) for n in labels]
     return [table for table in tables if table is not None]

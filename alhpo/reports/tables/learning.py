@@ -13,7 +13,7 @@ from alhpo.reports.findings import ACTIVE, WITHIN
 from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Values, joined
 
-MOST_COLUMNS = 8  # of numbers of labels
+MOST_SHOWN = 8  # numbers of labels
 
 
 def learning_table(part: Part) -> Table | None:
@@ -25,9 +25,7 @@ def learning_table(part: Part) -> Table | None:
     finals = sorted(map(int, part.curves[part.curves["kind"] == "final"]["n_labeled"].unique()))
     if not every:
         return None
-    shown = every
-    if len(every) > MOST_COLUMNS:
-        shown = [every[i] for i in np.linspace(0, len(every) - 1, MOST_COLUMNS).round().astype(int)]
+    shown = spread(every)
     places = [
         (strategy, setting)
         for strategy in part.shown("strategy")
@@ -60,6 +58,12 @@ def learning_table(part: Part) -> Table | None:
         values=tuple(zip(*columns, strict=True)),
         note=note,
     )
+
+
+def spread(labels: Sequence[int]) -> list[int]:
+    """Numbers of labels for a table: all of them, or a spread with the first and the last."""
+    most = min(len(labels), MOST_SHOWN)
+    return [labels[i] for i in np.linspace(0, len(labels) - 1, most).round().astype(int)]
 
 
 def _column(part: Part, places: Sequence[tuple[str, str]], kind: str, labels: int) -> list[Value]:

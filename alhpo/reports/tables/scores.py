@@ -28,6 +28,8 @@ class Score:
 
 SCORES = {
     "accuracy": Score("test accuracy (%)", 100, 2, True),
+    "balanced_accuracy": Score("balanced test accuracy (%)", 100, 2, True),
+    "macro_f1": Score("test macro-F1 (%)", 100, 2, True),
     "ece": Score("expected calibration error (%)", 100, 2, False),
     "brier": Score("Brier score", 1, 3, False),
     "nll": Score("negative log-likelihood (nats)", 1, 3, False),
@@ -41,7 +43,7 @@ def score_table(part: Part, labels: int, score: str) -> Table | None:
     Args:
         part: data set and model.
         labels: number of labels.
-        score: "accuracy", "ece", "brier" or "nll".
+        score: one of ``SCORES``.
     """
     shown = SCORES[score]
     columns = part.columns(labels)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alhpo.reports import statistics
-from alhpo.reports.findings import WITHIN
+from alhpo.reports.findings import ACTIVE, WITHIN
 from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Row, joined
 
@@ -118,10 +118,14 @@ def _judged_table(
 
 
 def found_table(part: Part, labels: int) -> Table | None:
-    """The hyperparameters that the searches after active learning chose: the median of numbers and
-    their range, the counts of others."""
+    """The hyperparameters that searches chose, in cycles up to this number of labels and after
+    active learning: the median of numbers and their range, the counts of others."""
+    searches = [r for r in part.rows(part.findings.searches) if r["search"] == ACTIVE]
+    searched_in = {row["cell"] for row in searches if row["n_labeled"] <= labels}
+    cycles = [r for r in part.rows(part.findings.curves) if r["kind"] == "cycle"]
     finals = [r for r in part.rows(part.findings.curves) if r["kind"] == "final"]
     found = [*part.rows(part.findings.tuned), *(row | {"tuning": WITHIN} for row in finals)]
+    found += [row | {"tuning": ACTIVE} for row in cycles if row["cell"] in searched_in]
     found = [row for row in found if row["n_labeled"] == labels]
     trials = [row["configuration"] for row in part.rows(part.findings.trials)]
     searched = _varying(trials) or _varying([row["configuration"] for row in found])
@@ -130,7 +134,7 @@ def found_table(part: Part, labels: int) -> Table | None:
     rows, values = [], []
     for strategy in part.strategies:
         for setting in part.findings.settings:
-            for tuning in (WITHIN, *part.findings.tunings):
+            for tuning in (ACTIVE, WITHIN, *part.findings.tunings):
                 place = (strategy, setting, tuning)
                 chosen = [
                     row["configuration"]
