@@ -87,7 +87,7 @@ def test_a_metric_that_there_is_not_is_refused_by_the_learner(few_digits):
         ActiveLearner(few_digits, NAME, metric="f1")
 
 
-@pytest.mark.parametrize("scheme", [3, None, object(), KFold])
+@pytest.mark.parametrize("scheme", [3, (), object(), KFold])
 def test_an_object_that_is_no_validation_scheme_is_refused(few_digits, scheme):
     with pytest.raises(ConfigurationError, match=r"has no name and splits"):
         ActiveLearner(few_digits, NAME, validation=scheme)

@@ -101,7 +101,8 @@ def stored_features(
                 if progress:
                     progress(min(start + block, len(missing)), len(missing))
             attempt(lambda: os.utime(stored.path / "entry.json"))
-            return FeatureRows(stored.values(), np.array([stored.rows[one] for one in identities]))
+            rows = np.array([stored.rows[one] for one in identities], dtype=np.int64)
+            return FeatureRows(stored.values(), rows)
     except (OSError, NotImplementedError):  # read-only, full, no locks
         values = np.empty((len(identities), width), dtype=dtype)
         for start in range(0, len(identities), block):

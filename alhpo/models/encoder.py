@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -72,9 +72,8 @@ class Encoder:
             interpolation="bilinear" if bilinear else "bicubic",
         )
         self.weights = weights_hash(model)
-        self._placed: dict[Any, nn.Module] = {}
 
-    @cached_property
+    @functools.cached_property
     def width(self) -> int:
         height, width = self.form.size or self.spec.image_size
         with torch.inference_mode():
@@ -109,8 +108,11 @@ class Encoder:
             images = images.at(*self.form.size)
         channels_last = device.type == "cuda" or max(self.form.size or images.shape[1:3]) >= 16
         form = replace(self.form, channels_last=channels_last)
-        order = torch.channels_last if channels_last else torch.contiguous_format
-        model = copy.deepcopy(self._model).to(device, memory_format=order)  # pyright: ignore[reportCallIssue]
+
+        @functools.cache
+        def network() -> nn.Module:  # made only if something is to be encoded
+            order = torch.channels_last if channels_last else torch.contiguous_format
+            return copy.deepcopy(self._model).to(device, memory_format=order)  # pyright: ignore[reportCallIssue]
 
         def encode(rows: Sequence[int]) -> np.ndarray:
             # passes of one size: an image has the same features in the last pass as in a full one
@@ -123,7 +125,7 @@ class Encoder:
                 torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
             ):
                 for inputs, _ in source.blocks():
-                    found.append(_features(model, inputs.expand(-1, 3, -1, -1)).float().cpu())
+                    found.append(_features(network(), inputs.expand(-1, 3, -1, -1)).float().cpu())
             return torch.cat(found)[:n].numpy()
 
         per_pass = PoolImages(images, torch.arange(0), form, device).per_pass
