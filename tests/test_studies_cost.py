@@ -5,6 +5,7 @@ import math
 import pytest
 import yaml
 from click.testing import CliRunner
+from toy_models import toy_weights
 
 from alhpo import run_experiment
 from alhpo.base.errors import DataError
@@ -108,6 +109,14 @@ def test_speed_is_measured_and_cells_of_one_speed_share_it():
     assert len({speed_key(cell, DATA) for cell in cells}) == 2
     speed = measure_speed(cells[0], DATA)
     assert 0 < speed.trained < speed.predicted
+
+
+def test_the_speed_of_heads_is_that_on_features(tmp_path):
+    frozen = {"recipe": "frozen", "model": "alhpo_toy", "weights": toy_weights(tmp_path)}
+    (cell,) = expand(StudyConfig(name="s", settings=SMALL | frozen | {"max_budget": 400}))
+    speed = measure_speed(cell, DATA)
+    assert speed.trained > 0 and speed.predicted > 0
+    assert cell_cost(cell, DATA).seconds(speed) > 0
 
 
 def test_a_dry_run_shows_every_cell_and_runs_none(tmp_path):

@@ -126,8 +126,8 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
         "Epochs and images are upper limits. An epoch of a search counts once, whatever the number "
         "of its validation splits.",
         f"Times are for one cell after the other on this machine with {torch.get_num_threads()} "
-        "threads, without the computation of optimizers and strategies. Measured images per "
-        "second:",
+        "threads, without optimizers, strategies and the features of frozen networks. Measured "
+        "images per second:",
     ]
     speeds = {one.speed: one.cell.config for one in estimates}
     lines += [

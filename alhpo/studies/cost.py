@@ -18,10 +18,13 @@ from alhpo.runs.setting_groups import DataSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.strategies import get_strategy, strategy_needs
 from alhpo.studies.config import Cell
+from alhpo.training.recipes import encodes
 from alhpo.validation import get_validation
 
 #: Training steps that are measured.
 MEASURED_STEPS = 6
+#: Initial weights as fast as any.
+RANDOM_WEIGHTS = {"pretrained": False, "weights": None}
 #: Batch size that is assumed for recipes without one.
 UNKNOWN_BATCH = 32
 
@@ -74,7 +77,8 @@ class Estimate:
         cell: the cell.
         cost: cost of the whole cell, including what is done already.
         speed: speed measured on this machine.
-        seconds: time of ``cost`` at ``speed``, without optimizers and strategies.
+        seconds: time of ``cost`` at ``speed``, without optimizers, strategies, and the features of
+            frozen networks, which are computed once.
     """
 
     cell: Cell
@@ -120,14 +124,15 @@ def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
 
 
 def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
-    """Measure the speed of training and prediction on random images.
+    """Measure the speed of training and prediction on random images, or on features of them.
 
     It takes some seconds, with torch's current number of threads.
     """
     config = cell.config
     batch = _batch_size(config)
     given = {k: v for k, v in config.hyperparameters.items() if k == "batch_size"}
-    n = MEASURED_STEPS * batch
+    frozen = encodes(config.recipe)
+    n = batch if frozen else MEASURED_STEPS * batch  # encoding takes longer than training on it
     images = torch.randint(
         256, (n, *data.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -139,9 +144,9 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
         dataset,
         strategy="random",
         hyperparameters=given,
-        pretrained=False,  # which is as fast
-        weights=None,
+        **({} if frozen else RANDOM_WEIGHTS),
     )
+    learner.prepare()
     learner.label_initial(n)
     ends: list[float] = []
     learner.fit(max_epochs=2, callback=lambda _: ends.append(time.perf_counter()))  # 1st warms up
