@@ -140,7 +140,10 @@ class ActiveLearner:
             "metric": metric,
             "max_epochs": max_epochs,
         }
-        chosen = dict(make_recipe.hyperparameters.run_defaults)
+        chosen = {
+            **TrainingHyperparameters.run_defaults,
+            **make_recipe.hyperparameters.run_defaults,
+        }
         chosen |= {name: value for name, value in given.items() if value is not None}
         self.space = load_space(chosen["space"], make_recipe.hyperparameters)
         self.validation = get_validation(chosen["validation"])

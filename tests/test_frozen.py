@@ -311,6 +311,28 @@ def test_the_limit_of_the_cache_holds_for_features(digits_200, weights, monkeypa
     assert sum(file.stat().st_size for file in files) == 0
 
 
+def test_images_of_one_identity_take_one_row(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALHPO_CACHE", str(tmp_path / "cache"))
+    identities = ["a", "b", "a", "c", "d", "b", "e"]
+    for _ in range(2):  # computed, and from the cache
+        found = stored_features(
+            {},
+            "letters",
+            identities,
+            1,
+            np.float32,
+            lambda rows: np.array([[ord(identities[row])] for row in rows]),
+            block=2,
+        )
+        assert found[:].flatten().tolist() == [ord(one) for one in identities]
+
+
+def test_another_version_of_timm_gives_its_own_features(digits_200, weights, monkeypatch):
+    encoded(digits_200, weights)
+    monkeypatch.setattr(alhpo.models.encoder, "version", lambda package: "another")
+    assert encoded(digits_200, weights)[1] == 300
+
+
 @pytest.mark.parametrize("value", [float("nan"), 1e30])
 def test_features_that_are_not_finite_are_refused(value):
     with pytest.raises(DataError, match=r"not finite as float16.*float32"):

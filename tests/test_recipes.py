@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -226,3 +227,16 @@ def test_the_classifier_makes_the_logits():
     learner.ask(4)
     assert torch.allclose(seen[0].classify(seen[0].features), seen[0].logits, atol=1e-5)
     assert seen[0].retrain is None
+
+
+def test_defaults_that_a_recipe_does_not_name_are_the_usual_ones():
+    class Short(ToyHyperparameters):
+        run_defaults: ClassVar = {"max_epochs": 5}
+
+    class Named(ToyRecipe):
+        hyperparameters = Short
+
+    RECIPES.register("named", Named)
+    learner = ActiveLearner(load_dataset("digits", pool_size=50), recipe="named")
+    assert learner.max_epochs == 5
+    assert learner.validation.name == "holdout:0.2"

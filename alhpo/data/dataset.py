@@ -38,7 +38,9 @@ class ImageDataset:
         paths: the file of each pool image, or None if the images are not from files.
         augmentation: the meaning of the hyperparameter ``augmentation="auto"`` for this data.
         eval_paths: the file of each evaluation image, or None.
-        known_identities: the identity of each pool image, if it is not that of its pixels.
+        known_identities: the identity of each pool image, if it is not that of its pixels. It
+            stands for the content in every data set, as a hash of the file does: features in the
+            cache are found by it.
         known_eval_identities: the identity of each evaluation image, likewise.
         skipped: files that were left out, each with the reason.
         notes: what a user should know about the images, a sentence each.

@@ -75,7 +75,7 @@ def stored_features(
     Args:
         key: everything that features depend on, apart from the image; JSON can hold it.
         what: what the features are, for people.
-        identities: the N images.
+        identities: of the N images; images of one identity have the same features.
         width: D, the number of features.
         dtype: type in which they are kept.
         encode: computes features of ``block`` images or fewer.
@@ -91,7 +91,8 @@ def stored_features(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
             stored = _Stored(folder / name, what, width, dtype)
-            missing = [row for row, one in enumerate(identities) if one not in stored.rows]
+            rows_of = {one: row for row, one in enumerate(identities)}  # of copies, the last
+            missing = [row for one, row in rows_of.items() if one not in stored.rows]
             size = (len(stored.rows) + len(missing)) * stored.row_bytes
             if missing and not make_room(folder, size, name):
                 raise OSError("no room in the cache")

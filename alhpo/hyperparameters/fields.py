@@ -21,7 +21,8 @@ class TrainingHyperparameters(Settings):
 
     Attributes:
         run_defaults: the space, validation scheme, metric, epochs of a full training and budget of
-            a search that a run of such a recipe has unless they are given.
+            a search that a run of such a recipe has unless they are given. A subclass names those
+            that differ.
     """
 
     run_defaults: ClassVar[Mapping[str, Any]] = {

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -136,7 +137,7 @@ class Encoder:
             "image_size": list(images.shape[1:]),
             "precision": precision,
             "device": device.type,
-            "versions": [torch.__version__, *decoding_rules()],
+            "versions": [torch.__version__, version("timm"), *decoding_rules()],
         }
         return stored_features(
             key,
