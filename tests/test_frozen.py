@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 from toy_models import alhpo_toy, toy_weights
@@ -21,6 +23,8 @@ from alhpo.cli.options import given_settings
 from alhpo.data.feature_batches import DeviceFeatures
 from alhpo.data.stored_features import stored_features
 from alhpo.hyperparameters import HeadHyperparameters
+from alhpo.models.encoder import Encoder
+from alhpo.models.timm_models import ModelSpec, build_model
 from alhpo.testing import check_recipe
 from alhpo.training.epochs import learning_rate, make_optimizer
 from alhpo.training.heads import SLOTS, Head, HeadEpoch, HeadTraining, train_heads
@@ -238,15 +242,24 @@ def test_features_are_those_of_the_network(digits_200, weights):
     learner = learner_of(digits_200, weights, max_epochs=1)
     learner.label_initial(20)
     learner.fit()
-    spec = alhpo.models.timm_models.ModelSpec(MODEL, 10, 3, (8, 8), weights=weights)
-    model = alhpo.models.timm_models.build_model(spec, 0).eval()
-    form = alhpo.models.encoder.Encoder(spec).form
+    spec = ModelSpec(MODEL, 10, 3, (8, 8), weights=weights)
+    model = build_model(spec, 0).eval()
+    form = Encoder(spec).form
     pixels = digits_200.images.expand(-1, -1, -1, 3).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(part)[:, None, None] for part in (form.mean, form.std))
     with torch.no_grad():
         hidden = model.forward_features((pixels - mean) / std)
         expected = model.forward_head(hidden, pre_logits=True)
     assert torch.allclose(learner.predict().features, expected, atol=1e-4)
+
+
+def test_the_network_stays_as_it_was_trained(tmp_path):
+    """Also a ResNet on small images, of which one that is trained gets another stem."""
+    spec = ModelSpec("resnet18", 3, 3, (8, 8), cifar_stem=False)
+    save_file(build_model(spec, 0).state_dict(), tmp_path / "w.safetensors")
+    given = replace(spec, weights=str(tmp_path / "w.safetensors"), input_size=32)
+    kept, asked = (Encoder(replace(given, cifar_stem=stem)) for stem in (None, False))
+    assert kept.weights == asked.weights
 
 
 def test_an_interrupted_pass_goes_on(digits_200, weights, monkeypatch):

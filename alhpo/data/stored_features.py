@@ -13,17 +13,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from alhpo.base.errors import DataError
-from alhpo.base.files import Journal, content_hash, write_text
+from alhpo.base.files import PATIENCE, Journal, content_hash, write_text
 from alhpo.data.cache import DAMAGED, attempt, cache_folder, make_room
 
 #: From positions of images to their (B, D) features.
@@ -89,7 +91,7 @@ def stored_features(
     folder = cache_folder() / "features"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):
+        with _held(folder / f".{name}.lock"):
             stored = _Stored(folder / name, what, width, dtype)
             rows_of = {one: row for row, one in enumerate(identities)}  # of copies, the last
             missing = [row for one, row in rows_of.items() if one not in stored.rows]
@@ -112,6 +114,20 @@ def stored_features(
             if progress:
                 progress(rows.stop, len(identities))
         return FeatureRows(values, np.arange(len(identities)))
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        warnings.warn("Another process computes these features; waiting for it.", stacklevel=3)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Stored:

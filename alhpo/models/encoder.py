@@ -36,8 +36,9 @@ class Encoder:
     """A timm model with pretrained weights and without its classifier, in evaluation mode.
 
     Images are resized to the model's own input size unless ``spec`` has another, with its own
-    interpolation, to cover the input, and cropped to the centre. Grey images become three equal
-    channels. Normalisation is the model's own.
+    interpolation (files that are decoded for it: bicubic), to cover the input, and cropped to the
+    centre. Grey images become three equal channels. Normalisation is the model's own; so is the
+    stem, unless ``spec.cifar_stem`` is set.
 
     Args:
         spec: the model.
@@ -60,7 +61,15 @@ class Encoder:
             )
         size = spec.input_size or own_input_size(spec.name)
         # one classifier, which nobody asks, so that features do not depend on the data's classes
-        self.spec = replace(spec, num_classes=2, in_chans=3, input_size=size, dropout=0.0)
+        # and the network as it was trained, also for small images
+        self.spec = replace(
+            spec,
+            num_classes=2,
+            in_chans=3,
+            input_size=size,
+            dropout=0.0,
+            cifar_stem=bool(spec.cifar_stem),
+        )
         model = build_model(self.spec, 0)
         needed, settings = model_input(self.spec, model)
         self._model = model.eval().requires_grad_(False)
