@@ -132,6 +132,7 @@ def test_a_stopped_run_goes_on_exactly_or_names_the_file(tmp_path, moment, start
     check_every_damage(job, folder, MOMENTS[moment], NOT_READ_BY_RUNS)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_a_warm_fit_goes_on_exactly_or_names_the_file(tmp_path):
     folder = tmp_path / "damaged"
     job = partial(run, folder, start="warm", hpo="fixed", budget=12)
