@@ -88,7 +88,7 @@ def _counts(
     classes: np.ndarray, weights: np.ndarray | None = None, *, num_classes: int
 ) -> list[float]:
     """Of each class, how often it is there, or its weight. A list: for few classes the quickest."""
-    return np.bincount(classes, weights, minlength=num_classes).tolist()
+    return np.bincount(classes, weights, minlength=num_classes).astype(float).tolist()
 
 
 def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
