@@ -14,7 +14,7 @@ POOL_OUTPUTS = frozenset(
     {
         *("logits", "features", "passes", "predicted_losses", "labeled_scores", "images"),
         *("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images"),
-        *("state", "classify", "retrain"),
+        *("heldout_logits", "heldout_labels", "state", "classify", "retrain", "true_labels"),
     }
 )
 

@@ -104,11 +104,17 @@ class PoolOutputs:
         labeled_logits: (L, C) float32 logits of the labelled images.
         labeled_features: (L, D) float32 penultimate features of the labelled images.
         labeled_images: (L, H, W, C) uint8 labelled images.
+        heldout_logits: (V, C) float32 logits of labelled images by models that were not trained on
+            them: those of the validation scheme's splits, trained with the configuration and for
+            the epochs of the model. V is 0 if there are too few labels to split.
+        heldout_labels: (V,) int64 class of each of these images.
         state: ``Query.state`` of the strategy's latest query; None before the first query.
-        classify: the model's classifier, from (B, D) features to (B, C) float32 logits.
+        classify: the model's classifier, from (B, D) features to (B, C) float32 logits. It treats
+            rows alone, and has gradients of the features if these require them.
         retrain: for oracles in simulations: a function of pool indices. It trains a new model, with
             the latest configuration, on the labelled images and these images with their true
             labels, and returns its ``Evaluation`` on the evaluation split.
+        true_labels: for oracles in simulations: (N,) int64 class of each candidate.
     """
 
     indices: torch.Tensor
@@ -123,9 +129,12 @@ class PoolOutputs:
     labeled_logits: torch.Tensor | None = None
     labeled_features: torch.Tensor | None = None
     labeled_images: torch.Tensor | None = None
+    heldout_logits: torch.Tensor | None = None
+    heldout_labels: torch.Tensor | None = None
     state: Mapping[str, Any] | None = None
     classify: Callable[[torch.Tensor], torch.Tensor] | None = None
     retrain: Callable[[Sequence[int]], Evaluation] | None = None
+    true_labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -138,7 +138,7 @@ def pool_outputs(
         )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
     if "classify" in needs:
-        outputs["classify"] = _without_gradients(recipe.classifier(model))
+        outputs["classify"] = _of_features(recipe.classifier(model))
     if needs & {"images", "labeled_scores"}:
         outputs["images"] = dataset.images[rows]
     if needs & {"labeled_images", "labeled_scores"}:
@@ -156,12 +156,14 @@ def pool_outputs(
     return PoolOutputs(rows, **{name: value for name, value in outputs.items() if name in needs})
 
 
-def _without_gradients(
+def _of_features(
     classifier: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    @torch.no_grad()
+    """The classifier as a function of features alone: with gradients only if these have some."""
+
     def classify(features: torch.Tensor) -> torch.Tensor:
-        return classifier(features).float()
+        with torch.set_grad_enabled(features.requires_grad):
+            return classifier(features).float()
 
     return classify
 

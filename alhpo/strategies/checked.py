@@ -29,8 +29,13 @@ SHAPES = {
     "labeled_indices": "L",
     "images": "N H W channels",
     "labeled_images": "L H W channels",
+    "heldout_logits": "V C",
+    "heldout_labels": "V",
+    "true_labels": "N",
 }
-INTEGERS = frozenset({"labels", "labeled_indices"})
+INTEGERS = frozenset({"labels", "labeled_indices", "heldout_labels", "true_labels"})
+#: Dimensions that may be 0.
+MAY_BE_EMPTY = frozenset("LV")
 IMAGES = frozenset({"images", "labeled_images"})
 
 
@@ -137,11 +142,11 @@ def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
         names = SHAPES[field].split()
         shape = dict(zip(names, output.shape, strict=False))
         fits &= output.ndim == len(names) and all(
-            size == sizes.get(dim, size) and (size >= 1 or dim == "L")
+            size == sizes.get(dim, size) and (size >= 1 or dim in MAY_BE_EMPTY)
             for dim, size in shape.items()
         )
         if not fits:
-            wanted = [str(sizes.get(d, d if d == "L" else "at least 1")) for d in names]
+            wanted = [str(sizes.get(d, d if d in MAY_BE_EMPTY else "at least 1")) for d in names]
             raise ConfigurationError(
                 f"Strategy {name!r} was given {field} of shape {tuple(output.shape)} as "
                 f"{output.dtype}; expected shape ({', '.join(wanted)}{',' * (len(wanted) == 1)}) "
@@ -180,11 +185,14 @@ def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None,
                 f"The labeled_scores given to strategy {name!r} are in [{low:g}, {high:g}]; "
                 "expected values in [0, 1]."
             )
-    if "labels" in needs and pool.labels is not None and len(pool.labels):
-        low, high = map(int, pool.labels.aminmax())
+    for field in sorted(needs & {"labels", "heldout_labels", "true_labels"}):
+        labels = getattr(pool, field)
+        if not len(labels):
+            continue
+        low, high = map(int, labels.aminmax())
         if low < 0 or (classes is not None and high >= classes):
             raise ConfigurationError(
-                f"The labels given to strategy {name!r} are {low} to {high}; expected "
+                f"The {field} given to strategy {name!r} are {low} to {high}; expected "
                 f"classes from 0{f' to {classes - 1}' if classes is not None else ''}."
             )
     if "labeled_indices" in needs and pool.labeled_indices is not None:

@@ -13,7 +13,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.registry import register_strategy, register_strategy_family
-from alhpo.strategies.rows import Rows, as_float64, pair_distances, product_error, row_blocks
+from alhpo.strategies.rows import Rows, normalised, pair_distances, product_error, row_blocks
 
 _PURITY = 0.95
 _PURITY_SAMPLE = 2000
@@ -55,7 +55,7 @@ class ProbCover:
         assert pool.features is not None
         assert pool.labeled_features is not None
         n_labeled = len(pool.labeled_features)
-        values = _normalised(pool.labeled_features.to(pool.features), pool.features)
+        values = normalised(pool.labeled_features.to(pool.features), pool.features)
         rows = Rows(values)
         radius = self.radius
         if radius is None:
@@ -192,24 +192,6 @@ def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> f
     apart[np.isneginf(best.cpu().numpy())] = np.inf
     impure = int((1 - _PURITY) * len(sample) + 1e-9)
     return min(2.0, max(0.0, float(np.nextafter(np.sort(apart)[impure], -1))))
-
-
-def _normalised(*parts: torch.Tensor) -> torch.Tensor:
-    """All rows of the parts, scaled to length 1, in float32 or wider; rows of zeros stay."""
-    single = torch.float64 if parts[-1].dtype == torch.float64 else torch.float32
-    result = torch.empty(
-        sum(map(len, parts)), parts[-1].shape[1], dtype=single, device=parts[-1].device
-    )
-    start = 0
-    for values in parts:
-        for part in row_blocks(*values.shape):
-            block = as_float64(values[part])
-            # Divide by the largest entry first: squares of large float64 numbers may overflow.
-            block /= block.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(block.dtype).tiny)
-            block /= torch.linalg.vector_norm(block, dim=1, keepdim=True).clamp_(min=0.5)
-            result[start : start + len(block)] = block
-            start += len(block)
-    return result
 
 
 def _half_squares(rows: torch.Tensor) -> torch.Tensor:

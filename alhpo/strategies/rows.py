@@ -142,6 +142,24 @@ def products(rows: torch.Tensor, positions: Sequence[int]) -> np.ndarray:
     return (rows @ rows[wanted].T).cpu().numpy().T[: len(positions)]
 
 
+def normalised(*parts: torch.Tensor) -> torch.Tensor:
+    """All rows of the parts, scaled to length 1, in float32 or wider; rows of zeros stay."""
+    single = torch.float64 if parts[-1].dtype == torch.float64 else torch.float32
+    result = torch.empty(
+        sum(map(len, parts)), parts[-1].shape[1], dtype=single, device=parts[-1].device
+    )
+    start = 0
+    for values in parts:
+        for part in row_blocks(*values.shape):
+            block = as_float64(values[part])
+            # Divide by the largest entry first: squares of large float64 numbers may overflow.
+            block /= block.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(block.dtype).tiny)
+            block /= torch.linalg.vector_norm(block, dim=1, keepdim=True).clamp_(min=0.5)
+            result[start : start + len(block)] = block
+            start += len(block)
+    return result
+
+
 def product_error(rows: torch.Tensor) -> tuple[float, float]:
     """Bounds e and t: the error of a computed product of rows x and c is at most e·‖x‖‖c‖ + t.
 

@@ -20,9 +20,11 @@ from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
 #: Outputs with one row per candidate; ``passes`` have one too.
-ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images")
+ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images", "true_labels")
 #: Outputs with one row per labelled image.
 LABELED = ("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images")
+#: Outputs with one row per labelled image that a model was not trained on.
+HELD_OUT = ("heldout_logits", "heldout_labels")
 #: The number of queries from which the frequencies of a random strategy's choices are compared.
 DRAWS = 150
 
@@ -100,7 +102,7 @@ def _pools(needs: frozenset[str]) -> Iterator[tuple[str, PoolOutputs]]:
     )
     yield (
         "saturated logits",
-        _changed(ordinary, ("logits", "passes", "labeled_logits"), lambda x: 1e4 * x),
+        _changed(ordinary, ("logits", "passes", "labeled_logits", HELD_OUT[0]), lambda x: 1e4 * x),
     )
     yield "identical points", _rows(ordinary, [3] * len(ordinary))
     yield "every point twice", _rows(ordinary, [i // 2 for i in range(len(ordinary))])
@@ -149,7 +151,7 @@ def _check_numbering(strategy: Strategy, name: str) -> None:
 def _check_layout(strategy: Strategy, name: str) -> None:
     """Engines hand out slices and transposed tensors too."""
     pool = _pool(40, strategy_needs(strategy))
-    strided = _changed(pool, (*ROWS, *LABELED[2:]), _strided)
+    strided = _changed(pool, (*ROWS, *LABELED[2:], *HELD_OUT), _strided)
     require(
         _query(strategy, strided, 9, name).indices == _query(strategy, pool, 9, name).indices,
         f"{name}: the choice depends on the order of the outputs in memory.",
@@ -300,6 +302,9 @@ def _pool(n: int, needs: frozenset[str], *, classes: int = 5, labeled: int = 10)
         "state": None,
         "classify": _Linear(torch.randn(8, classes, generator=draw)),
         "retrain": _Retrained(torch.arange(n) * 3 + 7, torch.rand(n, generator=draw)),
+        "true_labels": torch.randint(classes, (n,), generator=draw),
+        "heldout_logits": 2 * torch.randn(labeled, classes, generator=draw),
+        "heldout_labels": torch.randint(classes, (labeled,), generator=draw),
     }
     assert outputs.keys() == POOL_OUTPUTS
     return PoolOutputs(torch.arange(n) * 3 + 7, **{name: outputs[name] for name in needs})
@@ -387,7 +392,8 @@ def _strided(output: torch.Tensor) -> torch.Tensor:
 
 def _copy(pool: PoolOutputs) -> PoolOutputs:
     state = deepcopy(pool.state)
-    return replace(_changed(pool, ("indices", "passes", *ROWS, *LABELED), torch.clone), state=state)
+    tensors = ("indices", "passes", *ROWS, *LABELED, *HELD_OUT)
+    return replace(_changed(pool, tensors, torch.clone), state=state)
 
 
 def _equal(one: PoolOutputs, other: PoolOutputs) -> bool:

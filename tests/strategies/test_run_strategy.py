@@ -113,6 +113,9 @@ LABELED = PoolOutputs(
     labeled_logits=torch.randn(3, 3),
     labeled_images=torch.zeros(3, 6, 5, 3, dtype=torch.uint8),
     passes=TensorPasses(torch.randn(5, 4, 3)),
+    heldout_logits=torch.randn(2, 3),
+    heldout_labels=torch.tensor([2, 0]),
+    true_labels=torch.tensor([1, 0, 0, 2]),
     state={"weights": [0.5, 1.5], "text": None},
 )
 
@@ -128,6 +131,10 @@ def needing(*needs):
 
 
 CALLED = {"classify": lambda features: features, "retrain": lambda indices: None}
+LABELED_FIELDS = (
+    *("labels", "labeled_indices", "labeled_logits", "labeled_images"),
+    *("heldout_logits", "heldout_labels"),
+)
 EVERYTHING = needing(*POOL_OUTPUTS - {"features", "labeled_features"})
 LABELED = replace(LABELED, **CALLED)
 
@@ -135,10 +142,7 @@ LABELED = replace(LABELED, **CALLED)
 def test_everything_that_fits_passes():
     assert run(EVERYTHING, LABELED).indices == (3, 5)
     assert run(EVERYTHING, replace(LABELED, state=None)).indices == (3, 5)
-    nothing = {
-        name: getattr(LABELED, name)[:0]
-        for name in ("labels", "labeled_indices", "labeled_logits", "labeled_images")
-    }
+    nothing = {name: getattr(LABELED, name)[:0] for name in LABELED_FIELDS}
     assert run(EVERYTHING, replace(LABELED, **nothing)).indices == (3, 5)
 
 
@@ -168,6 +172,9 @@ def test_every_output_that_is_missing_is_named(field):
         ("labeled_indices", torch.tensor([7, 2, 2]), "repeat.*once"),
         ("labeled_indices", torch.tensor([7, 2, 8]), "among the candidates; expected"),
         ("labeled_logits", torch.randn(3, 2), r"labeled_logits .*shape \(L, 3\)"),
+        ("heldout_logits", torch.randn(3, 3), r"heldout_logits of shape|heldout_labels of shape"),
+        ("heldout_labels", torch.tensor([0, 3]), "heldout_labels given.*are 0 to 3"),
+        ("true_labels", torch.tensor([0, 1]), r"true_labels .*shape \(4,\) as integers"),
         (
             "labeled_images",
             torch.zeros(3, 6, 6, 3, dtype=torch.uint8),
