@@ -23,7 +23,7 @@ from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import stochastic_batch as stochastic_batch
 from alhpo.strategies import typiclust as typiclust
 from alhpo.strategies import vaal as vaal
-from alhpo.strategies.checked import check_dropout, run_strategy
+from alhpo.strategies.checked import check_dropout, check_initial, run_strategy
 from alhpo.strategies.ranking import Scores, register_score, score_names
 from alhpo.strategies.registry import (
     get_strategy,
@@ -39,6 +39,7 @@ from alhpo.strategies.registry import (
 __all__ = [
     "Scores",
     "check_dropout",
+    "check_initial",
     "get_strategy",
     "register_score",
     "register_strategy",
