@@ -6,11 +6,13 @@ from alhpo.strategies import strategy_families, strategy_names
 
 FAMILIES = {
     "albl": "albl:entropy,random",
+    "maxherding": "maxherding:0.5",
     "power": "power:entropy@2",
     "probcover": "probcover:0.3",
     "skactiveml": "skactiveml:CoreSet",
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",
+    "uherding": "uherding:entropy@0.5",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}
