@@ -11,6 +11,7 @@ FAMILIES = {
     "skactiveml": "skactiveml:CoreSet",
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",
+    "tcm": "tcm:2",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}
