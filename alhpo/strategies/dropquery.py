@@ -24,13 +24,13 @@ _CANDIDATES_PER_CHOICE = 25
 def dropquery(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     """One image of each of ``n`` clusters of those whose prediction dropout changes.
 
-    In each of 3 passes, 3 of 4 features are dropped before the classifier, independently for every
-    image and feature, and those that are kept are multiplied by 4. This is done at the query only,
-    whatever the dropout of the model. Candidates are images whose predicted class (the lowest of
-    equals) differs from that of all features in 2 passes or more; if they are fewer than 25 · n,
-    in 1 pass or more. Of each of ``n`` k-means clusters of their features, scaled to length 1, the
-    image nearest to the centre is chosen, as by ``centroids``. If there are fewer than ``n``, all
-    are chosen, and others are drawn uniformly.
+    In each of 3 passes, every feature of every image is dropped before the classifier with
+    probability 3/4, independently, and those that are kept are multiplied by 4. This is done at the
+    query only, whatever the dropout of the model. Candidates are images whose predicted class (the
+    lowest of equals) differs from that of all features in 2 passes or more; if they are fewer than
+    25 · n, in 1 pass or more. Of each of ``n`` k-means clusters of their features, scaled to length
+    1, the image nearest to the centre is chosen, as by ``centroids``. If there are fewer than
+    ``n``, all are chosen, and others are drawn uniformly.
 
     Labels are not needed. Scores are the shares of passes that differ. ``generator`` draws, in this
     order, the masks, the seeds of k-means, and the others. Time O(N·D·C), and O(n·N·D) for each
