@@ -13,6 +13,7 @@ FAMILIES = {
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",
     "uherding": "uherding:entropy@0.5",
+    "tcm": "tcm:2",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}

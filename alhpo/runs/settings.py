@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "badge", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
-    *("least-confidence", "lpl", "margin", "mc-dropout", "mean-std", "probcover", "random"),
-    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "power:SCORE@BETA"),
-    *("probcover:RADIUS", "skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA"),
+    *("albl", "alfamix", "badge", "bald", "batchbald", "centroids", "coreset", "ddu"),
+    *("dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "mc-dropout"),
+    *("mean-std", "probcover", "random", "tcm", "typiclust", "vaal", "variation-ratio"),
+    *("albl:A,B,...", "power:SCORE@BETA", "probcover:RADIUS", "skactiveml:NAME"),
+    *("softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
 )
 
 

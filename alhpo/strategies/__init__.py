@@ -7,10 +7,13 @@ arguments, is registered by ``register_strategy_family``.
 """
 
 from alhpo.strategies import albl as albl
+from alhpo.strategies import alfamix as alfamix
 from alhpo.strategies import badge as badge
 from alhpo.strategies import batchbald as batchbald
+from alhpo.strategies import centroids as centroids
 from alhpo.strategies import coreset as coreset
 from alhpo.strategies import ddu as ddu
+from alhpo.strategies import dropquery as dropquery
 from alhpo.strategies import entropy as entropy
 from alhpo.strategies import kmeans as kmeans
 from alhpo.strategies import least_confidence as least_confidence
@@ -22,6 +25,7 @@ from alhpo.strategies import probcover as probcover
 from alhpo.strategies import random_sampling as random_sampling
 from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import stochastic_batch as stochastic_batch
+from alhpo.strategies import tcm as tcm
 from alhpo.strategies import typiclust as typiclust
 from alhpo.strategies import uherding as uherding
 from alhpo.strategies import vaal as vaal
