@@ -50,7 +50,7 @@ from alhpo.strategies import strategy_needs as needs_of
 
 LABELED = 100
 #: Strategies whose later choices depend on the earlier ones, so that picks cost time.
-SEQUENTIAL = ("badge", "batchbald", "coreset", "kmeans", "probcover", "typiclust")
+SEQUENTIAL = ("badge", "bait", "batchbald", "coreset", "kmeans", "probcover", "typiclust")
 EXPLICIT = ("badge", "coreset", "entropy", "kmeans", "least-confidence", "margin")
 #: scikit-activeml's name of a strategy, and whether its definition is ours.
 SCIKIT_ACTIVEML = {

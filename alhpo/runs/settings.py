@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "badge", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
+    *("albl", "badge", "bait", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
     *("least-confidence", "lpl", "margin", "mc-dropout", "mean-std", "probcover", "random"),
-    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "power:SCORE@BETA"),
-    *("probcover:RADIUS", "skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA"),
+    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA"),
+    *(
+        "power:SCORE@BETA",
+        "probcover:RADIUS",
+        "skactiveml:NAME",
+        "softmax:SCORE@BETA",
+        "softrank:SCORE@BETA",
+    ),
 )
 
 
