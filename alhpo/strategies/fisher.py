@@ -59,7 +59,6 @@ def select(
         n positions in the order of their addition, and by how much each lowered the trace then.
     """
     trace = _Trace(matrix, fisher)
-    before = trace.inverse.clone()
     candidates = _Candidates(rows, factors, trace)
     free = np.ones(len(rows), dtype=bool)
     gains: dict[int, float] = {}
@@ -71,7 +70,7 @@ def select(
         if len(gains) == min(2 * n, len(rows)):
             break
         candidates.update(*change)
-    left = set(_prune(rows, factors, np.sort(list(gains)), n, trace, before))
+    left = set(_prune(rows, factors, np.sort(list(gains)), n, trace, matrix))
     chosen = [position for position in gains if position in left]
     return chosen, [gains[position] for position in chosen]
 
@@ -246,7 +245,7 @@ def _prune(
     positions: np.ndarray,
     n: int,
     trace: _Trace,
-    before: torch.Tensor,
+    matrix: torch.Tensor,
 ) -> list[int]:
     """The n of the ascending positions that are left after removals.
 
@@ -256,13 +255,15 @@ def _prune(
         positions: of the rows in M.
         n: how many to keep.
         trace: with all of them in M; changed.
-        before: M⁻¹ without them.
+        matrix: M without them.
     """
     if len(positions) == n:
         return positions.tolist()
     v = vectors(rows, factors, positions)
-    few = len(positions) * v.shape[2] <= 2 * len(before)
-    removal = _OfFew(v, before, trace.fisher) if few else _OfMany(rows, factors, positions, trace)
+    few = len(positions) * v.shape[2] <= 2 * len(matrix)
+    removal = (
+        _OfFew(v, _Trace(matrix, trace.fisher)) if few else _OfMany(rows, factors, positions, trace)
+    )
     left = np.arange(len(positions))
     while len(left) > n:
         costs = rounded(removal.costs(left))
@@ -302,18 +303,17 @@ class _OfFew:
 
     Args:
         v: (M, C·D, R) V of the rows.
-        before: P without them.
-        fisher: F.
+        before: the trace without them.
     """
 
-    def __init__(self, v: torch.Tensor, before: torch.Tensor, fisher: torch.Tensor) -> None:
+    def __init__(self, v: torch.Tensor, before: _Trace) -> None:
         self.rank = v.shape[2]
         flat = v.transpose(1, 2).flatten(0, 1)
-        y = flat @ before
+        y = flat @ before.inverse
         k = y @ flat.T
         k.diagonal().add_(1)
         self.q = torch.cholesky_inverse(torch.linalg.cholesky(k))
-        self.r = self.q @ (y @ fisher @ y.T) @ self.q
+        self.r = self.q @ (y @ before.fisher @ y.T) @ self.q
 
     def costs(self, left: np.ndarray) -> np.ndarray:
         """(M,) rise of the trace by removal of each of the rows that are ``left``."""
