@@ -9,6 +9,7 @@ arguments, is registered by ``register_strategy_family``.
 from alhpo.strategies import albl as albl
 from alhpo.strategies import alfamix as alfamix
 from alhpo.strategies import badge as badge
+from alhpo.strategies import bait as bait
 from alhpo.strategies import batchbald as batchbald
 from alhpo.strategies import centroids as centroids
 from alhpo.strategies import coreset as coreset
