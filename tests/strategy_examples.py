@@ -10,6 +10,7 @@ FAMILIES = {
     "maxherding": "maxherding:0.5",
     "power": "power:entropy@2",
     "probcover": "probcover:0.3",
+    "refine": "refine:typiclust,random",
     "skactiveml": "skactiveml:CoreSet",
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",

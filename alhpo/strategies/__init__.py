@@ -24,6 +24,7 @@ from alhpo.strategies import maxherding as maxherding
 from alhpo.strategies import mc_dropout as mc_dropout
 from alhpo.strategies import probcover as probcover
 from alhpo.strategies import random_sampling as random_sampling
+from alhpo.strategies import refine as refine
 from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import stochastic_batch as stochastic_batch
 from alhpo.strategies import tcm as tcm

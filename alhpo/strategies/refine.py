@@ -28,6 +28,7 @@ from alhpo.strategies.registry import (
     get_strategy,
     register_strategy,
     register_strategy_family,
+    strategy_name,
     strategy_needs,
 )
 from alhpo.strategies.sub_pools import sub_pool
@@ -63,27 +64,33 @@ class Refine:
     Memory: that of the arms, on 5,000 candidates.
 
     Args:
-        arms: names of strategies, by default the nine of the paper's experiments.
+        arms: strategies, or their names; by default the nine of the paper's experiments.
+        rounds: number of rounds; with 0, this is ``uherding``.
+        batches: batches of a round, shared equally by the arms; at least one for each.
 
     Raises:
         ConfigurationError: no arms, an arm that is there twice or is unknown, learns from its own
             queries (``albl``), or is an oracle.
     """
 
-    def __init__(self, arms: Sequence[str] = ARMS) -> None:
-        if not arms or len(set(arms)) < len(arms):
+    def __init__(
+        self, arms: Sequence[str | Strategy] = ARMS, *, rounds: int = ROUNDS, batches: int = BATCHES
+    ) -> None:
+        names = [strategy_name(arm) if callable(arm) else arm for arm in arms]
+        if not names or len(set(names)) < len(names):
             raise ConfigurationError(
-                f"Strategy refine has the arms {', '.join(arms) or 'none'}; expected different "
+                f"Strategy refine has the arms {', '.join(names) or 'none'}; expected different "
                 "strategies, as in 'refine:margin,typiclust,random'."
             )
+        self.rounds, self.batches = rounds, batches
         self.last = UncertaintyHerding()
-        self.arms = {name: _arm(name) for name in arms}
+        self.arms = {name: _arm(arm, name) for name, arm in zip(names, arms, strict=True)}
         self.needs = self.last.needs.union(*map(strategy_needs, self.arms.values()))
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         fixed = self.last.adapted(pool)
         left = np.arange(len(pool))
-        for number in range(ROUNDS):
+        for number in range(self.rounds):
             if len(left) > n:
                 left = self._round(pool, n, left, number, generator)
         query = run_strategy(fixed, sub_pool(pool, left), n, generator)
@@ -101,7 +108,7 @@ class Refine:
         size = FIRST_SUBSET if number == 0 else int(LATER_SHARE * len(left))
         size = min(max(n, size), len(left))
         wanted = np.zeros(len(pool), dtype=bool)
-        repeats = max(1, BATCHES // len(self.arms))
+        repeats = max(1, self.batches // len(self.arms))
         seeds = generator.integers(2**63, size=(len(self.arms), repeats))
         for arm, own in zip(self.arms.values(), seeds, strict=True):
             if isinstance(arm, UncertaintyHerding):
@@ -110,16 +117,19 @@ class Refine:
                 draws = np.random.default_rng(seed)
                 subset = np.sort(draws.choice(left, size, replace=False))
                 part = sub_pool(pool, subset)
+                before = draws.bit_generator.state
                 chosen = run_strategy(arm, part, n, draws).indices
                 wanted[subset[np.searchsorted(part.indices.cpu().numpy(), chosen)]] = True
+                if size == len(left) and draws.bit_generator.state == before:
+                    break  # the arm drew nothing: on all that is left it always chooses the same
         after = np.flatnonzero(wanted)
         if len(after) > MOST_LEFT:
             after = np.sort(generator.choice(after, max(n, MOST_LEFT), replace=False))
         return after
 
 
-def _arm(name: str) -> Strategy:
-    arm = get_strategy(name)
+def _arm(strategy: str | Strategy, name: str) -> Strategy:
+    arm = get_strategy(strategy)
     needs = strategy_needs(arm)
     reason = ""
     if needs & {"retrain", "true_labels"}:

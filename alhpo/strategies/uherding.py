@@ -54,11 +54,18 @@ class UncertaintyHerding:
         measure: the uncertainty: "margin" (1 − the margin), "entropy" or "least-confidence".
         sigma: σ, in [0.001, 100], or None for the rule above. Near-duplicate labelled images make
             the smallest distance small for all later queries; then a fixed σ is better.
+        temperature: τ, or None for the rule above.
     """
 
-    def __init__(self, measure: str = MEASURES[0], sigma: float | None = None) -> None:
-        self.measure = scoring_strategy(measure)
+    def __init__(
+        self,
+        measure: str = MEASURES[0],
+        sigma: float | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        self.measure = measure
         self.sigma = sigma
+        self.temperature = temperature
         self.needs = frozenset(
             {"logits", "features", "labeled_features", "heldout_logits", "heldout_labels", "state"}
         )
@@ -67,17 +74,12 @@ class UncertaintyHerding:
         assert pool.logits is not None
         assert pool.features is not None
         assert pool.labeled_features is not None
-        assert pool.heldout_logits is not None
-        assert pool.heldout_labels is not None
         labeled = pool.labeled_features
-        temperature = best_temperature(pool.heldout_logits, pool.heldout_labels)
-        sigma = self.sigma
-        if sigma is None:
-            sigma = smallest_distance(labeled.to(pool.features)) or 1.0
+        temperature, sigma = self._parameters(pool)
         weights = np.ones(len(pool))
         if len(labeled):
             calibrated = replace(pool, logits=as_float64(pool.logits) / temperature)
-            values = self.measure.scores(calibrated).values.double().cpu().numpy()
+            values = scoring_strategy(self.measure).scores(calibrated).values.double().cpu().numpy()
             weights = values / values.max() if values.max() > 0 else weights
         cover = KernelCoverage(pool.features, labeled, weights, sigma)
         positions, gains = cover.choose(n)
@@ -86,6 +88,24 @@ class UncertaintyHerding:
             tuple(gains),
             state={"temperature": temperature, "sigma": sigma},
         )
+
+    def adapted(self, pool: PoolOutputs) -> UncertaintyHerding:
+        """The same strategy with the τ and σ of this pool, for queries of parts of it."""
+        temperature, sigma = self._parameters(pool)
+        return UncertaintyHerding(self.measure, sigma, temperature)
+
+    def _parameters(self, pool: PoolOutputs) -> tuple[float, float]:
+        """τ and σ."""
+        temperature, sigma = self.temperature, self.sigma
+        if temperature is None:
+            assert pool.heldout_logits is not None
+            assert pool.heldout_labels is not None
+            temperature = best_temperature(pool.heldout_logits, pool.heldout_labels)
+        if sigma is None:
+            assert pool.features is not None
+            assert pool.labeled_features is not None
+            sigma = smallest_distance(pool.labeled_features.to(pool.features)) or 1.0
+        return temperature, sigma
 
 
 def best_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
