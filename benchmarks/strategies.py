@@ -51,8 +51,8 @@ from alhpo.strategies import strategy_needs as needs_of
 LABELED = 100
 #: Strategies whose later choices depend on the earlier ones, so that picks cost time.
 SEQUENTIAL = (
-    *("alfamix", "badge", "batchbald", "centroids", "coreset", "dropquery", "kmeans"),
-    *("probcover", "tcm", "typiclust"),
+    *("alfamix", "badge", "bait", "batchbald", "centroids", "coreset", "dropquery", "kmeans"),
+    *("maxherding", "probcover", "refine", "tcm", "typiclust", "uherding"),
 )
 EXPLICIT = ("badge", "coreset", "entropy", "kmeans", "least-confidence", "margin")
 #: scikit-activeml's name of a strategy, and whether its definition is ours.

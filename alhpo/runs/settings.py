@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "alfamix", "badge", "bald", "batchbald", "centroids", "coreset", "ddu"),
-    *("dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "mc-dropout"),
-    *("mean-std", "probcover", "random", "tcm", "typiclust", "vaal", "variation-ratio"),
-    *("albl:A,B,...", "power:SCORE@BETA", "probcover:RADIUS", "skactiveml:NAME"),
-    *("softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
+    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "centroids", "coreset", "ddu"),
+    *("dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
+    *("mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust", "uherding"),
+    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "maxherding:SIGMA"),
+    *("power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,...", "skactiveml:NAME"),
+    *("softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K", "uherding:MEASURE@SIGMA"),
 )
 
 
