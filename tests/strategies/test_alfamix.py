@@ -81,7 +81,9 @@ def changes(z, known, labels, classify, cap):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 12), st.sampled_from([0.1, 1, 5]))
+@given(
+    st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 12), st.sampled_from([0.1, 0.5, 1.5])
+)
 def test_caps_of_a_linear_classifier_are_those_of_the_published_ratios(
     seed, classes, labeled, scale
 ):
