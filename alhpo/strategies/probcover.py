@@ -6,6 +6,8 @@ Algorithm 1, and its choice of the radius by purity.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -17,7 +19,8 @@ from alhpo.strategies.rows import Rows, normalised, pair_distances, product_erro
 
 _PURITY = 0.95
 _PURITY_SAMPLE = 2000
-_TILE = 2048
+_TILE = 1024
+_FIRST_BATCH = 16
 
 
 class ProbCover:
@@ -63,101 +66,137 @@ class ProbCover:
             radius = pure_radius(rows, pool.logits.shape[1], generator)
         candidates = np.arange(n_labeled, len(values))
         from_middle = rows.distances(candidates, values[n_labeled:].mean(dim=0))
-        cover = _Cover(values[n_labeled:], values[:n_labeled], radius)
-        free = np.ones(len(pool), dtype=bool)
-        positions, scores = [], []
-        while len(positions) < n:
-            gains = np.where(free, cover.gains, -1)
-            most = np.flatnonzero(gains == gains.max())
-            position = int(most[from_middle[most].argmin()])
-            positions.append(position)
-            scores.append(float(cover.gains[position]))
-            free[position] = False
-            if len(positions) < n and scores[-1] > 0:
-                cover.choose(position)
-        return Query(tuple(pool.indices[positions].tolist()), tuple(scores))
+        cover = _Cover(
+            values[n_labeled:], values[:n_labeled], radius, from_middle.argsort(kind="stable")
+        )
+        choices = [cover.choose() for _ in range(n)]
+        positions = [position for position, _ in choices]
+        return Query(
+            tuple(pool.indices[positions].tolist()), tuple(float(gain) for _, gain in choices)
+        )
 
 
 class _Cover:
-    """The candidates that no ball around a labelled or chosen image covers.
+    """Candidates to choose by what they newly cover, and those that nothing covers yet.
 
-    Attributes:
-        gains: (N,) int64 numbers of uncovered candidates in the ball of each candidate.
+    Gains only fall, so that an old one bounds the new one from above (lazy greedy; Minoux 1978).
+
+    Args:
+        values: (N, D) candidates.
+        labeled: (L, D) labelled images.
+        radius: of all balls.
+        preference: (N,) candidates in the order of ties.
     """
 
-    def __init__(self, values: torch.Tensor, labeled: torch.Tensor, radius: float) -> None:
-        self.balls = _Balls(values, radius)
-        everything = np.arange(len(values))
-        covered = np.zeros(len(values), dtype=bool)
-        for some in labeled.split(_TILE):
-            for part in row_blocks(len(values), max(values.shape[1], len(some))):
-                covered[part] |= self.balls.inside(values[part], some).any(dim=1).cpu().numpy()
-        self.uncovered = np.flatnonzero(~covered)
-        self.gains = self.balls.counts(self.uncovered, np.setdiff1d(everything, self.uncovered))
-
-    def choose(self, position: int) -> None:
-        """Cover the ball of a candidate."""
-        values = self.balls.values
-        uncovered = values[self.balls.on_device(self.uncovered)]
-        inside = self.balls.inside(uncovered, values[position : position + 1])
-        newly = inside[:, 0].cpu().numpy()
-        gone, self.uncovered = self.uncovered[newly], self.uncovered[~newly]
-        everything = np.arange(len(values))
-        fewer = gone if len(gone) < len(self.uncovered) else self.uncovered
-        counts = self.balls.counts(fewer, np.setdiff1d(everything, fewer))
-        self.gains = self.gains - counts if fewer is gone else counts
-
-
-class _Balls:
-    """Balls of one radius around (N, D) rows."""
-
-    def __init__(self, values: torch.Tensor, radius: float) -> None:
+    def __init__(
+        self, values: torch.Tensor, labeled: torch.Tensor, radius: float, preference: np.ndarray
+    ) -> None:
         self.values = values
         self.radius = radius
+        self.ranks = np.empty(len(values), np.int64)
+        self.ranks[preference] = np.arange(len(values))[::-1]
+        # The covered candidates come first, in the order in which they were covered.
+        self.order = np.arange(len(values))
+        self.n_covered = 0
+        for some in labeled.split(_TILE):
+            self._cover(some)
+        # What a candidate newly covers, were the first `seen` of the order covered.
+        self.gains = self._all_gains()
+        self.seen = np.full(len(values), self.n_covered)
 
-    def on_device(self, positions: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(positions).to(self.values.device)
+    def choose(self) -> tuple[int, int]:
+        """The candidate of the largest gain, which is covered with all in its ball; its gain."""
+        position = self._best()
+        gain = int(self.gains[position])
+        self._cover(self.values[position : position + 1])
+        self.gains[position] = -1
+        return position, gain
 
-    def counts(self, members: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """(N,) int64 numbers of the members in the ball of each row.
+    def _best(self) -> int:
+        size = _FIRST_BATCH
+        while True:
+            keys = self.gains * len(self.gains) + self.ranks
+            fresh = self.seen == self.n_covered
+            stale = np.flatnonzero(~fresh & (keys > keys[fresh].max(initial=-1)))
+            if not len(stale):
+                return int(keys.argmax())
+            if len(stale) > size:
+                stale = stale[np.argpartition(-keys[stale], size - 1)[:size]]
+            self._update(stale)
+            size = min(2 * size, _TILE)
 
-        Each pair of members is looked at once.
+    def _update(self, positions: np.ndarray) -> None:
+        """Compute gains, of at most a tile of candidates, anew."""
+        for seen in np.unique(self.seen[positions]):
+            some = positions[self.seen[positions] == seen]
+            covered, uncovered = self.order[seen : self.n_covered], self.order[self.n_covered :]
+            if len(covered) < len(uncovered):
+                self.gains[some] -= self._numbers(some, covered)
+            else:
+                self.gains[some] = self._numbers(some, uncovered)
+        self.seen[positions] = self.n_covered
 
-        Args:
-            members: positions of the rows that are counted.
-            others: positions of all other rows.
-        """
-        order = np.concatenate([members, others])
-        counts = np.zeros(len(order), np.int64)  # in this order
-        for start in range(0, len(members), _TILE):
-            stop = min(start + _TILE, len(members))
-            some = self.values[self.on_device(members[start:stop])]
-            for begin in range(start, len(order), _TILE):
-                rows = self.values[self.on_device(order[begin : begin + _TILE])]
-                inside = self.inside(rows, some)
-                counts[begin : begin + _TILE] += inside.sum(dim=1).cpu().numpy()
-                if stop <= begin < len(members):
-                    both = inside[: len(members) - begin]
-                    counts[start:stop] += both.sum(dim=0).cpu().numpy()
-        result = np.empty_like(counts)
-        result[order] = counts
-        return result
+    def _numbers(self, positions: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """(B,) numbers of the members in the ball of each of at most a tile of candidates."""
+        centres, numbers = self._rows(positions), np.zeros(len(positions), np.int64)
+        for tile in _tiles(members):
+            numbers += balls_of(centres, self._rows(tile), self.radius)[0]
+        return numbers
 
-    def inside(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """(A, B) booleans: whether (A, D) rows and (B, D) others are at most the radius apart."""
-        error, absolute_error = product_error(rows)
-        margin = 2 * error + absolute_error  # for rows of length 1
-        halves = _half_squares(rows), _half_squares(others)
-        # x·y − ‖x‖²/2 − ‖y‖²/2 + δ²/2 ≥ 0
-        excess = torch.addmm(-halves[1], rows, others.T)
-        excess -= (halves[0] - self.radius**2 / 2)[:, None]
-        inside = excess > margin
-        open_ = excess.abs_() <= margin
-        if open_.any():
-            i, j = open_.nonzero().unbind(dim=1)
-            exact = pair_distances(rows, i, others, j) <= self.radius
-            inside[i, j] = exact.to(inside.device)
-        return inside
+    def _all_gains(self) -> np.ndarray:
+        """(N,) gains; each pair of candidates is looked at at most once."""
+        gains = np.zeros(len(self.order), np.int64)
+        left = self.order[self.n_covered :]
+        for start in range(0, len(left), _TILE):
+            some = left[start : start + _TILE]
+            rows = self._rows(some)
+            gains[some] += balls_of(rows, rows, self.radius)[0]
+            for tile in _tiles(left[start + _TILE :]):
+                ours, theirs = balls_of(rows, self._rows(tile), self.radius)
+                gains[some] += ours
+                gains[tile] += theirs
+            for tile in _tiles(self.order[: self.n_covered]):
+                gains[tile] += balls_of(rows, self._rows(tile), self.radius)[1]
+        return gains
+
+    def _cover(self, centres: torch.Tensor) -> None:
+        """Cover what is in the balls of at most a tile of rows."""
+        left = self.order[self.n_covered :]
+        held = [balls_of(centres, self._rows(tile), self.radius)[1] > 0 for tile in _tiles(left)]
+        if held:
+            newly = np.concatenate(held)
+            self.order[self.n_covered :] = np.concatenate([left[newly], left[~newly]])
+            self.n_covered += int(newly.sum())
+
+    def _rows(self, positions: np.ndarray) -> torch.Tensor:
+        return self.values[torch.from_numpy(positions).to(self.values.device)]
+
+
+def balls_of(
+    rows: torch.Tensor, others: torch.Tensor, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the others each row has at most the radius away, (A,), and vice versa, (B,)."""
+    error, absolute_error = product_error(rows)
+    margin = 2 * error + absolute_error  # for rows of length 1
+    # ‖x − y‖ ≤ δ where x·y − ‖y‖²/2 ≥ ‖x‖²/2 − δ²/2
+    products = torch.addmm(-_half_squares(others), rows, others.T)
+    limits = (_half_squares(rows) - radius**2 / 2)[:, None]
+    # Zeros and ones as floats, which are compared and summed faster than Booleans.
+    inside = torch.gt(products, limits + margin, out=torch.empty_like(products))
+    maybe = torch.ge(products, limits - margin, out=products)
+    ours, theirs = inside.sum(dim=1), inside.sum(dim=0)
+    unclear = (maybe.sum(dim=1) > ours).nonzero()[:, 0]
+    if len(unclear):
+        i, j = (maybe[unclear] > inside[unclear]).nonzero().unbind(dim=1)
+        i = unclear[i]
+        near = (pair_distances(rows, i, others, j) <= radius).to(i.device)
+        ours += torch.bincount(i[near], minlength=len(ours))
+        theirs += torch.bincount(j[near], minlength=len(theirs))
+    return ours.cpu().numpy().astype(np.int64), theirs.cpu().numpy().astype(np.int64)
+
+
+def _tiles(positions: np.ndarray) -> Iterator[np.ndarray]:
+    return (positions[start : start + _TILE] for start in range(0, len(positions), _TILE))
 
 
 def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> float:
