@@ -66,9 +66,9 @@ class ProbCover:
             radius = pure_radius(rows, pool.logits.shape[1], generator)
         candidates = np.arange(n_labeled, len(values))
         from_middle = rows.distances(candidates, values[n_labeled:].mean(dim=0))
-        cover = _Cover(
-            values[n_labeled:], values[:n_labeled], radius, from_middle.argsort(kind="stable")
-        )
+        ranks = np.empty(len(pool), np.int64)
+        ranks[from_middle.argsort(kind="stable")] = np.arange(len(pool))[::-1]
+        cover = _Cover(values[n_labeled:], values[:n_labeled], radius, ranks)
         choices = [cover.choose() for _ in range(n)]
         positions = [position for position, _ in choices]
         return Query(
@@ -79,40 +79,45 @@ class ProbCover:
 class _Cover:
     """Candidates to choose by what they newly cover, and those that nothing covers yet.
 
-    Gains only fall, so that an old one bounds the new one from above (lazy greedy; Minoux 1978).
+    Covered candidates come first, in the order in which they were covered. Rows are moved
+    accordingly, so that all that must be counted is contiguous.
 
     Args:
-        values: (N, D) candidates.
+        values: (N, D) candidates; their rows are moved.
         labeled: (L, D) labelled images.
         radius: of all balls.
-        preference: (N,) candidates in the order of ties.
+        ranks: (N,) int64 distinct numbers; the largest wins a tie.
     """
 
     def __init__(
-        self, values: torch.Tensor, labeled: torch.Tensor, radius: float, preference: np.ndarray
+        self, values: torch.Tensor, labeled: torch.Tensor, radius: float, ranks: np.ndarray
     ) -> None:
         self.values = values
         self.radius = radius
-        self.ranks = np.empty(len(values), np.int64)
-        self.ranks[preference] = np.arange(len(values))[::-1]
-        # The covered candidates come first, in the order in which they were covered.
-        self.order = np.arange(len(values))
+        self.ranks = ranks.copy()
+        self.positions = np.arange(len(values))
+        # Gains when the first `seen` rows were covered; -1 for what is chosen.
+        self.gains = np.zeros(len(values), np.int64)
+        self.seen = np.zeros(len(values), np.int64)
         self.n_covered = 0
         for some in labeled.split(_TILE):
             self._cover(some)
-        # What a candidate newly covers, were the first `seen` of the order covered.
-        self.gains = self._all_gains()
-        self.seen = np.full(len(values), self.n_covered)
+        self._count_all()
 
     def choose(self) -> tuple[int, int]:
-        """The candidate of the largest gain, which is covered with all in its ball; its gain."""
-        position = self._best()
-        gain = int(self.gains[position])
-        self._cover(self.values[position : position + 1])
-        self.gains[position] = -1
+        """The position and the gain of the best candidate, which is covered with its ball."""
+        best = self._best()
+        position, gain = int(self.positions[best]), int(self.gains[best])
+        self.gains[best] = -1
+        self._cover(self.values[best : best + 1].clone())
         return position, gain
 
     def _best(self) -> int:
+        """The row of the largest gain.
+
+        Gains only fall, so an old one bounds the new one from above, and few need to be computed
+        again (lazy greedy; Minoux 1978).
+        """
         size = _FIRST_BATCH
         while True:
             keys = self.gains * len(self.gains) + self.ranks
@@ -125,54 +130,57 @@ class _Cover:
             self._update(stale)
             size = min(2 * size, _TILE)
 
-    def _update(self, positions: np.ndarray) -> None:
-        """Compute gains, of at most a tile of candidates, anew."""
-        for seen in np.unique(self.seen[positions]):
-            some = positions[self.seen[positions] == seen]
-            covered, uncovered = self.order[seen : self.n_covered], self.order[self.n_covered :]
-            if len(covered) < len(uncovered):
-                self.gains[some] -= self._numbers(some, covered)
+    def _update(self, some: np.ndarray) -> None:
+        """Compute the gains of at most a tile of rows anew."""
+        covered, n = self.n_covered, len(self.values)
+        for seen in np.unique(self.seen[some]):
+            rows = some[self.seen[some] == seen]
+            centres = self.values[torch.from_numpy(rows).to(self.values.device)]
+            if covered - seen < n - covered:
+                self.gains[rows] -= self._numbers(centres, seen, covered)
             else:
-                self.gains[some] = self._numbers(some, uncovered)
-        self.seen[positions] = self.n_covered
+                self.gains[rows] = self._numbers(centres, covered, n)
+        self.seen[some] = covered
 
-    def _numbers(self, positions: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """(B,) numbers of the members in the ball of each of at most a tile of candidates."""
-        centres, numbers = self._rows(positions), np.zeros(len(positions), np.int64)
-        for tile in _tiles(members):
-            numbers += balls_of(centres, self._rows(tile), self.radius)[0]
+    def _numbers(self, centres: torch.Tensor, start: int, stop: int) -> np.ndarray:
+        """(B,) numbers of the rows from ``start`` to ``stop`` in the balls around B centres."""
+        numbers = np.zeros(len(centres), np.int64)
+        for part in _tiles(start, stop):
+            numbers += numbers_near(centres, self.values[part], self.radius)[0]
         return numbers
 
-    def _all_gains(self) -> np.ndarray:
-        """(N,) gains; each pair of candidates is looked at at most once."""
-        gains = np.zeros(len(self.order), np.int64)
-        left = self.order[self.n_covered :]
-        for start in range(0, len(left), _TILE):
-            some = left[start : start + _TILE]
-            rows = self._rows(some)
-            gains[some] += balls_of(rows, rows, self.radius)[0]
-            for tile in _tiles(left[start + _TILE :]):
-                ours, theirs = balls_of(rows, self._rows(tile), self.radius)
-                gains[some] += ours
-                gains[tile] += theirs
-            for tile in _tiles(self.order[: self.n_covered]):
-                gains[tile] += balls_of(rows, self._rows(tile), self.radius)[1]
-        return gains
+    def _count_all(self) -> None:
+        """Compute all gains; each pair of rows is looked at at most once."""
+        n = len(self.values)
+        self.gains[:] = 0
+        for part in _tiles(self.n_covered, n):
+            rows = self.values[part]
+            self.gains[part] += numbers_near(rows, rows, self.radius)[0]
+            for other in _tiles(part.stop, n):
+                ours, theirs = numbers_near(rows, self.values[other], self.radius)
+                self.gains[part] += ours
+                self.gains[other] += theirs
+            for other in _tiles(0, self.n_covered):
+                self.gains[other] += numbers_near(rows, self.values[other], self.radius)[1]
+        self.seen[:] = self.n_covered
 
     def _cover(self, centres: torch.Tensor) -> None:
-        """Cover what is in the balls of at most a tile of rows."""
-        left = self.order[self.n_covered :]
-        held = [balls_of(centres, self._rows(tile), self.radius)[1] > 0 for tile in _tiles(left)]
-        if held:
-            newly = np.concatenate(held)
-            self.order[self.n_covered :] = np.concatenate([left[newly], left[~newly]])
-            self.n_covered += int(newly.sum())
+        """Cover what is in the balls around at most a tile of centres."""
+        newly = np.zeros(len(self.values), dtype=bool)
+        for part in _tiles(self.n_covered, len(newly)):
+            newly[part] = numbers_near(centres, self.values[part], self.radius)[1] > 0
+        stop = self.n_covered + int(newly.sum())
+        front = self.n_covered + np.flatnonzero(~newly[self.n_covered : stop])
+        back = stop + np.flatnonzero(newly[stop:])
+        for vector in (self.positions, self.ranks, self.gains, self.seen):
+            vector[front], vector[back] = vector[back], vector[front]
+        for part in _tiles(0, len(front)):
+            one, two = (torch.from_numpy(v[part]).to(self.values.device) for v in (front, back))
+            self.values[one], self.values[two] = self.values[two], self.values[one]
+        self.n_covered = stop
 
-    def _rows(self, positions: np.ndarray) -> torch.Tensor:
-        return self.values[torch.from_numpy(positions).to(self.values.device)]
 
-
-def balls_of(
+def numbers_near(
     rows: torch.Tensor, others: torch.Tensor, radius: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many of the others each row has at most the radius away, (A,), and vice versa, (B,)."""
@@ -195,8 +203,8 @@ def balls_of(
     return ours.cpu().numpy().astype(np.int64), theirs.cpu().numpy().astype(np.int64)
 
 
-def _tiles(positions: np.ndarray) -> Iterator[np.ndarray]:
-    return (positions[start : start + _TILE] for start in range(0, len(positions), _TILE))
+def _tiles(start: int, stop: int) -> Iterator[slice]:
+    return (slice(one, min(one + _TILE, stop)) for one in range(start, stop, _TILE))
 
 
 def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> float:
