@@ -13,6 +13,7 @@ from scipy.special import softmax
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs
 from alhpo.strategies import get_strategy, run_strategy, strategy_names
+from alhpo.testing import check_strategy
 
 
 def make_pool(logits, features, labeled_logits, labeled_features):
@@ -260,6 +261,10 @@ def test_removal_stays_exact_where_the_penalty_is_small():
     pool = (logits, features, logits[:0], features[:0])
     # The trace is the sum over directions, so that the longest are kept.
     assert query(pool, 4, "bait:binary@1e-6")[0] == [7, 6, 5, 4]
+
+
+def test_the_full_form_conforms():
+    check_strategy("bait:full@0.5")
 
 
 def test_large_full_forms_are_refused_and_the_binary_one_is_not():
