@@ -263,6 +263,27 @@ def test_removal_stays_exact_where_the_penalty_is_small():
     assert query(pool, 4, "bait:binary@1e-6")[0] == [7, 6, 5, 4]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_alone_tells_of_a_direction_is_kept(seed):
+    draw = np.random.default_rng(seed)
+    turn = np.linalg.qr(draw.normal(size=(3, 3)))[0]
+    features = 1e3 * draw.normal(size=(40, 3)) * [1, 1, 0]
+    features[17] = [0, 0, 1e3]
+    logits = draw.normal(size=(40, 3))
+    pool = (logits, features @ turn, logits[:0], features[:0])
+    assert 17 in query(pool, 8, "bait:binary@1e-4")[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_images_tie_at_the_smallest_penalty(seed):
+    logits, features, *known = draw_pool(seed, 6, 3, 4, spread=0)
+    pool = (logits.repeat(3, axis=0), 1e4 * features.repeat(3, axis=0), *known)
+    for n in (2, 4, 7):
+        chosen, _ = query(pool, n, "bait:binary@1e-9")
+        for i in chosen:
+            assert set(range(i // 3 * 3, i)) <= set(chosen[: chosen.index(i)])
+
+
 def test_the_full_form_conforms():
     check_strategy("bait:full@0.5")
 
