@@ -30,10 +30,13 @@ from alhpo.data.pool import Pool, read_queried_indices
 from alhpo.hyperparameters import TrainingHyperparameters, load_space
 from alhpo.models.timm_models import Init, ModelSpec
 from alhpo.outputs.adversarial import check_image_size
+from alhpo.outputs.held_out import held_out_logits
+from alhpo.outputs.initial import initial_outputs
 from alhpo.outputs.oracle import check_oracle, retrained
 from alhpo.outputs.pool_outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
 from alhpo.strategies import (
     check_dropout,
+    check_initial,
     get_strategy,
     run_strategy,
     strategy_name,
@@ -90,6 +93,10 @@ class ActiveLearner:
         query_subset: number of unlabelled images that the strategy chooses from, drawn at random
             for every query; None for all. Strategies that need no outputs ("random") choose from
             all.
+        initial: strategy that chooses the initial labels, before any training: "random", or one
+            that looks at features only, such as "typiclust", "maxherding" or "centroids". The
+            features are those of the pretrained network (``pretrained``, ``weights``), else the
+            pixels, averaged down to at most 16 a side.
         vaal_epochs: epochs, over the candidates, for which VAAL trains its networks at each query.
         device: "auto" or a torch device.
         precision: "auto", "float32" or "bfloat16".
@@ -124,6 +131,7 @@ class ActiveLearner:
         dropout: float = 0.0,
         mc_passes: int = 100,
         query_subset: int | None = None,
+        initial: str | Strategy = "random",
         vaal_epochs: int = 10,
         device: str = "auto",
         precision: Precision = "auto",
@@ -157,11 +165,13 @@ class ActiveLearner:
         mc_passes = whole_number("mc_passes", mc_passes, 1)
         check_dropout(self.strategy, dropout)
         check_oracle(self.strategy, dataset)
+        check_initial(initial)
         make_recipe.hyperparameters.create(self.fixed).check_epochs(self.max_epochs)
         check_metric(chosen["metric"])
         self._metric: Metric = chosen["metric"]
         self._start = start
         self._query_subset = query_subset
+        self._initial = get_strategy(initial)
         self._path = None if path is None else Path(path)
         self._spec = ModelSpec(
             model,
@@ -237,9 +247,9 @@ class ActiveLearner:
         return self._fitted
 
     def label_initial(self, n: int) -> Query:
-        """Label ``n`` random images with the data set's own labels.
+        """Label ``n`` images with the data set's own labels: random ones, or chosen by ``initial``.
 
-        The same seed draws the same images for every strategy. If there are labels already, as
+        They are the same for every strategy of the queries. If there are labels already, as
         with a record in ``path``, nothing is added.
 
         Args:
@@ -262,7 +272,8 @@ class ActiveLearner:
         return Query(tuple(self.pool.by_cycle().get(0, ())))
 
     def ask_initial(self, n: int) -> Query:
-        """Choose ``n`` random images for the initial labels. Answer with ``tell``.
+        """Choose ``n`` images for the initial labels: random ones, or by the strategy ``initial``.
+        Answer with ``tell``.
 
         Raises:
             LabelError: fewer than ``n`` images are left, or ``n`` is not an integer.
@@ -272,10 +283,23 @@ class ActiveLearner:
 
     def _ask_initial(self, n: int) -> Query:
         candidates = self._candidates(n)
-        chosen = numpy_generator(self.seed, "initial").choice(candidates, n, replace=False)
-        probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
-        query = Query(tuple(int(i) for i in chosen), probabilities=probabilities)
-        return self._asked(query, self.cycle)
+        generator = numpy_generator(self.seed, "initial")
+        if self._initial is get_strategy("random"):
+            chosen = generator.choice(candidates, n, replace=False)
+            probabilities = tuple(1 / (len(candidates) - draw) for draw in range(n))
+            query = Query(tuple(int(i) for i in chosen), probabilities=probabilities)
+            return self._asked(query, self.cycle)
+        outputs = initial_outputs(
+            self._subset(candidates, n, self.cycle),
+            self.dataset,
+            lambda: self._inputs,
+            self._recipe if self._spec.starts_pretrained else None,
+            self._recipe.hyperparameters.create(self.fixed),
+            self.max_epochs,
+            self._outputs,
+        )
+        query = run_strategy(self._initial, outputs, n, generator)
+        return self._asked(query, self.cycle, strategy_name(self._initial))
 
     def ask(self, n: int, *, strategy: str | Strategy | None = None) -> Query:
         """Choose ``n`` unlabelled images with the strategy and the model of the last fit.
@@ -307,10 +331,8 @@ class ActiveLearner:
         candidates = self._candidates(n)
         step = self.cycle + 1
         needs = strategy_needs(chooser)
-        if needs and self._query_subset is not None and self._query_subset < len(candidates):
-            size = max(self._query_subset, n)
-            generator = numpy_generator(self.seed, "query subset", step)
-            candidates = np.sort(generator.choice(candidates, size, replace=False))
+        if needs:
+            candidates = self._subset(candidates, n, step)
         folder = None if self._path is None else self._path / "query" / f"cycle_{self.cycle:03d}"
         outputs = pool_outputs(
             needs,
@@ -325,6 +347,7 @@ class ActiveLearner:
             cycle=self.cycle,
             folder=folder,
             retrain=self._retrained,
+            held_out=self._held_out,
         )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(chooser, outputs, n, generator)
@@ -626,6 +649,22 @@ class ActiveLearner:
         task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
         labeled = torch.from_numpy(self.pool.labeled)
         return retrained(task, hp, self.dataset, self._inputs, labeled, indices, images)
+
+    def _held_out(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``heldout_logits`` and their labels, by the models that an objective would train with the
+        configuration and for the epochs of the last fit."""
+        assert self._fitted_with is not None  # there is a model
+        hp, max_epochs = self._fitted_with
+        task = replace(self._task("objective", max_epochs=max_epochs), recipe=self._recipe)
+        return held_out_logits(task, hp, self.validation, self.dataset.num_classes)
+
+    def _subset(self, candidates: np.ndarray, n: int, step: int) -> np.ndarray:
+        """Candidates, at least ``n``, that a strategy chooses from (``query_subset``)."""
+        if self._query_subset is None or self._query_subset >= len(candidates):
+            return candidates
+        size = max(self._query_subset, n)
+        generator = numpy_generator(self.seed, "query subset", step)
+        return np.sort(generator.choice(candidates, size, replace=False))
 
     def _candidates(self, n: int) -> np.ndarray:
         available = self.pool.available

@@ -50,7 +50,10 @@ from alhpo.strategies import strategy_needs as needs_of
 
 LABELED = 100
 #: Strategies whose later choices depend on the earlier ones, so that picks cost time.
-SEQUENTIAL = ("badge", "bait", "batchbald", "coreset", "kmeans", "probcover", "typiclust")
+SEQUENTIAL = (
+    *("alfamix", "badge", "bait", "batchbald", "centroids", "coreset", "dropquery", "kmeans"),
+    *("maxherding", "probcover", "refine", "tcm", "typiclust", "uherding"),
+)
 EXPLICIT = ("badge", "coreset", "entropy", "kmeans", "least-confidence", "margin")
 #: scikit-activeml's name of a strategy, and whether its definition is ours.
 SCIKIT_ACTIVEML = {
@@ -113,6 +116,7 @@ def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) ->
         "labeled_logits": lambda: features[n:] @ weight.T,
         "labeled_features": lambda: features[n:],
         "state": lambda: None,
+        "classify": lambda: lambda rows: rows @ weight.T,
     }
     if unknown := needs - known.keys():
         raise ValueError(f"needs {', '.join(sorted(unknown))}, which this benchmark does not make")

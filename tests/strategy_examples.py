@@ -7,11 +7,15 @@ from alhpo.strategies import strategy_families, strategy_names
 FAMILIES = {
     "albl": "albl:entropy,random",
     "bait": "bait:binary@0.5",
+    "maxherding": "maxherding:0.5",
     "power": "power:entropy@2",
     "probcover": "probcover:0.3",
+    "refine": "refine:typiclust,random",
     "skactiveml": "skactiveml:CoreSet",
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",
+    "uherding": "uherding:entropy@0.5",
+    "tcm": "tcm:2",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}

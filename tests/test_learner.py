@@ -223,8 +223,11 @@ def spying(*needs):
     return spy
 
 
-MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state"}
-UNTRAINED = POOL_OUTPUTS - {"predicted_losses", "labeled_scores", "classify", "retrain"}
+MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state", "true_labels"}
+UNTRAINED = POOL_OUTPUTS - {
+    *("predicted_losses", "labeled_scores", "classify", "retrain"),
+    *("heldout_logits", "heldout_labels"),
+}
 
 
 def test_every_output_that_is_needed_is_filled_in(few_digits):
@@ -240,6 +243,7 @@ def test_every_output_that_is_needed_is_filled_in(few_digits):
     assert labeled.tolist() == [*learner.pool.by_cycle()[0], *learner.pool.by_cycle()[1]]
     assert pool.indices.tolist() == sorted(set(range(120)) - set(labeled.tolist()))
     assert torch.equal(pool.labels, few_digits.labels[labeled])
+    assert torch.equal(pool.true_labels, few_digits.labels[pool.indices])
     assert torch.equal(pool.images, few_digits.images[pool.indices])
     assert torch.equal(pool.labeled_images, few_digits.images[labeled])
     assert pool.state is None
@@ -284,6 +288,39 @@ def test_only_what_is_needed_is_computed_and_once(few_digits, needed, monkeypatc
     assert filled == {needed} - {"state"}
     expected = [20] if needed.startswith("labeled") else [100]
     assert looked_at == ([] if needed in MODEL_FREE else expected)
+
+
+@pytest.mark.parametrize("validation, held_out", [("holdout:0.3", 9), ("weighted:kfold:3", 30)])
+def test_held_out_logits_are_those_that_an_objective_judges(
+    few_digits, tmp_path, validation, held_out
+):
+    spy = spying("heldout_logits", "heldout_labels")
+    options = {"validation": validation, "hyperparameters": {"lr": 0.05}}
+    learner = ActiveLearner(few_digits, strategy=spy, **FAST | {"max_epochs": 3}, **options)
+    learner.label_initial(30)
+    learner.fit()
+    learner.ask(5)
+    pool = spy.seen[0]
+    logits, labels = pool.heldout_logits, pool.heldout_labels
+    assert logits.shape == (held_out, 10)
+    if held_out == 30:
+        assert sorted(labels.tolist()) == sorted(learner.pool.labels.tolist())
+    plain = learner.objective(validation=validation.removeprefix("weighted:"))
+    configuration = {"lr": 0.05, "weight_decay": 5e-4}
+    result = plain(configuration, 3, 0, tmp_path)[-1]
+    nll = torch.nn.functional.cross_entropy(logits, labels)  # splits are of one size
+    assert result["nll"] == pytest.approx(float(nll), rel=1e-5)
+    assert result["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+
+
+def test_too_few_labels_to_hold_some_out_leave_none(few_digits):
+    spy = spying("heldout_logits", "heldout_labels")
+    learner = ActiveLearner(few_digits, strategy=spy, validation="kfold:5", **FAST)
+    learner.label_initial(3)
+    learner.fit()
+    learner.ask(5)
+    assert spy.seen[0].heldout_logits.shape == (0, 10)
+    assert len(spy.seen[0].heldout_labels) == 0
 
 
 def test_candidates_and_labelled_images_are_run_through_the_model_once_each(

@@ -25,13 +25,14 @@ def check_oracle(strategy: Strategy, dataset: ImageDataset) -> None:
     """Refuse an oracle strategy for a data set without labels or evaluation split.
 
     Raises:
-        ConfigurationError: the strategy needs ``retrain`` and the data set cannot offer it.
+        ConfigurationError: the strategy needs ``retrain`` or ``true_labels``, and the data set
+            cannot offer it.
     """
     simulated = dataset.labels is not None and len(dataset.eval_images) > 0
-    if "retrain" in strategy_needs(strategy) and not simulated:
+    if strategy_needs(strategy) & {"retrain", "true_labels"} and not simulated:
         raise ConfigurationError(
-            f"Strategy {strategy_name(strategy)!r} is an oracle: it retrains with labels that "
-            f"nobody gave yet, and looks at the evaluation split. Data set {dataset.name!r} lacks "
+            f"Strategy {strategy_name(strategy)!r} is an oracle: it looks at labels that nobody "
+            f"gave yet, and at the evaluation split. Data set {dataset.name!r} lacks "
             "labels or an evaluation split; choose another strategy."
         )
 

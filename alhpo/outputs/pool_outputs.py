@@ -29,8 +29,10 @@ from alhpo.training.recipes.recipe import Recipe
 #: Fields of ``PoolOutputs`` from the model: of the candidates, and of the labelled images.
 OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
+#: Fields from models of parts of the labelled images.
+HELD_OUT = frozenset({"heldout_logits", "heldout_labels"})
 #: Fields that need a fitted model.
-OF_MODEL = OF_CANDIDATES | OF_LABELED | {"classify", "retrain"}
+OF_MODEL = OF_CANDIDATES | OF_LABELED | HELD_OUT | {"classify", "retrain"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def pool_outputs(
     cycle: int,
     folder: Path | None,
     retrain: Callable[[Sequence[int]], Evaluation],
+    held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]],
 ) -> PoolOutputs:
     """Compute the fields of ``PoolOutputs`` that a strategy needs, and no others.
 
@@ -110,6 +113,7 @@ def pool_outputs(
         cycle: number of the current cycle; it names the random streams.
         folder: folder for checkpoints of trainings for this query; None: not saved.
         retrain: see ``PoolOutputs``.
+        held_out: computes ``heldout_logits`` and ``heldout_labels``.
     """
     rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)
     outputs: dict[str, Any] = {
@@ -137,6 +141,11 @@ def pool_outputs(
             recipe, model, inputs(), pool.labeled, settings, features=features
         )
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
+    if needs & HELD_OUT:
+        outputs["heldout_logits"], outputs["heldout_labels"] = held_out()
+    if "true_labels" in needs:
+        assert dataset.labels is not None  # check_oracle
+        outputs["true_labels"] = dataset.labels[rows]
     if "classify" in needs:
         outputs["classify"] = _of_features(recipe.classifier(model))
     if needs & {"images", "labeled_scores"}:

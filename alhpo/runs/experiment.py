@@ -122,6 +122,9 @@ class _Run:
         self._observer.started(self.config, self.path, len(self.records), total)
         self._observer.loaded(learner.dataset)
         learner.prepare(self._observer.encoded)
+        learner.label_initial(self.config.initial_size)
+        if self.records:
+            self._take_up(learner)
         while not self._finished():
             self._cycle(learner)
         if self._mode.final_search and self.records[-1].kind == "cycle":
@@ -171,9 +174,6 @@ class _Run:
         sessions.begin(learner.compute)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         write_text(self.path / "config.yaml", settings)
-        learner.label_initial(config.initial_size)
-        if self.records:
-            self._take_up(learner)
         return learner
 
     def _check_labels(self, learner: ActiveLearner) -> None:

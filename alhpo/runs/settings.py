@@ -29,16 +29,12 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "badge", "bait", "bald", "batchbald", "coreset", "ddu", "entropy", "kmeans"),
-    *("least-confidence", "lpl", "margin", "mc-dropout", "mean-std", "probcover", "random"),
-    *("typiclust", "vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA"),
-    *(
-        "power:SCORE@BETA",
-        "probcover:RADIUS",
-        "skactiveml:NAME",
-        "softmax:SCORE@BETA",
-        "softrank:SCORE@BETA",
-    ),
+    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "centroids", "coreset", "ddu"),
+    *("dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
+    *("mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust", "uherding"),
+    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "maxherding:SIGMA"),
+    *("power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,...", "skactiveml:NAME"),
+    *("softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K", "uherding:MEASURE@SIGMA"),
 )
 
 
@@ -63,7 +59,13 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         description="Number of unlabelled images that the strategy chooses from, drawn at random "
         "for every query; by default all. The strategy random always chooses from all.",
     )
-    initial_size: int = Field(100, ge=2, description="Number of random initial labels.")
+    initial: str = Field(
+        "random",
+        description="Strategy that chooses the initial labels: random, or one that looks at "
+        "features only, such as typiclust, maxherding, centroids or coreset. The features are "
+        "those of the pretrained network, else the pixels.",
+    )
+    initial_size: int = Field(100, ge=2, description="Number of initial labels.")
     acquisition_size: int = Field(100, ge=1, description="Number of images queried per cycle.")
     budget: int = Field(
         500, ge=2, description="Number of labels at the end, including the initial ones."
@@ -108,10 +110,12 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
-        from alhpo.strategies import check_dropout
+        from alhpo.strategies import check_dropout, check_initial
         from alhpo.tuning import optimizer_names
 
         check_dropout(self.strategy, self.dropout)
+        with naming("initial", self.initial):
+            check_initial(self.initial)
         if self.mode.searches_ever or self.optimizer not in optimizer_names():
             self.check_search()
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
@@ -169,12 +173,10 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         values = defining_settings(self)
         if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
-        for late in (
-            "dropout",
-            "measure_test",
-        ):  # settings that came later: names stay as they were
-            if not getattr(self, late):
-                values.pop(late, None)
+        # settings that came later: names stay as they were
+        for late, default in (("dropout", 0.0), ("measure_test", False), ("initial", "random")):
+            if values.get(late) == default:
+                del values[late]
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]

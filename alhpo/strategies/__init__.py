@@ -7,24 +7,31 @@ arguments, is registered by ``register_strategy_family``.
 """
 
 from alhpo.strategies import albl as albl
+from alhpo.strategies import alfamix as alfamix
 from alhpo.strategies import badge as badge
 from alhpo.strategies import bait as bait
 from alhpo.strategies import batchbald as batchbald
+from alhpo.strategies import centroids as centroids
 from alhpo.strategies import coreset as coreset
 from alhpo.strategies import ddu as ddu
+from alhpo.strategies import dropquery as dropquery
 from alhpo.strategies import entropy as entropy
 from alhpo.strategies import kmeans as kmeans
 from alhpo.strategies import least_confidence as least_confidence
 from alhpo.strategies import lpl as lpl
 from alhpo.strategies import margin as margin
+from alhpo.strategies import maxherding as maxherding
 from alhpo.strategies import mc_dropout as mc_dropout
 from alhpo.strategies import probcover as probcover
 from alhpo.strategies import random_sampling as random_sampling
+from alhpo.strategies import refine as refine
 from alhpo.strategies import scikit_activeml as scikit_activeml
 from alhpo.strategies import stochastic_batch as stochastic_batch
+from alhpo.strategies import tcm as tcm
 from alhpo.strategies import typiclust as typiclust
+from alhpo.strategies import uherding as uherding
 from alhpo.strategies import vaal as vaal
-from alhpo.strategies.checked import check_dropout, run_strategy
+from alhpo.strategies.checked import check_dropout, check_initial, run_strategy
 from alhpo.strategies.ranking import Scores, register_score, score_names
 from alhpo.strategies.registry import (
     get_strategy,
@@ -40,6 +47,7 @@ from alhpo.strategies.registry import (
 __all__ = [
     "Scores",
     "check_dropout",
+    "check_initial",
     "get_strategy",
     "register_score",
     "register_strategy",

@@ -15,8 +15,10 @@ import torch
 from alhpo.base.errors import ConfigurationError, DivergedError
 from alhpo.base.protocols import Strategy
 from alhpo.base.types import PoolOutputs, Query, StochasticPasses
-from alhpo.strategies.registry import get_strategy, strategy_name, strategy_needs
+from alhpo.strategies.registry import get_strategy, strategy_name, strategy_names, strategy_needs
 
+#: What a strategy may need to choose the first batch; nothing of it is from a trained model.
+INITIAL_NEEDS = frozenset({"features", "labels", "labeled_indices", "labeled_features"})
 #: Dimensions of the outputs that are tensors. Dimensions of the same name must be equal.
 SHAPES = {
     "logits": "N C",
@@ -97,6 +99,30 @@ def check_dropout(strategy: str | Strategy, dropout: float) -> None:
             f"Strategy {strategy_name(strategy)!r} looks at passes with dropout, but the model's "
             "classifier has none (dropout=0), so all passes would be equal. Set dropout=0.5."
         )
+
+
+def check_initial(strategy: str | Strategy) -> None:
+    """Refuse a strategy that needs a trained model, for the first batch.
+
+    Raises:
+        ConfigurationError: the strategy is unknown, or needs more than features; the message lists
+            those that do not.
+    """
+    strategy = get_strategy(strategy)
+    if beyond := strategy_needs(strategy) - INITIAL_NEEDS:
+        legal = [name for name in strategy_names() if ":" not in name and _of_features(name)]
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} cannot choose the initial labels: it needs "
+            f"{', '.join(sorted(beyond))}, and no model is trained yet. Legal: "
+            f"{', '.join(legal)}, and probcover:RADIUS."
+        )
+
+
+def _of_features(name: str) -> bool:
+    try:
+        return strategy_needs(get_strategy(name)) <= INITIAL_NEEDS
+    except ConfigurationError:  # a plug-in that cannot be imported
+        return False
 
 
 def _whole_number(n: int) -> int:

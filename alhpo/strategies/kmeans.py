@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from alhpo.base.types import PoolOutputs, Query
-from alhpo.strategies.clustering import k_means
 from alhpo.strategies.registry import register_strategy
+from alhpo.strategies.representatives import representatives
 from alhpo.strategies.rows import Rows
 
 
@@ -25,14 +25,5 @@ def kmeans(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
     as many features, or of 20·n.
     """
     assert pool.features is not None
-    clusters = k_means(Rows(pool.features), n, generator)
-    rounded = clusters.distances.astype(np.float32)  # equal up to rounding is equal
-    by_distance = np.lexsort((clusters.from_middle, rounded, clusters.labels))
-    starts = np.flatnonzero(np.diff(clusters.labels[by_distance], prepend=-1))
-    nearest = np.sort(by_distance[starts])
-    sizes = clusters.sizes[clusters.labels[nearest]]
-    order = np.argsort(-sizes, kind="stable")
-    rest = np.setdiff1d(np.arange(len(pool)), nearest)[: n - len(nearest)]
-    positions = np.concatenate([nearest[order], rest])
-    scores = np.concatenate([sizes[order], np.zeros(len(rest))])
-    return Query(tuple(pool.indices[positions].tolist()), tuple(scores.tolist()))
+    positions, sizes = representatives(Rows(pool.features), n, generator)
+    return Query(tuple(pool.indices[positions].tolist()), tuple(sizes.tolist()))

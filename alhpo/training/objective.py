@@ -29,7 +29,7 @@ from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.recipes.recipe import TrainsTogether
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
-from alhpo.validation import AcquisitionWeighted, Weighted
+from alhpo.validation import unweighted
 from alhpo.validation.weights import effective_size
 
 Divergence = Literal["worst", "nan"]
@@ -125,8 +125,7 @@ class Objective:
         self._scheme = validation.name
         self._required = _unconditional(self.configuration_space)
         check_warmup(self.configuration_space, self._fixed, self.max_epochs, legal)
-        weighted = isinstance(validation, Weighted | AcquisitionWeighted)
-        splitting = validation.scheme if weighted else validation  # weights keep the splits
+        splitting = unweighted(validation)  # weights keep the splits
         generator = numpy_generator(task.seed, "validation", splitting.name)
         splits = validation.splits(task.labels.numpy(), generator)
         self._training = [task.device_images(train) for train, _ in splits]

@@ -12,7 +12,7 @@ from alhpo.validation.registry import (
     register_validation_scheme_family,
     validation_scheme_names,
 )
-from alhpo.validation.weighted import AcquisitionWeighted, Weighted
+from alhpo.validation.weighted import AcquisitionWeighted, Weighted, unweighted
 
 __all__ = [
     "AcquisitionWeighted",
@@ -23,5 +23,6 @@ __all__ = [
     "get_validation",
     "register_validation_scheme",
     "register_validation_scheme_family",
+    "unweighted",
     "validation_scheme_names",
 ]

@@ -72,6 +72,11 @@ class AcquisitionWeighted:
         return lure_weights(selection.draws, selection.probabilities, selection.pool_size)
 
 
+def unweighted(scheme: ValidationScheme) -> ValidationScheme:
+    """The scheme that makes the splits, without the weights of ``weighted`` or ``acquisition``."""
+    return scheme.scheme if isinstance(scheme, Weighted | AcquisitionWeighted) else scheme
+
+
 def _unweighted(prefix: str, text: str) -> ValidationScheme:
     """The scheme of this name, which must not have weights itself."""
     scheme = get_validation(text)

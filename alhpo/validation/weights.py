@@ -116,8 +116,7 @@ def effective_size(weights: np.ndarray) -> float:
 def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Features of images without a trained model: principal components of pixels.
 
-    Images are averaged down to at most 16 pixels per side. The at most 32 components are those of
-    the unlabelled images.
+    The at most 32 components are those of the averaged pixels of the unlabelled images.
 
     Args:
         labeled: (L, H, W, C) uint8.
@@ -126,7 +125,7 @@ def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.n
     Returns:
         (L, D) and (U, D) float32.
     """
-    flat = [_small(images) for images in (labeled, unlabeled)]
+    flat = [averaged_pixels(images) for images in (labeled, unlabeled)]
     components = min(COMPONENTS, *flat[1].shape)
     if len(unlabeled) < 2:
         return flat[0], flat[1]
@@ -136,7 +135,8 @@ def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.n
     return first, second
 
 
-def _small(images: torch.Tensor) -> np.ndarray:
+def averaged_pixels(images: torch.Tensor) -> np.ndarray:
+    """(B, P) float32 in [0, 1]: uint8 images averaged down to at most 16 pixels per side."""
     size = (min(images.shape[1], SIDE), min(images.shape[2], SIDE))
     blocks = [
         F.adaptive_avg_pool2d(block.permute(0, 3, 1, 2).float().div(255), size).flatten(1)

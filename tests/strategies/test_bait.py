@@ -298,6 +298,6 @@ def test_large_full_forms_are_refused_and_the_binary_one_is_not():
 
 @pytest.mark.parametrize("text", ["", "0.1", "half", "binary@", "binary@0", "full@-1", "full@inf"])
 def test_illegal_arguments_are_refused(text):
-    with pytest.raises(ConfigurationError, match=r"'binary' or 'full'.*'bait:binary@0.01'"):
+    with pytest.raises(ConfigurationError, match=r"'binary' or 'full'.*'bait:binary@0\.01'"):
         get_strategy(f"bait:{text}")
     assert "bait:FORM@LAMBDA" in strategy_names()

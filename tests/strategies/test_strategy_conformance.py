@@ -9,12 +9,22 @@ from strategy_examples import examples
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import Query
+from alhpo.strategies.refine import Refine
 from alhpo.testing import check_strategy
 
+#: Strategies of hundreds of queries: the same with one query of each arm in a round.
+FEWER_QUERIES = {
+    "refine": lambda: Refine(batches=1),
+    "refine:typiclust,random": lambda: Refine(["typiclust", "random"], batches=1),
+}
 
-@pytest.mark.parametrize("name", examples())
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "refine" else n for n in examples()],
+)
 def test_registered_strategies_conform(name):
-    check_strategy(name)
+    check_strategy(FEWER_QUERIES[name]() if name in FEWER_QUERIES else name)
 
 
 def test_a_plain_function_conforms():
