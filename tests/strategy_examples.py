@@ -6,7 +6,7 @@ from alhpo.strategies import strategy_families, strategy_names
 
 FAMILIES = {
     "albl": "albl:entropy,random",
-    "bait": "bait:full@0.5",
+    "bait": "bait:binary@0.5",
     "maxherding": "maxherding:0.5",
     "power": "power:entropy@2",
     "probcover": "probcover:0.3",

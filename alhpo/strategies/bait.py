@@ -20,8 +20,8 @@ from alhpo.strategies.rows import Rows, as_float64, row_blocks
 
 _MOST_CLASSES = 32
 _MOST_PARAMETERS = 8192
-#: λ relative to the largest information of one image below which float64 takes it for 0.
-_SMALLEST_PENALTY = 1e-10
+#: λ relative to the largest information of one image below which float64 cannot tell it from 0.
+_SMALLEST_PENALTY = 1e-8
 
 
 class Bait:
@@ -41,7 +41,7 @@ class Bait:
     that of a smaller n.
 
     Deterministic; ties go to the lowest pool index. Scores are the decreases of the trace at the
-    addition. A λ below 10⁻¹⁰ of the largest trace of an I counts as that, because float64 could not
+    addition. A λ below 10⁻⁸ of the largest trace of an I counts as that, because float64 could not
     tell it from 0.
 
     Float32 products of the features propose, values in float64 from M⁻¹ and F decide. Time

@@ -19,6 +19,7 @@ Factors = Callable[[np.ndarray | slice], np.ndarray]
 
 _FIRST = 32  # gains that are computed exactly before each choice; more if these do not decide
 _CLOSE = 1e-6  # relative difference of gains that may be equal after rounding to 24 bits
+_ALIKE = 1e-3  # and of gains that rounding may have set apart, though the rows are equal
 
 
 def information(features: torch.Tensor, factors: Factors) -> torch.Tensor:
@@ -148,6 +149,9 @@ class _Candidates:
             open_ = np.flatnonzero(free & ~exact & (limits >= values.max() * (1 - _CLOSE)))
             if not len(open_):
                 position = int(values.argmax())  # the first of equals
+                close = np.flatnonzero(free & (values >= values[position] * (1 - _ALIKE)))
+                if values[position] > 0 and len(close) > 1:
+                    position = int(close[_equal(self.rows, self.factors, close, position)][0])
                 return position, float(values[position])
             if len(open_) > count:
                 open_ = np.sort(open_[np.argpartition(-limits[open_], count)[:count]])
@@ -268,6 +272,10 @@ def _prune(
     while len(left) > n:
         costs = rounded(removal.costs(left))
         last = len(left) - 1 - int(costs[::-1].argmin())  # the last of equals
+        close = np.flatnonzero(costs <= costs[last] * (1 + _ALIKE))
+        if len(close) > 1:
+            rest = positions[left[close]]
+            last = int(close[_equal(rows, factors, rest, int(positions[left[last]]))][-1])
         removal.remove(int(left[last]))
         left = np.delete(left, last)
     return positions[left].tolist()
@@ -312,8 +320,10 @@ class _OfFew:
         y = flat @ before.inverse
         k = y @ flat.T
         k.diagonal().add_(1)
-        self.q = torch.cholesky_inverse(torch.linalg.cholesky(k))
-        self.r = self.q @ (y @ before.fisher @ y.T) @ self.q
+        root = torch.linalg.cholesky(k)
+        self.q = torch.cholesky_inverse(root)
+        y = torch.cholesky_solve(y, root)  # before F, as Q cancels what rows have in common
+        self.r = y @ before.fisher @ y.T
 
     def costs(self, left: np.ndarray) -> np.ndarray:
         """(M,) rise of the trace by removal of each of the rows that are ``left``."""
@@ -338,6 +348,13 @@ def rounded(values: np.ndarray) -> np.ndarray:
     """The values, and 0 for those below, rounded to the 24 bits of float32 in float64's range."""
     mantissa, exponent = np.frexp(np.maximum(values, 0))
     return np.ldexp(np.rint(mantissa * 2**24), exponent - 24)
+
+
+def _equal(rows: Rows, factors: Factors, positions: np.ndarray, one: int) -> np.ndarray:
+    """(M,) booleans: which rows at these positions equal one row, bit for bit."""
+    values = rows.values[torch.from_numpy(positions).to(rows.values.device)]
+    features = (values == rows.values[one]).all(dim=1).cpu().numpy()
+    return features & (factors(positions) == factors(np.array([one]))).all(axis=(1, 2))
 
 
 def _over_root(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
