@@ -32,18 +32,17 @@ class ProbCover:
     in the ball have the same pseudo-label, which is one of C k-means clusters for C classes. With
     more than 2,000 images, purity is estimated on 2,000 of them, drawn at random.
 
-
     Only k-means and that sample are random. Ties go to the candidate nearest to the mean of
     all candidates, then to the lowest pool index. Scores are the numbers of candidates that a
     choice newly covers; once all are covered, they are 0 and the order is that of ties. Like
     TypiClust, this is for few labels and good features.
 
     Float64 differences decide whether a candidate is in a ball if float32 products cannot. Neither
-    the N×N distances nor the graph of neighbours is stored: neighbours are counted in tiles, and
-    after each choice the newly covered ones are counted again and subtracted.
-    Time
-    O(N²·D), about 10¹² operations for 50,000 × 512; memory: a normalised copy of the features and
-    tiles of some 50 MB.
+    the N×N distances nor the graph of neighbours is stored: one pass over the pairs of candidates
+    that no labelled image covers counts neighbours, and old gains are bounds that spare most later
+    counts. Time O(N²·D), about 6·10¹¹ multiplications for 50,000 × 512 if few candidates are
+    covered, at most three times that with all later counts; memory: a normalised copy of the
+    features and tiles of some 20 MB.
 
     Args:
         radius: δ, in (0, 2], or None for the rule above.
