@@ -64,7 +64,8 @@ def test_every_choice_covers_as_much_as_any_could(radius, n_labeled, monkeypatch
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.5, 0.9])
-def test_pools_of_several_tiles_with_ties_by_the_distance_to_the_mean(radius):
+def test_pools_of_several_tiles_with_ties_by_the_distance_to_the_mean(radius, monkeypatch):
+    monkeypatch.setattr(probcover, "_TILE", 500)
     draw = np.random.default_rng(0)
     images = draw.normal(size=(30, 5))[draw.integers(30, size=1300)]
     images += draw.choice([0.02, 0.1, 0.4], size=(1300, 1)) * draw.normal(size=(1300, 5))
