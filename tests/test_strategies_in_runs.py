@@ -34,14 +34,16 @@ SMALL = {
     "mc_passes": 10,
     "precision": "float32",
 }
+#: Strategies of hundreds of queries, or trainings.
+MANY = ("boss", "refine")
 #: CIFAR-10 as folders train/CLASS/*.jpg and test/CLASS/*.jpg.
 CIFAR10 = Path(os.environ.get("ALHPO_CIFAR10", "~/.cache/alhpo")).expanduser()
 
 
 def settings(strategy: str, mode: str, folder: Path, model: str | None = None) -> RunConfig:
-    """Of a toy network; where nothing is searched, of one of timm's. boss trains a hundred."""
+    """Of a toy network; where nothing is searched, of one of timm's."""
     model = model or ("lcnet_035" if mode == "fixed" else "alhpo_toy")
-    model = "alhpo_toy" if strategy.startswith("boss") else model
+    model = "alhpo_toy" if strategy.startswith(MANY) else model
     dropout = 0.5 if "passes" in strategy_needs(get_strategy(strategy)) else 0.0
     own = {"strategy": strategy, "hpo": mode, "dropout": dropout, "model": model}
     return RunConfig.create(SMALL, own, {"output_dir": str(folder)})
@@ -90,10 +92,6 @@ def run_and_repeat(config: RunConfig, dataset: ImageDataset) -> RunResult:
     again = run_experiment(config, dataset=dataset)
     assert again.resumed and again.records == result.records and again.path == result.path
     return result
-
-
-#: Strategies of hundreds of queries.
-MANY = ("boss", "refine")
 
 
 def pairs() -> list:
