@@ -67,7 +67,9 @@ class KernelCoverage:
             if gain <= _NOTHING * self.weights.sum():
                 break
             positions.append(position)
-            gains.append(float(np.float32(gain / len(self.rows))))
+            # A bound may stand for a gain and round up, but gains do not rise.
+            score = float(np.float32(gain / len(self.rows)))
+            gains.append(min([score, *gains[-1:]]))
             self.free[position] = False
             self.upper[position] = -1
             if len(positions) < n:

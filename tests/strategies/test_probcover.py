@@ -63,6 +63,22 @@ def test_every_choice_covers_as_much_as_any_could(radius, n_labeled, monkeypatch
     check_greedy(features, labeled, radius, chosen, scores)
 
 
+@pytest.mark.parametrize("radius", [0.1, 0.5, 0.9])
+def test_pools_of_several_tiles_with_ties_by_the_distance_to_the_mean(radius):
+    draw = np.random.default_rng(0)
+    images = draw.normal(size=(30, 5))[draw.integers(30, size=1300)]
+    images += draw.choice([0.02, 0.1, 0.4], size=(1300, 1)) * draw.normal(size=(1300, 5))
+    labeled, features = images[:50].astype(np.float32), images[50:].astype(np.float32)
+    chosen, scores = query(features, labeled, 120, f"probcover:{radius}")
+    x = unit(features)
+    from_middle = np.linalg.norm(x - x.mean(axis=0), axis=1)
+    for k, gains in enumerate(gains_of(features, labeled, radius, chosen)):
+        gains[chosen[:k]] = -1
+        equal = np.flatnonzero(gains == gains.max())
+        assert chosen[k] == equal[from_middle[equal].argmin()]
+        assert scores[k] == gains.max()
+
+
 tables = st.tuples(st.integers(1, 14), st.integers(0, 5), st.integers(1, 3)).flatmap(
     lambda shape: st.tuples(
         npst.arrays(np.float32, (shape[0], shape[2]), elements=st.integers(-3, 3)),
