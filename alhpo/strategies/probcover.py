@@ -15,7 +15,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.clustering import k_means
 from alhpo.strategies.registry import register_strategy, register_strategy_family
-from alhpo.strategies.rows import Rows, normalised, pair_distances, product_error, row_blocks
+from alhpo.strategies.rows import Rows, normalised, pair_distances, product_error
 
 _PURITY = 0.95
 _PURITY_SAMPLE = 2000

@@ -95,9 +95,13 @@ def test_illegal_needs_are_refused_and_the_legal_ones_listed(needs):
     def strategy(pool, n, generator): ...
 
     strategy.needs = needs
-    with pytest.raises(ConfigurationError, match="features, heldout_labels, heldout_logits, images"):
+    with pytest.raises(
+        ConfigurationError, match="features, heldout_labels, heldout_logits, images"
+    ):
         get_strategy(strategy)
-    with pytest.raises(ConfigurationError, match="features, heldout_labels, heldout_logits, images"):
+    with pytest.raises(
+        ConfigurationError, match="features, heldout_labels, heldout_logits, images"
+    ):
         register_strategy("mine", needs=needs)
 
 
