@@ -7,6 +7,7 @@ Algorithm 1, and its choice of the radius by purity.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -130,15 +131,20 @@ class _Cover:
             size = min(2 * size, _TILE)
 
     def _update(self, some: np.ndarray) -> None:
-        """Compute the gains of at most a tile of rows anew."""
-        covered, n = self.n_covered, len(self.values)
-        for seen in np.unique(self.seen[some]):
-            rows = some[self.seen[some] == seen]
-            centres = self.values[torch.from_numpy(rows).to(self.values.device)]
-            if covered - seen < n - covered:
-                self.gains[rows] -= self._numbers(centres, seen, covered)
-            else:
-                self.gains[rows] = self._numbers(centres, covered, n)
+        """Compute the gains of at most a tile of rows anew, by what takes fewer products:
+
+        count what is uncovered, or subtract what was covered since the last time, for all at once.
+        """
+        some = some[self.seen[some].argsort()]
+        seen, covered, n = self.seen[some], self.n_covered, len(self.values)
+        centres = self.values[torch.from_numpy(some).to(self.values.device)]
+        n_anew = int(np.searchsorted(seen, 2 * covered - n))  # those who missed more than is left
+        if n_anew:
+            self.gains[some[:n_anew]] = self._numbers(centres[:n_anew], covered, n)
+        starts = np.unique(seen[n_anew:])
+        for start, stop in pairwise([*starts.tolist(), covered]):
+            behind = slice(n_anew, int(np.searchsorted(seen, start, side="right")))
+            self.gains[some[behind]] -= self._numbers(centres[behind], start, stop)
         self.seen[some] = covered
 
     def _numbers(self, centres: torch.Tensor, start: int, stop: int) -> np.ndarray:
