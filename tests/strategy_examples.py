@@ -7,10 +7,11 @@ from alhpo.strategies import strategy_families, strategy_names
 FAMILIES = {
     "albl": "albl:entropy,random",
     "bait": "bait:binary@0.5",
+    "boss": "boss:margin,typiclass",
     "maxherding": "maxherding:0.5",
     "power": "power:entropy@2",
     "probcover": "probcover:0.3",
-    "refine": "refine:typiclust,random",
+    "refine": "refine:margin,random",
     "skactiveml": "skactiveml:CoreSet",
     "softmax": "softmax:variation-ratio",
     "softrank": "softrank:ddu",

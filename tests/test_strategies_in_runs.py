@@ -34,6 +34,8 @@ SMALL = {
     "mc_passes": 10,
     "precision": "float32",
 }
+#: Strategies of hundreds of queries, or trainings.
+MANY = ("boss", "refine")
 #: CIFAR-10 as folders train/CLASS/*.jpg and test/CLASS/*.jpg.
 CIFAR10 = Path(os.environ.get("ALHPO_CIFAR10", "~/.cache/alhpo")).expanduser()
 
@@ -41,6 +43,7 @@ CIFAR10 = Path(os.environ.get("ALHPO_CIFAR10", "~/.cache/alhpo")).expanduser()
 def settings(strategy: str, mode: str, folder: Path, model: str | None = None) -> RunConfig:
     """Of a toy network; where nothing is searched, of one of timm's."""
     model = model or ("lcnet_035" if mode == "fixed" else "alhpo_toy")
+    model = "alhpo_toy" if strategy.startswith(MANY) else model
     dropout = 0.5 if "passes" in strategy_needs(get_strategy(strategy)) else 0.0
     own = {"strategy": strategy, "hpo": mode, "dropout": dropout, "model": model}
     return RunConfig.create(SMALL, own, {"output_dir": str(folder)})
@@ -94,7 +97,11 @@ def run_and_repeat(config: RunConfig, dataset: ImageDataset) -> RunResult:
 def pairs() -> list:
     """Every strategy under every mode, each under one of them at once and the others if asked."""
     return [
-        pytest.param(name, mode, marks=[] if i % len(MODES) == j else pytest.mark.slow)
+        pytest.param(
+            name,
+            mode,
+            marks=[] if i % len(MODES) == j and not name.startswith(MANY) else pytest.mark.slow,
+        )
         for i, name in enumerate(STRATEGIES)
         for j, mode in enumerate(MODES)
     ]

@@ -16,8 +16,11 @@ from alhpo.studies.config import Cell, expand, load_study
 
 #: Settings that change what is measured, in the order in which differences are told.
 DATA = ["train_split", "val_split", "image_size"]
-MODEL = ["model", "pretrained", "weights", "init", "cifar_stem", "input_size", "dropout"]
-RUN = ["initial_size", "acquisition_size", "budget", "query_subset", "start", "max_epochs"]
+MODEL = ["recipe", "model", "pretrained", "weights", "init", "cifar_stem", "input_size", "dropout"]
+RUN = [
+    *("initial", "initial_size", "acquisition_size", "budget", "query_subset", "start"),
+    "max_epochs",
+]
 TUNE = ["model", "max_epochs", "optimizer", "space", "validation", "metric"]
 #: What the published settings vary.
 VARIED = {"lr", "weight_decay"}

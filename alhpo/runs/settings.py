@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "centroids", "coreset", "ddu"),
-    *("dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
+    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "boss", "centroids", "coreset"),
+    *("ddu", "dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
     *("mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust", "uherding"),
-    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "maxherding:SIGMA"),
-    *("power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,...", "skactiveml:NAME"),
-    *("softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K", "uherding:MEASURE@SIGMA"),
+    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "boss:A,B,..."),
+    *("maxherding:SIGMA", "power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,..."),
+    *("skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
+    *("uherding:MEASURE@SIGMA",),
 )
 
 

@@ -11,6 +11,7 @@ from alhpo.strategies import alfamix as alfamix
 from alhpo.strategies import badge as badge
 from alhpo.strategies import bait as bait
 from alhpo.strategies import batchbald as batchbald
+from alhpo.strategies import boss as boss
 from alhpo.strategies import centroids as centroids
 from alhpo.strategies import coreset as coreset
 from alhpo.strategies import ddu as ddu

@@ -37,15 +37,23 @@ def dropquery(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Quer
     iteration of k-means; memory: a copy of the clustered features, those of ``kmeans``.
     """
     assert pool.features is not None
+    candidates, shares = changing(pool, n, generator)
+    positions = representatives_among(pool.features, candidates, n, generator)
+    return Query(tuple(pool.indices[positions].tolist()), tuple(shares[positions].tolist()))
+
+
+def changing(
+    pool: PoolOutputs, n: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of DropQuery's candidates for ``n`` choices, and the (N,) shares of
+    passes that differ. ``generator`` draws the masks."""
+    assert pool.features is not None
     assert pool.classify is not None
     changes = _changes(pool.features, pool.classify, generator)
     least = _PASSES // 2 + 1
     while least > 1 and np.count_nonzero(changes >= least) < _CANDIDATES_PER_CHOICE * n:
         least -= 1
-    candidates = np.flatnonzero(changes >= least)
-    positions = representatives_among(pool.features, candidates, n, generator)
-    scores = changes[positions] / _PASSES
-    return Query(tuple(pool.indices[positions].tolist()), tuple(scores.tolist()))
+    return np.flatnonzero(changes >= least), changes / _PASSES
 
 
 def _changes(

@@ -45,6 +45,7 @@ class KernelCoverage:
         self, candidates: torch.Tensor, labeled: torch.Tensor, weights: np.ndarray, sigma: float
     ) -> None:
         self.rows = Rows(normalised(candidates))
+        self.squares = torch.from_numpy(self.rows.squares).to(self.rows.values.device)
         self.sigma = sigma
         self.weights = weights
         distances = None
@@ -133,7 +134,7 @@ class KernelCoverage:
         lower, upper = np.zeros((2, len(positions)))
         for start in range(0, len(values), _TILE):
             part = slice(start, start + _TILE)
-            kernel = self._kernel(block, values[part].to(dtype))
+            kernel = self._kernel(block, where, part)
             own = (where >= start) & (where < start + _TILE)
             kernel[own, where[own] - start] = 0
             low, high = self._tile_gains(kernel, covered[part], weights[part])
@@ -164,7 +165,7 @@ class KernelCoverage:
             block = values[one].to(dtype)
             for begin in range(start, len(values), _TILE):
                 other = slice(begin, min(begin + _TILE, len(values)))
-                kernel = self._kernel(block, values[other].to(dtype)).mul_(factor).clamp_(max=1)
+                kernel = self._kernel(block, one, other).mul_(factor).clamp_(max=1)
                 gains = (kernel - covered[other]).clamp_(min=0) @ weights[other]
                 upper[one] += gains.double().cpu().numpy()
                 if begin > start:
@@ -172,9 +173,13 @@ class KernelCoverage:
                     upper[other] += gains.double().cpu().numpy()
         return upper * (1 + 2 * _TILE * torch.finfo(dtype).eps)
 
-    def _kernel(self, block: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        squares = block.square().sum(dim=1), others.square().sum(dim=1)
-        exponent = torch.addmm(-squares[1], block, others.T, alpha=2).sub_(squares[0][:, None])
+    def _kernel(
+        self, block: torch.Tensor, where: torch.Tensor | slice, others: slice
+    ) -> torch.Tensor:
+        """The kernel of the rows ``where``, given in the precision to compute in, and others."""
+        own, theirs = (self.squares[part].to(block.dtype) for part in (where, others))
+        values = self.rows.values[others].to(block.dtype)
+        exponent = torch.addmm(-theirs, block, values.T, alpha=2).sub_(own[:, None])
         return exponent.clamp_(max=0).div_(self.sigma**2).exp_()
 
     def _covered(self) -> np.ndarray:

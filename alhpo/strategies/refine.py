@@ -31,7 +31,7 @@ from alhpo.strategies.registry import (
     strategy_name,
     strategy_needs,
 )
-from alhpo.strategies.sub_pools import sub_pool
+from alhpo.strategies.sub_pools import refuse_arm, sub_pool
 from alhpo.strategies.uherding import UncertaintyHerding
 
 #: The arms of plain ``refine``.
@@ -131,15 +131,10 @@ class Refine:
 def _arm(strategy: str | Strategy, name: str) -> Strategy:
     arm = get_strategy(strategy)
     needs = strategy_needs(arm)
-    reason = ""
     if needs & {"retrain", "true_labels"}:
-        reason = "it is an oracle, which looks at labels that nobody gave yet"
-    elif "state" in needs and not isinstance(arm, UncertaintyHerding):
-        reason = "it learns from its own queries, of which this would be hundreds"
-    if reason:
-        raise ConfigurationError(
-            f"Strategy {name!r} cannot be an arm of refine: {reason}. Leave it out."
-        )
+        refuse_arm(name, "refine", "it is an oracle, which looks at labels that nobody gave yet")
+    if "state" in needs and not isinstance(arm, UncertaintyHerding):
+        refuse_arm(name, "refine", "it learns from its own queries, of which this would be many")
     return arm
 
 

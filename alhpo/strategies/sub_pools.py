@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
 
+from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs, StochasticPasses
 
 #: The fields of ``PoolOutputs`` with a row for each candidate.
@@ -28,6 +30,17 @@ def sub_pool(pool: PoolOutputs, positions: np.ndarray) -> PoolOutputs:
     parts = {n: one[rows.to(one.device)] for n, one in found.items() if one is not None}
     passes = None if pool.passes is None else _SubPasses(pool.passes, rows)
     return replace(pool, **parts, passes=passes)
+
+
+def refuse_arm(name: str, owner: str, reason: str) -> NoReturn:
+    """Refuse a strategy that another one cannot ask.
+
+    Raises:
+        ConfigurationError: always; the message names the strategy and the reason.
+    """
+    raise ConfigurationError(
+        f"Strategy {name!r} cannot be an arm of {owner}: {reason}. Leave it out."
+    )
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,25 @@ from strategy_examples import examples
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import Query
+from alhpo.strategies.boss import BestOfStrategies
 from alhpo.strategies.refine import Refine
 from alhpo.testing import check_strategy
 
 #: Strategies of hundreds of queries: the same with one query of each arm in a round.
 FEWER_QUERIES = {
+    "boss": lambda: BestOfStrategies(batches=6),
+    "boss:margin,typiclass": lambda: BestOfStrategies(["margin", "typiclass"], batches=4),
     "refine": lambda: Refine(batches=1),
-    "refine:typiclust,random": lambda: Refine(["typiclust", "random"], batches=1),
+    "refine:margin,random": lambda: Refine(["margin", "random"], batches=1),
 }
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "refine" else n for n in examples()],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("boss", "refine") else name
+        for name in examples()
+    ],
 )
 def test_registered_strategies_conform(name):
     check_strategy(FEWER_QUERIES[name]() if name in FEWER_QUERIES else name)
