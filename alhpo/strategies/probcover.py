@@ -39,11 +39,10 @@ class ProbCover:
     TypiClust, this is for few labels and good features.
 
     Float64 differences decide whether a candidate is in a ball if float32 products cannot. Neither
-    the N×N distances nor the graph of neighbours is stored: one pass over the pairs of candidates
-    that no labelled image covers counts neighbours, and old gains are bounds that spare most later
-    counts. Time O(N²·D), about 6·10¹¹ multiplications for 50,000 × 512 if few candidates are
-    covered, at most three times that with all later counts; memory: a normalised copy of the
-    features and tiles of some 20 MB.
+    the N×N distances nor the graph of neighbours is stored: one pass over all pairs of which one is
+    uncovered counts neighbours, and old gains are bounds that spare most later counts. Time
+    O(N²·D), at most 6·10¹¹ multiplications for that pass over 50,000 × 512, and at most three times
+    that with all later counts; memory: a normalised copy of the features and tiles of some 50 MB.
 
     Args:
         radius: δ, in (0, 2], or None for the rule above.
