@@ -19,8 +19,10 @@ from alhpo.strategies.registry import register_strategy, register_strategy_famil
 from alhpo.strategies.rows import Rows, normalised, pair_distances, product_error
 
 _PURITY = 0.95
-_PURITY_SAMPLE = 2000
-_TILE = 1024
+#: Largest number of images whose balls decide the radius.
+PURITY_SAMPLE = 2000
+#: Rows of which products are made at once; results do not depend on it.
+TILE = 1024
 _FIRST_BATCH = 16
 
 
@@ -99,7 +101,7 @@ class _Cover:
         self.gains = np.zeros(len(values), np.int64)
         self.seen = np.zeros(len(values), np.int64)
         self.n_covered = 0
-        for some in labeled.split(_TILE):
+        for some in labeled.split(TILE):
             self._cover(some)
         self._count_all()
 
@@ -127,7 +129,7 @@ class _Cover:
             if len(stale) > size:
                 stale = stale[np.argpartition(-keys[stale], size - 1)[:size]]
             self._update(stale)
-            size = min(2 * size, _TILE)
+            size = min(2 * size, TILE)
 
     def _update(self, some: np.ndarray) -> None:
         """Compute the gains of at most a tile of rows anew, by what takes fewer products:
@@ -208,7 +210,7 @@ def numbers_near(
 
 
 def _tiles(start: int, stop: int) -> Iterator[slice]:
-    return (slice(one, min(one + _TILE, stop)) for one in range(start, stop, _TILE))
+    return (slice(one, min(one + TILE, stop)) for one in range(start, stop, TILE))
 
 
 def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> float:
@@ -225,17 +227,17 @@ def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> f
     """
     labels = k_means(rows, min(n_classes, len(rows)), generator).labels
     sample = np.arange(len(rows))
-    if len(rows) > _PURITY_SAMPLE:
-        sample = np.sort(generator.choice(len(rows), _PURITY_SAMPLE, replace=False))
+    if len(rows) > PURITY_SAMPLE:
+        sample = np.sort(generator.choice(len(rows), PURITY_SAMPLE, replace=False))
     device = rows.values.device
     positions, clusters = torch.from_numpy(sample).to(device), torch.from_numpy(labels).to(device)
     centres = rows.values[positions]
     best = torch.full((len(sample),), -torch.inf, device=device, dtype=centres.dtype)
     nearest = torch.zeros(len(sample), dtype=torch.int64, device=device)
-    for start in range(0, len(rows), _TILE):
-        some = rows.values[start : start + _TILE]
+    for start in range(0, len(rows), TILE):
+        some = rows.values[start : start + TILE]
         closeness = torch.addmm(-_half_squares(some), centres, some.T)
-        same = clusters[positions][:, None] == clusters[start : start + _TILE]
+        same = clusters[positions][:, None] == clusters[start : start + TILE]
         values, where = closeness.masked_fill_(same, -torch.inf).max(dim=1)
         nearest = torch.where(values > best, where + start, nearest)
         best = torch.maximum(values, best)

@@ -56,7 +56,7 @@ def check_greedy(features, labeled, radius, chosen, scores):
 @pytest.mark.parametrize("radius", [0.2, 0.4, 0.6, 1.0])
 @pytest.mark.parametrize("n_labeled", [0, 1, 30])
 def test_every_choice_covers_as_much_as_any_could(radius, n_labeled, monkeypatch):
-    monkeypatch.setattr(probcover, "_TILE", 100)
+    monkeypatch.setattr(probcover, "TILE", 100)
     images = load_digits().data.astype(np.float32)[:500]
     labeled, features = images[:n_labeled], images[n_labeled:]
     chosen, scores = query(features, labeled, 40, f"probcover:{radius}")
@@ -65,7 +65,7 @@ def test_every_choice_covers_as_much_as_any_could(radius, n_labeled, monkeypatch
 
 @pytest.mark.parametrize("radius", [0.1, 0.5, 0.9])
 def test_pools_of_several_tiles_with_ties_by_the_distance_to_the_mean(radius, monkeypatch):
-    monkeypatch.setattr(probcover, "_TILE", 500)
+    monkeypatch.setattr(probcover, "TILE", 500)
     draw = np.random.default_rng(0)
     images = draw.normal(size=(30, 5))[draw.integers(30, size=1300)]
     images += draw.choice([0.02, 0.1, 0.4], size=(1300, 1)) * draw.normal(size=(1300, 5))
@@ -127,7 +127,7 @@ def test_the_radius_is_the_largest_of_enough_purity(classes):
 def test_the_radius_of_a_large_pool_is_that_of_a_sample(monkeypatch):
     rows = Rows(torch.as_tensor(unit(load_digits().data)).float())
     whole = pure_radius(rows, 10, np.random.default_rng(0))
-    monkeypatch.setattr(probcover, "_PURITY_SAMPLE", 600)
+    monkeypatch.setattr(probcover, "PURITY_SAMPLE", 600)
     assert pure_radius(rows, 10, np.random.default_rng(0)) == pytest.approx(whole, rel=0.1)
 
 
