@@ -111,7 +111,7 @@ def test_a_classifier_that_is_not_linear():
 
 def test_groups_of_passes_change_nothing(monkeypatch):
     whole = passes(t=9).logits(slice(None))
-    monkeypatch.setattr("alhpo.outputs.dropout_passes._BLOCK", 64 * 10 * 2)  # two passes at a time
+    monkeypatch.setattr("alhpo.outputs.dropout_passes.BLOCK", 64 * 10 * 2)  # two passes at a time
     torch.testing.assert_close(passes(t=9).logits(slice(None)), whole, rtol=1e-5, atol=1e-5)
 
 

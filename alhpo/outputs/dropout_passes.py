@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alhpo.base.errors import ConfigurationError
 
-_BLOCK = 2**22  # weights of a group of passes, in elements
+BLOCK = 2**22  # weights of a group of passes, in elements
 
 
 def keep_masks(passes: int, width: int, p: float, generator: torch.Generator) -> torch.Tensor:
@@ -86,7 +86,7 @@ class DropoutPasses:
             return torch.stack(passes)
         weight, bias = self.classifier.weight.float(), self.classifier.bias
         result = features.new_empty(len(self), len(features), len(weight))
-        step = max(1, _BLOCK // weight.numel())
+        step = max(1, BLOCK // weight.numel())
         for start in range(0, len(self), step):
             some = scales[start : start + step, None, :] * weight
             products = F.linear(features, some.flatten(0, 1)).unflatten(1, some.shape[:2])

@@ -17,7 +17,7 @@ from alhpo.strategies.mc_dropout import mutual_information
 from alhpo.strategies.registry import register_strategy
 from alhpo.strategies.rows import as_float64
 
-_CANDIDATES = 32  # evaluated between two checks whether another can still be better
+CANDIDATES = 32  # evaluated between two checks whether another can still be better
 _PIECE = 2**18  # float64 values per block, which fits into the cache
 _NEGLIGIBLE = 1e-3
 
@@ -84,7 +84,7 @@ def _evaluate(
     """Update the bounds of all candidates that may be the best."""
     order = bounds.argsort(descending=True, stable=True)
     best = 0.0
-    for some in order.split(_CANDIDATES):
+    for some in order.split(CANDIDATES):
         some = some[bounds[some] >= best]
         if not len(some) or float(bounds[some[0]]) <= 0:
             return

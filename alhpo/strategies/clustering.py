@@ -13,7 +13,7 @@ import torch
 
 from alhpo.strategies.rows import NearestRows, Rows, as_float64, row_blocks
 
-_SAMPLE = 10_000
+SAMPLE = 10_000
 _SAMPLE_PER_CLUSTER = 20
 _ITERATIONS = 100
 _TOLERANCE = 1e-3
@@ -57,7 +57,7 @@ def k_means(rows: Rows, k: int, generator: np.random.Generator) -> Clusters:
         k: number of clusters, 1 to N.
         generator: draws the sample and the seeds.
     """
-    size = max(_SAMPLE, _SAMPLE_PER_CLUSTER * k)
+    size = max(SAMPLE, _SAMPLE_PER_CLUSTER * k)
     if size >= len(rows):
         return lloyd(rows, rows.values[seeds(rows, k, generator)])
     drawn = np.sort(generator.choice(len(rows), size, replace=False))

@@ -14,8 +14,8 @@ from alhpo.base.types import PoolOutputs
 from alhpo.strategies.ranking import register_score
 from alhpo.strategies.rows import as_float64
 
-_BLOCK = 2**22  # logits per call of the passes, which prepare their weights at every call
-_PIECE = 2**19  # float64 values per block: few operations, small enough for the cache
+BLOCK = 2**22  # logits per call of the passes, which prepare their weights at every call
+PIECE = 2**19  # float64 values per block: few operations, small enough for the cache
 
 
 @register_score("variation-ratio", needs={"passes"})
@@ -126,10 +126,10 @@ def _scores(
     classes = pool.passes.logits(slice(0, 1)).shape[2]
     width = len(pool.passes) * classes
     result = None
-    start, step = 0, max(1, _BLOCK // width)
+    start, step = 0, max(1, BLOCK // width)
     while start < len(pool):
         logits = pool.passes.logits(slice(start, start + step))
-        for piece in logits.split(max(1, _PIECE // width), dim=1):
+        for piece in logits.split(max(1, PIECE // width), dim=1):
             rows = slice(start, start + piece.shape[1])
             values = score(rows, as_float64(piece.permute(1, 2, 0).contiguous()))
             result = values.new_empty(len(pool)) if result is None else result

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-_BLOCK = 2**19  # elements of a block, 4 MiB in float64
+BLOCK = 2**19  # elements of a block, 4 MiB in float64
 
 
 def as_float64(tensor: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ def as_float64(tensor: torch.Tensor) -> torch.Tensor:
 
 def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
     """Consecutive slices of ``n_rows`` rows, each of at most half a million values."""
-    step = max(1, _BLOCK // max(1, width))
+    step = max(1, BLOCK // max(1, width))
     return (slice(start, start + step) for start in range(0, n_rows, step))
 
 

@@ -190,7 +190,7 @@ def test_blocks_do_not_change_the_caps(monkeypatch):
     for kind in (linear, shifted):
         whole = smallest_caps(features, known, labels, kind(*head))
         with monkeypatch.context() as patched:
-            patched.setattr("alhpo.strategies.rows._BLOCK", 100)
+            patched.setattr("alhpo.strategies.rows.BLOCK", 100)
             blocks = smallest_caps(features, known, labels, kind(*head))
         np.testing.assert_allclose(blocks, whole, rtol=1e-6)
 

@@ -150,9 +150,9 @@ def test_sampling_chooses_batches_as_good_as_enumeration():
 @pytest.mark.parametrize("num_samples", [20, 100_000])
 def test_skipping_candidates_by_their_bounds_changes_no_exact_choice(num_samples, monkeypatch):
     logits = np.random.default_rng(7).normal(size=(8, 200, 3)).astype(np.float32)
-    monkeypatch.setattr("alhpo.strategies.batchbald._CANDIDATES", 1)
+    monkeypatch.setattr("alhpo.strategies.batchbald.CANDIDATES", 1)
     one_by_one = query(logits, 8, num_samples=num_samples)
-    monkeypatch.setattr("alhpo.strategies.batchbald._CANDIDATES", 1000)
+    monkeypatch.setattr("alhpo.strategies.batchbald.CANDIDATES", 1000)
     everything = query(logits, 8, num_samples=num_samples)
     exact = 8 if num_samples == 100_000 else 3  # choices made from at most 20 configurations
     assert one_by_one[0][:exact] == everything[0][:exact]

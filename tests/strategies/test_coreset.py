@@ -223,7 +223,7 @@ def test_more_labels_and_candidates_than_fit_a_block(monkeypatch):
     draw = np.random.default_rng(3)
     features, labeled = draw.normal(size=(50, 4)), draw.normal(size=(23, 4))
     whole = query(features, labeled, 20)
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 64)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 64)
     chosen, scores = query(features, labeled, 20)
     assert chosen == whole[0]
     np.testing.assert_allclose(scores, whole[1], rtol=1e-12)

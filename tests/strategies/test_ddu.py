@@ -170,7 +170,7 @@ def test_names_of_classes_and_equal_candidates(seed, width, labeled, classes):
 def test_pools_larger_than_a_block(monkeypatch):
     features, labeled, labels = digits(30, 100)
     whole = query(features, labeled, labels, 200)
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 30 * 64)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 30 * 64)
     rows, scores = query(features, labeled, labels, 200)
     assert rows == whole[0]
     np.testing.assert_allclose(scores, whole[1], rtol=1e-9)

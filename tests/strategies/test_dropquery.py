@@ -150,7 +150,7 @@ def test_blocks_do_not_change_the_choice(monkeypatch):
     features = torch.randn(90, 70, generator=draw)
     classify = Classifier(torch.randn(70, 5, generator=draw))
     whole = query(features, classify, 7, np.random.default_rng(2))
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 1000)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 1000)
     assert query(features, classify, 7, np.random.default_rng(2)) == whole
 
 

@@ -79,5 +79,5 @@ def test_confident_predictions_keep_their_order():
 def test_pools_larger_than_a_block_are_ranked_as_a_whole(monkeypatch):
     logits = np.random.default_rng(1).normal(size=(300, 4))
     whole = query(logits, 50)
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 28)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 28)
     assert query(logits, 50) == whole

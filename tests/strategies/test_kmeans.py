@@ -138,7 +138,7 @@ def test_clusters_are_as_good_as_scikit_learns(digits):
 
 def test_large_pools_start_from_a_sample_and_end_as_well(digits, monkeypatch):
     whole = k_means(as_rows(digits), 10, np.random.default_rng(0))
-    monkeypatch.setattr(clustering, "_SAMPLE", 300)
+    monkeypatch.setattr(clustering, "SAMPLE", 300)
     sampled = k_means(as_rows(digits), 10, np.random.default_rng(0))
     assert len(sampled.labels) == len(digits)
     assert sampled.inertia < 1.05 * whole.inertia
@@ -151,6 +151,6 @@ def test_identical_rows_are_chosen_in_order():
 
 def test_blocks_do_not_change_the_clusters(digits, monkeypatch):
     whole = k_means(as_rows(digits), 10, np.random.default_rng(0))
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 5000)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 5000)
     blocks = k_means(as_rows(digits), 10, np.random.default_rng(0))
     assert blocks.labels.tolist() == whole.labels.tolist()

@@ -189,8 +189,8 @@ def test_the_pool_is_seen_in_blocks(name, monkeypatch):
             seen.append(result.shape[1])
             return result
 
-    monkeypatch.setattr("alhpo.strategies.mc_dropout._BLOCK", 60 * 10 * 100)
-    monkeypatch.setattr("alhpo.strategies.mc_dropout._PIECE", 60 * 10 * 7)
+    monkeypatch.setattr("alhpo.strategies.mc_dropout.BLOCK", 60 * 10 * 100)
+    monkeypatch.setattr("alhpo.strategies.mc_dropout.PIECE", 60 * 10 * 7)
     rows, scores = query(name, Recorded(), 100, logits)
     np.testing.assert_allclose(scores, whole[1], rtol=1e-5, atol=1e-7)  # other matrix products
     assert max(seen) == 100

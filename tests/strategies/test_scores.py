@@ -124,5 +124,5 @@ def test_softmax_response_is_least_confidence():
 def test_pools_larger_than_a_block_are_ranked_as_a_whole(name, monkeypatch):
     logits = np.random.default_rng(1).normal(size=(300, 4))
     whole = query(name, logits, 50)
-    monkeypatch.setattr("alhpo.strategies.rows._BLOCK", 28)
+    monkeypatch.setattr("alhpo.strategies.rows.BLOCK", 28)
     assert query(name, logits, 50) == whole
