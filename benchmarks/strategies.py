@@ -16,6 +16,8 @@ write down from the definition with NumPy, SciPy and scikit-learn; scikit-active
 alhpo's adapter, which hands it the same features and predictions. ``same`` tells whether a peer
 of the same definition made the same picks in the same order.
 
+No training is in the figures: not of the models behind held-out logits, nor those of ``boss``.
+
 With ``--output`` the figures are written after each contestant, and a later call adds what is
 missing, unless ``--again``.
 """
@@ -43,7 +45,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from alhpo.base.errors import AlhpoError
-from alhpo.base.types import PoolOutputs
+from alhpo.base.types import Evaluation, PoolOutputs
 from alhpo.outputs.dropout_passes import DropoutPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_families, strategy_names
 from alhpo.strategies import strategy_needs as needs_of
@@ -117,6 +119,10 @@ def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) ->
         "labeled_features": lambda: features[n:],
         "state": lambda: None,
         "classify": lambda: lambda rows: rows @ weight.T,
+        "heldout_logits": lambda: features[n:] @ weight.T,
+        "heldout_labels": lambda: labels[n:],
+        "true_labels": lambda: labels[:n],
+        "retrain": lambda: lambda indices: Evaluation.uniform(classes),
     }
     if unknown := needs - known.keys():
         raise ValueError(f"needs {', '.join(sorted(unknown))}, which this benchmark does not make")
