@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import Strategy
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies import (  # noqa: F401 - ARMS
@@ -22,18 +21,11 @@ from alhpo.strategies import (  # noqa: F401 - ARMS
     random_sampling,
     typiclust,
 )
+from alhpo.strategies.arms import named_arms, split_arms, sub_pool
 from alhpo.strategies.checked import run_strategy
 from alhpo.strategies.dropquery import changing
-from alhpo.strategies.registry import (
-    get_strategy,
-    register_strategy,
-    register_strategy_family,
-    strategy_name,
-    strategy_needs,
-)
+from alhpo.strategies.registry import register_strategy, register_strategy_family, strategy_needs
 from alhpo.strategies.rows import Rows, normalised
-from alhpo.strategies.sub_pools import refuse_arm, sub_pool
-from alhpo.strategies.uherding import UncertaintyHerding
 
 #: Batches that are compared.
 BATCHES = 100
@@ -41,33 +33,37 @@ BATCHES = 100
 LEAST_PER_CHOICE, MOST_SEEN = 4, 5000
 
 
-def typiclass(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
+class TypicalOfClasses:
     """Typical candidates of the classes with the fewest labels, by the candidates' true labels.
 
     Each choice is, of the class with the fewest labelled and chosen images among those that have
     candidates left (the lowest of equals), the candidate with the least sum of squared distances to
     the class's remaining candidates. Ties go to the lowest pool index.
+
+    Args:
+        changing_first: choose among the candidates of DropQuery first, and on features scaled to
+            length 1.
     """
-    return _of_classes(pool, np.arange(len(pool)), n, unit=False)
+
+    def __init__(self, *, changing_first: bool) -> None:
+        self.changing_first = changing_first
+        own = {"classify"} if changing_first else set[str]()
+        self.needs = frozenset({"features", "labels", "true_labels", *own})
+
+    def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
+        if not self.changing_first:
+            return Query(_of_classes(pool, np.arange(len(pool)), n, unit=False))
+        first, _ = changing(pool, n, generator)
+        others = np.setdiff1d(np.arange(len(pool)), first)
+        chosen = _of_classes(pool, first, min(n, len(first)), unit=True)
+        return Query(chosen + _of_classes(pool, others, n - len(chosen), unit=True))
 
 
-def dropqueryclass(pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-    """``typiclass`` among the candidates of DropQuery, on features scaled to length 1; other
-    candidates follow, likewise."""
-    among, _ = changing(pool, n, generator)
-    others = np.setdiff1d(np.arange(len(pool)), among)
-    first = min(n, len(among))
-    chosen = [*_of_classes(pool, among, first, unit=True).indices] if first else []
-    if len(chosen) < n:
-        chosen += _of_classes(pool, others, n - len(chosen), unit=True).indices
-    return Query(tuple(chosen))
-
-
-_OF_TRUTH = frozenset({"features", "labels", "true_labels"})
-setattr(typiclass, "needs", _OF_TRUTH)  # noqa: B010 - functions declare no attributes
-setattr(dropqueryclass, "needs", _OF_TRUTH | {"classify"})  # noqa: B010
 #: Arms that look at true labels, by the names that they have among the arms.
-OF_TRUTH: dict[str, Strategy] = {"typiclass": typiclass, "dropqueryclass": dropqueryclass}
+OF_TRUTH: dict[str, Strategy] = {
+    "typiclass": TypicalOfClasses(changing_first=False),
+    "dropqueryclass": TypicalOfClasses(changing_first=True),
+}
 #: The arms of plain ``boss``.
 ARMS = (
     *("random", "margin", "coreset", "badge", "bait", "typiclust", "alfamix", "dropquery"),
@@ -100,14 +96,9 @@ class BestOfStrategies:
     """
 
     def __init__(self, arms: Sequence[str | Strategy] = ARMS, *, batches: int = BATCHES) -> None:
-        names = [strategy_name(arm) if callable(arm) else arm for arm in arms]
-        if not names or len(set(names)) < len(names):
-            raise ConfigurationError(
-                f"Strategy boss has the arms {', '.join(names) or 'none'}; expected different "
-                "strategies, as in 'boss:margin,typiclust,random'."
-            )
         self.batches = batches
-        self.arms = {name: _arm(arm, name) for name, arm in zip(names, arms, strict=True)}
+        refused = {"retrain": "it is such an oracle itself"}
+        self.arms = named_arms("boss", arms, refused, OF_TRUTH)
         own = {"retrain", "true_labels"}
         self.needs = frozenset(own).union(*map(strategy_needs, self.arms.values()))
 
@@ -136,7 +127,10 @@ class BestOfStrategies:
         return Query(best)
 
 
-def _of_classes(pool: PoolOutputs, among: np.ndarray, n: int, *, unit: bool) -> Query:
+def _of_classes(pool: PoolOutputs, among: np.ndarray, n: int, *, unit: bool) -> tuple[int, ...]:
+    """Pool indices of ``n`` typical candidates among those at these ascending positions."""
+    if n == 0:
+        return ()
     assert pool.features is not None
     assert pool.labels is not None
     assert pool.true_labels is not None
@@ -159,20 +153,11 @@ def _of_classes(pool: PoolOutputs, among: np.ndarray, n: int, *, unit: bool) -> 
         chosen.append(int(members[nearest]))
         left[wanted] = np.delete(members, nearest)
         counts[wanted] += 1
-    return Query(tuple(part.indices[chosen].tolist()))
-
-
-def _arm(strategy: str | Strategy, name: str) -> Strategy:
-    arm = OF_TRUTH[name] if name in OF_TRUTH else get_strategy(strategy)
-    if "state" in strategy_needs(arm) and not isinstance(arm, UncertaintyHerding):
-        refuse_arm(name, "boss", "it learns from its own queries, of which this would be many")
-    if "retrain" in strategy_needs(arm):
-        refuse_arm(name, "boss", "it is such an oracle itself")
-    return arm
+    return tuple(part.indices[chosen].tolist())
 
 
 def _family(arguments: str) -> BestOfStrategies:
-    return BestOfStrategies([name.strip() for name in arguments.split(",") if name.strip()])
+    return BestOfStrategies(split_arms(arguments))
 
 
 _plain = BestOfStrategies()

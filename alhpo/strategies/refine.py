@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alhpo.base.errors import ConfigurationError
 from alhpo.base.protocols import Strategy
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies import (  # noqa: F401 - ARMS
@@ -23,15 +22,9 @@ from alhpo.strategies import (  # noqa: F401 - ARMS
     random_sampling,
     typiclust,
 )
+from alhpo.strategies.arms import named_arms, split_arms, sub_pool
 from alhpo.strategies.checked import run_strategy
-from alhpo.strategies.registry import (
-    get_strategy,
-    register_strategy,
-    register_strategy_family,
-    strategy_name,
-    strategy_needs,
-)
-from alhpo.strategies.sub_pools import refuse_arm, sub_pool
+from alhpo.strategies.registry import register_strategy, register_strategy_family, strategy_needs
 from alhpo.strategies.uherding import UncertaintyHerding
 
 #: The arms of plain ``refine``.
@@ -46,6 +39,7 @@ BATCHES = 100
 FIRST_SUBSET, LATER_SHARE = 5000, 0.4
 #: Candidates left after a round, at most.
 MOST_LEFT = 10_000
+_ORACLE = "it is an oracle, which looks at labels that nobody gave yet"
 
 
 class Refine:
@@ -76,24 +70,21 @@ class Refine:
     def __init__(
         self, arms: Sequence[str | Strategy] = ARMS, *, rounds: int = ROUNDS, batches: int = BATCHES
     ) -> None:
-        names = [strategy_name(arm) if callable(arm) else arm for arm in arms]
-        if not names or len(set(names)) < len(names):
-            raise ConfigurationError(
-                f"Strategy refine has the arms {', '.join(names) or 'none'}; expected different "
-                "strategies, as in 'refine:margin,typiclust,random'."
-            )
         self.rounds, self.batches = rounds, batches
         self.last = UncertaintyHerding()
-        self.arms = {name: _arm(arm, name) for name, arm in zip(names, arms, strict=True)}
+        self.arms = named_arms("refine", arms, dict.fromkeys(("retrain", "true_labels"), _ORACLE))
         self.needs = self.last.needs.union(*map(strategy_needs, self.arms.values()))
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
-        fixed = self.last.adapted(pool)
+        last, *arms = (
+            one.adapted(pool) if isinstance(one, UncertaintyHerding) else one
+            for one in (self.last, *self.arms.values())
+        )
         left = np.arange(len(pool))
         for number in range(self.rounds):
             if len(left) > n:
-                left = self._round(pool, n, left, number, generator)
-        query = run_strategy(fixed, sub_pool(pool, left), n, generator)
+                left = self._round(pool, n, left, arms, number, generator)
+        query = run_strategy(last, sub_pool(pool, left), n, generator)
         return Query(query.indices, query.scores, state=query.state)
 
     def _round(
@@ -101,6 +92,7 @@ class Refine:
         pool: PoolOutputs,
         n: int,
         left: np.ndarray,
+        arms: Sequence[Strategy],
         number: int,
         generator: np.random.Generator,
     ) -> np.ndarray:
@@ -108,11 +100,9 @@ class Refine:
         size = FIRST_SUBSET if number == 0 else int(LATER_SHARE * len(left))
         size = min(max(n, size), len(left))
         wanted = np.zeros(len(pool), dtype=bool)
-        repeats = max(1, self.batches // len(self.arms))
-        seeds = generator.integers(2**63, size=(len(self.arms), repeats))
-        for arm, own in zip(self.arms.values(), seeds, strict=True):
-            if isinstance(arm, UncertaintyHerding):
-                arm = arm.adapted(pool)
+        repeats = max(1, self.batches // len(arms))
+        seeds = generator.integers(2**63, size=(len(arms), repeats))
+        for arm, own in zip(arms, seeds, strict=True):
             for seed in own.tolist():
                 draws = np.random.default_rng(seed)
                 subset = np.sort(draws.choice(left, size, replace=False))
@@ -128,18 +118,8 @@ class Refine:
         return after
 
 
-def _arm(strategy: str | Strategy, name: str) -> Strategy:
-    arm = get_strategy(strategy)
-    needs = strategy_needs(arm)
-    if needs & {"retrain", "true_labels"}:
-        refuse_arm(name, "refine", "it is an oracle, which looks at labels that nobody gave yet")
-    if "state" in needs and not isinstance(arm, UncertaintyHerding):
-        refuse_arm(name, "refine", "it learns from its own queries, of which this would be many")
-    return arm
-
-
 def _family(arguments: str) -> Refine:
-    return Refine([name.strip() for name in arguments.split(",") if name.strip()])
+    return Refine(split_arms(arguments))
 
 
 _plain = Refine()
