@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cluster_choices import nearest_to_centres
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -144,14 +145,7 @@ def test_chooses_representatives_of_the_candidates_at_the_first_cap_with_more_th
     directions = normalised(features[candidates])
     clusters = k_means(Rows(directions), n, np.random.default_rng(seed)).labels
     x = directions.double().numpy()
-    expected = []
-    for cluster in range(n):
-        members = np.flatnonzero(clusters == cluster)
-        distances = np.linalg.norm(x[members] - x[members].mean(axis=0), axis=1)
-        if len(members) == 2:  # equally far from their mean
-            distances = np.linalg.norm(x[members] - x.mean(axis=0), axis=1)
-        expected.append((-len(members), candidates[members[distances.argmin()]]))
-    assert chosen == [i for _, i in sorted(expected)]
+    assert chosen == [candidates[i] for _, i in nearest_to_centres(x, clusters, n)]
     assert all(score > 0 for score in scores)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cluster_choices import nearest_to_centres
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,14 +95,7 @@ def test_equals_the_rule(n_rows, n, separation, relaxed, short):
     directions = normalised(features[candidates])
     labels = k_means(Rows(directions), n, after).labels
     x = directions.double().numpy()
-    expected = []
-    for cluster in range(n):
-        members = np.flatnonzero(labels == cluster)
-        distances = np.linalg.norm(x[members] - x[members].mean(axis=0), axis=1)
-        if len(members) == 2:  # equally far from their mean
-            distances = np.linalg.norm(x[members] - x.mean(axis=0), axis=1)
-        expected.append((-len(members), candidates[members[distances.argmin()]]))
-    assert chosen == [i for _, i in sorted(expected)]
+    assert chosen == [candidates[i] for _, i in nearest_to_centres(x, labels, n)]
 
 
 def test_masks_are_independent_and_keep_a_quarter():
