@@ -140,7 +140,7 @@ def epochs(data: ImageDataset, labels: int, batch_size: int, precision: str) -> 
     repeats = max(1, round(args.images / (n_batches * batch_size)))
 
     model = trainer.models[0]
-    optimizer = make_optimizer(model, hp)
+    optimizer = make_optimizer(model.parameters(), hp)
     batch = torch.randn(batch_size, 3, 32, 32, device=device)
     if compute.channels_last:
         batch = batch.contiguous(memory_format=torch.channels_last)

@@ -75,14 +75,14 @@ def placement(optimizer):
 def test_what_is_restored_is_what_training_would_have(tmp_path, name, device):
     hp = Hyperparameters.create({"lr": 1e-3}, SETTINGS[name])
     model = made_model(device)
-    optimizer = make_optimizer(model, hp)
+    optimizer = make_optimizer(model.parameters(), hp)
     for _ in range(3):
         step(model, optimizer)
     write_checkpoint(tmp_path, training_tensors("0.", model, optimizer), {})
     tensors, _ = read_checkpoint(tmp_path)
 
     restored = made_model(device)
-    fresh = make_optimizer(restored, hp)
+    fresh = make_optimizer(restored.parameters(), hp)
     restore_training(tensors, "0.", restored, fresh)
     assert placement(fresh) == placement(optimizer)
     for one, other in ((model, optimizer), (restored, fresh)):

@@ -92,7 +92,7 @@ def test_a_head_is_trained_as_torch_trains_it(values, nesterov, n):
     images = features(n, 12, 5)
     training = HeadTraining(new_head(12, 5, hp, 0), hp, EPOCHS)
     model = new_head(12, 5, hp, 0)
-    optimizer = make_optimizer(model, hp)
+    optimizer = make_optimizer(model.parameters(), hp)
     class_weights = None
     if hp.class_weights == "balanced":
         there = np.unique(images.labels)

@@ -135,7 +135,7 @@ def test_rates_change_after_every_step_or_every_epoch(digits, steps, size):
     """70 images are four full batches of 16; warm-up ends with its last step, cosine at 0."""
     hp = hyperparameters(lr=2.0, warmup_epochs=1, lr_steps=steps)
     model, seen = small_model(), []
-    optimizer = make_optimizer(model, hp)
+    optimizer = make_optimizer(model.parameters(), hp)
     step = optimizer.step
     optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())
     train(model, digits, hp, 3, max_epochs=3, optimizer=optimizer)
@@ -197,7 +197,7 @@ def by_hand(model, images, hp, max_epochs, n_epochs, optimizer):
 
 
 def train(model, images, hp, n_epochs, max_epochs=4, optimizer=None, compute=PLAIN, start=0):
-    optimizer = optimizer or make_optimizer(model, hp)
+    optimizer = optimizer or make_optimizer(model.parameters(), hp)
     return [
         train_epoch(model, optimizer, images, hp, compute, epoch, max_epochs, *KEY)
         for epoch in range(start, n_epochs)
@@ -321,7 +321,7 @@ def test_epochs_one_at_a_time_with_another_training_in_between(digits):
     hp = hyperparameters()
     together, apart = small_model(0.3), small_model(0.3)
     losses = train(together, digits, hp, 3)
-    optimizer, separate = make_optimizer(apart, hp), []
+    optimizer, separate = make_optimizer(apart.parameters(), hp), []
     for epoch in range(3):
         separate += train(apart, digits, hp, epoch + 1, optimizer=optimizer, start=epoch)
         train(small_model(0.5), digits, hp, 1)

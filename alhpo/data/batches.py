@@ -259,6 +259,25 @@ class PoolImages:
             yield self._input(self._images[self._indices[rows]].to(self.device)), None
 
 
+@dataclass(frozen=True)
+class EpochPlan:
+    """What the S steps of an epoch see.
+
+    Attributes:
+        source: (N, H', W', C) uint8, the images that the parts index, padded if they are cropped.
+        parts: (S, B) int64 images of each batch; and with crops or flips, (S, B, H) int64 rows and
+            (S, B, W) int64 columns of each image.
+    """
+
+    source: torch.Tensor
+    parts: tuple[torch.Tensor, ...]
+
+    @property
+    def steps(self) -> int:
+        """S, the number of batches."""
+        return len(self.parts[0])
+
+
 class DeviceImages(DeviceRows):
     """A fixed set of images, with their labels if known, on one device.
 
@@ -290,42 +309,62 @@ class DeviceImages(DeviceRows):
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of training batches, shuffled (see ``order``) and augmented.
-
-        Args:
-            batch_size: images per batch.
-            augmentation: "none", "crop" (zero-padded by 1/8 of the size), "flip" or "crop-flip".
-            key: names the random stream of the order and the augmentation.
+        """One epoch of training batches, shuffled and augmented (see ``plan``).
 
         Yields:
             (B, C, H, W) float32 and (B,) int64.
         """
-        assert self.labels is not None
+        plan = self.plan(batch_size, augmentation, *key)
+        for step in range(plan.steps):
+            yield self.batch(plan.source, *(part[step] for part in plan.parts))
+
+    def plan(self, batch_size: int, augmentation: str, *key: Key) -> EpochPlan:
+        """Draw the order, crops and flips of an epoch.
+
+        They are drawn on the CPU, so that the images seen are the same on every device.
+
+        Args:
+            batch_size: images per batch.
+            augmentation: "none", "crop" (zero-padded by 1/8 of the size), "flip" or "crop-flip".
+            key: names the random stream.
+        """
         generator = torch_generator(derive_seed(*key), "epoch")
         order = self.order(batch_size, generator)
-        n, size = order.numel(), order.shape[1]
         crop, flip = "crop" in augmentation, "flip" in augmentation
-        height, width = self.values.shape[1:3]
-        rows = columns = None
+        if not (crop or flip):
+            return EpochPlan(self.values, (order,))
+        n, (height, width) = order.numel(), self.values.shape[1:3]
         pad = max(height // 8, 1) if crop else 0
-        source = self._padded_by(pad)
-        if crop or flip:
-            rows = torch.arange(height).expand(n, height)
-            columns = torch.arange(width).expand(n, width)
-            if flip:
-                flipped = torch.rand(n, 1, generator=generator) < 0.5
-                columns = torch.where(flipped, columns.flip(1), columns)
-            if crop:
-                offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-                rows, columns = rows + offsets[0], columns + offsets[1]
-            rows, columns = rows.to(self.device), columns.to(self.device)
-        for step, chosen in enumerate(order):
-            if rows is None or columns is None:
-                pixels = self.values[chosen]
-            else:
-                part = slice(step * size, (step + 1) * size)
-                pixels = source[chosen[:, None, None], rows[part, :, None], columns[part, None, :]]
-            yield self._input(pixels), self.labels[chosen]
+        rows = torch.arange(height, device=self.device).expand(n, height)
+        columns = torch.arange(width, device=self.device).expand(n, width)
+        if flip:
+            flipped = (torch.rand(n, 1, generator=generator) < 0.5).to(self.device)
+            columns = torch.where(flipped, columns.flip(1), columns)
+        if crop:
+            offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(self.device)
+            rows, columns = rows + offsets[0], columns + offsets[1]
+        axes = (axis.reshape(*order.shape, -1) for axis in (rows, columns))
+        return EpochPlan(self._padded_by(pad), (order, *axes))
+
+    def batch(
+        self,
+        source: torch.Tensor,
+        chosen: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch of an epoch, as model input with its labels.
+
+        Args:
+            source: ``EpochPlan.source``.
+            chosen, rows, columns: a step of ``EpochPlan.parts``.
+        """
+        assert self.labels is not None
+        if rows is None or columns is None:
+            pixels = source[chosen]
+        else:
+            pixels = source[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return self._input(pixels), self.labels[chosen]
 
     def _padded_by(self, pad: int) -> torch.Tensor:
         if pad == 0:

@@ -21,17 +21,20 @@ class Compute:
         device: the torch device.
         precision: precision of convolutions and matrix products; bfloat16 uses autocast.
         channels_last: whether images and weights are in channels-last order.
+        captured: whether networks are trained by ``CapturedTraining``, several side by side, on
+            CUDA devices with their steps as CUDA graphs. Results differ in their last bits.
     """
 
     device: torch.device
     precision: Literal["float32", "bfloat16"]
     channels_last: bool
+    captured: bool = False
 
     @classmethod
     def resolve(
         cls, device: str = "auto", precision: Precision = "auto", image_size: int = 32
     ) -> Compute:
-        """Resolve "auto" for this machine.
+        """Resolve "auto" for this machine; on CUDA devices, steps are captured.
 
         Args:
             device: "auto" (CUDA if available, else the CPU), "cpu" or a CUDA device.
@@ -67,7 +70,8 @@ class Compute:
             raise ConfigurationError(
                 f"Unknown precision {precision!r}. Legal: auto, float32, bfloat16."
             )
-        return cls(target, precision, target.type == "cuda" or image_size >= 16)
+        cuda = target.type == "cuda"
+        return cls(target, precision, cuda or image_size >= 16, captured=cuda)
 
     def autocast(self) -> torch.autocast:
         """The context in which the forward pass runs."""

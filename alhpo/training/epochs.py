@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,27 +37,39 @@ def learning_rate(hp: OptimizerHyperparameters, epoch: float, max_epochs: int) -
     return hp.lr
 
 
-def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimizer:
-    """The torch optimizer of all trainable parameters, fused on CPU and CUDA."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    fused = parameters[0].device.type in ("cpu", "cuda")
+def learning_rates(
+    hp: OptimizerHyperparameters, epoch: int, max_epochs: int, steps: int
+) -> list[float]:
+    """The learning rate of each step of an epoch, which changes with every step or epoch."""
+    parts = [step / steps if hp.lr_steps == "step" else 0 for step in range(steps)]
+    return [learning_rate(hp, epoch + part, max_epochs) for part in parts]
+
+
+def make_optimizer(
+    parameters: Iterable[torch.Tensor],
+    hp: Hyperparameters,
+    rate: torch.Tensor | None = None,
+) -> torch.optim.Optimizer:
+    """The torch optimizer of all trainable parameters, fused on CPU and CUDA.
+
+    Args:
+        parameters: those that do not require gradients are left out.
+        hp: the hyperparameters.
+        rate: a tensor that holds the learning rate, for steps that a CUDA graph captures; by
+            default ``hp.lr``.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    device = trained[0].device.type
+    options: dict[str, Any] = {
+        "lr": hp.lr if rate is None else rate,
+        "weight_decay": hp.weight_decay,
+        "fused": device in ("cpu", "cuda"),
+    }
     if hp.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=hp.lr,
-            momentum=hp.momentum,
-            weight_decay=hp.weight_decay,
-            nesterov=hp.nesterov,
-            fused=fused,
-        )
+        return torch.optim.SGD(trained, momentum=hp.momentum, nesterov=hp.nesterov, **options)
     kind = torch.optim.AdamW if hp.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        parameters,
-        lr=hp.lr,
-        betas=(hp.momentum, 0.999),
-        weight_decay=hp.weight_decay,
-        fused=fused,
-    )
+    capturable = rate is not None and device == "cuda"
+    return kind(trained, betas=(hp.momentum, 0.999), capturable=capturable, **options)
 
 
 class TrainingLoss(Protocol):
@@ -69,7 +82,6 @@ class TrainingLoss(Protocol):
         labels: torch.Tensor,
         hp: Hyperparameters,
         compute: Compute,
-        progress: float,
     ) -> torch.Tensor:
         """The loss of a batch, with gradients.
 
@@ -79,7 +91,6 @@ class TrainingLoss(Protocol):
             labels: (B,) int64.
             hp: the hyperparameters.
             compute: the context of the forward pass.
-            progress: share of the full training's epochs trained so far, in [0, 1).
         """
         ...
 
@@ -90,7 +101,6 @@ def classification_loss(
     labels: torch.Tensor,
     hp: Hyperparameters,
     compute: Compute,
-    progress: float,
 ) -> torch.Tensor:
     """The mean cross-entropy; a ``TrainingLoss``."""
     with compute.autocast():
@@ -128,14 +138,12 @@ def train_epoch(
     model.train()
     total = torch.zeros((), device=images.device)
     n_batches = 0
-    steps = images.batches(hp.batch_size) if hp.lr_steps == "step" else 0
+    rates = learning_rates(hp, epoch, max_epochs, images.batches(hp.batch_size))
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
         for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, epoch):
-            if n_batches == 0 or steps:
-                time = epoch + (n_batches / steps if steps else 0)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(hp, time, max_epochs)
-            loss = loss_function(model, inputs, labels, hp, compute, epoch / max_epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rates[n_batches]
+            loss = loss_function(model, inputs, labels, hp, compute)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.seeding import isolated_torch_rng
 from alhpo.hyperparameters import Hyperparameters
 from alhpo.training.compute import Compute
+from alhpo.training.epochs import TrainingLoss
 
 #: Name of the head in its model.
 HEAD = "loss_predictor"
@@ -124,32 +126,35 @@ def predicted_losses(model: nn.Module, *, detach: bool = False) -> Iterator[list
         yield predictions
 
 
-def joint_loss(
+def loss_at(progress: float) -> TrainingLoss:
+    """The loss to minimise (eq. 3) when a share of the epochs, in [0, 1), has been trained.
+
+    It is the mean classification loss plus λ = 1 times the ranking loss of the predictions. The
+    ranking loss trains the head in all epochs, and the other layers in the first 60% of them.
+    """
+    return _JOINT if progress < JOINT_SHARE else _DETACHED
+
+
+def _joint_loss(
     model: nn.Module,
     inputs: torch.Tensor,
     labels: torch.Tensor,
     hp: Hyperparameters,
     compute: Compute,
-    progress: float,
+    *,
+    detach: bool,
 ) -> torch.Tensor:
-    """Mean classification loss plus λ = 1 times the ranking loss of the predictions (eq. 3).
-
-    The ranking loss trains the head in all epochs, and the other layers in the first 60% of them.
-
-    Args:
-        model: a model with a head.
-        inputs: (B, C, H, W).
-        labels: (B,) int64.
-        hp: the hyperparameters; ``label_smoothing`` is used.
-        compute: the context of the forward pass.
-        progress: share of the full training's epochs trained so far, in [0, 1).
-    """
-    with predicted_losses(model, detach=progress >= JOINT_SHARE) as predictions, compute.autocast():
+    with predicted_losses(model, detach=detach) as predictions, compute.autocast():
         logits = model(inputs)
     losses = F.cross_entropy(
         logits.float(), labels, label_smoothing=hp.label_smoothing, reduction="none"
     )
     return losses.mean() + WEIGHT * ranking_loss(predictions[0], losses.detach())
+
+
+#: Two objects, because a captured step is captured again for another loss.
+_JOINT = partial(_joint_loss, detach=False)
+_DETACHED = partial(_joint_loss, detach=True)
 
 
 def ranking_loss(predicted: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:

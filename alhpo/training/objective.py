@@ -26,7 +26,6 @@ from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
 from alhpo.training.evaluation import evaluate, score_images
-from alhpo.training.recipes.recipe import TrainsTogether
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import unweighted
@@ -223,9 +222,7 @@ class Objective:
         It takes a sequence of the arguments of a call, each of another trial, and returns what each
         call would return, bit by bit, or the exception that it would raise.
         """
-        if not isinstance(self._task.recipe, TrainsTogether):
-            return None
-        return self._train_together
+        return None if self._task.together is None else self._train_together
 
     def _train_together(self, requests: Sequence[Request]) -> list[Any]:
         results: list[Any] = [None] * len(requests)

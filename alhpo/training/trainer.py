@@ -52,6 +52,14 @@ class Task:
         return digest(self.inputs, self.labels)
 
     @property
+    def together(self) -> TrainsTogether | None:
+        """The recipe, if it trains several models side by side here."""
+        recipe = self.recipe
+        if isinstance(recipe, TrainsTogether) and recipe.trains_together(self.compute):
+            return recipe
+        return None
+
+    @property
     def training(self) -> dict[str, Any]:
         """Settings that results depend on, apart from images, model and hyperparameters."""
         return {
@@ -59,6 +67,7 @@ class Task:
             "seed": self.seed,
             "precision": self.compute.precision,
             "channels_last": self.compute.channels_last,
+            **({"steps": "captured"} if self.compute.captured else {}),
             **self.form.identity,
             **self.recipe.settings,
         }
@@ -191,8 +200,8 @@ def advance_together(trainers: Sequence[Trainer]) -> list[float]:
         What ``Trainer.advance`` returns for each. A recipe that trains side by side may round
         otherwise than there.
     """
-    recipe = trainers[0]._task.recipe
-    if not isinstance(recipe, TrainsTogether):
+    recipe = trainers[0]._task.together
+    if recipe is None:
         return [trainer.advance() for trainer in trainers]
     epochs = [trainer._next_epochs() for trainer in trainers]
     losses = iter(recipe.train_together([one for own in epochs for one in own]))

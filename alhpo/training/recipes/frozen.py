@@ -81,6 +81,9 @@ class FrozenRecipe:
         vars(other).pop("weights", None)  # cached
         return other
 
+    def trains_together(self, compute: Compute) -> bool:
+        return True
+
     def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
         return train_heads(
             [

@@ -5,51 +5,42 @@ Yoo, Kweon: Learning Loss for Active Learning (CVPR 2019).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from alhpo.base.seeding import Key
-from alhpo.data.batches import DeviceRows
 from alhpo.models.timm_models import ModelSpec
 from alhpo.training.compute import Compute
+from alhpo.training.epochs import TrainingLoss
 from alhpo.training.loss_prediction import (
     LOSS_PREDICTION,
     add_loss_predictor,
     head_is_finite,
-    joint_loss,
+    loss_at,
     predicted_losses,
 )
-from alhpo.training.recipes.network import NetworkRecipe, NetworkTraining
+from alhpo.training.recipes.network import NetworkRecipe
 from alhpo.training.recipes.recipe import Prediction
-
-
-class LearningLossTraining(NetworkTraining):
-    """The training of a network and its head together."""
-
-    loss_function = staticmethod(joint_loss)
-
-    def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
-        loss = super().epoch(images, epoch, *key)
-        return (
-            loss if head_is_finite(self.model) else math.nan
-        )  # the head can diverge when the rest does not
 
 
 class LearningLossRecipe(NetworkRecipe):
     """A timm model with stages, and a head that predicts losses from them."""
 
     outputs: ClassVar[frozenset[str]] = NetworkRecipe.outputs | {"predicted_losses"}
-    training: ClassVar[type[NetworkTraining]] = LearningLossTraining
     settings: ClassVar[Mapping[str, Any]] = {"loss_prediction": LOSS_PREDICTION}
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         super().__init__(spec, seed)
         shape = (spec.in_chans, *(self.input_size or spec.image_size))
         add_loss_predictor(self.template, shape, seed)
+
+    def loss_at(self, progress: float) -> TrainingLoss:
+        return loss_at(progress)
+
+    def intact(self, model: nn.Module) -> bool:
+        return head_is_finite(model)  # the head can diverge when the rest does not
 
     def predict(
         self, model: nn.Module, inputs: torch.Tensor, compute: Compute, *, features: bool

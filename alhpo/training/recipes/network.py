@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -11,8 +13,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from alhpo.base.seeding import Key
-from alhpo.data.batches import DeviceRows
+from alhpo.base.seeding import Key, isolated_torch_rng
+from alhpo.data.batches import DeviceImages, DeviceRows, InputFormat
 from alhpo.hyperparameters import Hyperparameters, TrainingHyperparameters
 from alhpo.models.timm_models import (
     ModelSpec,
@@ -22,10 +24,18 @@ from alhpo.models.timm_models import (
     model_input,
     weights_hash,
 )
+from alhpo.training.captured import (
+    CapturedTraining,
+    Unsuitable,
+    check_suitable,
+    train_captured,
+)
 from alhpo.training.checkpoints import restore_training, training_tensors
 from alhpo.training.compute import Compute
-from alhpo.training.epochs import classification_loss, make_optimizer, train_epoch
-from alhpo.training.recipes.recipe import Prediction
+from alhpo.training.epochs import TrainingLoss, classification_loss, make_optimizer, train_epoch
+from alhpo.training.recipes.recipe import EpochOf, Prediction
+
+logger = logging.getLogger("alhpo.training")
 
 
 class NetworkTraining:
@@ -36,21 +46,29 @@ class NetworkTraining:
         hp: the hyperparameters, with ``augmentation`` resolved.
         max_epochs: epochs of a full training.
         compute: device and precision.
+        loss_at: the loss to minimise when a share of the epochs, in [0, 1), is trained.
+        intact: whether those weights are finite that have no part in the loss.
     """
 
-    loss_function = staticmethod(classification_loss)
-
     def __init__(
-        self, model: nn.Module, hp: Hyperparameters, max_epochs: int, compute: Compute
+        self,
+        model: nn.Module,
+        hp: Hyperparameters,
+        max_epochs: int,
+        compute: Compute,
+        loss_at: Callable[[float], TrainingLoss],
+        intact: Callable[[nn.Module], bool],
     ) -> None:
         self.model = model
         self._hp = hp
         self._max_epochs = max_epochs
         self._compute = compute
-        self._optimizer = make_optimizer(model, hp)
+        self._loss_at = loss_at
+        self._intact = intact
+        self._optimizer = make_optimizer(model.parameters(), hp)
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
-        return train_epoch(
+        loss = train_epoch(
             self.model,
             self._optimizer,
             images,
@@ -59,8 +77,9 @@ class NetworkTraining:
             epoch,
             self._max_epochs,
             *key,
-            loss_function=self.loss_function,
+            loss_function=self._loss_at(epoch / self._max_epochs),
         )
+        return loss if self._intact(self.model) else math.nan
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return training_tensors("", self.model, self._optimizer)
@@ -80,12 +99,12 @@ class NetworkRecipe:
     hyperparameters: ClassVar[type[TrainingHyperparameters]] = Hyperparameters
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
     settings: ClassVar[Mapping[str, Any]] = {}
-    training: ClassVar[type[NetworkTraining]] = NetworkTraining
     encoder = None
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         self.spec = spec
         self.template = build_model(spec, seed)
+        self._captured: dict[Compute, bool] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,9 +127,34 @@ class NetworkRecipe:
 
     def start(
         self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
-    ) -> NetworkTraining:
-        model = compute.place(copy.deepcopy(self.template))
-        return self.training(model, cast(Hyperparameters, hp), max_epochs, compute)
+    ) -> NetworkTraining | CapturedTraining:
+        kind = CapturedTraining if self._trains_captured(compute) else NetworkTraining
+        return self._training(kind, hp, max_epochs, compute)
+
+    def loss_at(self, progress: float) -> TrainingLoss:
+        """The loss to minimise when a share of the epochs, in [0, 1), is trained: one object for as
+        long as the loss stays the same."""
+        return classification_loss
+
+    def intact(self, model: nn.Module) -> bool:
+        """Whether those weights are finite that have no part in the loss."""
+        return True
+
+    def trains_together(self, compute: Compute) -> bool:
+        return self._trains_captured(compute)
+
+    def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
+        return train_captured(
+            [
+                (
+                    cast(CapturedTraining, one.training),
+                    cast(DeviceImages, one.images),
+                    one.epoch,
+                    one.key,
+                )
+                for one in epochs
+            ]
+        )
 
     def from_model(self, model: nn.Module) -> NetworkRecipe:
         other = copy.copy(self)
@@ -128,6 +172,38 @@ class NetworkRecipe:
 
     def classifier(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         return classifier(model)
+
+    def _training(
+        self, kind: type[Any], hp: TrainingHyperparameters, max_epochs: int, compute: Compute
+    ) -> Any:
+        model = compute.place(copy.deepcopy(self.template))
+        return kind(model, hp, max_epochs, compute, self.loss_at, self.intact)
+
+    def _trains_captured(self, compute: Compute) -> bool:
+        """Whether steps are captured. A model for which they cannot be is trained step by step,
+        and a warning says so once."""
+        if compute.captured and compute not in self._captured:
+            self._captured[compute] = self._can_be_captured(compute)
+        return compute.captured and self._captured[compute]
+
+    def _can_be_captured(self, compute: Compute) -> bool:
+        """Train a copy on two blank images."""
+        height, width = self.spec.image_size
+        blank = torch.zeros(2, height, width, self.spec.in_chans, dtype=torch.uint8)
+        form = InputFormat((0.5,), (0.5,), self.input_size, compute.channels_last)
+        images = form.on_device(blank, torch.zeros(2, dtype=torch.int64), compute.device)
+        hp = self.hyperparameters.create({}).resolved("none")
+        try:
+            with isolated_torch_rng(compute.device, "check of captured steps"):
+                check_suitable(self._training(CapturedTraining, hp, 1, compute), images)
+        except Unsuitable as error:
+            logger.warning(
+                "Model %r is trained step by step, without CUDA graphs, and one after the other: "
+                "%s.",
+                *(self.spec.name, error),
+            )
+            return False
+        return True
 
 
 @contextmanager

@@ -180,6 +180,10 @@ class Recipe(Declared, Protocol):
 class TrainsTogether(Protocol):
     """A recipe that trains the models of several splits and trials side by side."""
 
+    def trains_together(self, compute: Compute) -> bool:
+        """Whether it does so there; else its trainings are trained one after the other."""
+        ...
+
     def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
         """Train an epoch of different trainings.
 

@@ -1,0 +1,314 @@
+"""Training of a network whose steps wait for nothing, so that several share a GPU.
+
+A small network leaves a GPU idle while the CPU launches its kernels, and most of the GPU idle while
+they run. So a step finds all that it needs on the device: the order, crops and flips of the whole
+epoch, the learning rates, and a counter that walks through them. On CUDA devices it is captured as
+a CUDA graph, and the graphs of several trainings take turns, each on a stream of its own. On the
+CPU the same step runs as it is.
+
+All trainable parameters lie in one float32 tensor, which the optimizer updates at once. Those that
+autocast would round to bfloat16 before every use are kept rounded beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from alhpo.base.errors import CheckpointError
+from alhpo.base.seeding import Key, derive_seed
+from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
+from alhpo.hyperparameters import Hyperparameters
+from alhpo.training.checkpoints import training_tensors
+from alhpo.training.compute import Compute
+from alhpo.training.epochs import TrainingLoss, learning_rates, make_optimizer
+from alhpo.training.lanes import CAPTURING, next_lane
+
+#: Modules of whose weights autocast rounds every use. Subclasses may use theirs in other ways.
+ROUNDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Elements to which parameters are aligned in their common tensor.
+ALIGN = 64
+#: Steps before a capture: libraries choose and load their kernels.
+WARM_UP = 2
+
+
+class CapturedTraining:
+    """The training of a network with its optimizer; see ``Training``.
+
+    Args:
+        model: the model on the device, trained in place.
+        hp: the hyperparameters, with ``augmentation`` resolved.
+        max_epochs: epochs of a full training.
+        compute: device and precision.
+        loss_at: the loss to minimise when a share of the epochs, in [0, 1), is trained.
+        intact: whether those weights are finite that have no part in the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hp: Hyperparameters,
+        max_epochs: int,
+        compute: Compute,
+        loss_at: Callable[[float], TrainingLoss],
+        intact: Callable[[nn.Module], bool],
+    ) -> None:
+        self.model = model
+        self._hp = hp
+        self._max_epochs = max_epochs
+        self._compute = compute
+        self._loss_at = loss_at
+        self._intact = intact
+        device = compute.device
+        self._weights = _Weights(model.train(), compute)
+        self._rate = torch.zeros((), device=device)
+        self._optimizer = make_optimizer([self._weights.all], hp, self._rate)
+        self._make_optimizer_state()
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._total = torch.zeros((), device=device)
+        self._generator = torch.Generator(device)
+        self._random = _DrawFrom(self._generator)
+        self._lane = next_lane(device) if device.type == "cuda" else None
+        self._images: DeviceImages | None = None
+        self._plan: EpochPlan
+        self._rates: torch.Tensor
+        self._loss: TrainingLoss
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
+        return train_captured([(self, images, epoch, key)])[0]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return training_tensors("", self.model, self._optimizer)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        mine = self.tensors()
+        differs = mine.keys() != tensors.keys() or any(
+            mine[name].shape != value.shape for name, value in tensors.items()
+        )
+        if differs:
+            raise CheckpointError("The checkpoint holds another model's weights.")
+        for name, value in tensors.items():
+            mine[name].copy_(value)
+        self._weights.round()
+
+    def begin(self, images: DeviceRows, epoch: int, *key: Key) -> int:
+        """Draw an epoch, and capture the step if that is not done. Returns the number of steps."""
+        images = cast(DeviceImages, images)
+        if self._lane is not None:
+            self._lane.stream.wait_stream(torch.cuda.current_stream(self._compute.device))
+        with self._on_lane():
+            plan = images.plan(self._hp.batch_size, self._hp.augmentation, *key, epoch)
+            rates = learning_rates(self._hp, epoch, self._max_epochs, plan.steps)
+            loss = self._loss_at(epoch / self._max_epochs)
+            if self._images is not images:  # the step reads these tensors from now on
+                self._images, self._plan = images, plan
+                self._rates = torch.tensor(rates, device=self._compute.device)
+                self._graph = None
+            else:
+                for mine, new in zip(self._plan.parts, plan.parts, strict=True):
+                    mine.copy_(new)
+                self._rates.copy_(torch.tensor(rates))
+            if self._graph is None or self._loss is not loss:
+                self._loss = loss
+                self._capture()
+            self._generator.manual_seed(derive_seed(*key, "dropout", epoch))
+            self._position.zero_()
+            self._total.zero_()
+            return plan.steps
+
+    def step(self) -> None:
+        """Train the next step of the epoch."""
+        if self._graph is None:
+            self._step()
+        else:
+            with self._on_lane():
+                self._graph.replay()
+
+    def end(self) -> float:
+        """Wait for the epoch. Returns its mean loss."""
+        with self._on_lane():
+            loss = float(self._total) / self._plan.steps
+            return loss if self._intact(self.model) else float("nan")
+
+    @contextmanager
+    def _on_lane(self) -> Iterator[None]:
+        if self._lane is None:
+            yield
+            return
+        with torch.cuda.stream(self._lane.stream):
+            yield
+
+    def _capture(self) -> None:
+        """Capture the step, after steps that are undone."""
+        if self._lane is None:
+            return
+        with CAPTURING:
+            before = [tensor.clone() for tensor in self.tensors().values()]
+            for _ in range(WARM_UP):
+                self._position.zero_()
+                self._step()
+            self._graph = self._lane.capture(self._step, (self._generator,))
+            for tensor, value in zip(self.tensors().values(), before, strict=True):
+                tensor.copy_(value)
+            self._weights.round()
+
+    def _step(self) -> None:
+        assert self._images is not None
+        position, weights = self._position, self._weights
+        parts = (part.index_select(0, position)[0] for part in self._plan.parts)
+        inputs, labels = self._images.batch(self._plan.source, *parts)
+        with self._random:
+            loss = self._loss(weights.model, inputs, labels, self._hp, self._compute)
+        loss.backward()
+        weights.gather_gradients()
+        self._rate.copy_(self._rates.index_select(0, position)[0])
+        self._optimizer.step()
+        weights.round()
+        self._total += loss.detach()
+        self._position += 1
+
+    def _make_optimizer_state(self) -> None:
+        """Make the optimizer's tensors before a capture, as they are before the first step."""
+        self._optimizer.step()  # gradients and learning rate are 0
+        for state in self._optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+
+def train_captured(
+    epochs: Sequence[tuple[CapturedTraining, DeviceRows, int, tuple[Key, ...]]],
+) -> list[float]:
+    """Train an epoch of each of different trainings, given with images, epoch and key.
+
+    Their steps take turns. Each has the same result whatever the others are.
+    """
+    left = {one: one.begin(images, epoch, *key) for one, images, epoch, key in epochs}
+    while left:
+        for one in left:
+            one.step()
+        left = {one: steps - 1 for one, steps in left.items() if steps > 1}
+    return [one.end() for one, *_ in epochs]
+
+
+class _Weights:
+    """The trainable parameters of a model in one tensor, and the model that computes with them.
+
+    Attributes:
+        all: (P,) float32; the parameters of the given model become views of it. Its ``grad`` is
+            the gradient.
+        model: the given model; with bfloat16, a copy of it that shares all tensors except the
+            rounded parameters.
+    """
+
+    def __init__(self, model: nn.Module, compute: Compute) -> None:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        rounded = _rounded(model) if compute.precision == "bfloat16" else set()
+        trained.sort(key=lambda p: id(p) not in rounded)  # stable: the rounded ones first
+        starts = [0]
+        for parameter in trained:
+            starts.append(starts[-1] + -(-parameter.numel() // ALIGN) * ALIGN)
+        places = list(zip(trained, starts, strict=False))
+        end = starts[sum(id(p) in rounded for p in trained)]
+        self.all = torch.zeros(starts[-1], device=compute.device, requires_grad=True)
+        flat = self.all.detach()
+        self._parts = flat[:end]
+        self._rounded = self._parts.to(torch.bfloat16)
+        self.all.grad = torch.zeros_like(flat)
+        self._gradients = [_view(self.all.grad, p, start) for p, start in places]
+        memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        self._computing: list[nn.Parameter] = []
+        for parameter, start in places:
+            view = _view(flat, parameter, start)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            if id(parameter) in rounded:
+                memo[id(parameter)] = nn.Parameter(_view(self._rounded, parameter, start))
+            self._computing.append(memo[id(parameter)])
+        self.model = copy.deepcopy(model, memo) if rounded else model
+        self.round()
+
+    def round(self) -> None:
+        """Bring the rounded parameters up to date."""
+        self._rounded.copy_(self._parts)
+
+    def gather_gradients(self) -> None:
+        """Move the gradients of a backward pass into ``all.grad``."""
+        gradients = [p.grad for p in self._computing if p.grad is not None]
+        if len(gradients) < len(self._computing):
+            raise Unsuitable("some of its parameters have no part in the loss")
+        torch._foreach_copy_(self._gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
+        for parameter in self._computing:
+            parameter.grad = None
+
+
+class Unsuitable(Exception):
+    """A model cannot be trained by ``CapturedTraining``; the message says why."""
+
+
+def check_suitable(training: CapturedTraining, images: DeviceImages) -> None:
+    """Train an epoch, after which the training must not be used any more.
+
+    Raises:
+        Unsuitable: the model draws random numbers other than dropout's, waits for the device, or
+            has parameters without a gradient.
+    """
+    before = _global_stream(images.device)
+    try:
+        training.epoch(images, 0, "check")
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise Unsuitable(str(error).splitlines()[0]) from error
+    if not torch.equal(before, _global_stream(images.device)):
+        raise Unsuitable("it draws random numbers other than those of dropout")
+
+
+def _global_stream(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+class _DrawFrom(TorchFunctionMode):
+    """A block in which dropout and ``bernoulli_`` draw from a generator of its own."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is torch.Tensor.bernoulli_:
+            kwargs = {"generator": self._generator} | kwargs
+        return func(*args, **kwargs)
+
+    def _dropout(
+        self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        if not training or p == 0:
+            return input
+        kept = torch.empty_like(input).bernoulli_(1 - p, generator=self._generator)
+        return input * (kept if p == 1 else kept.div_(1 - p))
+
+
+def _rounded(model: nn.Module) -> set[int]:
+    """Identities of the parameters that only modules of the types ``ROUNDED`` have."""
+    owners: dict[int, list[bool]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(type(module) in ROUNDED)
+    return {name for name, suitable in owners.items() if all(suitable)}
+
+
+def _view(flat: torch.Tensor, like: torch.Tensor, start: int) -> torch.Tensor:
+    """A part of ``flat`` in the shape and memory order of a parameter."""
+    return flat.as_strided(like.shape, like.stride(), start)

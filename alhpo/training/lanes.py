@@ -1,0 +1,72 @@
+"""Streams of a GPU on which captured steps run side by side, and the lock that captures share."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+#: Streams of a device. On an H100, eight ResNet-18 at batch size 32 train as fast as sixteen.
+LANES = 8
+
+#: Held while a step is captured. A capture forbids other threads to capture, and allocates memory
+#: from a pool that it may share with other graphs.
+CAPTURING = threading.RLock()
+
+
+class Lane:
+    """A stream, and the memory that all graphs on it use in turn.
+
+    Graphs on one lane run one after the other, so they can have their activations in the same
+    memory. What must outlast a replay is allocated outside a capture.
+
+    Args:
+        device: the CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(
+        self, step: Callable[[], None], generators: tuple[torch.Generator, ...]
+    ) -> torch.cuda.CUDAGraph:
+        """A graph of what ``step`` does; ``CAPTURING`` must be held, and ``stream`` current.
+
+        Args:
+            step: must have run before, because it may not initialise libraries now.
+            generators: those that it draws from.
+
+        Raises:
+            RuntimeError: it waits for the device, such as for ``item()``.
+        """
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # unlike torch.cuda.graph(), without collecting garbage and waiting for the whole device
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            step()
+        except BaseException:
+            with suppress(RuntimeError):  # the capture is void
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        return graph
+
+
+_lanes: dict[torch.device, list[Lane]] = {}
+_turns: dict[torch.device, Any] = {}
+
+
+def next_lane(device: torch.device) -> Lane:
+    """A lane of a CUDA device; successive calls take turns."""
+    with CAPTURING:
+        if device not in _lanes:
+            _lanes[device] = [Lane(device) for _ in range(LANES)]
+            _turns[device] = itertools.cycle(_lanes[device])
+        return next(_turns[device])

@@ -1,0 +1,457 @@
+"""Training on one GPU: our captured steps beside eager ones, checks of equality, and Table 1.
+
+    python benchmarks/gpu.py --data cifar10            # all parts, some eight minutes on an H100
+    python benchmarks/gpu.py --parts checks speed      # without images
+
+``--data`` is CIFAR-10 as a folder with train/<class> and test/<class>; only the part ``table1`` and
+the part ``cycle`` need it. A machine without a network needs these wheels carried along: alhpo's
+dependencies, as pip lists them. Without a GPU everything runs on the CPU, the same code up to the
+capture itself; ``--tiny`` makes that a matter of seconds.
+
+The parts:
+
+checks      same bits: repeated, resumed, alone and beside others; SGD and AdamW, with dropout
+speed       images per second at batch 32 and 128, with 1, 4 and 8 trainings at once, beside the
+            bare eager step on a resident batch and the loop of airbench's kind (bfloat16 weights,
+            crops and flips of whole batches on the device, fused optimizer, no data loader). All
+            take turns in one process; ratios are medians over the rounds.
+objective   an epoch through the objective beside its training and validation alone
+cycle       the parts of a cycle of active learning: search, fit, evaluation, query
+table1      row Random of Table 1 of Huseljic et al. (2023) at 2,000 labels: 12 trainings
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from alhpo import ActiveLearner, ImageDataset, Tuner, load_dataset
+from alhpo.training.epochs import make_optimizer
+from alhpo.training.evaluation import evaluate
+from alhpo.training.recipes.recipe import EpochOf
+from alhpo.training.trainer import Task, Trainer
+
+PARTS = ("checks", "speed", "objective", "cycle", "table1")
+#: The paper's hyperparameters, and its Table 1 for random sampling, 2,000 labels, without
+#: optimisation (mean and deviation of test accuracy in percent).
+PAPER = {
+    "HP 1": ({"lr": 0.001, "weight_decay": 0.05}, (74.07, 0.66)),
+    "HP 2": ({"lr": 0.01, "weight_decay": 0.0005}, (69.69, 0.24)),
+    "HP 3": ({"lr": 0.01, "weight_decay": 0.05}, (69.35, 0.78)),
+    "HP 4": ({"lr": 0.1, "weight_decay": 0.005}, (71.61, 0.61)),
+}
+#: What the paper's trainings have in common.
+PROTOCOL = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "batch_size": 32,
+    "schedule": "cosine",
+    "lr_steps": "epoch",
+    "warmup_epochs": 10,
+    "augmentation": "crop-flip",
+}
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--data", help="folder of CIFAR-10, for table1 and cycle")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="of table1; the others: the device's")
+    parser.add_argument("--epochs", type=int, default=200, help="of a training in table1")
+    parser.add_argument("--seeds", type=int, default=3, help="of table1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="a small network and few images")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    return parser.parse_args()
+
+
+class Machine:
+    """The device, and how to measure seconds on it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def interleaved(self, work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list]:
+        """Seconds of each contestant per round, after one without measurement."""
+        for function in work.values():
+            function()
+        names = list(work)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                seconds[name].append(self.seconds(work[name]))
+        return seconds
+
+    @property
+    def description(self) -> dict[str, Any]:
+        cuda = self.device.type == "cuda"
+        packages = {name: version(name) for name in ("torch", "timm", "numpy")}
+        return {
+            "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            "cuda": torch.version.cuda if cuda else None,
+            "python": platform.python_version(),
+            **packages,
+        }
+
+
+def noise(count: int, size: int = 32) -> ImageDataset:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count + 200, size, size, 3), dtype=np.uint8)
+    labels = np.arange(count + 200) % 10
+    return ImageDataset.from_arrays(
+        images[:count], labels[:count], eval_images=images[count:], eval_labels=labels[count:]
+    )
+
+
+class Bench:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.labels = 64 if args.tiny else 2000
+        self.model = "test_resnet" if args.tiny else "resnet18"
+        self.task = self._learner(noise(self.labels)).task
+        self.machine = Machine(self.task.compute.device)
+
+    def _learner(self, data: ImageDataset, labels: int | None = None, **settings: Any) -> _Labeled:
+        settings = {"model": self.model, "device": self.args.device, **settings}
+        learner = ActiveLearner(data, **settings)
+        learner.compute = replace(learner.compute, captured=True)  # on the CPU, too
+        learner.label_initial(labels or self.labels)
+        return _Labeled(learner)
+
+    def trainings(
+        self,
+        count: int,
+        *,
+        hp: dict[str, Any] | None = None,
+        task: Task | None = None,
+        seed: int = 0,
+    ) -> list[EpochOf]:
+        """Trainings of one task with streams of their own, before their first epoch."""
+        task = task or self.task
+        values = task.recipe.hyperparameters.create({"batch_size": 32, "lr": 0.01} | (hp or {}))
+        images = task.device_images(np.arange(len(task.labels)))
+        resolved = values.resolved(task.augmentation)
+        return [
+            EpochOf(task.recipe.start(resolved, 200, task.compute), images, 0, (seed, number))
+            for number in range(count)
+        ]
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def checks(self) -> dict[str, bool]:
+        results = {}
+        for name, hp, dropout in (
+            ("sgd", {}, 0.0),
+            ("nesterov with smoothed labels", {"nesterov": True, "label_smoothing": 0.1}, 0.0),
+            ("adamw", {"optimizer": "adamw", "lr": 0.001}, 0.0),
+            ("dropout", {}, 0.5),
+        ):
+            task = self._learner(noise(self.labels), dropout=dropout).task
+            for check, same in self._equal(task, hp).items():
+                results[f"{name}: {check}"] = same
+                print(f"  {name}: {check}: {'equal' if same else 'DIFFERENT'}", flush=True)
+        return results
+
+    def _equal(self, task: Task, hp: dict[str, Any]) -> dict[str, bool]:
+        def trained(count: int) -> list[EpochOf]:
+            trainings = self.trainings(count, hp=hp, task=task)
+            train(trainings, task, range(3))
+            return trainings
+
+        first, again = trained(4), trained(4)
+        alone = trained(1)
+        half = self.trainings(4, hp=hp, task=task)
+        train(half, task, range(1))
+        resumed = self.trainings(4, hp=hp, task=task)
+        for old, new in zip(half, resumed, strict=True):
+            tensors = {n: t.detach().cpu().clone() for n, t in old.training.tensors().items()}
+            new.training.restore(tensors)
+        train(resumed, task, range(1, 3))
+        eager = replace(task, compute=replace(task.compute, captured=False))
+        one = self.trainings(1, hp=hp, task=eager)
+        losses = [train(one, eager, range(epoch, epoch + 1))[0] for epoch in range(3)]
+        mine = self.trainings(1, hp=hp, task=task)
+        captured = [train(mine, task, range(epoch, epoch + 1))[0] for epoch in range(3)]
+        print(f"  losses of three epochs: captured {captured}, eager {losses}")
+        return {
+            "repeated": same(first, again),
+            "alone and beside others": same(first[:1], alone),
+            "resumed": same(first, resumed),
+            "the streams differ": not same(first[:1], first[1:2]),
+        }
+
+    def speed(self) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for batch, counts in ((32, (1, 4, 8)), (128, (1, 4))):
+            hp = {"batch_size": batch}
+            steps = self.labels // batch or 1
+            work: dict[str, Callable[[], object]] = {
+                "bare eager step": self._bare(batch, steps),
+                "loop of airbench's kind": self._airbench(batch, steps),
+            }
+            if batch == 32:
+                eager = replace(self.task, compute=replace(self.task.compute, captured=False))
+                ours = self.trainings(1, hp=hp, task=eager)
+                work["alhpo, eager"] = lambda ours=ours, eager=eager: train(ours, eager, range(1))
+            for count in counts:
+                ours = self.trainings(count, hp=hp)
+                work[f"alhpo, {count} at once"] = lambda ours=ours: train(ours, self.task, range(1))
+            seconds = self.machine.interleaved(work, self.args.rounds)
+            images = steps * batch
+            for name, values in seconds.items():
+                many = int(name.split()[1]) if "at once" in name else 1
+                rate = many * images / statistics.median(values)
+                bare = statistics.median(
+                    many * b / s for b, s in zip(seconds["bare eager step"], values, strict=True)
+                )
+                results[f"batch {batch}, {name}"] = {"images_per_second": rate, "to_bare": bare}
+                print(f"  batch {batch:>3}  {name:<24}{rate:>10,.0f} images/s{bare:>8.2f} x bare",
+                      flush=True)  # fmt: skip
+        if self.machine.device.type == "cuda":
+            results["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
+        return results
+
+    def _network(self) -> tuple[torch.nn.Module, torch.Tensor]:
+        model = self.task.compute.place(copy.deepcopy(self.task.recipe.template)).train()
+        return model, torch.arange(4096, device=self.machine.device) % 10
+
+    def _bare(self, batch: int, steps: int) -> Callable[[], None]:
+        compute, (model, labels) = self.task.compute, self._network()
+        hp = self.task.recipe.hyperparameters.create({"batch_size": batch, "lr": 0.01})
+        optimizer = make_optimizer(model.parameters(), hp)
+        inputs = torch.randn(batch, 3, 32, 32, device=compute.device)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+
+        def work() -> None:
+            for _ in range(steps):
+                with compute.autocast():
+                    logits = model(inputs)
+                loss = F.cross_entropy(logits.float(), labels[:batch])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+
+        return work
+
+    def _airbench(self, batch: int, steps: int) -> Callable[[], None]:
+        """An epoch as one would write it for speed, without graphs."""
+        device, (model, labels) = self.machine.device, self._network()
+        half = torch.bfloat16 if self.task.compute.precision == "bfloat16" else torch.float32
+        for module in model.modules():
+            if not isinstance(module, torch.nn.BatchNorm2d):
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, torch.nn.Parameter(parameter.detach().to(half)))
+        fused = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
+        optimizer = torch.optim.SGD(model.parameters(), **fused)
+        n = steps * batch
+        images = torch.randn(n, 3, 32, 32, device=device, dtype=half)
+        padded = F.pad(images, (4, 4, 4, 4), mode="reflect")
+
+        def work() -> None:
+            crops = torch.empty_like(images)
+            shifts = torch.randint(0, 9, (n, 2), device=device)
+            for down in range(9):
+                for right in range(9):
+                    chosen = ((shifts[:, 0] == down) & (shifts[:, 1] == right))[:, None, None, None]
+                    part = padded[:, :, down : down + 32, right : right + 32]
+                    crops = torch.where(chosen, part, crops)
+            flips = (torch.rand(n, device=device) < 0.5)[:, None, None, None]
+            crops = torch.where(flips, crops.flip(-1), crops)
+            crops = crops.contiguous(memory_format=torch.channels_last)
+            order = torch.randperm(n, device=device)
+            for step in range(steps):
+                chosen = order[step * batch : (step + 1) * batch]
+                loss = F.cross_entropy(model(crops[chosen]).float(), labels[chosen % 4096])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+
+        return work
+
+    def objective(self) -> dict[str, Any]:
+        results = {}
+        for validation in ("holdout:0.2", "kfold:5"):
+            learner = self._learner(noise(self.labels), validation=validation).learner
+            objective = learner.objective(200)
+            configuration = {"lr": 0.01, "weight_decay": 5e-4}
+            hp = objective.hyperparameters(configuration)
+            plain = Trainer(objective._task, hp, objective._training, "plain")
+            reached = 0
+            with tempfile.TemporaryDirectory() as folder:
+
+                def through(objective=objective, folder=folder) -> None:
+                    nonlocal reached
+                    objective({"lr": 0.01, "weight_decay": 5e-4}, reached + 1, reached, folder)
+                    reached += 1
+
+                def itself(objective=objective, plain=plain) -> None:
+                    task = objective._task
+                    together = task.together
+                    epochs = plain._next_epochs()
+                    plain._advanced(
+                        together.train_together(epochs)
+                        if together
+                        else [one.training.epoch(one.images, one.epoch, *one.key) for one in epochs]
+                    )
+                    for model, held_out in zip(plain.models, objective._validation, strict=True):
+                        evaluate(task.recipe, model, held_out, task.compute)
+
+                seconds = self.machine.interleaved(
+                    {"objective": through, "epoch": itself}, 2 * self.args.rounds
+                )
+            pairs = zip(seconds["objective"], seconds["epoch"], strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
+            milliseconds = {name: 1000 * statistics.median(s) for name, s in seconds.items()}
+            results[validation] = milliseconds | {"ratio": ratio}
+            print(f"  {validation}, {self.labels} labels: through the objective "
+                  f"{milliseconds['objective']:.0f} ms, training and validation alone "
+                  f"{milliseconds['epoch']:.0f} ms, ratio {ratio:.2f}", flush=True)  # fmt: skip
+        return results
+
+    def cycle(self) -> dict[str, Any]:
+        data = self._images() if self.args.data else noise(4 * self.labels)
+        learner = self._learner(data, self.labels // 2, strategy="badge", max_epochs=20).learner
+        seconds: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            tuner = Tuner(
+                objective_function=(objective := learner.objective()),
+                configuration_space=objective.configuration_space,
+                max_epochs=20,
+                max_budget=60,
+                output_path=folder,
+                optimizer="dyhpo",
+                seed=0,
+            )
+            seconds["search of 60 epochs"] = self.machine.seconds(tuner.run)
+        seconds["fit of 20 epochs"] = self.machine.seconds(learner.fit)
+        seconds["evaluation"] = self.machine.seconds(learner.evaluate)
+        seconds["badge query"] = self.machine.seconds(lambda: learner.ask(10))
+        for name, value in seconds.items():
+            print(f"  {name:<22}{value:>8.2f} s", flush=True)
+        return {
+            "pool": len(learner.dataset),
+            "labels": learner.n_labeled,
+            "evaluation images": len(learner.dataset.eval_images),
+            "seconds": seconds,
+        }
+
+    def table1(self) -> dict[str, Any]:
+        data = self._images() if self.args.data else noise(2 * self.labels)
+        settings = {"init": "torch"} if not self.args.tiny else {}
+        epochs = self.args.epochs
+        trainings: dict[tuple[str, int], EpochOf] = {}
+        learners = []
+        for seed in range(self.args.seeds):
+            labeled = self._learner(data, seed=seed, precision=self.args.precision, **settings)
+            learners.append(labeled)
+            task = labeled.task
+            images = task.device_images(np.arange(len(task.labels)))
+            for name, (hp, _) in PAPER.items():
+                values = task.recipe.hyperparameters.create(PROTOCOL | hp)
+                values = values.resolved(task.augmentation)
+                start = task.recipe.start(values, epochs, task.compute)
+                trainings[name, seed] = EpochOf(start, images, 0, (task.seed, 0))
+        task = learners[0].task
+        everything = list(trainings.values())
+        seconds = self.machine.seconds(lambda: train(everything, task, range(epochs)))
+        steps = len(everything) * (self.labels // 32) * 32 * epochs
+        print(f"  {len(everything)} trainings of {epochs} epochs in {seconds:.0f} s, "
+              f"{steps / seconds:,.0f} images/s, {task.compute.precision}", flush=True)  # fmt: skip
+        results: dict[str, Any] = {"seconds": seconds, "images_per_second": steps / seconds}
+        for name, (_, (mean, deviation)) in PAPER.items():
+            scores = []
+            for seed, labeled in enumerate(learners):
+                held_out = labeled.learner._evaluation_images()
+                model = trainings[name, seed].training.model
+                task = labeled.task
+                scores.append(100 * evaluate(task.recipe, model, held_out, task.compute).accuracy)
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            results[name] = {"accuracies": scores, "published": (mean, deviation)}
+            print(f"  {name}: {statistics.mean(scores):.2f} ± {spread:.2f}, published "
+                  f"{mean:.2f} ± {deviation:.2f}", flush=True)  # fmt: skip
+        return results
+
+    def _images(self) -> ImageDataset:
+        start = time.perf_counter()
+        data = load_dataset(self.args.data, train_split="train", val_split="test")
+        print(f"  {len(data)} images decoded in {time.perf_counter() - start:.1f} s", flush=True)
+        return data
+
+
+class _Labeled:
+    def __init__(self, learner: ActiveLearner) -> None:
+        self.learner = learner
+        self.task = learner._task("benchmark", max_epochs=200)
+
+
+def train(trainings: Sequence[EpochOf], task: Task, epochs: Sequence[int]) -> list[float]:
+    """Train some epochs of every training, as the objective does. Returns the last losses."""
+    losses: list[float] = []
+    for epoch in epochs:
+        now = [replace(one, epoch=epoch) for one in trainings]
+        if task.together is not None:
+            losses = task.together.train_together(now)
+        else:
+            losses = [one.training.epoch(one.images, one.epoch, *one.key) for one in now]
+    return losses
+
+
+def same(some: Sequence[EpochOf], others: Sequence[EpochOf]) -> bool:
+    pairs = zip(some, others, strict=True)
+    return all(
+        torch.equal(mine, theirs)
+        for a, b in pairs
+        for mine, theirs in zip(
+            a.training.tensors().values(), b.training.tensors().values(), strict=True
+        )
+    )
+
+
+def main() -> None:
+    args = parsed()
+    bench = Bench(args)
+    results: dict[str, Any] = {"machine": bench.machine.description}
+    print(json.dumps(results["machine"]), flush=True)
+    for part in PARTS:
+        if part not in args.parts:
+            continue
+        print(f"{part}:", flush=True)
+        start = time.perf_counter()
+        results[part] = getattr(bench, part)()
+        print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
+        if part == "checks" and not all(results[part].values()):
+            raise SystemExit("A check failed.")
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
