@@ -13,6 +13,7 @@ autocast would round to bfloat16 before every use are kept rounded beside it.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -135,6 +136,7 @@ class CapturedTraining:
     def end(self) -> float:
         """Wait for the epoch. Returns its mean loss."""
         with self._on_lane():
+            self._weights.count(self._plan.steps)
             loss = float(self._total) / self._plan.steps
             return loss if self._intact(self.model) else float("nan")
 
@@ -205,49 +207,60 @@ class _Weights:
     Attributes:
         all: (P,) float32; the parameters of the given model become views of it. Its ``grad`` is
             the gradient.
-        model: the given model; with bfloat16, a copy of it that shares all tensors except the
-            rounded parameters.
+        model: a copy of the given model that shares all tensors except the rounded parameters.
+            Its batch norms do not count steps.
     """
 
     def __init__(self, model: nn.Module, compute: Compute) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
-        rounded = _rounded(model) if compute.precision == "bfloat16" else set()
-        trained.sort(key=lambda p: id(p) not in rounded)  # stable: the rounded ones first
-        starts = [0]
-        for parameter in trained:
-            starts.append(starts[-1] + -(-parameter.numel() // ALIGN) * ALIGN)
-        places = list(zip(trained, starts, strict=False))
-        end = starts[sum(id(p) in rounded for p in trained)]
-        self.all = torch.zeros(starts[-1], device=compute.device, requires_grad=True)
+        names = _rounded(model) if compute.precision == "bfloat16" else set()
+        rounded = [p for p in trained if id(p) in names]
+        exact = [p for p in trained if id(p) not in names]
+        ends = list(itertools.accumulate(-(-p.numel() // ALIGN) * ALIGN for p in rounded + exact))
+        starts = [0, *ends[:-1]]
+        end = starts[len(rounded)] if exact else ends[-1]
+        self.all = torch.zeros(ends[-1], device=compute.device, requires_grad=True)
+        self.all.grad = torch.zeros_like(self.all)
         flat = self.all.detach()
-        self._parts = flat[:end]
-        self._rounded = self._parts.to(torch.bfloat16)
-        self.all.grad = torch.zeros_like(flat)
-        self._gradients = [_view(self.all.grad, p, start) for p, start in places]
+        self._exact_parts, self._gradient_parts = flat[:end], self.all.grad[:end]
+        self._rounded = torch.zeros(end, dtype=torch.bfloat16, device=compute.device)
+        self._rounded_gradient = torch.zeros_like(self._rounded)
         memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        self._computing: list[nn.Parameter] = []
-        for parameter, start in places:
-            view = _view(flat, parameter, start)
-            view.copy_(parameter.detach())
-            parameter.data = view
-            if id(parameter) in rounded:
-                memo[id(parameter)] = nn.Parameter(_view(self._rounded, parameter, start))
-            self._computing.append(memo[id(parameter)])
-        self.model = copy.deepcopy(model, memo) if rounded else model
+        self._gathered: list[tuple[list[torch.Tensor], list[nn.Parameter]]] = []
+        for group, place in ((rounded, self._rounded_gradient), (exact, self.all.grad)):
+            here = starts[: len(rounded)] if group is rounded else starts[len(rounded) :]
+            gradients = [_view(place, p, start) for p, start in zip(group, here, strict=True)]
+            for parameter, start in zip(group, here, strict=True):
+                view = _view(flat, parameter, start)
+                view.copy_(parameter.detach())
+                parameter.data = view
+                if group is rounded:
+                    memo[id(parameter)] = nn.Parameter(_view(self._rounded, parameter, start))
+            if group:
+                self._gathered.append((gradients, [memo[id(parameter)] for parameter in group]))
+        self.model = copy.deepcopy(model, memo)
+        self._counters = list(_without_counters(self.model))
         self.round()
+
+    def count(self, steps: int) -> None:
+        """Add steps to the counters of batch norms."""
+        if self._counters:
+            torch._foreach_add_(self._counters, steps)  # pyright: ignore[reportPrivateImportUsage]
 
     def round(self) -> None:
         """Bring the rounded parameters up to date."""
-        self._rounded.copy_(self._parts)
+        self._rounded.copy_(self._exact_parts)
 
     def gather_gradients(self) -> None:
         """Move the gradients of a backward pass into ``all.grad``."""
-        gradients = [p.grad for p in self._computing if p.grad is not None]
-        if len(gradients) < len(self._computing):
-            raise Unsuitable("some of its parameters have no part in the loss")
-        torch._foreach_copy_(self._gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
-        for parameter in self._computing:
-            parameter.grad = None
+        for mine, parameters in self._gathered:  # each of one type, which is one kernel
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if len(gradients) < len(parameters):
+                raise Unsuitable("some of its parameters have no part in the loss")
+            torch._foreach_copy_(mine, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            for parameter in parameters:
+                parameter.grad = None
+        self._gradient_parts.copy_(self._rounded_gradient)
 
 
 class Unsuitable(Exception):
@@ -307,6 +320,15 @@ def _rounded(model: nn.Module) -> set[int]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(type(module) in ROUNDED)
     return {name for name, suitable in owners.items() if all(suitable)}
+
+
+def _without_counters(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Take the counters of steps from batch norms that do not compute with them, and yield them."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            if module.num_batches_tracked is not None:
+                yield module.num_batches_tracked
+                module.num_batches_tracked = None
 
 
 def _view(flat: torch.Tensor, like: torch.Tensor, start: int) -> torch.Tensor:

@@ -31,9 +31,14 @@ class Lane:
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        number = torch.zeros((), device=device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self.stream):
+            #: The pool lives as long as a graph that uses it.
+            self._first = number, self.capture(number.zero_, ())
 
     def capture(
-        self, step: Callable[[], None], generators: tuple[torch.Generator, ...]
+        self, step: Callable[[], object], generators: tuple[torch.Generator, ...]
     ) -> torch.cuda.CUDAGraph:
         """A graph of what ``step`` does; ``CAPTURING`` must be held, and ``stream`` current.
 
