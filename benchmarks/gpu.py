@@ -400,7 +400,7 @@ class Bench:
 
     def _images(self) -> ImageDataset:
         start = time.perf_counter()
-        data = load_dataset(self.args.data, train_split="train", val_split="test")
+        data = load_dataset(self.args.data, train_split="train", eval_split="test")
         print(f"  {len(data)} images decoded in {time.perf_counter() - start:.1f} s", flush=True)
         return data
 

@@ -324,11 +324,11 @@ def _rounded(model: nn.Module) -> set[int]:
 
 def _without_counters(model: nn.Module) -> Iterator[torch.Tensor]:
     """Take the counters of steps from batch norms that do not compute with them, and yield them."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
-            if module.num_batches_tracked is not None:
-                yield module.num_batches_tracked
-                module.num_batches_tracked = None
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    for norm in norms:
+        if norm.momentum is not None and norm.num_batches_tracked is not None:
+            yield norm.num_batches_tracked
+            norm.num_batches_tracked = None
 
 
 def _view(flat: torch.Tensor, like: torch.Tensor, start: int) -> torch.Tensor:
