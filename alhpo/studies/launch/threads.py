@@ -143,7 +143,7 @@ class _StopsWhenTold:
     def __init__(self, asked: threading.Event) -> None:
         self._asked = asked
 
-    def _event(self, *_: Any) -> None:
+    def _event(self, *_: Any, **__: Any) -> None:
         if self._asked.is_set():
             raise _Stopped
 
