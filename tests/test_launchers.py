@@ -67,7 +67,7 @@ class AnotherCell(LastFirst):
 
 def test_a_registered_launcher_is_found_with_its_options(tmp_path):
     register_launcher("last-first", LastFirst)
-    assert launcher_names() == ("in-process", "last-first", "local", "ray")
+    assert launcher_names() == ("in-process", "last-first", "local", "ray", "threads")
     study = study_in(tmp_path, grid={"strategy": ["random"]}, tune=None)
     with pytest.raises(ConfigurationError, match=r"'last-first': 'capacty'.*Did you mean"):
         run_study(study, "last-first", options={"capacty": 1})
@@ -82,9 +82,16 @@ def test_what_does_not_declare_its_options_is_refused(launcher):
         register_launcher("own", launcher)
 
 
-@pytest.mark.parametrize("name", ["in-process", pytest.param("local", marks=pytest.mark.slow)])
-def test_launchers_of_the_package_conform(name):
-    check_launcher(name, {"workers": 2, "threads": 1} if name == "local" else {})
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("in-process", {}),
+        ("threads", {"workers": 2}),
+        pytest.param("local", {"workers": 2, "threads": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_launchers_of_the_package_conform(name, options):
+    check_launcher(name, options)
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,8 @@ def test_two_commands_at_once(tmp_path, undisturbed):
         ("local", signal.SIGINT, "interrupted"),
         ("local", signal.SIGTERM, "terminated"),  # batch systems send it, then SIGKILL
         ("in-process", signal.SIGTERM, "terminated"),
+        ("threads", signal.SIGINT, "interrupted"),
+        ("threads", signal.SIGTERM, "terminated"),
     ],
 )
 def test_a_signal_ends_the_command_and_its_workers(tmp_path, launcher, number, word):

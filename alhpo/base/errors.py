@@ -43,6 +43,10 @@ class EarlierResultWarning(UserWarning):
     """An earlier search is continued, or its result returned."""
 
 
+class DeviceError(AlhpoError, RuntimeError):
+    """An error broke the GPU for this process; a new process can continue."""
+
+
 class RunLockedError(AlhpoError, RuntimeError):
     """Another process is using the same folder."""
 

@@ -92,7 +92,7 @@ class Registry(Generic[T]):
         Args:
             prefix: what comes before the separator.
             factory: makes an object from the text after it, or raises ``ConfigurationError``. It is
-                called once for each name.
+                called once for each name, or by several threads at once; one object is kept.
             form: the form of that text, for messages, such as ``"A,B,..."``. If it has a comma,
                 commas in a list of names belong to that text (see ``split``).
 
@@ -220,8 +220,9 @@ class Registry(Generic[T]):
             self._import(plugin)  # its module may register the family
         if prefix not in self._families:
             return None
-        if name not in self._members:
-            self._members[name] = self._check(name, self._families[prefix].factory(arguments))
+        if name not in self._members:  # another thread may make it meanwhile: the first one stays
+            made = self._check(name, self._families[prefix].factory(arguments))
+            return self._members.setdefault(name, made)
         return self._members[name]
 
     def _plugins(self) -> Mapping[str, EntryPoint]:
@@ -231,7 +232,7 @@ class Registry(Generic[T]):
         loaded = self._import(plugin)
         if plugin.name not in self._things:  # importing the module may have registered it
             try:
-                self._things[plugin.name] = self._check(plugin.name, loaded)
+                self._things.setdefault(plugin.name, self._check(plugin.name, loaded))
             except ConfigurationError as error:
                 raise ConfigurationError(
                     f"The plug-in {self.what} {plugin.name!r} ({plugin.value}) cannot be used: "

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from alhpo.base.process_lock import PROCESS_LOCK
+
 Key = int | str
 
 
@@ -36,9 +38,11 @@ def torch_generator(*key: Key) -> torch.Generator:
 @contextmanager
 def isolated_torch_rng(device: torch.device, *key: Key) -> Iterator[None]:
     """A block in which torch's global generators (for dropout, initialisation) draw from a named
-    stream. Afterwards they are as they were before."""
+    stream. Afterwards they are as they were before.
+
+    Threads take turns: the block holds ``PROCESS_LOCK``."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with PROCESS_LOCK, torch.random.fork_rng(devices=devices):
         seed = derive_seed(*key)
         torch.default_generator.manual_seed(seed)
         for cuda in devices:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 @click.option("--output", metavar="DIR", help="Folder of the study; replaces its output_dir.")
 @click.option(
     "--launcher",
-    metavar="in-process|local|ray",
+    metavar="in-process|local|ray|threads",
     default="local",
     show_default=True,
-    help="Where cells run.",
+    help="Where cells run: one after the other, in processes, on Ray, or in threads that share a "
+    "GPU.",
 )
 @click.option(
     "--workers",

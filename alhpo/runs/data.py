@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -27,13 +29,36 @@ def load_data(settings: RunConfig | TuneConfig) -> ImageDataset:
     Raises:
         DataError: it cannot be loaded.
     """
-    return load_dataset(
-        **_arguments(settings),
-        download=settings.download,
-        on_error=settings.on_error,
-        verify=settings.verify,
-        decode=not encodes(settings.recipe),
-    )
+    return load_dataset(**_loading(settings))
+
+
+class SharedData:
+    """Data sets that several threads use: each is loaded once for all that use it at a time.
+
+    A data set is kept while it is in use, and the last one that was asked for until another is.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use: WeakValueDictionary[str, ImageDataset] = WeakValueDictionary()
+        self._last: ImageDataset | None = None
+
+    def load(self, settings: RunConfig | TuneConfig) -> ImageDataset:
+        """The data set that the settings name, as ``load_data`` returns it.
+
+        Data sets are loaded one after the other.
+
+        Raises:
+            DataError: it cannot be loaded.
+        """
+        key = canonical_json(_loading(settings))
+        with self._lock:
+            found = self._in_use.get(key)
+            if found is None:
+                self._last = None  # its memory may be needed
+                found = self._in_use[key] = load_data(settings)
+            self._last = found
+        return found
 
 
 def size_of_data(settings: DataSettings) -> DatasetSize:
@@ -43,6 +68,17 @@ def size_of_data(settings: DataSettings) -> DatasetSize:
         DataError: not found, or neither downloaded nor of a known size.
     """
     return dataset_size(**_arguments(settings))
+
+
+def _loading(settings: RunConfig | TuneConfig) -> dict[str, Any]:
+    """The arguments of ``load_dataset``."""
+    return {
+        **_arguments(settings),
+        "download": settings.download,
+        "on_error": settings.on_error,
+        "verify": settings.verify,
+        "decode": not encodes(settings.recipe),
+    }
 
 
 def _arguments(settings: DataSettings) -> dict[str, Any]:

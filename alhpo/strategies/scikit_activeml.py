@@ -17,6 +17,7 @@ import sklearn
 import torch
 
 from alhpo.base.errors import ConfigurationError
+from alhpo.base.process_lock import PROCESS_LOCK
 from alhpo.base.schema import unknown_name
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.registry import register_strategy_family
@@ -185,9 +186,10 @@ def _passes(pool: PoolOutputs) -> torch.Tensor:
 @contextmanager
 def _contained(seed: int = 0) -> Iterator[None]:
     """A block after which warning filters, NumPy's error handling, scikit-learn's settings and
-    NumPy's global generator are as before. The generator is seeded for the block."""
-    state = np.random.get_state()  # noqa: NPY002
-    with warnings.catch_warnings(), np.errstate(), sklearn.config_context():
+    NumPy's global generator are as before. The generator is seeded for the block. Threads take
+    turns."""
+    with PROCESS_LOCK, warnings.catch_warnings(), np.errstate(), sklearn.config_context():
+        state = np.random.get_state()  # noqa: NPY002
         np.random.seed(seed)  # noqa: NPY002
         try:
             yield

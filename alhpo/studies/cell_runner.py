@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import Literal
 
 from alhpo.base.errors import RunLockedError, error_line
 from alhpo.base.files import exclusive, write_text
+from alhpo.data.dataset import ImageDataset
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.pool_tuning import pool_record, tune_pool
 from alhpo.runs.progress import log_observer
-from alhpo.runs.settings import RunConfig
+from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies.config import Cell
 
 #: Names of the files beside those of the run or tuning itself.
 LOG, FAILURE = "cell.log", "failed.txt"
+
+#: Loads the data set that the settings of a cell name.
+Load = Callable[[RunConfig | TuneConfig], ImageDataset]
 
 Status = Literal["finished", "failed", "elsewhere", "blocked", "lost"]
 
@@ -53,7 +58,7 @@ class Outcome:
         return cls(**json.loads(text))
 
 
-def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
+def run_cell(cell: Cell, observer: Observer | None = None, *, load: Load | None = None) -> Outcome:
     """Run a cell, or continue it. Errors are returned as an outcome, not raised.
 
     Progress is appended to ``cell.log``. An error is written to ``failed.txt``, which the next
@@ -62,6 +67,7 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
     Args:
         cell: the cell.
         observer: also receives the progress.
+        load: loads the cell's data set, for cells that share one; by default each loads its own.
     """
     start = time.perf_counter()
 
@@ -76,7 +82,7 @@ def run_cell(cell: Cell, observer: Observer | None = None) -> Outcome:
         with suppress(FileNotFoundError):
             (cell.path / FAILURE).unlink()
         with log_observer(cell.path / LOG, f"cell {cell.index}: {cell.title}") as log:
-            _work(cell, Observers(log, observer))
+            _work(cell, Observers(log, observer), load)
     except RunLockedError:
         return outcome("elsewhere", f"another process is running {cell.path}")
     except Exception as error:
@@ -101,11 +107,12 @@ def failure_line(cell: Cell) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _work(cell: Cell, observer: Observer) -> None:
+def _work(cell: Cell, observer: Observer, load: Load | None) -> None:
+    dataset = load(cell.config) if load else None
     if isinstance(cell.config, RunConfig):
-        run_experiment(cell.config, observer=observer)
+        run_experiment(cell.config, dataset=dataset, observer=observer)
     else:
-        tune_pool(cell.config, observer=observer)
+        tune_pool(cell.config, dataset=dataset, observer=observer)
 
 
 def _missing_labels(cell: Cell) -> str:

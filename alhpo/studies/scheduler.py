@@ -119,7 +119,7 @@ def run_study(
         options: options of a launcher given by name.
         retry: whether to run failed cells again.
         observer: receives the progress of the study.
-        cell_observer: receives the progress of cells that run in this process.
+        cell_observer: receives the progress of cells that run in this process, one at a time.
 
     Raises:
         ConfigurationError: as ``begin_study`` and ``make_launcher``, before any cell runs; or a

@@ -14,6 +14,8 @@ _NO_MEMORY = (
     "DefaultCPUAllocator: not enough memory",
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
     "MPS backend out of memory",
 )
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})

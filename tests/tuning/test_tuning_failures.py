@@ -20,6 +20,7 @@ from alhpo.base.errors import CheckpointError, DivergedError, EarlierResultWarni
 from alhpo.runs.search import run_search
 from alhpo.runs.setting_groups import SearchSettings
 from alhpo.tuning import Tuner
+from alhpo.tuning.failures import is_out_of_memory, outside_cause
 
 
 class Checked(ToyObjective):
@@ -264,6 +265,20 @@ OUTSIDE = [
     OSError(errno.EIO, "Input/output error"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("CUDA error: out of memory", True),  # of the driver, as for a context
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: device-side assert triggered", False),
+    ],
+)
+def test_cuda_tells_a_lack_of_memory_in_several_ways(text, memory):
+    error = RuntimeError(text)
+    assert is_out_of_memory(error) == memory
+    assert ("not enough memory" in str(outside_cause(error))) == memory
 
 
 @pytest.mark.parametrize("error", OUTSIDE, ids=lambda error: str(error)[:30] or "MemoryError")

@@ -38,7 +38,7 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """End all its processes, also those that are running a cell."""
+        """End all its processes and threads, also those that are running a cell."""
         ...
 
 
@@ -56,7 +56,7 @@ class LauncherClass(Protocol):
         Args:
             options: a checked instance of ``options_class``.
             cells: the cells to run.
-            observer: receives the progress within cells that run in this process.
+            observer: receives the progress within cells that run in this process, one at a time.
 
         Raises:
             ConfigurationError: the launcher cannot run these cells here.

@@ -58,7 +58,7 @@ def make_launcher(
     Args:
         name: one of ``launcher_names()``.
         cells: the cells to run.
-        options: its options, see ``LocalOptions`` and ``RayOptions``.
+        options: its options, see ``LocalOptions``, ``RayOptions`` and ``ThreadsOptions``.
         observer: receives the progress within cells; only "in-process" has it.
 
     Raises:

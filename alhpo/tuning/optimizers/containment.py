@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from alhpo.base.process_lock import PROCESS_LOCK
+
 
 class Containment:
     """Undo what HPO4DL's optimizers do to the process, after each of their calls.
@@ -17,7 +19,8 @@ class Containment:
     In a block ``with containment.active():`` the global generators of torch and NumPy continue
     where the previous block left them. So the code in the blocks draws one random stream of its
     own, whatever the user draws in between. After the block, these generators, the cuDNN flags,
-    scikit-learn's ``transform_output`` and the named logger are as they were before it.
+    scikit-learn's ``transform_output`` and the named logger are as they were before it. Threads
+    take turns: the block holds ``PROCESS_LOCK``.
 
     Args:
         logger: name of the logger that the foreign code configures; it is silent in the block.
@@ -29,6 +32,11 @@ class Containment:
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        with PROCESS_LOCK, self._contained():
+            yield
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
         import sklearn
 
         streams = _streams()
