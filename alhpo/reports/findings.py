@@ -117,7 +117,7 @@ class Findings:
     Attributes:
         grid: the cells and what they are of.
         cells: how far each has come, in the grid's order.
-        curves: one row per run and record: ``kind`` ("cycle" or "final"), ``cycle``,
+        curves: one row per run and record with an evaluation: ``kind`` ("cycle" or "final"), ``cycle``,
             ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy`` (share),
             ``balanced_accuracy``, ``macro_f1``, ``nll``, ``brier``, ``ece`` (NaN where an older
             version did not record it), ``validation`` (accuracy), ``diverged``; and what the run
@@ -140,11 +140,12 @@ class Findings:
             configuration before the search and ``adopted`` of the one that it left, and
             ``current_test`` and ``adopted_test`` on the evaluation split; NaN for what was not
             measured or recorded.
-        hyperparameters: one row per hyperparameter of the space and record of a run that searched:
+        hyperparameters: one row per hyperparameter of the space and row of ``curves`` of a run that
+            searched:
             ``kind``, ``cycle``, ``n_labeled``, ``hyperparameter``, ``value`` (of the record's
             configuration), ``log`` (whether the space has it on a log scale).
         expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
-            at their last number of labels: ``PLACE``, ``column``, ``n_labeled``.
+            at the last number of labels that they evaluate: ``PLACE``, ``column``, ``n_labeled``.
         settings: the values of ``setting`` in the order of the grid.
         tunings: those of ``tuning``.
         strategies: those of ``strategy``.
