@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from alhpo.base.metrics import SCORES, VALIDATED
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell
 
-State = Literal["finished", "unfinished", "failed", "damaged", "missing"]
+State = Literal["finished", "failed", "damaged", "unfinished", "missing"]
 
 #: Columns that describe the cell of a row.
 PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
@@ -62,7 +62,9 @@ class CellState:
 
     @property
     def told(self) -> str:
-        """Its name and progress."""
+        """Its name, and its failure or its progress."""
+        if self.failure:
+            return f"{self.name}: {self.failure}"
         if isinstance(self.cell.config, RunConfig):
             return f"{self.name}: {self.records} of {len(self.cell.config.sizes)} cycles"
         return self.name
@@ -117,8 +119,9 @@ class Findings:
     Attributes:
         grid: the cells and what they are of.
         cells: how far each has come, in the grid's order.
-        curves: one row per run and record with an evaluation: ``kind`` ("cycle" or "final"), ``cycle``,
-            ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy`` (share),
+        curves: one row per run and record with an evaluation: ``kind`` ("cycle" or "final"),
+            ``cycle``, ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy``
+            (share),
             ``balanced_accuracy``, ``macro_f1``, ``nll``, ``brier``, ``ece`` (NaN where an older
             version did not record it), ``validation`` (accuracy), ``diverged``; and what the run
             had spent by then: ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often
@@ -167,6 +170,25 @@ class Findings:
     def finished(self) -> int:
         """Number of finished cells."""
         return sum(one.state == "finished" for one in self.cells)
+
+    @property
+    def counts(self) -> dict[State, str]:
+        """Number of cells in each state that has some, in words."""
+        states = [one.state for one in self.cells]
+        told = f"of {len(states)} {self.grid.noun}"
+        return {s: f"{states.count(s)} {told} {s}" for s in get_args(State) if s in states}
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Lines about the cells that are not finished: why, or how far they have come."""
+        lines = [
+            f"{one.state}: {one.told}"
+            for state in get_args(State)
+            for one in self.cells
+            if one.state == state and state not in ("finished", "missing")
+        ]
+        missing = [str(one.cell.index) for one in self.cells if one.state == "missing"]
+        return [*lines, *([f"missing: cells {', '.join(missing)}"] if missing else [])]
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:

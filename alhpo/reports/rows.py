@@ -41,8 +41,8 @@ class CellRows:
 
 
 def run_rows(path: Path, config: RunConfig) -> CellRows:
-    """The records of a run with an evaluation, with the epochs, images and seconds spent so far; its
-    searches; and the hyperparameters that they searched, over the records.
+    """The records of a run with an evaluation, with the epochs, images and seconds spent so far;
+    its searches; and the hyperparameters that they searched, over these records.
 
     Raises:
         DataError: a file that cannot be read.

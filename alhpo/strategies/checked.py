@@ -110,7 +110,9 @@ def check_initial(strategy: str | Strategy) -> None:
     """
     strategy = get_strategy(strategy)
     if beyond := strategy_needs(strategy) - INITIAL_NEEDS:
-        legal = [name for name in strategy_names() if ":" not in name and _within(name, INITIAL_NEEDS)]
+        legal = [
+            name for name in strategy_names() if ":" not in name and _within(name, INITIAL_NEEDS)
+        ]
         raise ConfigurationError(
             f"Strategy {strategy_name(strategy)!r} cannot choose the initial labels: it needs "
             f"{', '.join(sorted(beyond))}, and no model is trained yet. Legal: "
