@@ -12,7 +12,7 @@ from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig, TuneConfig
 
-#: Settings that have no effect on what is chosen or on a score, and those that name a tuning's pool.
+#: Settings that name a tuning's pool, or have no effect on what is chosen or on a score.
 APART = frozenset({"pool", "labels", "measure_test", "evaluate_at"})
 
 

@@ -62,12 +62,13 @@ class CellState:
 
     @property
     def told(self) -> str:
-        """Its name, and its failure or its progress."""
-        if self.failure:
-            return f"{self.name}: {self.failure}"
-        if isinstance(self.cell.config, RunConfig):
-            return f"{self.name}: {self.records} of {len(self.cell.config.sizes)} cycles"
-        return self.name
+        """Its name, how far it has come, and its failure."""
+        done = []
+        if isinstance(self.cell.config, RunConfig) and self.state in ("unfinished", "failed"):
+            cycles = len(self.cell.config.sizes)
+            done = [f"{min(self.records, cycles)} of {cycles} cycles"]
+        told = "; ".join([*done, *filter(None, [self.failure])])
+        return f"{self.name}: {told}" if told else self.name
 
 
 @dataclass(frozen=True)
