@@ -30,6 +30,10 @@ from alhpo.studies import StudyConfig, expand
 SIZES = [12, 20, 28]
 
 
+class Killed(BaseException):
+    """Ends the process as SIGKILL would: nothing catches it."""
+
+
 @pytest.fixture
 def brightest():
     """A strategy that looks at images and at no model."""
@@ -59,7 +63,7 @@ def check_same_where_evaluated(some, every, evaluated) -> None:
             one["epochs"] = whole["epochs"] = None  # the current configuration may be measured here
             assert one == whole and one["fitted"]
         elif one["n_labeled"] in evaluated:
-            assert one == whole and one["fitted"] and one["epochs"]["fit"] == TOY["max_epochs"]
+            assert one == whole and one["fitted"] and one["epochs"]["fit"] > 0
         else:
             left_out = {"test": None, "validation": None, "fitted": False}
             left_out |= {"epochs": {"hpo": 0, "fit": 0}, "diverged": False}
@@ -116,16 +120,16 @@ def test_a_run_killed_after_any_records_ends_with_the_same(few_digits, tmp_path_
         def progressed(self, *_):
             if data.draw(st.booleans()) and not records.parent.joinpath("stopped").exists():
                 records.parent.joinpath("stopped").touch()
-                raise KeyboardInterrupt
+                raise Killed
 
         def recorded(self, record):
-            raise KeyboardInterrupt
+            raise Killed
 
     for _ in range(12):
         try:
             result = run_experiment(config, dataset=few_digits, observer=Stop())
             break
-        except KeyboardInterrupt:
+        except Killed:
             continue
     assert comparable(result.records) == comparable(whole.records)
 
@@ -168,7 +172,7 @@ def test_the_same_numbers_in_any_form_are_the_same_run(tmp_path):
 def test_a_record_whose_scores_do_not_fit_is_damaged(few_digits, tmp_path, damage):
     result = run_experiment(settings(tmp_path, evaluate_at=[28]), dataset=few_digits)
     file = result.path / "cycles.jsonl"
-    first, *others = file.read_text().splitlines()
+    others = file.read_text().splitlines()[1:]
     changed = canonical_json(result.records[0].to_dict() | damage)
     file.write_text("\n".join([changed, *others]) + "\n")
     with pytest.raises(DataError, match="line 1 is not a record"):
@@ -253,10 +257,10 @@ def test_a_run_without_an_evaluated_cycle_yet_is_not_an_empty_run(few_digits, tm
 
         def recorded(self, record):
             if record.cycle == 1:
-                raise KeyboardInterrupt
+                raise Killed
 
     config = settings(tmp_path, evaluate_at=[28])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         run_experiment(config, dataset=few_digits, observer=Stop())
     with pytest.raises(DataError, match=r"has an evaluated cycle yet.*: 2 of 3 cycles"):
         write_report(tmp_path)
