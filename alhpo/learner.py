@@ -33,11 +33,12 @@ from alhpo.outputs.adversarial import check_image_size
 from alhpo.outputs.held_out import held_out_logits
 from alhpo.outputs.initial import initial_outputs
 from alhpo.outputs.oracle import check_oracle, retrained
-from alhpo.outputs.pool_outputs import OF_MODEL, OutputSettings, pool_outputs, predicted_outputs
+from alhpo.outputs.pool_outputs import OutputSettings, pool_outputs, predicted_outputs
 from alhpo.strategies import (
     check_dropout,
     check_initial,
     get_strategy,
+    needs_model,
     run_strategy,
     strategy_name,
     strategy_needs,
@@ -341,7 +342,7 @@ class ActiveLearner:
             lambda: self._inputs,
             self.pool,
             self._recipe,
-            self.model if needs & OF_MODEL else None,
+            self.model if needs_model(chooser) else None,
             self._outputs,
             owner=strategy_name(chooser),
             cycle=self.cycle,

@@ -73,6 +73,12 @@ def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start)
     check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
 
 
+@pytest.mark.parametrize("mode", ["fixed", slow("final")])
+def test_a_run_that_leaves_out_fits_killed_anywhere_ends_with_the_same_records(tmp_path, mode):
+    folder, settings = tmp_path / "killed", MODES[mode] | {"budget": 16, "evaluate_at": [12]}
+    check_every_kill(partial(run, folder, strategy="random", **settings), folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp_path, parallel):

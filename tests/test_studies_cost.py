@@ -47,6 +47,21 @@ def test_validation_of_fixed_hyperparameters_is_a_training_more():
     assert cost.predicted == 3 * 100 + 2 * (6 + 11 + 15)
 
 
+def test_fits_that_are_left_out_cost_nothing():
+    (cost,) = costs({"validate_fixed": False, "evaluate_at": [22]})
+    assert cost == Cost(epochs=2, trained=2 * 22, predicted=100)
+    (cost,) = costs({"validation": "holdout:0.5", "evaluate_at": [12, 30]})
+    assert cost.epochs == 2 * 2 * 2 and cost.trained == 2 * (12 + 30) + 2 * (6 + 15)
+    final = {"hpo": "final", "validation": "holdout:0.5"}
+    (whole,), (early,), (late,) = (
+        costs(final | {"evaluate_at": numbers}) for numbers in (None, [12], [12, 30])
+    )
+    # without the last cycle's, the final search measures the current configuration itself
+    assert early.epochs == (2 + 2) + 100 + 2
+    assert late.epochs == (2 + 2) * 2 + (100 - 2) + 2
+    assert whole.epochs == late.epochs + 2 + 2
+
+
 def test_a_strategy_that_looks_predicts_its_candidates_and_the_labelled():
     (all_of_them,) = costs({"validate_fixed": False, "strategy": "badge"})
     assert all_of_them.predicted == 300 + (1000 - 12 + 12) + (1000 - 22 + 22)

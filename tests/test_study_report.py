@@ -303,6 +303,46 @@ def test_damaged_cells_are_named_and_the_others_are_reported(study_copy, report)
     assert "7 of 24 cells damaged" in (study_copy / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_study_keeps_what_it_has_and_says_what_is_missing(study_copy):
+    """One cell finished, one in work, one with its first cycle under way, one failed."""
+    before = [one.cell for one in load_findings(study_copy).cells]
+    cells = [cell for cell in before if cell.kind == "run"]
+    done, working, begun, failed, *others = cells
+    for cell in (working, failed):
+        (cell.path / "run.json").unlink()
+        file = cell.path / "cycles.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    (failed.path / "failed.txt").write_text("Traceback\nOSError: no space\n")
+    for name in ("run.json", "cycles.jsonl"):
+        (begun.path / name).unlink()
+    for cell in others:
+        shutil.rmtree(cell.path)
+    for cell in (cell for cell in before if cell.kind == "tune"):
+        shutil.rmtree(cell.path, ignore_errors=True)
+    result = command(study_copy)
+    assert result.exit_code == 0, result.output
+    findings = load_findings(study_copy)
+    rows = findings.curves.groupby("cell").size().to_dict()
+    assert rows == {done.index: 5, working.index: 2, failed.index: 2}
+    lines = [
+        "1 of 24 cells finished, 1 of 24 cells failed, 2 of 24 cells unfinished, "
+        "20 of 24 cells missing",
+        f"failed: cell {failed.index}, {failed.title}: 2 of 5 cycles; OSError: no space",
+        f"unfinished: cell {working.index}, {working.title}: 2 of 5 cycles",
+        f"unfinished: cell {begun.index}, {begun.title}: 0 of 5 cycles",
+        f"missing: cells {', '.join(map(str, range(4, 24)))}",
+    ]
+    text = (study_copy / "report.md").read_text()
+    page = Page((study_copy / "report.html").read_text()).text
+    for line in lines:
+        assert line in result.output
+        assert line in text.replace("\\", "")
+    for line in lines[1:4]:
+        assert line.partition(": ")[2] in page
+    assert "nan" not in text.lower()
+
+
 def test_a_study_of_damaged_cells_only_is_an_error_that_names_them(tmp_path):
     write_study(tmp_path, skip=lambda cell: cell.index > 0)
     zero(next(tmp_path.rglob("cycles.jsonl")))

@@ -18,6 +18,14 @@ POOL_OUTPUTS = frozenset(
     }
 )
 
+#: Those of a fitted model; the others need none.
+MODEL_OUTPUTS = frozenset(
+    {
+        *("logits", "features", "passes", "predicted_losses", "labeled_logits"),
+        *("labeled_features", "heldout_logits", "heldout_labels", "classify", "retrain"),
+    }
+)
+
 #: The legal ``needs`` of a validation scheme: the features of the labelled and of other images, or
 #: the draws with their probabilities.
 SELECTION_NEEDS = frozenset({"features", "probabilities"})

@@ -202,7 +202,7 @@ class CycleRecord:
             configuration (means over the validation splits) and ``epoch``: its best epoch, or the
             last for "tuned". None if it was not measured or diverged.
         test: ``Evaluation.scores`` of the final fit on the evaluation split (records of older
-            versions, also ``validation``, lack some of them).
+            versions, also ``validation``, lack some of them). None without a fit.
         epochs: training epochs of the search (``hpo``) and of the final fit (``fit``). An epoch
             counts only in the cycle that trained it.
         queried: pool indices chosen at the end of this cycle, in order.
@@ -210,6 +210,8 @@ class CycleRecord:
             the fit diverged or the strategy's input was not finite.
         diverged: whether the final fit diverged. ``test`` is then that of the uniform prediction
             (``Evaluation.uniform``).
+        fitted: whether a model was fitted and evaluated; false in cycles that ``evaluate_at``
+            leaves out, whose ``configuration`` is what a fit would have used.
         search: what the search gained, in values of the metric that it maximised: ``current``, of
             the configuration before it, and ``adopted``, of the one that it left; and on the
             evaluation split, of fully trained models of the validation splits, ``current_test`` and
@@ -224,11 +226,12 @@ class CycleRecord:
     configuration: Mapping[str, Any]
     tuned: bool
     validation: Mapping[str, float] | None
-    test: Mapping[str, float]
+    test: Mapping[str, float] | None
     epochs: Mapping[str, int]
     queried: Sequence[int] = ()
     random_query: bool = False
     diverged: bool = False
+    fitted: bool = True
     search: Mapping[str, float | None] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ from alhpo.runs.settings import TuneConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alhpo.base.types import CycleRecord
     from alhpo.runs.pool_tuning import TuneResult
 
 
@@ -87,9 +88,13 @@ def _show_tuning(config: TuneConfig, result: TuneResult, console: Console) -> No
     lines = []
     if before is not None:
         model = read_config_file(Path(config.pool).expanduser() / "config.yaml")["model"]
-        lines.append(f"test accuracy of the run  {before.test['accuracy']:.4f}  ({model})")
-    lines.append(f"test accuracy, tuned      {record.test['accuracy']:.4f}  ({config.model})")
+        lines.append(f"test accuracy of the run  {_accuracy(before)}  ({model})")
+    lines.append(f"test accuracy, tuned      {_accuracy(record)}  ({config.model})")
     found = {name: record.configuration[name] for name in load_space(config.space)}
     values = (f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in found.items())
     lines += [f"configuration found       {' '.join(values)}", str(result.path / "tune.json")]
     console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _accuracy(record: CycleRecord) -> str:
+    return f"{record.test['accuracy']:.4f}" if record.test else "not measured"

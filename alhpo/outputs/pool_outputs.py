@@ -31,8 +31,6 @@ OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
 #: Fields from models of parts of the labelled images.
 HELD_OUT = frozenset({"heldout_logits", "heldout_labels"})
-#: Fields that need a fitted model.
-OF_MODEL = OF_CANDIDATES | OF_LABELED | HELD_OUT | {"classify", "retrain"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def pool_outputs(
         inputs: the data set as the model takes it, asked for only if the model is.
         pool: the pool with its labels.
         recipe: the recipe of the model.
-        model: the model of the last fit; None if nothing of ``OF_MODEL`` is needed.
+        model: the model of the last fit; None if no ``MODEL_OUTPUTS`` are needed.
         settings: see ``OutputSettings``.
         owner: name of the strategy whose state is passed on.
         cycle: number of the current cycle; it names the random streams.

@@ -12,8 +12,8 @@ from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig, TuneConfig
 
-#: Settings of a tuning that name its pool or have no effect on its choice.
-APART_IN_TUNINGS = frozenset({"pool", "labels", "measure_test"})
+#: Settings that name a tuning's pool, or have no effect on what is chosen or on a score.
+APART = frozenset({"pool", "labels", "measure_test", "evaluate_at"})
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Found:
     Attributes:
         name: its path below the folder.
         settings: settings without seed, paths and device; nested ones have dotted names.
-        records: number of records of a run; 0 for a tuning.
+        records: number of records of a run with an evaluation; 0 for a tuning.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Found:
 def telling_settings(config: RunConfig | TuneConfig, others: Mapping[str, Any]) -> dict[str, Any]:
     """All settings in which repetitions of a run agree."""
     values = {**config.model_dump(), **others}
-    return _flat({k: v for k, v in values.items() if k not in REPETITION_KEYS | APART_IN_TUNINGS})
+    return _flat({k: v for k, v in values.items() if k not in REPETITION_KEYS | APART})
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from alhpo.base.errors import DataError, error_line
 from alhpo.base.files import Journal
 from alhpo.reports.comparison import Comparison
 from alhpo.reports.figures import ReportFigure
-from alhpo.reports.findings import CellState, Findings, Grid
+from alhpo.reports.findings import CellState, Findings, Grid, State
 from alhpo.reports.formats import LATEX_PACKAGES, Table, markdown_text
 from alhpo.reports.formats import to_latex as table_to_latex
 from alhpo.reports.formats import to_markdown as table_to_markdown
@@ -27,7 +27,6 @@ SECTIONS = (
     ("searches", "What the searches did", ("gain", "found", "hyperparameters")),
     ("cost", "Cost", ("cost",)),
 )
-STATES = ("finished", "failed", "damaged", "unfinished", "missing")
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,23 @@ class Document:
     Attributes:
         grid: the cells of the report.
         states: the cells of each state, without empty states.
+        counts: number of cells in each state, in words.
+        incomplete: lines about the cells that are not finished.
         sections: the sections, without empty ones.
         made: versions, machines and times of the runs.
     """
 
     grid: Grid
     states: Mapping[str, tuple[CellState, ...]]
+    counts: Mapping[State, str]
+    incomplete: tuple[str, ...]
     sections: tuple[Section, ...]
     made: Mapping[str, tuple[str, ...]]
-
-    @property
-    def counts(self) -> dict[str, str]:
-        """Number of cells in each state, in words."""
-        noun, total = self.grid.noun, self.total
-        return {state: f"{len(c)} of {total} {noun} {state}" for state, c in self.states.items()}
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences about runs that are left out, and other remarks."""
         return (*self.grid.left_out, *self.grid.remarks)
-
-    @property
-    def total(self) -> int:
-        """Number of cells."""
-        return sum(map(len, self.states.values()))
 
     @property
     def tables(self) -> list[Table]:
@@ -106,10 +98,13 @@ def make_document(
             section = replace(section, text=tuple(tuning_sentences(findings)))
         if section.tables or section.figures:
             sections.append(section)
-    states = {state: tuple(one for one in findings.cells if one.state == state) for state in STATES}
+    counts = findings.counts
+    states = {state: tuple(one for one in findings.cells if one.state == state) for state in counts}
     return Document(
         grid=findings.grid,
-        states={state: cells for state, cells in states.items() if cells},
+        states=states,
+        counts=counts,
+        incomplete=tuple(findings.incomplete),
         sections=tuple(sections),
         made=_made(findings),
     )
@@ -173,7 +168,7 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
     grid = document.grid
     parts = [f"# {markdown_text(grid.title)}", markdown_text(grid.description)]
     parts.append(f"{', '.join(document.counts.values())}.")
-    parts.append(_bullets([*_unfinished(document), *document.remarks]))
+    parts.append(_bullets([*document.incomplete, *document.remarks]))
     for section in document.sections:
         parts += [f"## {section.title}", *section.text, _bullets(section.remarks)]
         parts += map(table_to_markdown, section.tables)
@@ -189,18 +184,6 @@ def to_markdown(document: Document, pictures: Mapping[str, str]) -> str:
         fence += "`"
     parts.append(f"{fence}yaml\n{grid.settings}\n{fence}")
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _unfinished(document: Document) -> Iterable[str]:
-    for state, cells in document.states.items():
-        if state in ("failed", "damaged"):
-            for one in cells:
-                yield f"{state}: {one.name}: {one.failure}"
-        elif state != "finished" and document.grid.kind == "runs":
-            for one in cells:
-                yield f"{state}: {one.told}"
-        elif state != "finished":
-            yield f"{state}: cells {', '.join(str(one.cell.index) for one in cells)}"
 
 
 def _bullets(lines: Iterable[str]) -> str:

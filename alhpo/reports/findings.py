@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from alhpo.base.metrics import SCORES, VALIDATED
 from alhpo.runs.settings import RunConfig
 from alhpo.studies.config import Cell
 
-State = Literal["finished", "unfinished", "failed", "damaged", "missing"]
+State = Literal["finished", "failed", "damaged", "unfinished", "missing"]
 
 #: Columns that describe the cell of a row.
 PLACE = ["cell", "dataset", "model", "strategy", "seed", "setting"]
@@ -62,10 +62,13 @@ class CellState:
 
     @property
     def told(self) -> str:
-        """Its name and progress."""
-        if isinstance(self.cell.config, RunConfig):
-            return f"{self.name}: {self.records} of {len(self.cell.config.sizes)} cycles"
-        return self.name
+        """Its name, how far it has come, and its failure."""
+        done = []
+        if isinstance(self.cell.config, RunConfig) and self.state in ("unfinished", "failed"):
+            cycles = len(self.cell.config.sizes)
+            done = [f"{min(self.records, cycles)} of {cycles} cycles"]
+        told = "; ".join([*done, *filter(None, [self.failure])])
+        return f"{self.name}: {told}" if told else self.name
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,9 @@ class Findings:
     Attributes:
         grid: the cells and what they are of.
         cells: how far each has come, in the grid's order.
-        curves: one row per run and record: ``kind`` ("cycle" or "final"), ``cycle``,
-            ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy`` (share),
+        curves: one row per run and record with an evaluation: ``kind`` ("cycle" or "final"),
+            ``cycle``, ``n_labeled``, ``configuration`` (a mapping), the test scores ``accuracy``
+            (share),
             ``balanced_accuracy``, ``macro_f1``, ``nll``, ``brier``, ``ece`` (NaN where an older
             version did not record it), ``validation`` (accuracy), ``diverged``; and what the run
             had spent by then: ``epochs_hpo``, ``epochs_fit``, ``images`` (trained on, each as often
@@ -140,11 +144,12 @@ class Findings:
             configuration before the search and ``adopted`` of the one that it left, and
             ``current_test`` and ``adopted_test`` on the evaluation split; NaN for what was not
             measured or recorded.
-        hyperparameters: one row per hyperparameter of the space and record of a run that searched:
+        hyperparameters: one row per hyperparameter of the space and row of ``curves`` of a run that
+            searched:
             ``kind``, ``cycle``, ``n_labeled``, ``hyperparameter``, ``value`` (of the record's
             configuration), ``log`` (whether the space has it on a log scale).
         expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
-            at their last number of labels: ``PLACE``, ``column``, ``n_labeled``.
+            at the last number of labels that they evaluate: ``PLACE``, ``column``, ``n_labeled``.
         settings: the values of ``setting`` in the order of the grid.
         tunings: those of ``tuning``.
         strategies: those of ``strategy``.
@@ -166,6 +171,25 @@ class Findings:
     def finished(self) -> int:
         """Number of finished cells."""
         return sum(one.state == "finished" for one in self.cells)
+
+    @property
+    def counts(self) -> dict[State, str]:
+        """Number of cells in each state that has some, in words."""
+        states = [one.state for one in self.cells]
+        told = f"of {len(states)} {self.grid.noun}"
+        return {s: f"{states.count(s)} {told} {s}" for s in get_args(State) if s in states}
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Lines about the cells that are not finished: why, or how far they have come."""
+        lines = [
+            f"{one.state}: {one.told}"
+            for state in get_args(State)
+            for one in self.cells
+            if one.state == state and state not in ("finished", "missing")
+        ]
+        missing = [str(one.cell.index) for one in self.cells if one.state == "missing"]
+        return [*lines, *([f"missing: cells {', '.join(missing)}"] if missing else [])]
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:

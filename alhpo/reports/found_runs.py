@@ -42,7 +42,8 @@ def grid_of_runs(folder: Path) -> Grid:
     """The runs of a folder, and the tunings in their folders, as the cells of a grid.
 
     Settings that differ within a data set, model and strategy are its axes. Of copies (the same
-    settings and seed) one counts: a finished one, else the one with most records, else the first.
+    seed and settings, ``evaluate_at`` aside) one counts: a finished one before others, then the one
+    with most evaluations, then the first.
 
     Raises:
         DataError: the folder has no run whose files can be read.
@@ -56,9 +57,8 @@ def grid_of_runs(folder: Path) -> Grid:
         name = folder.resolve().name if path == folder else path.relative_to(folder).as_posix()
         try:
             config, others = read_settings(path / "config.yaml", RunConfig)
-            runs.append(
-                Found(name, path, config, telling_settings(config, others), len(read_run(path)))
-            )
+            records = sum(record.fitted for record in read_run(path))
+            runs.append(Found(name, path, config, telling_settings(config, others), records))
         except (DataError, OSError) as error:
             left_out[name] = f"damaged: {error_line(error)}"
     for name in _copies(runs):

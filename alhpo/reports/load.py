@@ -101,16 +101,17 @@ def _read(grid: Grid) -> Findings:
             curves += _at(place, rows.records)
             searches += _at(place, rows.searches)
             hyperparameters += _at(place, rows.hyperparameters)
-            columns = [ACTIVE, WITHIN] if recorded_mode(config.hpo).final_search else [ACTIVE]
-            labels = config.budget
+            due = {ACTIVE: config.evaluated_sizes[-1]}
+            if recorded_mode(config.hpo).final_search:
+                due[WITHIN] = config.budget
         else:
             what = {"tuning": tunings[cell.index], "validation_scheme": config.validation}
             tuned += _at(place | what, rows.records)
             trials += _at(place | what, rows.trials)
             searches += [place | row | {"search": tunings[cell.index]} for row in rows.searches]
-            columns, labels = [tunings[cell.index]], config.labels
-        expected += [place | {"column": column, "n_labeled": labels} for column in columns]
-        states.append(_state(cell, name, len(rows.records), fault))
+            due = {tunings[cell.index]: config.labels}
+        expected += [place | {"column": column, "n_labeled": n} for column, n in due.items()]
+        states.append(_state(cell, name, rows.complete, fault))
     return Findings(
         grid=grid,
         cells=tuple(states),

@@ -114,19 +114,20 @@ class Part:
         """Numbers of labels with tables: those of tunings and the last of the runs. Without
         tunings, the middle and the last; if no run is that far, the latest so far."""
         runs = [self.findings.run_of(cell) for cell in {row["cell"] for row in self.expected}]
-        wanted = {run.budget for run in runs}
+        wanted = {run.evaluated_sizes[-1] for run in runs}
         within_runs = (ACTIVE, WITHIN)
         if tuned := {r["n_labeled"] for r in self.expected if r["column"] not in within_runs}:
             wanted |= tuned
         else:
-            wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in (run.sizes for run in runs)}
+            wanted |= {sizes[(len(sizes) - 1) // 2] for sizes in (r.evaluated_sizes for r in runs)}
         there = {row["n_labeled"] for row in self.outcomes}
         return sorted(wanted & there) or sorted(there)[-1:]
 
     def columns(self, labels: int) -> list[tuple[str, str]]:
         """Settings and kinds of results at a number of labels when all is finished."""
         kinds = [ACTIVE, WITHIN, *self.findings.tunings]
-        found = {(row["setting"], row["column"]) for row in self.expected if _is_due(row, labels)}
+        due = [row for row in self.expected if self._is_due(row, labels)]
+        found = {(row["setting"], row["column"]) for row in due}
         every = [(setting, kind) for setting in self.findings.settings for kind in kinds]
         return [column for column in every if column in found]
 
@@ -154,15 +155,16 @@ class Part:
         seeds = {
             row["seed"]
             for row in self.expected
-            if (row["strategy"], row["setting"], row["column"]) == place and _is_due(row, labels)
+            if (row["strategy"], row["setting"], row["column"]) == place
+            and self._is_due(row, labels)
         }
         return len(seeds)
 
-
-def _is_due(expected: Row, labels: int) -> bool:
-    """Whether a cell will have a result at a number of labels; a run has all lower ones."""
-    n = expected["n_labeled"]
-    return n == labels or (expected["column"] == ACTIVE and n > labels)
+    def _is_due(self, expected: Row, labels: int) -> bool:
+        """Whether a cell will have a result at a number of labels; a run has lower ones too."""
+        if expected["column"] != ACTIVE:
+            return expected["n_labeled"] == labels
+        return labels in self.findings.run_of(expected["cell"]).evaluated_sizes
 
 
 def parts(findings: Findings) -> list[Part]:

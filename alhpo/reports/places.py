@@ -18,7 +18,10 @@ BAYESIAN = frozenset({"tpe", "dyhpo", "hpo4dl-dyhpo"})
 def places(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The columns that describe the place of each cell in the grid."""
     runs = [cell for cell in cells if cell.kind == "run"]
-    axes = _heading([c.coordinates for c in runs], {"dataset", "model", "strategy", "seed"})
+    points = [cell.coordinates for cell in runs]
+    axes = _heading(points, {"dataset", "model", "strategy", "seed"})
+    if _told_apart_without("evaluate_at", points):  # it changes no score
+        axes = [name for name in axes if name != "evaluate_at"]
     found = []
     for cell in cells:
         run = cell if cell.run is None else cells[cell.run]
@@ -72,6 +75,10 @@ def _heading(points: Sequence[Mapping[str, str]], others: set[str]) -> list[str]
     every = dict.fromkeys(name for point in points for name in point)
     axes = [name for name in every if name not in others]
     return [name for name in axes if len({point.get(name) for point in points}) > 1] or axes
+
+
+def _told_apart_without(axis: str, points: Sequence[Mapping[str, str]]) -> bool:
+    return len({tuple((k, v) for k, v in p.items() if k != axis) for p in points}) == len(points)
 
 
 def _words(point: Mapping[str, str], axes: Iterable[str]) -> str:

@@ -128,23 +128,18 @@ def _no_results(findings: Findings) -> str:
         what += f" of study {grid.title!r}"
     advice = f"Run it first: alhpo study {grid.path}" if grid.kind == "study" else ""
     told = [advice, *_what_is_missing(findings)]
+    begun = any(one.records for one in findings.cells)
+    lacking = "an evaluated cycle" if begun else "a complete record"
     return (
-        f"Nothing to report: none of the {what} in {grid.path} has a complete record yet. "
+        f"Nothing to report: none of the {what} in {grid.path} has {lacking} yet. "
         f"{'. '.join(filter(None, told))}"
     ).strip()
 
 
 def _what_is_missing(findings: Findings) -> list[str]:
-    """Lines about cells and runs that are damaged, unfinished or left out, and other remarks."""
-    grid = findings.grid
-    lines = [
-        f"left out, damaged: {one.name}: {one.failure}"
-        for one in findings.cells
-        if one.state == "damaged"
-    ]
-    if grid.kind == "runs":
-        lines += [f"{one.state}: {one.told}" for one in findings.cells if one.state == "unfinished"]
-    return [*lines, *grid.left_out, *grid.remarks]
+    """Lines about cells and runs that are not finished or left out, and other remarks."""
+    counts = [", ".join(findings.counts.values())] if findings.incomplete else []
+    return [*counts, *findings.incomplete, *findings.grid.left_out, *findings.grid.remarks]
 
 
 def _published(findings: Findings, compare: str | None) -> str | None:

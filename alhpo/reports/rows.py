@@ -29,9 +29,11 @@ Row = dict[str, Any]
 class CellRows:
     """The rows of one cell for the frames of the findings of the same names, without its place.
 
-    ``records`` are those of ``curves`` for a run, those of ``tuned`` for a tuning.
+    ``records`` are those of ``curves`` for a run, those of ``tuned`` for a tuning; ``complete`` is
+    the number of complete records, with those of cycles without an evaluation.
     """
 
+    complete: int = 0
     records: list[Row] = field(default_factory=list)
     trials: list[Row] = field(default_factory=list)
     searches: list[Row] = field(default_factory=list)
@@ -39,8 +41,8 @@ class CellRows:
 
 
 def run_rows(path: Path, config: RunConfig) -> CellRows:
-    """The records of a run, with the epochs, images and seconds spent so far; its searches; and the
-    hyperparameters that they searched, over the records.
+    """The records of a run with an evaluation, with the epochs, images and seconds spent so far;
+    its searches; and the hyperparameters that they searched, over these records.
 
     Raises:
         DataError: a file that cannot be read.
@@ -50,12 +52,15 @@ def run_rows(path: Path, config: RunConfig) -> CellRows:
     for record in records:
         row = _record_row(record, config)
         spent = spent + [row[name] for name in SPENT]
-        rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
-    tuned = [record for record in records if record.tuned]
+        if record.fitted:
+            rows.append(row | dict(zip(SPENT, spent.tolist(), strict=True)))
+    fitted = [record for record in records if record.fitted]
+    tuned = [record for record in fitted if record.tuned]
     return CellRows(
+        complete=len(records),
         records=rows,
         searches=[_search_row(record, config) for record in tuned],
-        hyperparameters=_hyperparameter_rows(records, _searched_space(path)) if tuned else [],
+        hyperparameters=_hyperparameter_rows(fitted, _searched_space(path)) if tuned else [],
     )
 
 
@@ -122,7 +127,7 @@ def tuning_rows(path: Path, config: TuneConfig) -> CellRows:
                 )
     if record is None:
         return CellRows(trials=trials)
-    return CellRows([_record_row(record, config)], trials, [_search_row(record, config)])
+    return CellRows(1, [_record_row(record, config)], trials, [_search_row(record, config)])
 
 
 def _tuning_record(file: Path) -> CycleRecord | None:
@@ -137,13 +142,13 @@ def _tuning_record(file: Path) -> CycleRecord | None:
 
 def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
     hpo, fit = (int(record.epochs.get(part, 0)) for part in ("hpo", "fit"))
-    n = record.n_labeled
+    n, test = record.n_labeled, record.test or {}
     return {
         "kind": record.kind,
         "cycle": record.cycle,
         "n_labeled": n,
         "configuration": dict(record.configuration),
-        **{name: _number(record.test.get(name)) for name in SCORES},
+        **{name: _number(test.get(name)) for name in SCORES},
         "validation": _number((record.validation or {}).get("accuracy")),
         "diverged": record.diverged,
         "epochs_hpo": hpo,

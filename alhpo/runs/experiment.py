@@ -3,6 +3,8 @@
     labels -> search or fixed hyperparameters -> fit on all labels -> evaluation -> query -> record
     -> labels
 
+Cycles that ``evaluate_at`` leaves out only query.
+
 All state is on disk, so the same call continues a killed run:
 
     format.json           the format of the folder, and the version that began it
@@ -12,7 +14,7 @@ All state is on disk, so the same call continues a killed run:
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
-    fit/cycle_000/        the model of the cycle recorded last, and that of the cycle under way
+    fit/cycle_000/        the model of the last cycle with one, and that of the cycle under way
     fit/final/            the model of the fit after a final search
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
@@ -59,7 +61,7 @@ from alhpo.runs.records import read_records
 from alhpo.runs.search import storage_of
 from alhpo.runs.settings import RunConfig
 from alhpo.runs.stopwatch import Stopwatch
-from alhpo.strategies import strategy_name
+from alhpo.strategies import needs_model, strategy_name
 from alhpo.training.compute import Compute
 
 
@@ -225,10 +227,14 @@ class _Run:
     def _cycle(self, learner: ActiveLearner) -> None:
         config, cycle = self.config, len(self.records)
         self._watch = Stopwatch()
-        tuned = self._mode.searches(cycle, config.sizes, tuple(self.records))
-        with self._watch.timed("hpo"):
-            found = (self._search if tuned else self._keep)(learner, cycle)
-        fit = self._fit(learner, found, "cycle", cycle)
+        tuned, fit = False, None
+        if learner.n_labeled in config.evaluated_sizes:
+            tuned = self._mode.searches(cycle, config.sizes, tuple(self.records))
+            with self._watch.timed("hpo"):
+                found = (self._search if tuned else self._keep)(learner, cycle)
+            fit = self._fit(learner, found, "cycle", cycle)
+        else:
+            found = Found(self._searches.current(self.records).model_dump())
         queried: tuple[int, ...] = ()
         remaining = config.budget - learner.n_labeled
         if remaining > 0:
@@ -273,12 +279,13 @@ class _Run:
         """Each fit has its own folder: with ``start="warm"`` the next fit starts from its model."""
         return self.path / "fit" / ("final" if kind == "final" else f"cycle_{cycle:03d}")
 
-    def _query(self, learner: ActiveLearner, n: int, fit: Fit) -> tuple[int, ...]:
-        """Ask for labels, unless a killed process did: with the strategy, or at random if there is
-        no fitted model or its outputs are not finite."""
+    def _query(self, learner: ActiveLearner, n: int, fit: Fit | None) -> tuple[int, ...]:
+        """Ask for labels, unless a killed process did: with the strategy, or at random if the
+        model that it looks at diverged or its outputs are not finite."""
         if not len(learner.pool.pending):
+            without = fit is not None and fit.diverged and needs_model(learner.strategy)
             try:
-                learner.ask(n, strategy="random" if fit.diverged else None)
+                learner.ask(n, strategy="random" if without else None)
             except DivergedError as error:
                 warnings.warn(
                     f"Cycle {len(self.records)} of {self.path.name} queries at random. {error}",
@@ -294,7 +301,7 @@ class _Run:
         cycle: int,
         found: Found,
         tuned: bool,
-        fit: Fit,
+        fit: Fit | None,
         queried: tuple[int, ...],
     ) -> None:
         """Write the record of a cycle, and delete checkpoints that are no longer needed."""
@@ -306,11 +313,15 @@ class _Run:
             configuration=found.configuration,
             tuned=tuned,
             validation=found.validation,
-            test=fit.test.scores,
-            epochs={"hpo": self._searches.epochs(cycle, self.records), "fit": fit.epochs},
+            test=fit and fit.test.scores,
+            epochs={
+                "hpo": self._searches.epochs(cycle, self.records),
+                "fit": fit.epochs if fit else 0,
+            },
             queried=queried,
             random_query=any(learner.pool.asked_by(index) != strategy for index in queried),
-            diverged=fit.diverged,
+            diverged=fit is not None and fit.diverged,
+            fitted=fit is not None,
             search=found.search,
             seconds=self._watch.seconds,
         )
@@ -324,8 +335,8 @@ class _Run:
 
         What cannot be deleted now is tried again after the next record.
         """
-        last = self.records[-1]
-        kept = self._fit_folder(last.kind, last.cycle)
+        fitted = [record for record in self.records if record.fitted]
+        kept = self._fit_folder(fitted[-1].kind, fitted[-1].cycle) if fitted else None
         old = [folder for folder in (self.path / "fit").glob("*") if folder != kept]
         checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
         for folder in (*old, self.path / "query", *checkpoints):

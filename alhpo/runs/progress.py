@@ -132,11 +132,12 @@ class RichObserver:
         chosen = f"lr {hp['lr']:.2g}  wd {hp['weight_decay']:.2g}"
         spent = f"{record.epochs['hpo']} + {record.epochs['fit']} epochs"
         seconds = sum(record.seconds.values())
+        test = f"test {record.test['accuracy']:.3f}" if record.test else "not evaluated"
         warning = "  [red]DIVERGED[/]" if record.diverged else ""
         warning += "  [red]RANDOM QUERY[/]" if record.random_query else ""
         name = f"cycle {record.cycle:<2d}" if record.kind == "cycle" else f"{record.kind:7s}"
         self._console.print(
-            f"{name} {record.n_labeled:5d} labels  test {record.test['accuracy']:.3f}  {judged}"
+            f"{name} {record.n_labeled:5d} labels  {test}  {judged}"
             f"{chosen}{' (tuned)' if record.tuned else ''}  {spent}  {seconds:.0f} s{warning}",
             highlight=False,
             soft_wrap=True,

@@ -68,9 +68,12 @@ def read_record(entry: Any, where: str) -> CycleRecord:
 
 
 def _check_numbers(record: CycleRecord) -> None:
-    """Raise if a score or a count is not a number."""
+    """Raise if a score or a count is not a number, or a fit has no scores."""
     validation = (record.validation or {}).get("accuracy")
-    for score in (*record.test.values(), validation):
+    test = {} if record.test is None else record.test
+    if record.fitted is not (record.test is not None):
+        raise TypeError(f"fitted is {record.fitted!r} and test is {record.test!r}")
+    for score in (*test.values(), validation):
         float(0 if score is None else score)
     float(sum([*record.seconds.values(), *record.epochs.values()]))
     if not isinstance(record.n_labeled, int):

@@ -72,6 +72,14 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         500, ge=2, description="Number of labels at the end, including the initial ones."
     )
 
+    evaluate_at: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="Numbers of labels, such as 2000,4000, at which a model is trained and "
+        "evaluated; by default in every cycle. The other cycles only query. For hpo fixed or "
+        "final, cold start, and a strategy that looks at no trained model, such as random.",
+    )
+
     hpo: str = Field(
         "fixed",
         description="HPO mode, when to search hyperparameters: "
@@ -95,13 +103,24 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     validate_fixed: bool = Field(
         True,
         description="Also measure the validation accuracy in cycles without a search. This costs "
-        "about one more training per cycle.",
+        "about one more training per cycle that is evaluated.",
     )
     start: Literal["cold", "warm"] = Field(
         "cold",
         description="Trainings start from the same initial weights (cold) or the last fit (warm).",
     )
     output_dir: str = Field("runs", description="Folder for the folders of runs.")
+
+    @pydantic.field_validator("evaluate_at", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A flag gives the numbers as text."""
+        return value.split(",") if isinstance(value, str) else value
+
+    @pydantic.field_validator("evaluate_at")
+    @classmethod
+    def _ascending(cls, value: list[int] | None) -> list[int] | None:
+        return None if value is None else sorted(set(value))
 
     @pydantic.field_validator("hpo")
     @classmethod
@@ -132,7 +151,31 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
                     "The mode searches in the last cycle and again after it, on the same labels. "
                     "Leave out one of the two."
                 )
+        if self.evaluate_at is not None:
+            with naming("evaluate_at", self.evaluate_at):
+                self._check_left_out(self.evaluate_at)
         return self
+
+    def _check_left_out(self, evaluated: list[int]) -> None:
+        """Refuse to leave out fits that something else depends on."""
+        from alhpo.strategies import check_without_model
+
+        if strange := [n for n in evaluated if n not in self.sizes]:
+            raise ConfigurationError(
+                f"No cycle has {' or '.join(map(str, strange))} labels. Legal: "
+                f"{_abbreviated(self.sizes)}."
+            )
+        if self.search_cycles:
+            raise ConfigurationError(
+                f"Mode {self.hpo!r} searches {self.mode.when}, and a search is judged by the fit "
+                "after it. Use hpo fixed or final, or leave out evaluate_at."
+            )
+        if self.start == "warm":
+            raise ConfigurationError(
+                "With start=warm every fit begins with the model of the cycle before, so none can "
+                "be left out. Use start=cold, or leave out evaluate_at."
+            )
+        check_without_model(self.strategy)
 
     @property
     def mode(self) -> HPOMode:
@@ -150,6 +193,11 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         return [*range(self.initial_size, self.budget, self.acquisition_size), self.budget]
 
     @property
+    def evaluated_sizes(self) -> list[int]:
+        """The number of labels in each cycle that fits and evaluates a model."""
+        return self.sizes if self.evaluate_at is None else self.evaluate_at
+
+    @property
     def search_cycles(self) -> Collection[int]:
         """Cycles that may search, without the final search."""
         return self.mode.cycles(self.sizes)
@@ -159,6 +207,7 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         """Whether the last cycle already measured what the final search would measure first: the
         same configuration on the same labels from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
+        measured = measured and self.evaluated_sizes[-1] == self.budget
         return self.mode.final_search and measured and self.max_budget > self.max_epochs
 
     @property
@@ -175,9 +224,10 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         # settings that came later: names stay as they were
-        for late, default in (("dropout", 0.0), ("measure_test", False), ("initial", "random")):
-            if values.get(late) == default:
-                del values[late]
+        late = {"dropout": 0.0, "measure_test": False, "initial": "random", "evaluate_at": None}
+        for name, default in late.items():
+            if values.get(name, ...) == default:
+                del values[name]
         needs = strategy_needs(get_strategy(self.strategy))
         if not needs:
             del values["query_subset"]
@@ -189,6 +239,12 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         strategy = re.sub(r"[^\w.+-]+", "-", self.strategy)[:40].rstrip("-.")
         mode = re.sub(r"[^\w.+-]+", "-", self.hpo)
         return f"{data}-{strategy}-{mode}-seed{self.seed}-{content_hash(values, 8)}"
+
+
+def _abbreviated(numbers: list[int]) -> str:
+    """Ascending numbers; of many, the first and the last."""
+    shown = list(map(str, numbers))
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "…", *shown[-3:]])
 
 
 class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):

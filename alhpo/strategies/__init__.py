@@ -32,7 +32,13 @@ from alhpo.strategies import tcm as tcm
 from alhpo.strategies import typiclust as typiclust
 from alhpo.strategies import uherding as uherding
 from alhpo.strategies import vaal as vaal
-from alhpo.strategies.checked import check_dropout, check_initial, run_strategy
+from alhpo.strategies.checked import (
+    check_dropout,
+    check_initial,
+    check_without_model,
+    needs_model,
+    run_strategy,
+)
 from alhpo.strategies.ranking import Scores, register_score, score_names
 from alhpo.strategies.registry import (
     get_strategy,
@@ -49,7 +55,9 @@ __all__ = [
     "Scores",
     "check_dropout",
     "check_initial",
+    "check_without_model",
     "get_strategy",
+    "needs_model",
     "register_score",
     "register_strategy",
     "register_strategy_family",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from alhpo.base.errors import ConfigurationError, DivergedError
-from alhpo.base.protocols import Strategy
+from alhpo.base.protocols import MODEL_OUTPUTS, POOL_OUTPUTS, Strategy
 from alhpo.base.types import PoolOutputs, Query, StochasticPasses
 from alhpo.strategies.registry import get_strategy, strategy_name, strategy_names, strategy_needs
 
@@ -110,7 +110,9 @@ def check_initial(strategy: str | Strategy) -> None:
     """
     strategy = get_strategy(strategy)
     if beyond := strategy_needs(strategy) - INITIAL_NEEDS:
-        legal = [name for name in strategy_names() if ":" not in name and _of_features(name)]
+        legal = [
+            name for name in strategy_names() if ":" not in name and _within(name, INITIAL_NEEDS)
+        ]
         raise ConfigurationError(
             f"Strategy {strategy_name(strategy)!r} cannot choose the initial labels: it needs "
             f"{', '.join(sorted(beyond))}, and no model is trained yet. Legal: "
@@ -118,9 +120,35 @@ def check_initial(strategy: str | Strategy) -> None:
         )
 
 
-def _of_features(name: str) -> bool:
+def needs_model(strategy: str | Strategy) -> bool:
+    """Whether the strategy looks at outputs of a fitted model.
+
+    Raises:
+        ConfigurationError: the strategy is unknown.
+    """
+    return bool(strategy_needs(get_strategy(strategy)) & MODEL_OUTPUTS)
+
+
+def check_without_model(strategy: str | Strategy) -> None:
+    """Refuse a strategy that looks at a fitted model, for queries without one.
+
+    Raises:
+        ConfigurationError: the strategy is unknown, or needs outputs of a model; the message lists
+            those that do not.
+    """
+    strategy = get_strategy(strategy)
+    if of_model := strategy_needs(strategy) & MODEL_OUTPUTS:
+        without = POOL_OUTPUTS - MODEL_OUTPUTS
+        legal = [name for name in strategy_names() if ":" not in name and _within(name, without)]
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} looks at a trained model in every cycle (its "
+            f"{', '.join(sorted(of_model))}). Legal: {', '.join(legal)}."
+        )
+
+
+def _within(name: str, needs: frozenset[str]) -> bool:
     try:
-        return strategy_needs(get_strategy(name)) <= INITIAL_NEEDS
+        return strategy_needs(get_strategy(name)) <= needs
     except ConfigurationError:  # a plug-in that cannot be imported
         return False
 

@@ -345,6 +345,8 @@ def _choices(
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return str(value)
 
 

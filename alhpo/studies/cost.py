@@ -168,11 +168,13 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     needs = strategy_needs(get_strategy(config.strategy))
     tested = data.evaluation if config.measures_test else 0
     for cycle, n in enumerate(sizes):
+        evaluated = n in config.evaluated_sizes
         if cycle in searching:
             total += _search_cost(config, n, config.max_budget, tested)
-        elif config.validate_fixed:
+        elif config.validate_fixed and evaluated:
             total += _search_cost(config, n, config.max_epochs, tested)
-        total += _fit_cost(config, n, data)
+        if evaluated:
+            total += _fit_cost(config, n, data)
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
     if config.mode.final_search:

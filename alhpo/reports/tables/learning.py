@@ -19,7 +19,8 @@ MOST_SHOWN = 8  # numbers of labels
 def learning_table(part: Part) -> Table | None:
     """A row per strategy and setting: accuracies at numbers of labels, all of them or a spread
     with the first and the last; those of models retrained after the last cycle; the area under
-    the curve divided by its range of labels, over the seeds that have all of it."""
+    the curve through the measured points, divided by its range of labels, over the seeds that have
+    all of them."""
     cycles = part.curves[part.curves["kind"] == "cycle"]
     every = sorted(map(int, cycles["n_labeled"].unique()))
     finals = sorted(map(int, part.curves[part.curves["kind"] == "final"]["n_labeled"].unique()))
@@ -41,14 +42,13 @@ def learning_table(part: Part) -> Table | None:
         {n: part.values(strategy, (setting, ACTIVE), n, "accuracy") for n in every}
         for strategy, setting in places
     ]
-    areas, comparable = _areas(curves)
+    areas = _areas(curves)
     names = [f"{n:,} labels" for n in shown] + [f"{n:,}, retrained" for n in finals]
     note = "Means ± standard deviations over seeds; n where there are fewer than there will be."
     if any(value.n for value in areas):
         columns.append(areas)
         names.append("area")
-        note += " Area: under the curve, divided by its range of labels, of seeds with all of it"
-        note += "." if comparable else "; over different ranges, which do not compare."
+        note += f" Area: {_over(places, curves)}"
     return Table(
         key=part.key("learning"),
         title=f"{part.title}: test accuracy (%) over labels",
@@ -76,17 +76,45 @@ def _column(part: Part, places: Sequence[tuple[str, str]], kind: str, labels: in
     return _ranked(column)
 
 
-def _areas(curves: Sequence[Mapping[int, Values]]) -> tuple[list[Value], bool]:
-    """The area of each row, ranked where all are over the same range of labels."""
-    areas, ranges = [], set()
+def _areas(curves: Sequence[Mapping[int, Values]]) -> list[Value]:
+    """The area of each row, ranked where all are over the same numbers of labels."""
+    areas = []
     for curve in curves:
-        labels = [n for n, values in curve.items() if values]
+        labels = _measured(curve)
         seeds = set.union(*(set(values) for values in curve.values()))
         whole = [s for s in seeds if all(s in curve[n] for n in labels)]
         found = [_area(labels, [100 * curve[n][seed] for n in labels]) for seed in sorted(whole)]
         areas.append(measured(*statistics.summary(found), expected=len(seeds)))
-        ranges.add((labels[0], labels[-1]) if labels else None)
-    return (_ranked(areas), True) if len(ranges) == 1 else (areas, False)
+    return _ranked(areas) if len(set(map(_measured, curves))) == 1 else areas
+
+
+def _measured(curve: Mapping[int, Values]) -> tuple[int, ...]:
+    return tuple(n for n, values in curve.items() if values)
+
+
+def _over(places: Sequence[tuple[str, str]], curves: Sequence[Mapping[int, Values]]) -> str:
+    """What the areas are over, in words."""
+    rows: dict[tuple[int, ...], list[str]] = {}
+    for place, curve in zip(places, curves, strict=True):
+        if labels := _measured(curve):
+            rows.setdefault(labels, []).append(joined(place))
+    under = "under the curve through the accuracies at"
+    divided = "divided by its range of labels, of seeds with all of them"
+    if len(rows) == 1:
+        return f"{under} {_numbers(*rows)} labels, {divided}."
+    each = "; ".join(f"{_numbers(labels)} ({', '.join(names)})" for labels, names in rows.items())
+    return (
+        f"{under} the numbers of labels that each row has, {divided}. They differ, and such areas "
+        f"do not compare: {each}."
+    )
+
+
+def _numbers(labels: Sequence[int]) -> str:
+    """A list; of many numbers, how many they are and the first and the last."""
+    if len(labels) > MOST_SHOWN:
+        return f"{len(labels)} numbers from {labels[0]:,} to {labels[-1]:,}"
+    shown = [f"{n:,}" for n in labels]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
 def _area(labels: Sequence[int], values: Sequence[float]) -> float:
