@@ -25,7 +25,7 @@ from alhpo.training.compute import Compute
 from alhpo.training.epochs import classification_loss
 from alhpo.training.loss_prediction import (
     add_loss_predictor,
-    joint_loss,
+    loss_at,
     predicted_losses,
     ranking_loss,
 )
@@ -163,11 +163,11 @@ def test_the_head_trains_the_classifier_for_sixty_percent(progress, joint):
 
     def gradients(loss_of):
         copied = copy.deepcopy(model)
-        loss = loss_of(copied, images, labels, hp, CPU, progress)
+        loss = loss_of(copied, images, labels, hp, CPU)
         loss.backward()
         return loss, {name: p.grad for name, p in copied.named_parameters()}
 
-    loss, together = gradients(joint_loss)
+    loss, together = gradients(loss_at(progress))
     alone, plain = gradients(classification_loss)
     assert loss > alone + 0.1
     for name, gradient in plain.items():
@@ -184,7 +184,7 @@ def test_true_losses_are_not_trained_by_the_ranking():
     losses = torch.rand(6, requires_grad=True)
     model = with_head()
     images, labels = torch.randn(6, 1, 16, 16), torch.zeros(6, dtype=torch.int64)
-    joint_loss(model, images, labels, Hyperparameters.create({}), CPU, 0.9).backward()
+    loss_at(0.9)(model, images, labels, Hyperparameters.create({}), CPU).backward()
     predicted = torch.rand(6, requires_grad=True)
     ranking_loss(predicted, losses).backward()
     assert predicted.grad.abs().sum() > 0

@@ -115,6 +115,7 @@ def measure(
 def _run_tuner(
     objective: Objective, callback: Progress, **arguments: Any
 ) -> tuple[Tuner, dict[str, Any] | None]:
+    objective.let_checkpoints_lag()  # runs keep no best_trial
     spent = 0
 
     def trained(row: dict[str, Any]) -> None:

@@ -259,12 +259,14 @@ class Search:
 
     def _record(self, trial: Trial, outcome: Outcome, overhead: float) -> None:
         number, epoch = trial.number, trial.epoch
-        if self._results.improved_by(outcome.metric):
+        if self._training.checkpoints_lag:  # there may be one, of an earlier epoch
+            outcome = replace(outcome, checkpoint=False)
+        elif self._results.improved_by(outcome.metric):
             outcome = replace(outcome, digest=self._folders.checksum(number))
         self._journal.epoch(outcome)
         self._outcomes[number].append(outcome)
         row = self._results.add(outcome, trial.configuration, overhead)
-        if self._results.best is row:
+        if self._results.best is row and not self._training.checkpoints_lag:
             self._folders.keep_best(number, epoch)
         self._folders.commit(number, epoch)
         if outcome.status != "ok" or epoch == self._max_epochs:

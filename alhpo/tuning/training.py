@@ -70,6 +70,9 @@ class TrialTraining:
         max_failures: int,
         failures: int,
     ) -> None:
+        #: Whether checkpoints may be of an earlier epoch than their trial; then none is kept of the
+        #: best epoch, and the objective itself trains the epochs in between again.
+        self.checkpoints_lag = bool(getattr(objective, "checkpoints_lag", False))
         self._objective = objective
         self._together: Callable[[list[tuple[Any, ...]]], Any] | None
         self._together = getattr(objective, "train_together", None)

@@ -59,10 +59,12 @@ class Tuner:
             ``checkpoint_path``, which does not exist before the first epoch. A metric that is not
             finite, or a ``DivergedError`` (of ``alhpo.base.errors``), ends the trial. After a
             ``CheckpointError`` the trial is trained again from epoch 0. Any other exception stops
-            the search (see ``max_failures``). The objective may have two attributes: ``identity``
-            (see the argument) and ``replaces_files``, True if it only replaces files by renaming,
-            so that a hard link can stand for a copy of a checkpoint. If it has a method
-            ``train_together``, that trains several trials at a time (see ``parallel``).
+            the search (see ``max_failures``). The objective may have these attributes: ``identity``
+            (see the argument); ``replaces_files``, True if it only replaces files by renaming, so
+            that a hard link can stand for a copy of a checkpoint; and ``checkpoints_lag``, True if
+            a checkpoint may be of an earlier epoch than its trial, so that there is no best_trial.
+            If it has a method ``train_together``, that trains several trials at a time (see
+            ``parallel``).
         configuration_space: the space to search. It and its generator do not change.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to train in all. None is for optimizers that end by themselves
