@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/inference.py
 
 Features and logits of random images from one pass, by random weights: ResNet-18 with the CIFAR stem
-at 32 x 32, and EfficientNet-Lite0 at 128 x 128. Blocks of images take turns, so that a machine
-whose speed drifts treats both alike. A pass over N images takes N / B times the median of a block of
-B, with folding (median) once; ratios of blocks are medians over the rounds.
+at 32 x 32, and EfficientNet-Lite0 at 128 x 128. Both models take turns on a block of images, so that
+a machine whose speed drifts treats them alike. Times are of the processor with one thread on the
+CPU, where other processes then count less, and of the clock elsewhere. A pass over N images takes N / B times the
+median of a block of B, and folding (median) once; "blocks" is the median ratio of the rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 
 import torch
 
-from alhpo.models.folding import folded
 from alhpo.models.timm_models import ModelSpec
 from alhpo.training.compute import Compute
 from alhpo.training.recipes.network import NetworkRecipe
@@ -39,13 +39,15 @@ args = parser.parse_args()
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    if device.type == "cuda":
+    cuda = device.type == "cuda"
+    clock = time.perf_counter if cuda or torch.get_num_threads() > 1 else time.process_time
+    if cuda:
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     result = function()
-    if device.type == "cuda":
+    if cuda:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def measure(name: str, size: int, precision: str) -> list[dict[str, Any]]:
@@ -58,18 +60,8 @@ def measure(name: str, size: int, precision: str) -> list[dict[str, Any]]:
     if compute.channels_last:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
 
-    def outputs(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
-        said = recipe.predict(
-            model, images, Compute(torch.device("cpu"), "float32", False), features=True
-        )
-        assert said.features is not None
-        return [said.logits, said.features]
-
-    def fold() -> Any:
-        return folded(model, (3, size, size), outputs)
-
-    models = {"plain": model, "folded": fold()}
-    folding = [timed(fold, device)[0] for _ in range(args.rounds)]
+    models = {"plain": model, "folded": recipe.for_inference(model)}
+    folding = [timed(lambda: recipe.for_inference(model), device)[0] for _ in range(args.rounds)]
     seconds: dict[str, list[float]] = {which: [] for which in models}
     said = {}
     for turn in range(-1, args.rounds):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from alhpo.models.timm_models import BatchNormAct2d
 
 #: Largest difference of outputs, as a share of the largest output, that rounding may cause.
 TOLERANCE = 1e-3
@@ -43,7 +44,7 @@ def folded(
         The copy, in evaluation mode, on the same device; the model itself if nothing can be folded
         or outputs differ by more than rounding.
     """
-    if not any(_is_norm(module) for module in model.modules()):
+    if not has_batch_norm(model):
         return model
     device = next(model.parameters()).device
     mine = copy.deepcopy(model).to("cpu").eval()  # a GPU may round products to TF32
@@ -59,6 +60,11 @@ def folded(
     found = outputs(mine, images)
     same = all(_close(one, other) for one, other in zip(found, expected, strict=True))
     return mine.to(device) if same else model
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a model has batch norms of a kind that may be folded."""
+    return any(_is_norm(module) for module in model.modules())
 
 
 class _Flow(TorchDispatchMode):
