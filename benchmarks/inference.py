@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/inference.py
 
-Features and logits of random images from one pass, by random weights: ResNet-18 with the CIFAR stem
-at 32 x 32, and EfficientNet-Lite0 at 128 x 128. Both models take turns on a block of images, so that
-a machine whose speed drifts treats them alike. Times are of the processor with one thread on the
-CPU, where other processes then count less, and of the clock elsewhere. A pass over N images takes N / B times the
-median of a block of B, and folding (median) once; "blocks" is the median ratio of the rounds.
+Features and logits of random images, by random weights: ResNet-18 with the CIFAR stem at 32 x 32,
+and EfficientNet-Lite0 at 128 x 128. Both models take turns on a block of images, so that a machine
+whose speed drifts treats them alike. With one thread on the CPU, times are those of the processor,
+so that other processes count less; elsewhere those of the clock. A pass over N images takes N / B
+times the median of a block of B, and folding (median) once; "blocks" is the median of the rounds'
+ratios, without folding.
 """
 
 from __future__ import annotations

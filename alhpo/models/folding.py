@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -119,11 +119,11 @@ def _pairs(
                 yield source[id(taken[0])], norms[id(tensor)]
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a module is known to be batch norm, and perhaps dropout and an activation after it,
     with statistics of its own."""
     known = type(module) in (nn.BatchNorm2d, BatchNormAct2d)
-    return known and module.running_mean is not None
+    return known and getattr(module, "running_mean", None) is not None
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -144,7 +144,9 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
     """What a module does after batch norm."""
-    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    if type(norm) is BatchNormAct2d:
+        return nn.Sequential(cast(nn.Module, norm.drop), cast(nn.Module, norm.act))
+    return nn.Identity()
 
 
 def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
