@@ -183,6 +183,8 @@ def test_a_model_whose_outputs_would_differ_is_used_as_it_is():
     flow = lambda net, x: net.norm(net.first(x))  # noqa: E731
     model = as_if_trained(Net(flow, WithoutBias)).eval()
     assert folded(model, (3, 6, 6), output) is model
+    looking = as_if_trained(Net(lambda net, x: net.norm(net.first(x)) * net.norm.eps)).eval()
+    assert folded(looking, (3, 6, 6), output) is looking
     broken = as_if_trained(Net(flow)).eval()
     broken.norm.running_mean[0] = torch.nan
     assert folded(broken, (3, 6, 6), output) is broken

@@ -57,7 +57,10 @@ def folded(
     for convolution, norm in pairs:
         _fold(convolution, norm)
     _replace(mine, {id(norm): _rest(norm) for _, norm in pairs})
-    found = outputs(mine, images)
+    try:
+        found = outputs(mine, images)
+    except Exception:  # of an architecture that looks at its batch norm
+        return model
     same = all(_close(one, other) for one, other in zip(found, expected, strict=True))
     return mine.to(device) if same else model
 
