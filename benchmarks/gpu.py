@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from alhpo import ActiveLearner, ImageDataset, Tuner, load_dataset
 from alhpo.training.epochs import make_optimizer
-from alhpo.training.evaluation import evaluate
+from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.recipes.recipe import EpochOf
 from alhpo.training.trainer import Task, Trainer
 
@@ -321,7 +321,7 @@ class Bench:
                         else [one.training.epoch(one.images, one.epoch, *one.key) for one in epochs]
                     )
                     for model, held_out in zip(plain.models, objective._validation, strict=True):
-                        evaluate(task.recipe, model, held_out, task.compute)
+                        score_images(task.recipe, model, held_out, task.compute).mean()
 
                 seconds = self.machine.interleaved(
                     {"objective": through, "epoch": itself}, 2 * self.args.rounds
