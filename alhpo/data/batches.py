@@ -343,7 +343,7 @@ class DeviceImages(DeviceRows):
         if crop:
             offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(self.device)
             rows, columns = rows + offsets[0], columns + offsets[1]
-        axes = (axis.reshape(*order.shape, -1) for axis in (rows, columns))
+        axes = (axis.contiguous().view(*order.shape, -1) for axis in (rows, columns))
         return EpochPlan(self._padded_by(pad), (order, *axes))
 
     def batch(
