@@ -29,6 +29,7 @@ import copy
 import json
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -119,9 +120,15 @@ class Machine:
         return {
             "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
             "cuda": torch.version.cuda if cuda else None,
+            "driver": driver() if cuda else None,
             "python": platform.python_version(),
             **packages,
         }
+
+
+def driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def noise(count: int, size: int = 32) -> ImageDataset:
