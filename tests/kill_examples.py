@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ import alhpo.runs.experiment
 import alhpo.runs.pool_tuning
 import alhpo.studies.scheduler
 import alhpo.training.final_fit
+import alhpo.training.objective
+from alhpo import ActiveLearner
 from alhpo.base.errors import AlhpoError, CheckpointError
 from alhpo.data.dataset import ImageDataset
 from alhpo.runs.experiment import run_experiment
@@ -158,6 +162,45 @@ def search(
         seed=1,
         resume="quiet",
         storage_path=folder / "storage" if elsewhere else None,
+        progress=False,
+    )
+    best = tuner.run()
+    return [_without_times(row) for row in (best, *tuner.results)]
+
+
+def lagging_search(folder: Path, parallel: int = 1) -> list[dict[str, Any]]:
+    """A search of trainings whose checkpoints lag: each is written after every other epoch, and
+    when it goes out of memory, in which there is room for two."""
+    _quick()
+    ticks = itertools.count()
+    alhpo.training.objective.time = SimpleNamespace(monotonic=lambda: next(ticks))
+    alhpo.training.objective.LAG = 1.5
+    alhpo.training.objective.LIVE_BYTES = 16_000
+    learner = ActiveLearner(
+        toy_data(),
+        model="alhpo_toy",
+        max_epochs=4,
+        validation="holdout:0.4",
+        metric="likelihood",
+        hyperparameters={"batch_size": 4},
+        precision="float32",
+        device="cpu",
+    )
+    learner.compute = replace(learner.compute, captured=True)
+    learner.label_initial(10)
+    objective = learner.objective()
+    objective.let_checkpoints_lag()
+    tuner = Tuner(
+        objective,
+        objective.configuration_space,
+        max_epochs=4,
+        max_budget=10,
+        output_path=folder,
+        optimizer="hyperband",
+        num_configurations=5,
+        parallel=parallel,
+        seed=1,
+        resume="quiet",
         progress=False,
     )
     best = tuner.run()

@@ -167,6 +167,28 @@ def test_epochs_are_functions_of_the_key_alone(augmentation):
     assert not all(torch.equal(a, c) for (a, _), (c, _) in zip(first, other, strict=True))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(2, 6),
+    st.sampled_from(["none", "flip", "crop", "crop-flip"]),
+    st.booleans(),
+)
+def test_an_epoch_is_the_batches_of_its_plan(n, batch_size, augmentation, subset):
+    """Also of a plan that was written into another one, and of some of the images."""
+    source = numbered(2 * n, channels=3)
+    source = source.part(torch.arange(1, 2 * n, 2)) if subset else source.part(torch.arange(n))
+    plan, other = (source.plan(batch_size, augmentation, "x", key) for key in (0, 1))
+    batches = epoch(source, batch_size, augmentation, ("x", 1))
+    assert plan.steps == other.steps == source.batches(batch_size) == len(batches)
+    for mine, theirs in zip(plan.parts, other.parts, strict=True):
+        mine.copy_(theirs)
+    for step, (inputs, labels) in enumerate(batches):
+        for drawn in (plan, other):
+            found = source.batch(drawn.source, *(part[step] for part in drawn.parts))
+            assert torch.equal(found[0], inputs) and torch.equal(found[1], labels)
+
+
 def test_two_epochs_can_be_read_side_by_side():
     source = numbered(12)
     alone = [epoch(source, 4, "crop-flip", (key,)) for key in (0, 1)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import frozen_run, recorded, run, search, study
+from kill_examples import frozen_run, lagging_search, recorded, run, search, study
 from killing import (
     Tree,
     changed,
@@ -121,6 +121,13 @@ def test_a_search_of_three_trials_at_a_time_killed_anywhere_ends_with_the_same_r
 def test_a_search_with_checkpoints_elsewhere_killed_anywhere_ends_with_the_same_rows(tmp_path):
     folder = tmp_path / "killed"
     check_every_kill(partial(search, folder, "random", True, elsewhere=True), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_search_whose_checkpoints_lag_killed_anywhere_ends_with_the_same_rows(tmp_path, parallel):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(lagging_search, folder, parallel), folder)
 
 
 @pytest.mark.slow

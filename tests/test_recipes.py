@@ -14,6 +14,7 @@ from alhpo import ActiveLearner, RunConfig, load_dataset, run_experiment
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import Query
 from alhpo.testing import check_recipe, check_strategy
+from alhpo.training.compute import Compute
 from alhpo.training.recipes import RECIPES, get_recipe
 
 TOY = {
@@ -37,12 +38,11 @@ def test_the_toy_conforms():
     check_recipe("toy", diverging={"lr": 1e38})
 
 
-def test_the_network_conforms():
-    check_recipe("network", {"batch_size": 8}, model="alhpo_toy")
-
-
-def test_learning_loss_conforms():
-    check_recipe("learning-loss", {"batch_size": 8}, model="alhpo_toy")
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("recipe", ["network", "learning-loss"])
+def test_recipes_of_networks_conform(recipe, captured):
+    compute = Compute(torch.device("cpu"), "float32", False, captured)
+    check_recipe(recipe, {"batch_size": 8}, model="alhpo_toy", compute=compute)
 
 
 class Forgetful(ToyRecipe):

@@ -266,7 +266,7 @@ class EpochPlan:
     Attributes:
         source: (N, H', W', C) uint8, the images that the parts index, padded if they are cropped.
         parts: (S, B) int64 images of each batch; and with crops or flips, (S, B, H) int64 rows and
-            (S, B, W) int64 columns of each image.
+            (S, B, W) int64 columns of each image. They are contiguous, and may be written to.
     """
 
     source: torch.Tensor
@@ -343,7 +343,7 @@ class DeviceImages(DeviceRows):
         if crop:
             offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(self.device)
             rows, columns = rows + offsets[0], columns + offsets[1]
-        axes = (axis.contiguous().view(*order.shape, -1) for axis in (rows, columns))
+        axes = (axis.reshape(*order.shape, -1).contiguous() for axis in (rows, columns))
         return EpochPlan(self._padded_by(pad), (order, *axes))
 
     def batch(

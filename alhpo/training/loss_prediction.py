@@ -40,6 +40,10 @@ JOINT_SHARE = 0.6
 LOSS_PREDICTION = {"margin": MARGIN, "weight": WEIGHT, "joint_share": JOINT_SHARE}
 
 
+class _Float32Linear(nn.Linear):
+    """A linear layer outside autocast. Captured steps keep weights of this type in float32."""
+
+
 class LossPredictor(nn.Module):
     """Global average pooling → FC(128) → ReLU on each stage, concatenated → FC(1).
 
@@ -53,8 +57,8 @@ class LossPredictor(nn.Module):
         super().__init__()
         self.stages = tuple(stages)
         self.channels_last = channels_last
-        self.branches = nn.ModuleList(nn.Linear(width, HIDDEN) for width in widths)
-        self.score = nn.Linear(HIDDEN * len(widths), 1)
+        self.branches = nn.ModuleList(_Float32Linear(width, HIDDEN) for width in widths)
+        self.score = _Float32Linear(HIDDEN * len(widths), 1)
 
     def forward(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B,) predicted losses, float32, from the (B, width) averages of each stage."""

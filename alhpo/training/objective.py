@@ -353,11 +353,12 @@ class Objective:
 
     def _trainer(self, hp: TrainingHyperparameters, previous_epoch: int, folder: Path) -> Trainer:
         live = self._live.pop(str(folder.resolve()), None)
-        if live and live[1] == _signature(folder) and live[0].hp == hp and previous_epoch > 0:
+        at = (_signature(folder), hp, previous_epoch)
+        if live and (live[1], live[0].hp, live[0].epoch) == at:
             trainer = live[0]
         else:
             trainer = Trainer(self._task, hp, self._training, self._scheme)
-            if previous_epoch > 0:
+            if previous_epoch > 0 and (_signature(folder) or not self.checkpoints_lag):
                 trainer.load(folder)
         if self.checkpoints_lag:
             while trainer.epoch < previous_epoch and not trainer.diverged:
