@@ -30,7 +30,7 @@ from alhpo.hyperparameters import Hyperparameters
 from alhpo.training.checkpoints import training_tensors
 from alhpo.training.compute import Compute
 from alhpo.training.epochs import TrainingLoss, learning_rates, make_optimizer
-from alhpo.training.lanes import CAPTURING, next_lane
+from alhpo.training.lanes import CAPTURING, deterministic_convolutions, next_lane
 
 #: Modules of whose weights autocast rounds every use. Subclasses may use theirs in other ways.
 ROUNDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -80,7 +80,8 @@ class CapturedTraining:
         self._images: DeviceImages | None = None
         self._plan: EpochPlan
         self._rates: torch.Tensor
-        self._loss: TrainingLoss
+        #: The loss of the captured step; None before a capture.
+        self._loss: TrainingLoss | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
@@ -103,27 +104,27 @@ class CapturedTraining:
     def begin(self, images: DeviceRows, epoch: int, *key: Key) -> int:
         """Draw an epoch, and capture the step if that is not done. Returns the number of steps."""
         images = cast(DeviceImages, images)
+        plan = images.plan(self._hp.batch_size, self._hp.augmentation, *key, epoch)
+        rates = torch.tensor(learning_rates(self._hp, epoch, self._max_epochs, plan.steps))
+        loss = self._loss_at(epoch / self._max_epochs)
+        if self._images is not images:  # the step reads these tensors from now on
+            self._images, self._plan = images, plan
+            self._rates = rates.to(self._compute.device)
+            self._loss = None
+        else:
+            for mine, new in zip(self._plan.parts, plan.parts, strict=True):
+                mine.copy_(new)
+            self._rates.copy_(rates)
         if self._lane is not None:
             self._lane.stream.wait_stream(torch.cuda.current_stream(self._compute.device))
         with self._on_lane():
-            plan = images.plan(self._hp.batch_size, self._hp.augmentation, *key, epoch)
-            rates = learning_rates(self._hp, epoch, self._max_epochs, plan.steps)
-            loss = self._loss_at(epoch / self._max_epochs)
-            if self._images is not images:  # the step reads these tensors from now on
-                self._images, self._plan = images, plan
-                self._rates = torch.tensor(rates, device=self._compute.device)
-                self._graph = None
-            else:
-                for mine, new in zip(self._plan.parts, plan.parts, strict=True):
-                    mine.copy_(new)
-                self._rates.copy_(torch.tensor(rates))
-            if self._graph is None or self._loss is not loss:
+            if self._loss is not loss:
                 self._loss = loss
                 self._capture()
             self._generator.manual_seed(derive_seed(*key, "dropout", epoch))
             self._position.zero_()
             self._total.zero_()
-            return plan.steps
+        return plan.steps
 
     def step(self) -> None:
         """Train the next step of the epoch."""
@@ -157,7 +158,7 @@ class CapturedTraining:
         """Capture the step, after steps that are undone."""
         if self._lane is None:
             return
-        with CAPTURING:
+        with CAPTURING, deterministic_convolutions():
             before = [tensor.clone() for tensor in self.tensors().values()]
             for _ in range(WARM_UP):
                 self._position.zero_()
@@ -168,7 +169,7 @@ class CapturedTraining:
             self._weights.round()
 
     def _step(self) -> None:
-        assert self._images is not None
+        assert self._images is not None and self._loss is not None
         position, weights = self._position, self._weights
         parts = (part.index_select(0, position)[0] for part in self._plan.parts)
         inputs, labels = self._images.batch(self._plan.source, *parts)

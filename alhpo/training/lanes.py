@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -52,16 +53,42 @@ class Lane:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # unlike torch.cuda.graph(), without collecting garbage and waiting for the whole device
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-        try:
-            step()
-        except BaseException:
-            with suppress(RuntimeError):  # the capture is void
-                graph.capture_end()
-            raise
-        graph.capture_end()
+        with _no_garbage_collection():
+            # unlike torch.cuda.graph(), without waiting for the whole device
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                step()
+            except BaseException:
+                with suppress(RuntimeError):  # the capture is void
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return graph
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection in a capture may delete another graph, which a capture does not allow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def deterministic_convolutions() -> Iterator[None]:
+    """A block in which cuDNN chooses only algorithms that repeat their results in every bit; those
+    that a graph captures stay chosen. ``CAPTURING`` must be held, because cuDNN's settings are of
+    the process; they are as before afterwards."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
 
 
 _lanes: dict[torch.device, list[Lane]] = {}

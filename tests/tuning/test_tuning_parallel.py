@@ -377,6 +377,7 @@ def test_a_run_is_another_with_another_number_where_it_searches():
 def test_a_runs_searches_train_several_at_a_time(tmp_path):
     objective = Together()
     objective.configuration_space, objective.max_epochs = toy_space(), 3
+    objective.let_checkpoints_lag = lambda: None
     chosen = SearchSettings(optimizer="random", num_configurations=5, parallel=2)
     arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda *_: None}
     run_search(objective, chosen, tmp_path, **arguments)
