@@ -196,8 +196,13 @@ def test_only_objectives_of_captured_steps_let_them_lag(learner, tmp_path, writt
 
 
 def test_there_is_a_best_trial_only_where_checkpoints_do_not_lag(learner, tmp_path):
-    search(lagging(learner), tmp_path / "lagging")
-    assert not list((tmp_path / "lagging").rglob(FILE_NAME))
+    copies = []
+    search(
+        lagging(learner),
+        tmp_path / "lagging",
+        callback=lambda row: copies.extend((tmp_path / "lagging").rglob("best_*")),
+    )
+    assert not copies and not list((tmp_path / "lagging").rglob(FILE_NAME))
     tuner = tuner_of(learner.objective(), tmp_path / "strict")
     best = tuner.run()
     (file,) = (tmp_path / "strict").rglob(FILE_NAME)
@@ -215,15 +220,19 @@ def test_a_search_goes_on_with_the_other_kind_of_objective(learner, tmp_path, fi
         assert search(other, tmp_path / str(epochs)) == expected
 
 
-def test_divergence_is_remembered(learner, tmp_path):
+@both_lags
+def test_divergence_is_remembered(learner, tmp_path, lag):
     learner.fixed["warmup_epochs"] = 3
     hot = {"lr": 1e18, "weight_decay": 0.0}
     expected = learner.objective(6)(hot, 6, 0, tmp_path / "strict")
-    assert expected[-1]["diverged"]
-    rows = []
-    for epoch in range(6):
-        rows += lagging(learner, 6)(hot, epoch + 1, epoch, tmp_path / "lagging")
-    assert repr(rows) == repr(expected)
+    assert [row["diverged"] for row in expected].index(True) in (3, 4)
+    for switch in range(1, 6):
+        objective, rows, folder = lagging(learner, 6), [], tmp_path / str(switch)
+        objective(CONFIGURATION, 1, 0, tmp_path / f"{switch}, the first that is written")
+        for epoch in range(6):
+            objective = lagging(learner, 6) if epoch == switch else objective
+            rows += objective(hot, epoch + 1, epoch, folder)
+        assert repr(rows) == repr(expected)
 
 
 @both_lags
