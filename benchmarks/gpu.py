@@ -15,7 +15,9 @@ speed       images per second at batch 32 and 128, with 1, 4 and 8 trainings at 
             bare eager step on a resident batch and the loop of airbench's kind (bfloat16 weights,
             crops and flips of whole batches on the device, fused optimizer, no data loader). All
             take turns in one process; ratios are medians over the rounds.
-objective   an epoch through the objective beside its training and validation alone
+objective   an epoch through the objective beside its training and validation alone: with a
+            checkpoint after every epoch, and as in runs, where checkpoints may lag (see
+            ``Objective.let_checkpoints_lag``; what they then add is at most a twentieth)
 cycle       the parts of a cycle of active learning: search, fit, evaluation, query
 table1      row Random of Table 1 of Huseljic et al. (2023) at 2,000 labels: 12 trainings
 """
@@ -27,6 +29,7 @@ import copy
 import json
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -41,9 +44,10 @@ from torch.nn import functional as F
 
 from alhpo import ActiveLearner, ImageDataset, Tuner, load_dataset
 from alhpo.training.epochs import make_optimizer
-from alhpo.training.evaluation import evaluate
+from alhpo.training.evaluation import evaluate, score_images
+from alhpo.training.objective import Objective
 from alhpo.training.recipes.recipe import EpochOf
-from alhpo.training.trainer import Task, Trainer
+from alhpo.training.trainer import Task, Trainer, advance_together
 
 PARTS = ("checks", "speed", "objective", "cycle", "table1")
 #: The paper's hyperparameters, and its Table 1 for random sampling, 2,000 labels, without
@@ -116,9 +120,15 @@ class Machine:
         return {
             "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
             "cuda": torch.version.cuda if cuda else None,
+            "driver": driver() if cuda else None,
             "python": platform.python_version(),
             **packages,
         }
+
+
+def driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def noise(count: int, size: int = 32) -> ImageDataset:
@@ -299,40 +309,23 @@ class Bench:
         results = {}
         for validation in ("holdout:0.2", "kfold:5"):
             learner = self._learner(noise(self.labels), validation=validation).learner
-            objective = learner.objective(200)
-            configuration = {"lr": 0.01, "weight_decay": 5e-4}
-            hp = objective.hyperparameters(configuration)
-            plain = Trainer(objective._task, hp, objective._training, "plain")
-            reached = 0
+            objectives = {name: learner.objective(200) for name in ("every epoch", "as in runs")}
+            objectives["as in runs"].let_checkpoints_lag()
             with tempfile.TemporaryDirectory() as folder:
-
-                def through(objective=objective, folder=folder) -> None:
-                    nonlocal reached
-                    objective({"lr": 0.01, "weight_decay": 5e-4}, reached + 1, reached, folder)
-                    reached += 1
-
-                def itself(objective=objective, plain=plain) -> None:
-                    task = objective._task
-                    together = task.together
-                    epochs = plain._next_epochs()
-                    plain._advanced(
-                        together.train_together(epochs)
-                        if together
-                        else [one.training.epoch(one.images, one.epoch, *one.key) for one in epochs]
-                    )
-                    for model, held_out in zip(plain.models, objective._validation, strict=True):
-                        evaluate(task.recipe, model, held_out, task.compute)
-
-                seconds = self.machine.interleaved(
-                    {"objective": through, "epoch": itself}, 2 * self.args.rounds
-                )
-            pairs = zip(seconds["objective"], seconds["epoch"], strict=True)
-            ratio = statistics.median(a / b for a, b in pairs)
-            milliseconds = {name: 1000 * statistics.median(s) for name, s in seconds.items()}
-            results[validation] = milliseconds | {"ratio": ratio}
-            print(f"  {validation}, {self.labels} labels: through the objective "
-                  f"{milliseconds['objective']:.0f} ms, training and validation alone "
-                  f"{milliseconds['epoch']:.0f} ms, ratio {ratio:.2f}", flush=True)  # fmt: skip
+                work = {
+                    name: Steps(objective, Path(folder) / name.replace(" ", "-")).next
+                    for name, objective in objectives.items()
+                }
+                work["epoch itself"] = Itself(objectives["every epoch"]).next
+                seconds = self.machine.interleaved(work, 2 * self.args.rounds)
+            results[validation] = {}
+            for name, values in seconds.items():
+                pairs = zip(values, seconds["epoch itself"], strict=True)
+                ratio = statistics.median(mine / alone for mine, alone in pairs)
+                milliseconds = 1000 * statistics.median(values)
+                results[validation][name] = {"milliseconds": milliseconds, "ratio": ratio}
+                print(f"  {validation}, {self.labels} labels, {name:<13}{milliseconds:>8.0f} ms"
+                      f"{ratio:>8.2f}", flush=True)  # fmt: skip
         return results
 
     def cycle(self) -> dict[str, Any]:
@@ -340,8 +333,10 @@ class Bench:
         learner = self._learner(data, self.labels // 2, strategy="badge", max_epochs=20).learner
         seconds: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
+            objective = learner.objective()
+            objective.let_checkpoints_lag()
             tuner = Tuner(
-                objective_function=(objective := learner.objective()),
+                objective_function=objective,
                 configuration_space=objective.configuration_space,
                 max_epochs=20,
                 max_budget=60,
@@ -403,6 +398,33 @@ class Bench:
         data = load_dataset(self.args.data, train_split="train", eval_split="test")
         print(f"  {len(data)} images decoded in {time.perf_counter() - start:.1f} s", flush=True)
         return data
+
+
+class Steps:
+    """A trial, trained through the objective epoch by epoch."""
+
+    def __init__(self, objective: Objective, folder: Path) -> None:
+        self._objective, self._folder, self._reached = objective, folder, 0
+
+    def next(self) -> None:
+        configuration = {"lr": 0.01, "weight_decay": 5e-4}
+        self._objective(configuration, self._reached + 1, self._reached, self._folder)
+        self._reached += 1
+
+
+class Itself:
+    """The same epochs and validations without the objective."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        hp = objective.hyperparameters({"lr": 0.01, "weight_decay": 5e-4})
+        self._trainer = Trainer(objective._task, hp, objective._training, "plain")
+
+    def next(self) -> None:
+        advance_together([self._trainer])
+        task = self._objective._task
+        for model, held_out in zip(self._trainer.models, self._objective._validation, strict=True):
+            score_images(task.recipe, model, held_out, task.compute).mean()
 
 
 class _Labeled:

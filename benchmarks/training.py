@@ -33,7 +33,7 @@ from torchvision import transforms
 
 from alhpo import ActiveLearner, Hyperparameters, ImageDataset, load_dataset
 from alhpo.training.epochs import make_optimizer
-from alhpo.training.evaluation import evaluate
+from alhpo.training.evaluation import score_images
 from alhpo.training.trainer import Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -215,7 +215,7 @@ def objective_step(data: ImageDataset, batch_size: int, precision: str) -> dict:
         def epoch_itself() -> None:
             plain.advance()
             task, held_out = objective._task, objective._validation[0]
-            evaluate(task.recipe, plain.models[0], held_out, learner.compute)
+            score_images(task.recipe, plain.models[0], held_out, learner.compute).mean()
 
         seconds = interleaved(
             {"objective": through_objective, "epoch": epoch_itself}, learner.compute.device

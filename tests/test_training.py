@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 from torch import nn
 from torch.nn import functional as F
+from toy_models import ToyNet
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import Evaluation
@@ -35,8 +36,8 @@ from alhpo.training.recipes.network import NetworkRecipe
 CPU = torch.device("cpu")
 PLAIN = Compute(CPU, "float32", False)
 KEY = (0, "training", 3)
-#: A recipe without a model of its own: it is asked about those of the tests.
-NETWORK = object.__new__(NetworkRecipe)
+#: A recipe that is asked about the models of the tests.
+NETWORK = NetworkRecipe(ModelSpec("resnet10t", 10, 1, (8, 8)), 0)
 evaluate = partial(evaluation.evaluate, NETWORK)
 predict = partial(evaluation.predict, NETWORK)
 score_images = partial(evaluation.score_images, NETWORK)
@@ -325,7 +326,7 @@ def test_epochs_one_at_a_time_with_another_training_in_between(digits):
     for epoch in range(3):
         separate += train(apart, digits, hp, epoch + 1, optimizer=optimizer, start=epoch)
         train(small_model(0.5), digits, hp, 1)
-        evaluate(apart, digits, PLAIN)
+        score_images(apart, digits, PLAIN)
     assert separate == losses and weights_hash(apart) == weights_hash(together)
 
 
@@ -336,11 +337,11 @@ def test_divergence_is_reported_as_a_loss_that_is_not_finite(digits):
 
 def test_training_learns_the_digits(digits):
     model = small_model()
-    before = evaluate(model, digits, PLAIN).accuracy
+    before = score_images(model, digits, PLAIN).mean().accuracy
     hp = hyperparameters(batch_size=8, augmentation="none")
     losses = train(model, digits, hp, 15, max_epochs=15)
     assert losses[-1] < 0.5 * losses[0]
-    assert evaluate(model, digits, PLAIN).accuracy > max(0.85, before)
+    assert score_images(model, digits, PLAIN).mean().accuracy > max(0.85, before)
 
 
 def test_bfloat16_is_close_and_keeps_the_weights_in_float32(digits):
@@ -362,10 +363,10 @@ def probabilities(model, images):
         return model(inputs).double().softmax(1).numpy()
 
 
-def test_evaluate_is_scikit_learns(digits):
+def test_scores_are_scikit_learns(digits):
     model = small_model(0.5)
     train(model, digits, hyperparameters(), 2)
-    found = evaluate(model, digits, PLAIN)
+    found = score_images(model, digits, PLAIN).mean()
     p, labels = probabilities(model, digits), digits.labels.numpy()
     assert found.n == 70
     assert found.accuracy == pytest.approx(accuracy_score(labels, p.argmax(1)), abs=1e-12)
@@ -407,7 +408,7 @@ def squared_errors(p, labels):
 def test_calibration_on_digits_is_that_of_the_definition(digits):
     model = small_model()
     train(model, digits, hyperparameters(), 3)
-    found = evaluate(model, digits, PLAIN)
+    found = score_images(model, digits, PLAIN).mean()
     p, labels = probabilities(model, digits), digits.labels.numpy()
     assert found.brier == pytest.approx(squared_errors(p, labels).mean(), abs=1e-9)
     assert found.ece == pytest.approx(calibration_error(p, labels), abs=1e-9)
@@ -546,7 +547,7 @@ def test_looking_at_a_model_does_not_change_it(digits, resnet, training):
 
 
 def test_dropout_and_batch_statistics_are_off_when_predicting(digits):
-    model = small_model(0.9)
+    model = ToyNet(10, 1, drop_rate=0.9)
     assert evaluate(model, digits, PLAIN) == evaluate(model, digits, PLAIN)
     first = digits.part(torch.tensor([0]))
     one = predict(model, first, PLAIN, features=False)[0]

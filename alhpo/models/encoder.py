@@ -18,6 +18,7 @@ from alhpo.data.batches import InputFormat, PoolImages, Rows
 from alhpo.data.file_images import FileImages
 from alhpo.data.pixels import decoding_rules
 from alhpo.data.stored_features import EncodeProgress, FeatureRows, stored_features
+from alhpo.models.folding import folded, has_batch_norm
 from alhpo.models.timm_models import (
     ModelSpec,
     build_model,
@@ -122,7 +123,9 @@ class Encoder:
         @functools.cache
         def network() -> nn.Module:  # made only if something is to be encoded
             order = torch.channels_last if channels_last else torch.contiguous_format
-            return copy.deepcopy(self._model).to(device, memory_format=order)  # pyright: ignore[reportCallIssue]
+            height, width = form.size or images.shape[1:3]
+            model = folded(copy.deepcopy(self._model), (3, height, width), _outputs)
+            return model.to(device, memory_format=order)  # pyright: ignore[reportCallIssue]
 
         def encode(rows: Sequence[int]) -> np.ndarray:
             # passes of one size: an image has the same features in the last pass as in a full one
@@ -146,6 +149,7 @@ class Encoder:
             "image_size": list(images.shape[1:]),
             "precision": precision,
             "device": device.type,
+            **({"batch_norm": "folded"} if has_batch_norm(self._model) else {}),
             "versions": [torch.__version__, version("timm"), *decoding_rules()],
         }
         return stored_features(
@@ -158,6 +162,11 @@ class Encoder:
             block=PASSES * per_pass,
             progress=progress,
         )
+
+
+def _outputs(model: Any, inputs: torch.Tensor) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [_features(model, inputs)]
 
 
 def _features(model: Any, inputs: torch.Tensor) -> torch.Tensor:

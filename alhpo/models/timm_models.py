@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     # timm 0.9 uses torch.jit, of which newer torch warns at import
     warnings.simplefilter("ignore", FutureWarning)
     import timm
+    from timm.layers.norm_act import BatchNormAct2d as BatchNormAct2d
 
 #: The legal values of ``ModelSpec.init``.
 Init = Literal["timm", "torch"]

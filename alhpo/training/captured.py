@@ -140,6 +140,11 @@ class CapturedTraining:
             loss = float(self._total) / self._plan.steps
             return loss if self._intact(self.model) else float("nan")
 
+    def wait(self) -> None:
+        """Wait for steps under way: what comes next may free and reuse their memory."""
+        if self._lane is not None:
+            self._lane.stream.synchronize()
+
     @contextmanager
     def _on_lane(self) -> Iterator[None]:
         if self._lane is None:
@@ -193,12 +198,17 @@ def train_captured(
 
     Their steps take turns. Each has the same result whatever the others are.
     """
-    left = {one: one.begin(images, epoch, *key) for one, images, epoch, key in epochs}
-    while left:
-        for one in left:
-            one.step()
-        left = {one: steps - 1 for one, steps in left.items() if steps > 1}
-    return [one.end() for one, *_ in epochs]
+    try:
+        left = {one: one.begin(images, epoch, *key) for one, images, epoch, key in epochs}
+        while left:
+            for one in left:
+                one.step()
+            left = {one: steps - 1 for one, steps in left.items() if steps > 1}
+        return [one.end() for one, *_ in epochs]
+    except BaseException:
+        for one, *_ in epochs:
+            one.wait()
+        raise
 
 
 class _Weights:

@@ -76,7 +76,11 @@ class Compute:
     def autocast(self) -> torch.autocast:
         """The context in which the forward pass runs."""
         enabled = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        # its cache of weights is shared by the threads of a process, and a graph would keep its use
+        cache = not self.captured
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=cache
+        )
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device, with weights in the memory order of the images."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alhpo.base.types import Evaluation
 from alhpo.data.batches import Blocks, DeviceRows
 from alhpo.training.compute import Compute
-from alhpo.training.recipes.recipe import Prediction, Recipe
+from alhpo.training.recipes.recipe import Prediction, PreparesInference, Recipe
 
 #: Equal-width bins of the expected calibration error (Guo et al. 2017 use 15).
 ECE_BINS = 15
@@ -92,7 +92,10 @@ def _counts(
 
 
 def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
-    """Scores on each labelled image, without augmentation, from one pass."""
+    """Scores on each labelled image, without augmentation, from one pass of the model as it is.
+
+    For few images, such as a validation split's after each epoch.
+    """
     parts: list[tuple[torch.Tensor, ...]] = []
     num_classes = 0
     for inputs, labels in images.blocks():
@@ -118,8 +121,9 @@ def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Comput
 
 
 def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:
-    """Mean scores on labelled images, without augmentation, from one pass."""
-    return score_images(recipe, model, images, compute).mean()
+    """Mean scores on labelled images, without augmentation, from one pass of the model, prepared
+    for inference."""
+    return score_images(recipe, _for_inference(recipe, model), images, compute).mean()
 
 
 def predict(
@@ -130,7 +134,8 @@ def predict(
     *,
     features: bool = True,
 ) -> Prediction:
-    """Predict N images, from one pass over them; the result stays on the device.
+    """Predict N images, from one pass of the model, prepared for inference; the result stays on
+    the device.
 
     Args:
         recipe: the recipe of the model.
@@ -139,6 +144,7 @@ def predict(
         compute: device and precision.
         features: whether features are needed; without, they may be None.
     """
+    model = _for_inference(recipe, model)
     blocks = [
         recipe.predict(model, inputs, compute, features=features) for inputs, _ in images.blocks()
     ]
@@ -148,6 +154,11 @@ def predict(
         _joined([block.features for block in blocks]),
         _joined([block.predicted_losses for block in blocks]),
     )
+
+
+def _for_inference(recipe: Recipe, model: Any) -> Any:
+    """Whatever the number of images, on which no prediction may depend."""
+    return recipe.for_inference(model) if isinstance(recipe, PreparesInference) else model
 
 
 def _joined(parts: list[torch.Tensor | None]) -> torch.Tensor | None:

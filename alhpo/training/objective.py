@@ -27,6 +27,7 @@ from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
 from alhpo.training.evaluation import evaluate, score_images
+from alhpo.training.lanes import CAPTURING
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import unweighted
@@ -264,7 +265,8 @@ class Objective:
             self._drop(next(iter(self._live)))
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            with CAPTURING:
+                torch.cuda.empty_cache()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_live": OrderedDict(), "_unsaved": {}}

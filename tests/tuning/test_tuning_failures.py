@@ -458,6 +458,7 @@ def test_a_search_that_goes_on_tells_after_how_many_epochs(tmp_path):
 def test_the_searches_of_a_run_resume_without_a_word(tmp_path):
     objective = Checked()
     objective.configuration_space, objective.max_epochs = toy_space(), 3
+    objective.let_checkpoints_lag = lambda: None
     settings = SearchSettings(optimizer="random", num_configurations=5)
     arguments = {"budget": 6, "seed": 0, "storage": None, "callback": lambda n, row: None}
     with warnings.catch_warnings():

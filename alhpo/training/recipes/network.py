@@ -16,6 +16,7 @@ from torch import nn
 from alhpo.base.seeding import Key, isolated_torch_rng
 from alhpo.data.batches import DeviceImages, DeviceRows, InputFormat
 from alhpo.hyperparameters import Hyperparameters, TrainingHyperparameters
+from alhpo.models.folding import folded
 from alhpo.models.timm_models import (
     ModelSpec,
     build_model,
@@ -169,6 +170,16 @@ class NetworkRecipe:
             if features:
                 return Prediction(*forward_features(model, inputs))
             return Prediction(model(inputs).float())
+
+    def for_inference(self, model: nn.Module) -> nn.Module:
+        exact = Compute(torch.device("cpu"), "float32", False)
+
+        def outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+            said = self.predict(model, images, exact, features=True)
+            return [values for values in said if values is not None]
+
+        shape = (self.spec.in_chans, *(self.input_size or self.spec.image_size))
+        return folded(model, shape, outputs)
 
     def classifier(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         return classifier(model)

@@ -195,6 +195,21 @@ class TrainsTogether(Protocol):
         ...
 
 
+@runtime_checkable
+class PreparesInference(Protocol):
+    """A recipe that has a faster form of its models, worth its making for many images."""
+
+    def for_inference(self, model: Any) -> Any:
+        """A model for ``predict`` in place of this one, with the same outputs up to rounding.
+
+        It depends on the model only.
+
+        Args:
+            model: a model trained by this recipe; it stays as it is.
+        """
+        ...
+
+
 class RecipeFactory(Declared, Protocol):
     """Makes a recipe; often the recipe's class.
 
