@@ -267,7 +267,7 @@ def check_equals_alone(trainings, numbers, epoch, losses, compute=CAPTURED) -> N
         assert_same(state(trainings[number]), tensors)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(range(4)), unique=True), min_size=1, max_size=8))
 def test_side_by_side_is_as_alone(groups):
     """Each epoch is trained beside the same others, or none, or some, in any order."""
