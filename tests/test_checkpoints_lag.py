@@ -115,14 +115,16 @@ def test_a_search_has_the_same_rows_and_writes_less(learner, tmp_path, written, 
     assert len(written) - before <= before / 2
 
 
-@both_lags
 @pytest.mark.parametrize(
-    ("parallel", "goes_on"),
+    ("lag", "parallel", "goes_on"),
     [
-        (1, "another objective"),
-        pytest.param(3, "another objective", marks=pytest.mark.slow),
-        (3, "the same objective"),
+        ("written every third epoch", 1, "another objective"),
+        ("never written", 1, "another objective"),
+        ("written every third epoch", 3, "the same objective"),
+        pytest.param("written every third epoch", 3, "another objective", marks=pytest.mark.slow),
+        pytest.param("never written", 3, "the same objective", marks=pytest.mark.slow),
     ],
+    indirect=["lag"],
 )
 def test_interrupted_after_any_epoch_it_goes_on(learner, tmp_path, caplog, parallel, goes_on, lag):
     """No trial is lost, whether its file is absent or of an earlier epoch."""
