@@ -358,6 +358,7 @@ class Objective:
             trainer = live[0]
         else:
             trainer = Trainer(self._task, hp, self._training, self._scheme)
+            # where checkpoints lag, perhaps none was written yet: all epochs are trained again
             if previous_epoch > 0 and (_signature(folder) or not self.checkpoints_lag):
                 trainer.load(folder)
         if self.checkpoints_lag:
