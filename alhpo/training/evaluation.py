@@ -123,7 +123,7 @@ def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Comput
 def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:
     """Mean scores on labelled images, without augmentation, from one pass of the model, prepared
     for inference."""
-    return score_images(recipe, _for_inference(recipe, model), images, compute).mean()
+    return score_images(recipe, _for_inference(recipe, model, compute), images, compute).mean()
 
 
 def predict(
@@ -144,7 +144,7 @@ def predict(
         compute: device and precision.
         features: whether features are needed; without, they may be None.
     """
-    model = _for_inference(recipe, model)
+    model = _for_inference(recipe, model, compute)
     blocks = [
         recipe.predict(model, inputs, compute, features=features) for inputs, _ in images.blocks()
     ]
@@ -156,9 +156,11 @@ def predict(
     )
 
 
-def _for_inference(recipe: Recipe, model: Any) -> Any:
-    """Whatever the number of images, on which no prediction may depend."""
-    return recipe.for_inference(model) if isinstance(recipe, PreparesInference) else model
+def _for_inference(recipe: Recipe, model: Any, compute: Compute) -> Any:
+    """Whatever the number of images, on which no prediction may depend. On a GPU a pass over a pool
+    is often shorter than the preparation."""
+    prepares = isinstance(recipe, PreparesInference) and compute.device.type == "cpu"
+    return recipe.for_inference(model) if prepares else model
 
 
 def _joined(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
