@@ -159,8 +159,9 @@ def predict(
 def _for_inference(recipe: Recipe, model: Any, compute: Compute) -> Any:
     """Whatever the number of images, on which no prediction may depend. On a GPU a pass over a pool
     is often shorter than the preparation."""
-    prepares = isinstance(recipe, PreparesInference) and compute.device.type == "cpu"
-    return recipe.for_inference(model) if prepares else model
+    if compute.device.type == "cpu" and isinstance(recipe, PreparesInference):
+        return recipe.for_inference(model)
+    return model
 
 
 def _joined(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
