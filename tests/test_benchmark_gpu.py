@@ -23,7 +23,8 @@ def test_all_parts_run_and_their_checks_hold(tmp_path):
         value is True for value in results["checks"].values()
     )
     assert all(row["images_per_second"] > 0 for row in results["speed"].values())
-    assert all(row["ratio"] > 0 for row in results["objective"].values())
+    rows = [row for rows in results["objective"].values() for row in rows.values()]
+    assert len(rows) == 6 and all(row["ratio"] > 0 for row in rows)
     assert all(
         0 <= row["accuracies"][0] <= 100 for n, row in results["table1"].items() if "HP" in n
     )
