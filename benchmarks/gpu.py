@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --parts checks speed      # without images
 
 ``--data`` is CIFAR-10 as a folder with train/<class> and test/<class>; only the part ``table1`` and
-the part ``cycle`` need it. A machine without a network needs these wheels carried along: alhpo's
-dependencies, as pip lists them. Without a GPU everything runs on the CPU, the same code up to the
-capture itself; ``--tiny`` makes that a matter of seconds.
+the part ``cycle`` need it. On a machine without a network, install alhpo and its dependencies from
+wheels (``pip download``, for its Python and platform). Without a GPU everything runs on the CPU,
+the same code up to the capture itself; ``--tiny`` makes that a matter of seconds.
 
 The parts:
 
@@ -40,13 +40,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import interleaved, seconds_of
 from torch.nn import functional as F
 
 from alhpo import ActiveLearner, ImageDataset, Tuner, load_dataset
-from alhpo.training.epochs import make_optimizer
+from alhpo.training.epochs import EpochOf, make_optimizer
 from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.objective import Objective
-from alhpo.training.recipes.recipe import EpochOf
 from alhpo.training.trainer import Task, Trainer, advance_together
 
 PARTS = ("checks", "speed", "objective", "cycle", "table1")
@@ -85,45 +85,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Machine:
-    """The device, and how to measure seconds on it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, work: Callable[[], object]) -> float:
-        self.wait()
-        start = time.perf_counter()
-        work()
-        self.wait()
-        return time.perf_counter() - start
-
-    def interleaved(self, work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list]:
-        """Seconds of each contestant per round, after one without measurement."""
-        for function in work.values():
-            function()
-        names = list(work)
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(rounds):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                seconds[name].append(self.seconds(work[name]))
-        return seconds
-
-    @property
-    def description(self) -> dict[str, Any]:
-        cuda = self.device.type == "cuda"
-        packages = {name: version(name) for name in ("torch", "timm", "numpy")}
-        return {
-            "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
-            "cuda": torch.version.cuda if cuda else None,
-            "driver": driver() if cuda else None,
-            "python": platform.python_version(),
-            **packages,
-        }
+def machine(device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    packages = {name: version(name) for name in ("torch", "timm", "numpy")}
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "cuda": torch.version.cuda if cuda else None,
+        "driver": driver() if cuda else None,
+        "python": platform.python_version(),
+        **packages,
+    }
 
 
 def driver() -> str:
@@ -146,7 +117,7 @@ class Bench:
         self.labels = 64 if args.tiny else 2000
         self.model = "test_resnet" if args.tiny else "resnet18"
         self.task = self._learner(noise(self.labels)).task
-        self.machine = Machine(self.task.compute.device)
+        self.device = self.task.compute.device
 
     def _learner(self, data: ImageDataset, labels: int | None = None, **settings: Any) -> _Labeled:
         settings = {"model": self.model, "device": self.args.device, **settings}
@@ -233,7 +204,7 @@ class Bench:
             for count in counts:
                 ours = self.trainings(count, hp=hp)
                 work[f"alhpo, {count} at once"] = lambda ours=ours: train(ours, self.task, range(1))
-            seconds = self.machine.interleaved(work, self.args.rounds)
+            seconds = interleaved(work, self.device, self.args.rounds)
             images = steps * batch
             for name, values in seconds.items():
                 many = int(name.split()[1]) if "at once" in name else 1
@@ -244,13 +215,13 @@ class Bench:
                 results[f"batch {batch}, {name}"] = {"images_per_second": rate, "to_bare": bare}
                 print(f"  batch {batch:>3}  {name:<24}{rate:>10,.0f} images/s{bare:>8.2f} x bare",
                       flush=True)  # fmt: skip
-        if self.machine.device.type == "cuda":
+        if self.device.type == "cuda":
             results["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
         return results
 
     def _network(self) -> tuple[torch.nn.Module, torch.Tensor]:
         model = self.task.compute.place(copy.deepcopy(self.task.recipe.template)).train()
-        return model, torch.arange(4096, device=self.machine.device) % 10
+        return model, torch.arange(4096, device=self.device) % 10
 
     def _bare(self, batch: int, steps: int) -> Callable[[], None]:
         compute, (model, labels) = self.task.compute, self._network()
@@ -272,7 +243,7 @@ class Bench:
 
     def _airbench(self, batch: int, steps: int) -> Callable[[], None]:
         """An epoch as one would write it for speed, without graphs."""
-        device, (model, labels) = self.machine.device, self._network()
+        device, (model, labels) = self.device, self._network()
         half = torch.bfloat16 if self.task.compute.precision == "bfloat16" else torch.float32
         for module in model.modules():
             if not isinstance(module, torch.nn.BatchNorm2d):
@@ -317,7 +288,7 @@ class Bench:
                     for name, objective in objectives.items()
                 }
                 work["epoch itself"] = Itself(objectives["every epoch"]).next
-                seconds = self.machine.interleaved(work, 2 * self.args.rounds)
+                seconds = interleaved(work, self.device, 2 * self.args.rounds)
             results[validation] = {}
             for name, values in seconds.items():
                 pairs = zip(values, seconds["epoch itself"], strict=True)
@@ -344,10 +315,10 @@ class Bench:
                 optimizer="dyhpo",
                 seed=0,
             )
-            seconds["search of 60 epochs"] = self.machine.seconds(tuner.run)
-        seconds["fit of 20 epochs"] = self.machine.seconds(learner.fit)
-        seconds["evaluation"] = self.machine.seconds(learner.evaluate)
-        seconds["badge query"] = self.machine.seconds(lambda: learner.ask(10))
+            seconds["search of 60 epochs"] = seconds_of(tuner.run, self.device)
+        seconds["fit of 20 epochs"] = seconds_of(learner.fit, self.device)
+        seconds["evaluation"] = seconds_of(learner.evaluate, self.device)
+        seconds["badge query"] = seconds_of(lambda: learner.ask(10), self.device)
         for name, value in seconds.items():
             print(f"  {name:<22}{value:>8.2f} s", flush=True)
         return {
@@ -375,7 +346,7 @@ class Bench:
                 trainings[name, seed] = EpochOf(start, images, 0, (task.seed, 0))
         task = learners[0].task
         everything = list(trainings.values())
-        seconds = self.machine.seconds(lambda: train(everything, task, range(epochs)))
+        seconds = seconds_of(lambda: train(everything, task, range(epochs)), self.device)
         steps = len(everything) * (self.labels // 32) * 32 * epochs
         print(f"  {len(everything)} trainings of {epochs} epochs in {seconds:.0f} s, "
               f"{steps / seconds:,.0f} images/s, {task.compute.precision}", flush=True)  # fmt: skip
@@ -459,7 +430,7 @@ def same(some: Sequence[EpochOf], others: Sequence[EpochOf]) -> bool:
 def main() -> None:
     args = parsed()
     bench = Bench(args)
-    results: dict[str, Any] = {"machine": bench.machine.description}
+    results: dict[str, Any] = {"machine": machine(bench.device)}
     print(json.dumps(results["machine"]), flush=True)
     for part in PARTS:
         if part not in args.parts:

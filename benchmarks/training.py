@@ -20,13 +20,13 @@ import json
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from timing import interleaved
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -83,35 +83,14 @@ def dataset() -> ImageDataset:
     return ImageDataset.from_arrays(images, noise.integers(0, 10, count))
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def interleaved(
+def of_rounds(
     contestants: dict[str, Callable[[], object]], device: torch.device, images: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant per round; the order turns from round to round.
-
-    Where a round trains more than ``--images`` images, there are fewer rounds and no warm-up.
-    """
-    names = list(contestants)
+    """Seconds of each contestant per round. Where a round trains more than ``--images`` images,
+    there are fewer rounds and no warm-up."""
     long = images > args.images
-    for name in () if long else names:
-        contestants[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(max(1, round(args.rounds * args.images / images)) if long else args.rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(timed(contestants[name], device))
-    return seconds
+    rounds = max(1, round(args.rounds * args.images / images)) if long else args.rounds
+    return interleaved(contestants, device, rounds, warm_up=not long)
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> float:
@@ -155,7 +134,7 @@ def epochs(data: ImageDataset, labels: int, batch_size: int, precision: str) -> 
         optimizer.step()
 
     loader = DataLoader(
-        Images(task.images, task.labels, task.form.mean, task.form.std),
+        Images(task.inputs, task.labels, task.form.mean, task.form.std),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -183,7 +162,7 @@ def epochs(data: ImageDataset, labels: int, batch_size: int, precision: str) -> 
                 step(inputs, wanted.to(device, non_blocking=True))
 
     images = repeats * n_batches * batch_size
-    seconds = interleaved({"ours": ours, "bare": bare, "loader": usual}, device, images)
+    seconds = of_rounds({"ours": ours, "bare": bare, "loader": usual}, device, images)
     return {
         "labels": labels,
         "batch_size": batch_size,
@@ -217,7 +196,7 @@ def objective_step(data: ImageDataset, batch_size: int, precision: str) -> dict:
             task, held_out = objective._task, objective._validation[0]
             score_images(task.recipe, plain.models[0], held_out, learner.compute).mean()
 
-        seconds = interleaved(
+        seconds = of_rounds(
             {"objective": through_objective, "epoch": epoch_itself}, learner.compute.device
         )
     return {

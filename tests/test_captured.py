@@ -25,10 +25,10 @@ from alhpo.hyperparameters import Hyperparameters
 from alhpo.models.timm_models import ModelSpec
 from alhpo.testing.process_state import process_left_alone
 from alhpo.training.compute import Compute
+from alhpo.training.epochs import EpochOf
 from alhpo.training.loss_prediction import add_loss_predictor
 from alhpo.training.recipes.learning_loss import LearningLossRecipe
 from alhpo.training.recipes.network import NetworkRecipe
-from alhpo.training.recipes.recipe import EpochOf
 
 CPU = torch.device("cpu")
 CAPTURED = Compute(CPU, "float32", False, captured=True)

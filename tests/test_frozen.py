@@ -18,6 +18,7 @@ from toy_models import alhpo_toy, toy_weights
 import alhpo.models.encoder
 from alhpo import ActiveLearner, ImageDataset, RunConfig, Tuner, load_dataset, run_experiment
 from alhpo.base.errors import ConfigurationError, DataError
+from alhpo.base.seeding import derive_seed, torch_generator
 from alhpo.base.types import Query
 from alhpo.cli.options import given_settings
 from alhpo.data.feature_batches import DeviceFeatures
@@ -26,8 +27,8 @@ from alhpo.hyperparameters import HeadHyperparameters
 from alhpo.models.encoder import Encoder
 from alhpo.models.timm_models import ModelSpec, build_model
 from alhpo.testing import check_recipe
-from alhpo.training.epochs import learning_rate, make_optimizer
-from alhpo.training.heads import SLOTS, Head, HeadEpoch, HeadTraining, train_heads
+from alhpo.training.epochs import EpochOf, learning_rate, make_optimizer
+from alhpo.training.heads import SLOTS, Head, HeadTraining, train_heads
 
 CPU = torch.device("cpu")
 MODEL = alhpo_toy.__name__
@@ -101,9 +102,8 @@ def test_a_head_is_trained_as_torch_trains_it(values, nesterov, n):
             compute_class_weight("balanced", classes=there, y=images.labels.numpy())
         ).float()
     for epoch in range(EPOCHS):
-        one = HeadEpoch(training, images, epoch, (3, 0))
         losses = []
-        order = one.order()
+        order = images.order(hp.batch_size, torch_generator(derive_seed(3, 0, epoch), "epoch"))
         for step, rows in enumerate(order):
             done = step / len(order) if hp.lr_steps == "step" else 0
             for group in optimizer.param_groups:
@@ -156,10 +156,7 @@ def test_a_head_is_the_same_in_every_slot_with_any_neighbours(
     def trained(trainings):
         for epoch in range(2):
             losses = train_heads(
-                [
-                    HeadEpoch(training, part, epoch, (number,))
-                    for training, part, number in trainings
-                ]
+                [EpochOf(training, part, epoch, (number,)) for training, part, number in trainings]
             )
         return losses
 

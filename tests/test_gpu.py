@@ -15,7 +15,7 @@ from study_examples import SETTINGS, records, study_in
 
 from alhpo import ActiveLearner, ImageDataset, Tuner
 from alhpo.studies import run_study
-from alhpo.training.recipes.recipe import EpochOf
+from alhpo.training.epochs import EpochOf
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -26,11 +27,17 @@ from torch.overrides import TorchFunctionMode
 from alhpo.base.errors import CheckpointError
 from alhpo.base.seeding import Key, derive_seed
 from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
-from alhpo.hyperparameters import Hyperparameters
 from alhpo.training.checkpoints import training_tensors
 from alhpo.training.compute import Compute
-from alhpo.training.epochs import TrainingLoss, learning_rates, make_optimizer
+from alhpo.training.epochs import (
+    EpochOf,
+    EpochSettings,
+    TrainingLoss,
+    learning_rates,
+    make_optimizer,
+)
 from alhpo.training.lanes import CAPTURING, deterministic_convolutions, next_lane
+from alhpo.tuning.failures import is_out_of_memory
 
 #: Modules of whose weights autocast rounds every use. Subclasses may use theirs in other ways.
 ROUNDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,32 +52,16 @@ class CapturedTraining:
 
     Args:
         model: the model on the device, trained in place.
-        hp: the hyperparameters, with ``augmentation`` resolved.
-        max_epochs: epochs of a full training.
-        compute: device and precision.
-        loss_at: the loss to minimise when a share of the epochs, in [0, 1), is trained.
-        intact: whether those weights are finite that have no part in the loss.
+        settings: what its epochs depend on.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        hp: Hyperparameters,
-        max_epochs: int,
-        compute: Compute,
-        loss_at: Callable[[float], TrainingLoss],
-        intact: Callable[[nn.Module], bool],
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: EpochSettings) -> None:
         self.model = model
-        self._hp = hp
-        self._max_epochs = max_epochs
-        self._compute = compute
-        self._loss_at = loss_at
-        self._intact = intact
-        device = compute.device
-        self._weights = _Weights(model.train(), compute)
+        self._settings = settings
+        self._device = device = settings.compute.device
+        self._weights = _Weights(model.train(), settings.compute)
         self._rate = torch.zeros((), device=device)
-        self._optimizer = make_optimizer([self._weights.all], hp, self._rate)
+        self._optimizer = make_optimizer([self._weights.all], settings.hp, self._rate)
         self._make_optimizer_state()
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._total = torch.zeros((), device=device)
@@ -85,7 +76,7 @@ class CapturedTraining:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
-        return train_captured([(self, images, epoch, key)])[0]
+        return train_captured([EpochOf(self, cast(DeviceImages, images), epoch, key)])[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return training_tensors("", self.model, self._optimizer)
@@ -101,22 +92,22 @@ class CapturedTraining:
             mine[name].copy_(value)
         self._weights.round()
 
-    def begin(self, images: DeviceRows, epoch: int, *key: Key) -> int:
+    def begin(self, images: DeviceImages, epoch: int, *key: Key) -> int:
         """Draw an epoch, and capture the step if that is not done. Returns the number of steps."""
-        images = cast(DeviceImages, images)
-        plan = images.plan(self._hp.batch_size, self._hp.augmentation, *key, epoch)
-        rates = torch.tensor(learning_rates(self._hp, epoch, self._max_epochs, plan.steps))
-        loss = self._loss_at(epoch / self._max_epochs)
+        hp, max_epochs = self._settings.hp, self._settings.max_epochs
+        plan = images.plan(hp.batch_size, hp.augmentation, *key, epoch)
+        rates = torch.tensor(learning_rates(hp, epoch, max_epochs, plan.steps))
+        loss = self._settings.loss(epoch)
         if self._images is not images:  # the step reads these tensors from now on
             self._images, self._plan = images, plan
-            self._rates = rates.to(self._compute.device)
+            self._rates = rates.to(self._device)
             self._loss = None
         else:
             for mine, new in zip(self._plan.parts, plan.parts, strict=True):
                 mine.copy_(new)
             self._rates.copy_(rates)
         if self._lane is not None:
-            self._lane.stream.wait_stream(torch.cuda.current_stream(self._compute.device))
+            self._lane.stream.wait_stream(torch.cuda.current_stream(self._device))
         with self._on_lane():
             if self._loss is not loss:
                 self._loss = loss
@@ -139,7 +130,7 @@ class CapturedTraining:
         with self._on_lane():
             self._weights.count(self._plan.steps)
             loss = float(self._total) / self._plan.steps
-            return loss if self._intact(self.model) else float("nan")
+            return loss if self._settings.intact(self.model) else math.nan
 
     def wait(self) -> None:
         """Wait for steps under way: what comes next may free and reuse their memory."""
@@ -174,7 +165,9 @@ class CapturedTraining:
         parts = (part.index_select(0, position)[0] for part in self._plan.parts)
         inputs, labels = self._images.batch(self._plan.source, *parts)
         with self._random:
-            loss = self._loss(weights.model, inputs, labels, self._hp, self._compute)
+            loss = self._loss(
+                weights.model, inputs, labels, self._settings.hp, self._settings.compute
+            )
         loss.backward()
         weights.gather_gradients()
         self._rate.copy_(self._rates.index_select(0, position)[0])
@@ -192,23 +185,26 @@ class CapturedTraining:
                     value.zero_()
 
 
-def train_captured(
-    epochs: Sequence[tuple[CapturedTraining, DeviceRows, int, tuple[Key, ...]]],
-) -> list[float]:
-    """Train an epoch of each of different trainings, given with images, epoch and key.
+def train_captured(epochs: Sequence[EpochOf[CapturedTraining, DeviceImages]]) -> list[float]:
+    """Train an epoch of different trainings, whose steps take turns.
 
-    Their steps take turns. Each has the same result whatever the others are.
+    Each has the same result whatever the others are.
+
+    Returns:
+        The mean training loss of each; NaN or infinity after divergence.
     """
+    trainings = [one.training for one in epochs]
     try:
-        left = {one: one.begin(images, epoch, *key) for one, images, epoch, key in epochs}
+        left = {one.training: one.training.begin(one.images, one.epoch, *one.key) for one in epochs}
         while left:
-            for one in left:
-                one.step()
-            left = {one: steps - 1 for one, steps in left.items() if steps > 1}
-        return [one.end() for one, *_ in epochs]
+            for training in left:
+                training.step()
+            left = {training: steps - 1 for training, steps in left.items() if steps > 1}
+        return [training.end() for training in trainings]
     except BaseException:
-        for one, *_ in epochs:
-            one.wait()
+        for training in trainings:
+            with suppress(RuntimeError):  # the device is broken, which the first error says
+                training.wait()
         raise
 
 
@@ -288,9 +284,9 @@ def check_suitable(training: CapturedTraining, images: DeviceImages) -> None:
     before = _global_stream(images.device)
     try:
         training.epoch(images, 0, "check")
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise Unsuitable(str(error).splitlines()[0]) from error
     if not torch.equal(before, _global_stream(images.device)):
         raise Unsuitable("it draws random numbers other than those of dropout")

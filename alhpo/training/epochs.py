@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +15,26 @@ from alhpo.base.seeding import Key, isolated_torch_rng
 from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import Hyperparameters, OptimizerHyperparameters
 from alhpo.training.compute import Compute
+
+T = TypeVar("T")
+R = TypeVar("R", bound=DeviceRows)
+
+
+@dataclass(frozen=True)
+class EpochOf(Generic[T, R]):
+    """An epoch of a training to train, perhaps beside others; see ``Training.epoch``.
+
+    Attributes:
+        training: the training, changed in place.
+        images: the training images, or their features, with labels.
+        epoch: the epoch, from 0.
+        key: names the random streams of the training.
+    """
+
+    training: T
+    images: R
+    epoch: int
+    key: tuple[Key, ...]
 
 
 def learning_rate(hp: OptimizerHyperparameters, epoch: float, max_epochs: int) -> float:
@@ -106,6 +127,30 @@ def classification_loss(
     with compute.autocast():
         logits = model(inputs)
     return F.cross_entropy(logits.float(), labels, label_smoothing=hp.label_smoothing)
+
+
+@dataclass(frozen=True)
+class EpochSettings:
+    """What the epochs of a network depend on, apart from its weights and images.
+
+    Attributes:
+        hp: the hyperparameters, with ``augmentation`` resolved.
+        max_epochs: epochs of a full training, for schedules.
+        compute: device and precision.
+        loss_at: the loss to minimise when a share of the epochs, in [0, 1), is trained: one object
+            for as long as the loss stays the same.
+        intact: whether those weights of a model are finite that have no part in the loss.
+    """
+
+    hp: Hyperparameters
+    max_epochs: int
+    compute: Compute
+    loss_at: Callable[[float], TrainingLoss]
+    intact: Callable[[nn.Module], bool]
+
+    def loss(self, epoch: int) -> TrainingLoss:
+        """The loss to minimise in an epoch, from 0."""
+        return self.loss_at(epoch / self.max_epochs)
 
 
 def train_epoch(

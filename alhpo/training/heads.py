@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from alhpo.base.errors import CheckpointError
 from alhpo.base.seeding import Key, derive_seed, torch_generator
 from alhpo.data.feature_batches import DeviceFeatures, Normalization, normalized
 from alhpo.hyperparameters import HeadHyperparameters
-from alhpo.training.epochs import learning_rate
+from alhpo.training.epochs import EpochOf, learning_rates
 
 #: Heads in one product when trials are trained.
 SLOTS = 5
@@ -84,7 +83,7 @@ class HeadTraining:
         self.steps = torch.zeros((), dtype=torch.int64)
 
     def epoch(self, images: DeviceFeatures, epoch: int, *key: Key) -> float:
-        return train_heads([HeadEpoch(self, images, epoch, key)], slots=1)[0]
+        return train_heads([EpochOf(self, images, epoch, key)], slots=1)[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -103,35 +102,9 @@ class HeadTraining:
             mine[name].copy_(value)
 
 
-@dataclass(frozen=True)
-class HeadEpoch:
-    """An epoch of one head to train.
-
-    Attributes:
-        training: the training, changed in place.
-        images: features with labels.
-        epoch: the epoch, from 0.
-        key: names the random streams of the training.
-    """
-
-    training: HeadTraining
-    images: DeviceFeatures
-    epoch: int
-    key: tuple[Key, ...]
-
-    def order(self) -> torch.Tensor:
-        """(S, B) rows of the features, the batches of the epoch."""
-        generator = torch_generator(derive_seed(*self.key, self.epoch), "epoch")
-        return self.images.order(self.training.hp.batch_size, generator)
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step."""
-        hp = self.training.hp
-        done = step / steps if hp.lr_steps == "step" else 0
-        return learning_rate(hp, self.epoch + done, self.training.max_epochs)
-
-
-def train_heads(epochs: Sequence[HeadEpoch], slots: int = SLOTS) -> list[float]:
+def train_heads(
+    epochs: Sequence[EpochOf[HeadTraining, DeviceFeatures]], slots: int = SLOTS
+) -> list[float]:
     """Train an epoch of several heads, together where their batches have one shape.
 
     Args:
@@ -142,7 +115,7 @@ def train_heads(epochs: Sequence[HeadEpoch], slots: int = SLOTS) -> list[float]:
         The mean training loss of each; NaN or infinity after divergence.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
-    orders = [one.order() for one in epochs]
+    orders = [_order(one) for one in epochs]
     for number, (one, order) in enumerate(zip(epochs, orders, strict=True)):
         hp = one.training.hp
         shape = tuple(value.shape for value in one.training.parameters)
@@ -173,7 +146,10 @@ class _Product:
     """
 
     def __init__(
-        self, epochs: Sequence[HeadEpoch], orders: Sequence[torch.Tensor], slots: int
+        self,
+        epochs: Sequence[EpochOf[HeadTraining, DeviceFeatures]],
+        orders: Sequence[torch.Tensor],
+        slots: int,
     ) -> None:
         self._epochs = epochs
         self._missing = slots - len(epochs)
@@ -183,6 +159,10 @@ class _Product:
         self._source = epochs[0].images.normalized(first.hp.normalization, ALIGN)
         self._labels = epochs[0].images.labels
         self._order = self._stacked(orders, dim=1)
+        self._rates = [
+            learning_rates(one.training.hp, one.epoch, one.training.max_epochs, len(self._order))
+            for one in epochs
+        ]
         self._parameters = self._slots_of(training.parameters for training in trainings)
         self._moments = [
             self._slots_of(training.moments[order] for training in trainings)
@@ -258,7 +238,7 @@ class _Product:
 
     def _update(self, gradients: Sequence[torch.Tensor], step: int) -> None:
         """The optimizer's step, as torch's of the same name."""
-        rate = self._values(one.rate(step, len(self._order)) for one in self._epochs)
+        rate = self._values(rates[step] for rates in self._rates)
         if self._kind == "sgd":
             for value, gradient, moment in zip(
                 self._parameters, gradients, self._moments[0], strict=True
@@ -326,7 +306,13 @@ def _along(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _class_weights(one: HeadEpoch) -> torch.Tensor:
+def _order(one: EpochOf[HeadTraining, DeviceFeatures]) -> torch.Tensor:
+    """(S, B) rows of the features, the batches of the epoch."""
+    generator = torch_generator(derive_seed(*one.key, one.epoch), "epoch")
+    return one.images.order(one.training.hp.batch_size, generator)
+
+
+def _class_weights(one: EpochOf[HeadTraining, DeviceFeatures]) -> torch.Tensor:
     """(C,) weights of the classes. "balanced": n / (number of classes · n_c), as in scikit-learn;
     1 for a class without images."""
     weights = torch.ones_like(one.training.parameters[-1])

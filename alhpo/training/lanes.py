@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 
@@ -91,14 +90,12 @@ def deterministic_convolutions() -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
 
 
-_lanes: dict[torch.device, list[Lane]] = {}
-_turns: dict[torch.device, Any] = {}
+_turns: dict[torch.device, Iterator[Lane]] = {}
 
 
 def next_lane(device: torch.device) -> Lane:
     """A lane of a CUDA device; successive calls take turns."""
     with CAPTURING:
-        if device not in _lanes:
-            _lanes[device] = [Lane(device) for _ in range(LANES)]
-            _turns[device] = itertools.cycle(_lanes[device])
+        if device not in _turns:
+            _turns[device] = itertools.cycle([Lane(device) for _ in range(LANES)])
         return next(_turns[device])

@@ -18,7 +18,8 @@ from alhpo.data.batches import DeviceRows, RowFormat
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.training.checkpoints import read_checkpoint, write_checkpoint
 from alhpo.training.compute import Compute
-from alhpo.training.recipes.recipe import EpochOf, Recipe, TrainsTogether
+from alhpo.training.epochs import EpochOf
+from alhpo.training.recipes.recipe import Recipe, Training, TrainsTogether
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Trainer:
                 break
         return self._advanced(losses)
 
-    def _next_epochs(self) -> list[EpochOf]:
+    def _next_epochs(self) -> list[EpochOf[Training, DeviceRows]]:
         if self.diverged:
             return []
         pairs = zip(self._trainings, self._parts, strict=True)

@@ -11,14 +11,14 @@ import torch
 
 from alhpo.base.digests import digest
 from alhpo.base.seeding import isolated_torch_rng
-from alhpo.data.feature_batches import DeviceFeatures
 from alhpo.hyperparameters import HeadHyperparameters, TrainingHyperparameters
 from alhpo.models.encoder import Encoder
 from alhpo.models.timm_models import ModelSpec, weights_hash
 from alhpo.training.compute import Compute
-from alhpo.training.heads import SLOTS, Head, HeadEpoch, HeadTraining, train_heads
+from alhpo.training.epochs import EpochOf
+from alhpo.training.heads import SLOTS, Head, HeadTraining, train_heads
 from alhpo.training.recipes.network import inference
-from alhpo.training.recipes.recipe import EpochOf, Prediction
+from alhpo.training.recipes.recipe import Prediction
 
 
 class FrozenRecipe:
@@ -84,18 +84,8 @@ class FrozenRecipe:
     def trains_together(self, compute: Compute) -> bool:
         return True
 
-    def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
-        return train_heads(
-            [
-                HeadEpoch(
-                    cast(HeadTraining, one.training),
-                    cast(DeviceFeatures, one.images),
-                    one.epoch,
-                    one.key,
-                )
-                for one in epochs
-            ]
-        )
+    def train_together(self, epochs: Sequence[EpochOf[Any, Any]]) -> list[float]:
+        return train_heads(epochs)
 
     def predict(
         self, model: Head, inputs: torch.Tensor, compute: Compute, *, features: bool

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from alhpo.base.seeding import Key, isolated_torch_rng
-from alhpo.data.batches import DeviceImages, DeviceRows, InputFormat
+from alhpo.data.batches import DeviceRows, InputFormat
 from alhpo.hyperparameters import Hyperparameters, TrainingHyperparameters
 from alhpo.models.folding import folded
 from alhpo.models.timm_models import (
@@ -33,8 +33,15 @@ from alhpo.training.captured import (
 )
 from alhpo.training.checkpoints import restore_training, training_tensors
 from alhpo.training.compute import Compute
-from alhpo.training.epochs import TrainingLoss, classification_loss, make_optimizer, train_epoch
-from alhpo.training.recipes.recipe import EpochOf, Prediction
+from alhpo.training.epochs import (
+    EpochOf,
+    EpochSettings,
+    TrainingLoss,
+    classification_loss,
+    make_optimizer,
+    train_epoch,
+)
+from alhpo.training.recipes.recipe import Prediction
 
 logger = logging.getLogger("alhpo.training")
 
@@ -44,43 +51,28 @@ class NetworkTraining:
 
     Args:
         model: the model on the device, trained in place.
-        hp: the hyperparameters, with ``augmentation`` resolved.
-        max_epochs: epochs of a full training.
-        compute: device and precision.
-        loss_at: the loss to minimise when a share of the epochs, in [0, 1), is trained.
-        intact: whether those weights are finite that have no part in the loss.
+        settings: what its epochs depend on.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        hp: Hyperparameters,
-        max_epochs: int,
-        compute: Compute,
-        loss_at: Callable[[float], TrainingLoss],
-        intact: Callable[[nn.Module], bool],
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: EpochSettings) -> None:
         self.model = model
-        self._hp = hp
-        self._max_epochs = max_epochs
-        self._compute = compute
-        self._loss_at = loss_at
-        self._intact = intact
-        self._optimizer = make_optimizer(model.parameters(), hp)
+        self._settings = settings
+        self._optimizer = make_optimizer(model.parameters(), settings.hp)
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
+        settings = self._settings
         loss = train_epoch(
             self.model,
             self._optimizer,
             images,
-            self._hp,
-            self._compute,
+            settings.hp,
+            settings.compute,
             epoch,
-            self._max_epochs,
+            settings.max_epochs,
             *key,
-            loss_function=self._loss_at(epoch / self._max_epochs),
+            loss_function=settings.loss(epoch),
         )
-        return loss if self._intact(self.model) else math.nan
+        return loss if settings.intact(self.model) else math.nan
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return training_tensors("", self.model, self._optimizer)
@@ -129,7 +121,7 @@ class NetworkRecipe:
     def start(
         self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
     ) -> NetworkTraining | CapturedTraining:
-        kind = CapturedTraining if self._trains_captured(compute) else NetworkTraining
+        kind = CapturedTraining if self.trains_together(compute) else NetworkTraining
         return self._training(kind, hp, max_epochs, compute)
 
     def loss_at(self, progress: float) -> TrainingLoss:
@@ -142,20 +134,14 @@ class NetworkRecipe:
         return True
 
     def trains_together(self, compute: Compute) -> bool:
-        return self._trains_captured(compute)
+        """Whether steps are captured. A model for which they cannot be is trained step by step,
+        and a warning says so once."""
+        if compute.captured and compute not in self._captured:
+            self._captured[compute] = self._can_be_captured(compute)
+        return compute.captured and self._captured[compute]
 
-    def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
-        return train_captured(
-            [
-                (
-                    cast(CapturedTraining, one.training),
-                    cast(DeviceImages, one.images),
-                    one.epoch,
-                    one.key,
-                )
-                for one in epochs
-            ]
-        )
+    def train_together(self, epochs: Sequence[EpochOf[Any, Any]]) -> list[float]:
+        return train_captured(epochs)
 
     def from_model(self, model: nn.Module) -> NetworkRecipe:
         other = copy.copy(self)
@@ -188,14 +174,8 @@ class NetworkRecipe:
         self, kind: type[Any], hp: TrainingHyperparameters, max_epochs: int, compute: Compute
     ) -> Any:
         model = compute.place(copy.deepcopy(self.template))
-        return kind(model, hp, max_epochs, compute, self.loss_at, self.intact)
-
-    def _trains_captured(self, compute: Compute) -> bool:
-        """Whether steps are captured. A model for which they cannot be is trained step by step,
-        and a warning says so once."""
-        if compute.captured and compute not in self._captured:
-            self._captured[compute] = self._can_be_captured(compute)
-        return compute.captured and self._captured[compute]
+        values = cast(Hyperparameters, hp)
+        return kind(model, EpochSettings(values, max_epochs, compute, self.loss_at, self.intact))
 
     def _can_be_captured(self, compute: Compute) -> bool:
         """Train a copy on two blank images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +13,7 @@ from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.models.encoder import Encoder
 from alhpo.models.timm_models import ModelSpec
 from alhpo.training.compute import Compute
+from alhpo.training.epochs import EpochOf
 
 
 class Prediction(NamedTuple):
@@ -79,23 +79,6 @@ class Declared(Protocol):
     def outputs(self) -> frozenset[str]:
         """The fields of ``Prediction`` that its models fill in."""
         ...
-
-
-@dataclass(frozen=True)
-class EpochOf:
-    """An epoch of a training to train; see ``Training.epoch``.
-
-    Attributes:
-        training: the training, changed in place.
-        images: the training images with labels.
-        epoch: the epoch, from 0.
-        key: names the random streams of the training.
-    """
-
-    training: Training
-    images: DeviceRows
-    epoch: int
-    key: tuple[Key, ...]
 
 
 @runtime_checkable
@@ -184,7 +167,7 @@ class TrainsTogether(Protocol):
         """Whether it does so there; else its trainings are trained one after the other."""
         ...
 
-    def train_together(self, epochs: Sequence[EpochOf]) -> list[float]:
+    def train_together(self, epochs: Sequence[EpochOf[Any, Any]]) -> list[float]:
         """Train an epoch of different trainings.
 
         Each has the same result whatever the others are: bit by bit on one CPU.

@@ -1,0 +1,43 @@
+"""Seconds of contestants that take turns in one process, on any device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call, the work that it gives a GPU included."""
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    *,
+    warm_up: bool = True,
+) -> dict[str, list[float]]:
+    """Seconds of each contestant per round; the order turns from round to round.
+
+    With ``warm_up``, each is called once before.
+    """
+    names = list(contestants)
+    for name in names if warm_up else ():
+        contestants[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(seconds_of(contestants[name], device))
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
