@@ -254,6 +254,9 @@ def test_every_flag_that_the_pages_name_exists() -> None:
     for command in (main, *main.commands.values()):
         parameters = command.get_params(click.Context(command))
         known |= {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        declared = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text(encoding="utf-8"))
+        known |= set(declared)
     for page in PAGES[:-1]:
         text = page.read_text(encoding="utf-8").replace("#SBATCH --", "#SBATCH ")
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
