@@ -13,7 +13,8 @@ import pytest
 import alhpo
 from alhpo.cli import main
 from alhpo.reports import published_names
-from alhpo.runs.settings import STRATEGIES, RunConfig
+from alhpo.runs.setting_groups import STRATEGIES
+from alhpo.runs.settings import RunConfig
 from alhpo.strategies import registry, strategy_families, strategy_names
 from alhpo.studies.launch import launcher_names
 

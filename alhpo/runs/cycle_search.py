@@ -23,11 +23,10 @@ from alhpo.runs.search import (
     measure,
     results_in_space,
     run_search,
-    storage_of,
     test_metric,
     validation_of,
 )
-from alhpo.runs.settings import RunConfig
+from alhpo.runs.setting_groups import CycleSettings
 from alhpo.tuning import Tuner
 
 
@@ -53,19 +52,22 @@ class Found:
 
 
 class CycleSearch:
-    """Searches and measurements of one run, each in the folder of its cycle.
+    """Searches and measurements of one run or session, each in the folder of its cycle.
 
     Args:
-        config: the run's settings.
-        path: the run's folder.
+        config: its settings.
+        path: its folder.
         observer: is told of the progress.
+        storage: folder for checkpoints; None for the folders of the searches.
     """
 
-    def __init__(self, config: RunConfig, path: Path, observer: Observer) -> None:
+    def __init__(
+        self, config: CycleSettings, path: Path, observer: Observer, storage: Path | None = None
+    ) -> None:
         self._config = config
         self._folder = path / "hpo"
         self._observer = observer
-        self._storage = storage_of(config)
+        self._storage = storage
         self._measure_test = config.measures_test
 
     def search(self, learner: ActiveLearner, cycle: int, records: Sequence[CycleRecord]) -> Found:

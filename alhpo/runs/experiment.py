@@ -119,7 +119,8 @@ class _Run:
         resumed = bool(self.records)
         learner = self._begin()
         self._observer = Observers(FirstQuery(self.path, learner.dataset), self._observer)
-        self._searches = CycleSearch(self.config, self.path, self._observer)
+        storage = storage_of(self.config)
+        self._searches = CycleSearch(self.config, self.path, self._observer, storage)
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
         self._observer.loaded(learner.dataset)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import pydantic
 from pydantic import Field
@@ -15,57 +15,19 @@ from pydantic import Field
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import content_hash, sha256
 from alhpo.runs.identity import SEARCH_KEYS, defining_settings
-from alhpo.runs.modes import MODES, get_mode
 from alhpo.runs.setting_groups import (
     ComputeSettings,
+    CycleSettings,
     DataSettings,
     ModelSettings,
     SearchSettings,
     naming,
 )
 
-if TYPE_CHECKING:
-    from alhpo.base.protocols import HPOMode
 
-#: The strategies that come with alhpo, for the help that is shown without importing them.
-STRATEGIES = (
-    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "boss", "centroids", "coreset"),
-    *("ddu", "dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
-    *("mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust", "uherding"),
-    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "boss:A,B,..."),
-    *("maxherding:SIGMA", "power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,..."),
-    *("skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
-    *("uherding:MEASURE@SIGMA",),
-)
-
-
-class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
+class RunConfig(CycleSettings, DataSettings):
     """Everything that defines an active-learning run."""
 
-    strategy: str = Field(
-        "badge",
-        description=f"Query strategy: {', '.join(STRATEGIES)}; or a registered one.",
-    )
-    mc_passes: int = Field(
-        100, ge=1, description="Number of passes with dropout, for strategies that need them."
-    )
-    vaal_epochs: int = Field(
-        10,
-        ge=1,
-        description="Epochs for which vaal trains its networks at each query.",
-    )
-    query_subset: int | None = Field(
-        None,
-        ge=1,
-        description="Number of unlabelled images that the strategy chooses from, drawn at random "
-        "for every query; by default all. The strategy random always chooses from all.",
-    )
-    initial: str = Field(
-        "random",
-        description="Strategy that chooses the initial labels: random, or one that looks at "
-        "features only, such as typiclust, maxherding, centroids or coreset. The features are "
-        "those of the pretrained network, else the pixels.",
-    )
     initial_size: int = Field(100, ge=2, description="Number of initial labels.")
     acquisition_size: int = Field(100, ge=1, description="Number of images queried per cycle.")
     budget: int = Field(
@@ -80,35 +42,6 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         "final, cold start, and a strategy that looks at no trained model, such as random.",
     )
 
-    hpo: str = Field(
-        "fixed",
-        description="HPO mode, when to search hyperparameters: "
-        f"{', '.join([*MODES.registered(), *MODES.families()])}; or a registered one.",
-    )
-    measure_current: bool = Field(
-        True,
-        description="A search first trains the current configuration to the end, within its "
-        "budget, and replaces it only by a better one. Needs max_budget above max_epochs.",
-    )
-    measure_test: bool = Field(
-        False,
-        description="Also measure the configurations that a search trains to the end on the "
-        "evaluation split. The report tells what searches gained there; no choice depends on it.",
-    )
-    transfer: bool = Field(
-        True,
-        description="A search first tries the best configurations of earlier cycles, and its "
-        "optimizer learns from their searches.",
-    )
-    validate_fixed: bool = Field(
-        True,
-        description="Also measure the validation accuracy in cycles without a search. This costs "
-        "about one more training per cycle that is evaluated.",
-    )
-    start: Literal["cold", "warm"] = Field(
-        "cold",
-        description="Trainings start from the same initial weights (cold) or the last fit (warm).",
-    )
     output_dir: str = Field("runs", description="Folder for the folders of runs.")
 
     @pydantic.field_validator("evaluate_at", mode="before")
@@ -122,23 +55,8 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     def _ascending(cls, value: list[int] | None) -> list[int] | None:
         return None if value is None else sorted(set(value))
 
-    @pydantic.field_validator("hpo")
-    @classmethod
-    def _known_mode(cls, value: str) -> str:
-        get_mode(value)
-        return value
-
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
-        from alhpo.strategies import check_dropout, check_initial
-        from alhpo.tuning import optimizer_names
-
-        check_dropout(self.strategy, self.dropout)
-        with naming("initial", self.initial):
-            check_initial(self.initial)
-        if self.mode.searches_ever or self.optimizer not in optimizer_names():
-            self.check_search()
-        self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.budget < self.initial_size:
             raise ConfigurationError(
                 f"budget is {self.budget} labels, below initial_size={self.initial_size}. The "
@@ -178,16 +96,6 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         check_without_model(self.strategy)
 
     @property
-    def mode(self) -> HPOMode:
-        """The HPO mode."""
-        return get_mode(self.hpo)
-
-    @property
-    def search_packages(self) -> tuple[str, ...]:
-        """Packages whose versions change what searches suggest; empty without searches."""
-        return super().search_packages if self.mode.searches_ever else ()
-
-    @property
     def sizes(self) -> list[int]:
         """The number of labels in each cycle."""
         return [*range(self.initial_size, self.budget, self.acquisition_size), self.budget]
@@ -209,11 +117,6 @@ class RunConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
         measured = measured and self.evaluated_sizes[-1] == self.budget
         return self.mode.final_search and measured and self.max_budget > self.max_epochs
-
-    @property
-    def measures_test(self) -> bool:
-        """Whether trials are measured on the evaluation split; only where something is searched."""
-        return self.measure_test and self.mode.searches_ever
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from alhpo.data.sources.source import (
     SourceData,
     SourceOptions,
 )
-from alhpo.data.sources.table import read_table
+from alhpo.data.sources.table import images_of_table
 
 #: Endings of the image files that are read.
 READ = frozenset(
@@ -105,11 +105,24 @@ def read_folder(options: SourceOptions) -> SourceData:
     return SourceData(pool, evaluation)
 
 
+def images_below(folder: Path) -> ImageFiles:
+    """All images in a folder and its sub-folders, whatever these mean, without labels.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    skipped: Counter[str] = Counter()
+    paths = sorted(path for path in _below(folder) if _is_read(path, skipped))
+    if not paths:
+        raise DataError(f"{folder} holds no images.{_not_read(skipped)}")
+    return ImageFiles(str(folder), tuple(paths), None, None, _notes(folder, skipped, (), 0))
+
+
 def _labelled_by(table: Path, present: Sequence[str], options: SourceOptions) -> SourceData:
     """The images of a table in the folder. Its sub-folders may be classes that are passed over."""
     way_out = "Set train_split (--train-split) to '.' to take the sub-folders as classes instead."
     try:
-        data = read_table(replace(options, name=str(table)))
+        data = images_of_table(replace(options, name=str(table)))
     except DataError as error:
         raise DataError(f"{error} {way_out}" if present else str(error)) from error
     images = data.pool

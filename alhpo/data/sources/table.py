@@ -9,28 +9,31 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import ImageFiles
 from alhpo.data.sources.registry import register_data_source
 from alhpo.data.sources.source import EVAL_SPLITS, TRAIN_SPLITS, SourceData, SourceOptions
+from alhpo.data.tables import (
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    Table,
+    as_labels,
+    as_text,
+    by_name,
+    read_table,
+)
 
-#: Names of the columns, in any case; the first that is there counts.
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "id")
-LABEL_COLUMNS = ("label", "class", "target", "category", "labels", "y")
+#: Names of the column with splits, in any case; the first that is there counts.
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 
 @register_data_source(".csv")
 @register_data_source(".parquet")
-def read_table(options: SourceOptions) -> SourceData:
+def images_of_table(options: SourceOptions) -> SourceData:
     """The images of the table at ``options.path``.
 
     Paths are relative to ``options.given_root``, else to the folder of the table, or to a folder
@@ -40,28 +43,19 @@ def read_table(options: SourceOptions) -> SourceData:
         DataError: the table cannot be read, lacks a column, or names files that are not there.
     """
     table = options.path
-    columns, numbers = _columns(table)
-    path_column = _column(columns, PATH_COLUMNS)
-    if path_column is None:
-        raise DataError(
-            f"{table} has the columns {', '.join(columns)}; expected one with the image files, "
-            f"called {' or '.join(PATH_COLUMNS[:3])}."
-        )
-    names = [_text(value) for value in columns[path_column]]
-    if not names:
-        raise DataError(f"{table} has no lines; expected one for each image.")
-    paths = _existing(table, names, options.given_root)
-    label_column = _column(columns, LABEL_COLUMNS)
-    texts = None if label_column is None else _labels(columns[label_column])
+    content = read_table(table)
+    names, paths = files_of_table(content, options.given_root)
+    label_column = content.column(LABEL_COLUMNS)
+    texts = None if label_column is None else as_labels(label_column)
     if texts is not None and not any(texts):
         texts = None
     if texts is not None and not all(texts):
         line = texts.index("")
         raise DataError(
-            f"{table} has no label in line {numbers[line]} ({names[line]}), but "
+            f"{table} has no label in line {content.lines[line]} ({names[line]}), but "
             f"{sum(map(bool, texts))} lines have one. Give all labels, or leave the column out."
         )
-    classes = None if texts is None else sorted(set(texts), key=_order)
+    classes = None if texts is None else sorted(set(texts), key=by_name)
     place = {} if classes is None else {name: number for number, name in enumerate(classes)}
     labels = None if texts is None else [place[text] for text in texts]
 
@@ -69,7 +63,7 @@ def read_table(options: SourceOptions) -> SourceData:
         chosen = None if labels is None else tuple(labels[row] for row in rows)
         return ImageFiles(where, tuple(paths[row] for row in rows), chosen, classes)
 
-    split_column = _column(columns, SPLIT_COLUMNS)
+    split_column = content.column(SPLIT_COLUMNS)
     if split_column is None:
         asked = (options.train_split.lower(), options.eval_split.lower())
         if asked[0] not in TRAIN_SPLITS or asked[1] not in EVAL_SPLITS:
@@ -79,7 +73,7 @@ def read_table(options: SourceOptions) -> SourceData:
                 "train_split and eval_split out."
             )
         return SourceData(images(range(len(paths)), str(table)), name=table.stem)
-    splits = [_text(value) for value in columns[split_column]]
+    splits = [as_text(value) for value in split_column]
     train = _rows(splits, options.train_split, TRAIN_SPLITS)
     held_out = _rows(splits, options.eval_split, EVAL_SPLITS)
     for rows, flag in (
@@ -98,86 +92,27 @@ def read_table(options: SourceOptions) -> SourceData:
     )
 
 
-def _columns(table: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    """The columns by name, and the number of each line."""
-    if table.suffix.lower() == ".parquet":
-        columns = _parquet(table)
-        return columns, list(range(1, 1 + max(map(len, columns.values()), default=0)))
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, dialect=_dialect(file))
-            filled = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as a CSV table: {error}.") from error
-    if not filled:
-        raise DataError(f"{table} is empty; expected a first line with the names of the columns.")
-    head = [name.strip() for name in filled[0][1]]
-    for number, line in filled[1:]:
-        if len(line) != len(head):
-            raise DataError(
-                f"{table}, line {number} has {len(line)} fields; expected {len(head)}: "
-                f"{', '.join(head)}."
-            )
-    names = [name.lower() for name in head if name]
-    if len(names) > len(set(names)):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{table} has two columns called {twice}; expected different names.")
-    columns = {name: [line[place] for _, line in filled[1:]] for place, name in enumerate(head)}
-    return columns, [number for number, _ in filled[1:]]
+def files_of_table(table: Table, root: Path | None) -> tuple[list[str], list[str]]:
+    """The image files that a table names, as written and as paths.
 
+    Args:
+        table: the table.
+        root: folder that the names are relative to; None for the folder of the table, or a folder
+            ``images`` in it.
 
-def _dialect(file: Any) -> Any:
-    """Fields are separated by the first of ``,;`` and tab that stands in the first line."""
-    head = file.readline()
-    file.seek(0)
-
-    class Dialect(csv.excel):
-        delimiter = next((mark for mark in ",;\t" if mark in head), ",")
-
-    return Dialect
-
-
-def _parquet(table: Path) -> dict[str, list[Any]]:
-    try:
-        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    Raises:
+        DataError: no column with files, no lines, or files that are not there.
+    """
+    column = table.column(PATH_COLUMNS)
+    if column is None:
         raise DataError(
-            f"{table}: Parquet tables need pyarrow: pip install 'alhpo[parquet]'. Or write the "
-            "table as CSV."
-        ) from error
-    try:
-        return parquet.read_table(table).to_pydict()
-    except Exception as error:
-        raise DataError(f"{table} cannot be read as a Parquet table: {error}.") from error
-
-
-def _column(columns: dict[str, list[Any]], known: Sequence[str]) -> str | None:
-    by_lower = {name.lower(): name for name in columns}
-    return next((by_lower[name] for name in known if name in by_lower), None)
-
-
-def _text(value: Any) -> str:
-    """A field as text: "3" for 3 and 3.0, "" for nothing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
-def _labels(column: Sequence[Any]) -> list[str]:
-    """The labels as texts. "3.0" is 3, if all are whole numbers: so do tools write them."""
-    texts = [_text(value) for value in column]
-    if all(re.fullmatch(r"-?[0-9]+(\.0+)?", text) for text in texts):
-        return [text.partition(".")[0] for text in texts]
-    return texts
-
-
-def _order(text: str) -> tuple[bool, int, str]:
-    """Whole numbers by value, before other texts by letter."""
-    number = text.removeprefix("-")
-    whole = number.isascii() and number.isdigit()
-    return (not whole, int(text) if whole else 0, text)
+            f"{table.path} has the columns {', '.join(table.columns)}; expected one with the image "
+            f"files, called {' or '.join(PATH_COLUMNS[:3])}."
+        )
+    names = [as_text(value) for value in column]
+    if not names:
+        raise DataError(f"{table.path} has no lines; expected one for each image.")
+    return names, _existing(table.path, names, root)
 
 
 def _rows(splits: Sequence[str], asked: str, known: Sequence[str]) -> list[int]:
