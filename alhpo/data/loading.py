@@ -97,40 +97,7 @@ def load_dataset(
         classes=classes,
         verify=verify,
     )
-    pool, held_out = found.load(decode=decode)
-    skipped = tuple(dict.fromkeys((*pool.problems, *held_out.problems)))
-    if skipped and on_error == "raise":
-        raise DataError(
-            f"{counted(len(skipped), 'file')} of {name} cannot be used as an image:"
-            f"{listed(skipped)}\nRepair or remove them, or set on_error to skip (--on-error skip) "
-            "to go on without them."
-        )
-    if not len(pool.images):
-        raise DataError(f"No image of the pool of {name} can be used:{listed(skipped)}")
-    labels, eval_labels = pool.labels, held_out.labels
-    assert eval_labels is not None
-    names = found.classes
-    if names is None:
-        known = eval_labels if labels is None else torch.cat([labels, eval_labels])
-        names = [str(i) for i in range(int(known.max()) + 1)]
-    notes = found.notes
-    if skipped:
-        notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be used.")
-    return ImageDataset(
-        found.name,
-        pool.images,
-        labels,
-        held_out.images,
-        eval_labels,
-        tuple(names),
-        pool.paths,
-        found.augmentation,
-        eval_paths=held_out.paths,
-        known_identities=pool.identities,
-        known_eval_identities=held_out.identities,
-        skipped=skipped,
-        notes=notes,
-    )
+    return found.dataset(decode=decode, on_error=on_error)
 
 
 @dataclass(frozen=True)
@@ -158,6 +125,52 @@ class FoundData:
     image_size: int | None
     one_size: bool
     notes: tuple[str, ...]
+
+    def dataset(self, *, decode: bool, on_error: OnError = "raise") -> ImageDataset:
+        """The data set.
+
+        Args:
+            decode: whether to decode image files now.
+            on_error: see ``load_dataset``.
+
+        Raises:
+            DataError: see ``load_dataset``.
+        """
+        pool, held_out = self.load(decode=decode)
+        where = self.pool.images.where
+        skipped = tuple(dict.fromkeys((*pool.problems, *held_out.problems)))
+        if skipped and on_error == "raise":
+            raise DataError(
+                f"{counted(len(skipped), 'file')} of {where} cannot be used as an image:"
+                f"{listed(skipped)}\nRepair or remove them, or set on_error to skip (--on-error "
+                "skip) to go on without them."
+            )
+        if not len(pool.images):
+            raise DataError(f"No image of the pool of {where} can be used:{listed(skipped)}")
+        labels, eval_labels = pool.labels, held_out.labels
+        assert eval_labels is not None
+        names = self.classes
+        if names is None:
+            known = eval_labels if labels is None else torch.cat([labels, eval_labels])
+            names = [str(i) for i in range(int(known.max()) + 1)]
+        notes = self.notes
+        if skipped:
+            notes = (*notes, f"{counted(len(skipped), 'file')} left out, as they cannot be used.")
+        return ImageDataset(
+            self.name,
+            pool.images,
+            labels,
+            held_out.images,
+            eval_labels,
+            tuple(names),
+            pool.paths,
+            self.augmentation,
+            eval_paths=held_out.paths,
+            known_identities=pool.identities,
+            known_eval_identities=held_out.identities,
+            skipped=skipped,
+            notes=notes,
+        )
 
     def load(self, *, decode: bool) -> tuple[LoadedPart, LoadedPart]:
         """The pool and the evaluation split.
