@@ -18,7 +18,13 @@ import numpy as np
 import pydantic
 import torch
 
-from alhpo.base.errors import AlhpoError, ConfigurationError, DivergedError, LabelError
+from alhpo.base.errors import (
+    AlhpoError,
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    LabelError,
+)
 from alhpo.base.files import Journal
 from alhpo.base.formats import claim_format
 from alhpo.base.protocols import Strategy, ValidationScheme
@@ -247,6 +253,11 @@ class ActiveLearner:
             raise AlhpoError("No model was fitted yet. Call fit(configuration) first.")
         return self._fitted
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a fitted model, which did not diverge."""
+        return self._fitted is not None
+
     def label_initial(self, n: int) -> Query:
         """Label ``n`` images with the data set's own labels: random ones, or chosen by ``initial``.
 
@@ -348,7 +359,7 @@ class ActiveLearner:
             cycle=self.cycle,
             folder=folder,
             retrain=self._retrained,
-            held_out=self._held_out,
+            held_out=lambda: self.held_out()[:2],
         )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(chooser, outputs, n, generator)
@@ -552,6 +563,53 @@ class ActiveLearner:
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
         return predicted_outputs(self._recipe, self.model, self._inputs, chosen, self._outputs)
 
+    def predict_images(self, dataset: ImageDataset) -> PoolOutputs:
+        """Outputs of the fitted model for the pool of another data set, such as new images.
+
+        Args:
+            dataset: images of the same size and colours; its labels and classes play no part.
+
+        Returns:
+            As ``predict``.
+
+        Raises:
+            AlhpoError: no model was fitted yet.
+            DataError: images of another shape.
+        """
+        if dataset.images.shape[1:] != self.dataset.images.shape[1:]:
+            raise DataError(
+                f"The images of {dataset.name!r} have shape {tuple(dataset.images.shape[1:])}; "
+                f"expected {tuple(self.dataset.images.shape[1:])}, as the model was trained on."
+            )
+        inputs = model_inputs(self._recipe, dataset, self._form, self.compute)
+        every = np.arange(len(dataset))
+        return predicted_outputs(self._recipe, self.model, inputs, every, self._outputs)
+
+    def held_out(
+        self, validation: str | ValidationScheme | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Predictions for labelled images by models that were not trained on them: those of the
+        validation splits, with the configuration and for the epochs of the last fit.
+
+        Args:
+            validation: the scheme that splits the labels; None takes the learner's.
+
+        Returns:
+            (V, C) float32 logits, (V,) int64 labels and (V,) pool indices, split after split;
+            without rows if there are too few labels to split.
+
+        Raises:
+            AlhpoError: no model was fitted yet.
+            DivergedError: a training diverged.
+        """
+        if self._fitted_with is None:
+            raise AlhpoError("No model was fitted yet. Call fit(configuration) first.")
+        hp, max_epochs = self._fitted_with
+        task = replace(self._task("objective", max_epochs=max_epochs), recipe=self._recipe)
+        scheme = self.validation if validation is None else get_validation(validation)
+        logits, labels, places = held_out_logits(task, hp, scheme, self.dataset.num_classes)
+        return logits, labels, self.pool.labeled[places]
+
     def import_queried_indices(self, path: str | os.PathLike[str]) -> None:
         """Import a labelled pool in dal-toolbox's form, with the data set's own labels.
 
@@ -650,14 +708,6 @@ class ActiveLearner:
         task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
         labeled = torch.from_numpy(self.pool.labeled)
         return retrained(task, hp, self.dataset, self._inputs, labeled, indices, images)
-
-    def _held_out(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``heldout_logits`` and their labels, by the models that an objective would train with the
-        configuration and for the epochs of the last fit."""
-        assert self._fitted_with is not None  # there is a model
-        hp, max_epochs = self._fitted_with
-        task = replace(self._task("objective", max_epochs=max_epochs), recipe=self._recipe)
-        return held_out_logits(task, hp, self.validation, self.dataset.num_classes)
 
     def _subset(self, candidates: np.ndarray, n: int, step: int) -> np.ndarray:
         """Candidates, at least ``n``, that a strategy chooses from (``query_subset``)."""

@@ -1,4 +1,5 @@
-"""The format of the folders that alhpo writes: runs, searches, studies, tunings, labelled pools.
+"""The format of the folders that alhpo writes: runs, searches, studies, tunings, labelled pools,
+sessions.
 
 Every such folder gets a ``format.json`` before any other file. Only reports read a folder of
 another format; only the version that wrote it continues it.
@@ -17,7 +18,10 @@ from alhpo.base.files import write_json
 FORMAT = 4
 FILE = "format.json"
 #: A folder that was begun has at least one of these files.
-_BEGUN = ("labels.jsonl", "cycles.jsonl", "dataset.json", "journal.jsonl", "study.yaml")
+_BEGUN = (
+    *("labels.jsonl", "cycles.jsonl", "dataset.json", "journal.jsonl", "study.yaml"),
+    "events.jsonl",
+)
 
 
 def claim_format(folder: Path) -> None:

@@ -33,12 +33,17 @@ def held_out_by_identity(
         DataError: the fraction is not in (0, 1), or there are fewer than two different images.
     """
     check_split(len(set(identities)), fraction)
-    places = np.array([_place("evaluation split", identity) for identity in identities])
+    places = np.array([held_out_share(identity) for identity in identities])
     held = places < fraction
     if not held.any() or held.all():
         extreme = places.min() if not held.any() else places.max()
         held = (places == extreme) if not held.any() else (places != extreme)
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def held_out_share(identity: str) -> float:
+    """The share to hold out, in [0, 1), above which an image is held out."""
+    return _place("evaluation split", identity)
 
 
 def drawn_by_identity(identities: Sequence[str], size: int, purpose: str) -> np.ndarray:

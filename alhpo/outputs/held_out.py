@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from alhpo.base.errors import ConfigurationError, DivergedError
@@ -15,7 +16,7 @@ from alhpo.validation import unweighted
 
 def held_out_logits(
     task: Task, hp: TrainingHyperparameters, scheme: ValidationScheme, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Train a model on the training part of each validation split, and predict the other part.
 
     Args:
@@ -25,8 +26,8 @@ def held_out_logits(
         num_classes: C.
 
     Returns:
-        (V, C) float32 logits and (V,) int64 labels, on the CPU, split after split; without rows if
-        the scheme refuses so few labels.
+        (V, C) float32 logits, (V,) int64 labels and (V,) positions among the labelled images, on
+        the CPU, split after split; without rows if the scheme refuses so few labels.
 
     Raises:
         DivergedError: a training diverged.
@@ -36,7 +37,8 @@ def held_out_logits(
     try:
         splits = scheme.splits(task.labels.numpy(), generator)
     except ConfigurationError:
-        return torch.empty(0, num_classes), torch.empty(0, dtype=torch.int64)
+        nothing = np.empty(0, dtype=np.int64)
+        return torch.empty(0, num_classes), torch.from_numpy(nothing), nothing
     parts = [task.device_images(training) for training, _ in splits]
     trainer = Trainer(task, hp, parts, scheme.name)
     while trainer.epoch < task.max_epochs and not trainer.diverged:
@@ -51,5 +53,6 @@ def held_out_logits(
         predict(task.recipe, model, task.device_images(held_out), task.compute, features=False)
         for model, (_, held_out) in zip(trainer.models, splits, strict=True)
     ]
-    labels = [task.labels[torch.as_tensor(held_out)] for _, held_out in splits]
-    return torch.cat([one.logits for one in found]).float().cpu(), torch.cat(labels)
+    places = np.concatenate([held_out for _, held_out in splits])
+    logits = torch.cat([one.logits for one in found]).float().cpu()
+    return logits, task.labels[torch.from_numpy(places)], places

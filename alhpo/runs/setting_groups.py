@@ -321,10 +321,6 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         description="Also measure the validation accuracy in cycles without a search. This costs "
         "about one more training per cycle that is evaluated.",
     )
-    start: Literal["cold", "warm"] = Field(
-        "cold",
-        description="Trainings start from the same initial weights (cold) or the last fit (warm).",
-    )
 
     @pydantic.field_validator("hpo")
     @classmethod

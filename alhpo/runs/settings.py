@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -42,6 +42,10 @@ class RunConfig(CycleSettings, DataSettings):
         "final, cold start, and a strategy that looks at no trained model, such as random.",
     )
 
+    start: Literal["cold", "warm"] = Field(
+        "cold",
+        description="Trainings start from the same initial weights (cold) or the last fit (warm).",
+    )
     output_dir: str = Field("runs", description="Folder for the folders of runs.")
 
     @pydantic.field_validator("evaluate_at", mode="before")

@@ -1,0 +1,208 @@
+"""The photos of a session: the image files that are there now, each known by its content."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from alhpo.base.errors import DataError
+from alhpo.data.dataset import ImageDataset
+from alhpo.data.decoding import DEFAULT_SIZE, FilePart, file_part
+from alhpo.data.identity import held_out_share
+from alhpo.data.lazy import ImageFiles
+from alhpo.data.loading import FoundData
+from alhpo.data.sources import SourceOptions, find_source
+from alhpo.data.sources.folder import images_below
+from alhpo.data.sources.source import user_path
+from alhpo.data.sources.table import files_of_table
+from alhpo.data.tables import TABLES, read_table
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Image files with different content, in the order of their identities.
+
+    Attributes:
+        root: the folder that names of photos are relative to.
+        part: the files.
+    """
+
+    root: Path
+    part: FilePart
+
+    def __len__(self) -> int:
+        return self.part.count
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        """The file of each photo, by identity."""
+        return dict(zip(self.part.identities, self.part.images.paths, strict=True))
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The file of each photo relative to the root, with slashes, by identity."""
+        return {image: self._name(path) for image, path in self.paths.items()}
+
+    def find(self, text: str) -> list[str]:
+        """Identities of the photos that somebody calls by a path: from the root, absolute, or the
+        name of the file alone."""
+        text = text.strip().replace("\\", "/")
+        whole = posixpath.normpath(text)
+        image = self._by_name.get(whole) or self._by_name.get(self._name(whole))
+        return [image] if image else self._by_file_name.get(whole, [])
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """Identities by name, also of files that are copies of others."""
+        found = {name: image for image, name in self.names.items()}
+        first = {path: image for image, path in self.paths.items()}
+        return found | {self._name(copy): first[path] for copy, path in self.part.copies}
+
+    @cached_property
+    def _by_file_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, image in self._by_name.items():
+            images = found.setdefault(posixpath.basename(name), [])
+            if image not in images:
+                images.append(image)
+        return found
+
+    def _name(self, path: str) -> str:
+        try:
+            relative = os.path.relpath(path, self.root) if os.path.isabs(path) else path  # noqa: PTH117
+        except ValueError:  # another drive
+            return path
+        return relative.replace(os.sep, "/")
+
+
+def find_photos(images: str, *, verify: bool = False) -> Photos:
+    """The photos in a folder and its sub-folders, or of a table.
+
+    Args:
+        images: the folder, or a CSV or Parquet table with a column of files.
+        verify: read all files, also those that seem unchanged.
+
+    Raises:
+        DataError: nothing there, or a file of the table is missing.
+    """
+    place = user_path(images).absolute()
+    if place.suffix.lower() in TABLES and not place.is_dir():
+        _, paths = files_of_table(read_table(place), None)
+        files = ImageFiles(str(place), tuple(paths), None)
+        root = place.parent
+    elif place.is_dir():
+        files, root = images_below(place), place
+    else:
+        raise DataError(
+            f"There are no images at {place}: expected a folder, or a table (.csv, .parquet). If "
+            "they were moved, correct the line images: in the session's session.yaml."
+        )
+    photos = Photos(root, file_part(files, verify=verify))
+    if not len(photos):
+        problems = "".join(f"\n  {path}: {why}" for path, why in photos.part.problems)
+        raise DataError(f"No image at {place} can be read:{problems}")
+    return photos
+
+
+def evaluation_share(given: str | None) -> float | None:
+    """The share of photos kept for evaluation, if the setting ``eval`` is a number.
+
+    Raises:
+        DataError: a number that is no share.
+    """
+    try:
+        share = float(given) if given is not None else None
+    except ValueError:
+        return None
+    if share is not None and not 0 < share < 1:
+        raise DataError(f"Setting eval is {given}; expected a share in (0, 1), such as 0.1.")
+    return share
+
+
+def kept_for_evaluation(images: Sequence[str], given: str | None) -> set[str]:
+    """Identities of the photos that the setting ``eval`` keeps for evaluation, by the content of
+    each alone."""
+    share = evaluation_share(given)
+    return set() if share is None else {i for i in images if held_out_share(i) < share}
+
+
+def given_evaluation(given: str | None, classes: Sequence[str]) -> FilePart | None:
+    """The labelled images of the setting ``eval``, if it is a folder or a table.
+
+    Raises:
+        DataError: they cannot be read, have no labels, or a class that the session lacks.
+    """
+    if given is None or evaluation_share(given) is not None:
+        return None
+    options = SourceOptions(given, Path(), train_split=".")
+    images = find_source(given)(options).pool
+    if not isinstance(images, ImageFiles) or images.labels is None:
+        raise DataError(
+            f"The evaluation images {given} have no labels; expected one folder for each class, or "
+            "a table with the columns path and label."
+        )
+    return file_part(images.with_classes(classes))
+
+
+def dataset_of(
+    name: str,
+    photos: Photos,
+    labels: dict[str, str],
+    classes: Sequence[str],
+    eval_setting: str | None,
+    image_size: int | None,
+    *,
+    decode: bool,
+) -> ImageDataset:
+    """The photos as a pool without labels, and the evaluation images that have some.
+
+    Args:
+        name: name of the data set.
+        photos: the photos.
+        labels: class of each labelled photo.
+        classes: all classes.
+        eval_setting: the setting ``eval``.
+        image_size: side in pixels; None for 224, whatever the sizes of the photos are, so that it
+            stays as photos come and go.
+        decode: whether to decode the photos now.
+
+    Raises:
+        DataError: the evaluation images cannot be used, or there is no room for the pixels.
+    """
+    identities = photos.part.identities
+    evaluation = given_evaluation(eval_setting, classes)
+    kept = kept_for_evaluation(identities, eval_setting)
+    apart = kept if evaluation is None else {*evaluation.identities}
+    pool = photos.part.pick(np.array([r for r, i in enumerate(identities) if i not in apart], int))
+    if evaluation is None:
+        rows = [r for r, image in enumerate(identities) if image in kept and image in labels]
+        part = photos.part.pick(np.array(rows, dtype=int))
+        numbers = tuple(classes.index(labels[identities[row]]) for row in rows)
+        evaluation = replace(
+            part, images=replace(part.images, labels=numbers, classes=list(classes))
+        )
+    if not pool.count:
+        raise DataError(
+            f"All {len(photos)} photos are kept for evaluation (eval: {eval_setting}); expected "
+            "some to label. Lower the share, or add photos."
+        )
+    side = image_size or DEFAULT_SIZE
+    grey = pool.sizes()[1] and (not evaluation.count or evaluation.sizes()[1])
+    found = FoundData(
+        name,
+        replace(pool, problems=()),
+        replace(evaluation, problems=()),
+        list(classes),
+        "crop-flip",
+        (side, side, 1 if grey else 3),
+        image_size,
+        False,
+        (),
+    )
+    return found.dataset(decode=decode, on_error="skip")
