@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alhpo.runs.pool_tuning import tune_pool as tune_pool
     from alhpo.runs.settings import RunConfig as RunConfig
     from alhpo.runs.settings import TuneConfig as TuneConfig
+    from alhpo.sessions.session import Session as Session
     from alhpo.strategies import register_strategy as register_strategy
     from alhpo.studies import load_study as load_study
     from alhpo.studies import run_study as run_study
@@ -38,6 +39,7 @@ _MODULES = {
     "PoolOutputs": "base.types",
     "Query": "base.types",
     "RunConfig": "runs.settings",
+    "Session": "sessions.session",
     "TuneConfig": "runs.settings",
     "Tuner": "tuning",
     "load_dataset": "data.loading",

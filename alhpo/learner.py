@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import ConfigSpace as CS
 import numpy as np
@@ -55,6 +55,7 @@ from alhpo.training.final_fit import fit_identity, fitted_model, saved_model
 from alhpo.training.inputs import ModelInputs, model_inputs
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.recipes import get_recipe
+from alhpo.training.recipes.recipe import Recipe
 from alhpo.training.selection_features import selection_features
 from alhpo.training.trainer import Task
 from alhpo.tuning.arguments import whole_number
@@ -62,6 +63,26 @@ from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
 
 Start = Literal["cold", "warm"]
+
+
+class FittedParts(NamedTuple):
+    """A fitted model and what it needs to be used.
+
+    Attributes:
+        model: the model.
+        recipe: its recipe.
+        spec: settings of the network.
+        form: how images become input of a network that takes images.
+        hyperparameters: those that it was fitted with.
+        max_epochs: the epochs of the fit.
+    """
+
+    model: Any
+    recipe: Recipe
+    spec: ModelSpec
+    form: InputFormat
+    hyperparameters: TrainingHyperparameters
+    max_epochs: int
 
 
 class ActiveLearner:
@@ -562,6 +583,17 @@ class ActiveLearner:
         """
         chosen = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
         return predicted_outputs(self._recipe, self.model, self._inputs, chosen, self._outputs)
+
+    def fitted_parts(self) -> FittedParts:
+        """What the fitted model consists of, to be kept elsewhere.
+
+        Raises:
+            AlhpoError: no model was fitted yet.
+        """
+        model = self.model
+        assert self._fitted_with is not None
+        hp, max_epochs = self._fitted_with
+        return FittedParts(model, self._recipe, self._spec, self._form, hp, max_epochs)
 
     def predict_images(self, dataset: ImageDataset) -> PoolOutputs:
         """Outputs of the fitted model for the pool of another data set, such as new images.

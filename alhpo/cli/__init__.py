@@ -15,6 +15,7 @@ from alhpo.base.errors import AlhpoError
 from alhpo.cli.cache import cache
 from alhpo.cli.report import report
 from alhpo.cli.run import run
+from alhpo.cli.session import ask, export, new, predict, review, status, tell, undo
 from alhpo.cli.study import study
 from alhpo.cli.tune import tune
 
@@ -27,7 +28,8 @@ def main() -> None:
     """Deep active learning with hyperparameter optimisation in the loop."""
 
 
-for _command in (run, tune, study, report, cache):
+_SESSION = (new, ask, tell, status, review, undo, export, predict)
+for _command in (run, tune, study, report, cache, *_SESSION):
     main.add_command(_command)
 
 

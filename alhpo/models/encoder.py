@@ -84,6 +84,10 @@ class Encoder:
         )
         self.weights = weights_hash(model)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights, as a state dict of the timm model with two classes."""
+        return self._model.state_dict()
+
     @functools.cached_property
     def width(self) -> int:
         height, width = self.form.size or self.spec.image_size

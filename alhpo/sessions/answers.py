@@ -92,7 +92,7 @@ def _table(path: Path) -> list[Said]:
             as_text(image),
             as_typed(as_text(name)),
             as_typed(label),
-            as_typed(as_text(person)),
+            _person(int(person) if str(person).isdecimal() else as_typed(as_text(person))),
         )
         for line, label, image, name, person in rows
         if label

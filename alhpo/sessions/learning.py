@@ -21,14 +21,14 @@ from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.observer import Observer
 from alhpo.runs.stopwatch import Stopwatch
 from alhpo.sessions.events import Asked, EventLog, Fitted, now
-from alhpo.sessions.photos import Photos, dataset_of
+from alhpo.sessions.photos import NO_CLASS, Photos, dataset_of
 from alhpo.sessions.settings import SessionSettings
 from alhpo.strategies import needs_model
 from alhpo.training.recipes import encodes
 from alhpo.validation import unweighted
 
-#: The only class of a session that has none yet, for a first batch that is chosen by features.
-NO_CLASS = "(none)"
+#: Parts of the labels that are predicted in turn, to find doubtful ones.
+REVIEW_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SessionLearner:
             tuple(log.state.classes) or (NO_CLASS,),
             settings.eval,
             settings.image_size,
-            decode=not encodes(settings.recipe),
+            decode=self.decodes,
         )
         self._place = {image: row for row, image in enumerate(self.dataset.identities)}
         names = [self.dataset.classes[number] for number in self.dataset.eval_labels.tolist()]
@@ -148,6 +148,64 @@ class SessionLearner:
             self._load(fits[-1].cycle_record)
             return fits[-1]
         return self._new_fit(mine, [f.cycle_record for f in fits if f.settings == mine[1]])
+
+    def need_model(self) -> None:
+        """Fit, where there must be a model afterwards.
+
+        Raises:
+            LabelError: fewer than two classes have labels.
+            DivergedError: training diverged.
+        """
+        if self.fit() is None:
+            raise LabelError(
+                "There is no model without labels of at least two classes. Label more photos: ask, "
+                "then tell."
+            )
+        if not self.has_model:
+            raise DivergedError(
+                "Training diverged, so there is no model. Lower lr in session.yaml."
+            )
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """Scores of the model on the evaluation images, None without any."""
+        evaluation = self.learner.evaluate()
+        return evaluation.scores if evaluation.n else None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether photos are decoded before they are looked at."""
+        return not encodes(self._settings.recipe)
+
+    def doubted(self, n: int) -> list[tuple[str, str, float]]:
+        """Labelled photos whose label models disagree with that were not trained on it.
+
+        Returns:
+            At most ``n`` identities, with the predicted class and its probability; the largest
+            difference of the probabilities of that class and of the label first.
+
+        Raises:
+            LabelError: too few labels.
+        """
+        logits, labels, indices = self.learner.held_out(f"kfold:{REVIEW_FOLDS}")
+        if not len(labels):
+            raise LabelError(
+                f"{self.learner.n_labeled} labels are too few to look at again; expected at least "
+                f"{REVIEW_FOLDS}."
+            )
+        probabilities = torch.softmax(logits.double(), 1)
+        best, predicted = probabilities.max(1)
+        difference = best - probabilities.gather(1, labels[:, None])[:, 0]
+        order = torch.argsort(-difference, stable=True).tolist()
+        return [
+            (
+                self.dataset.identities[indices[row]],
+                self.dataset.classes[int(predicted[row])],
+                round(float(best[row]), 4),
+            )
+            for row in order
+            if predicted[row] != labels[row]
+        ][:n]
 
     def _load(self, record: CycleRecord) -> None:
         """Load the model of a fit on the same labels; fit it again if its file is gone."""

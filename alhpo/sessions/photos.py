@@ -23,6 +23,9 @@ from alhpo.data.sources.source import user_path
 from alhpo.data.sources.table import files_of_table
 from alhpo.data.tables import TABLES, read_table
 
+#: The class of a data set that has none yet.
+NO_CLASS = "(none)"
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -47,33 +50,34 @@ class Photos:
     @cached_property
     def names(self) -> dict[str, str]:
         """The file of each photo relative to the root, with slashes, by identity."""
-        return {image: self._name(path) for image, path in self.paths.items()}
+        return {image: self.name(path) for image, path in self.paths.items()}
 
     def find(self, text: str) -> list[str]:
         """Identities of the photos that somebody calls by a path: from the root, absolute, or the
         name of the file alone."""
         text = text.strip().replace("\\", "/")
         whole = posixpath.normpath(text)
-        image = self._by_name.get(whole) or self._by_name.get(self._name(whole))
+        image = self.all_names.get(whole) or self.all_names.get(self.name(whole))
         return [image] if image else self._by_file_name.get(whole, [])
 
     @cached_property
-    def _by_name(self) -> dict[str, str]:
-        """Identities by name, also of files that are copies of others."""
+    def all_names(self) -> dict[str, str]:
+        """The identity of every file by its name, also of copies of others."""
         found = {name: image for image, name in self.names.items()}
         first = {path: image for image, path in self.paths.items()}
-        return found | {self._name(copy): first[path] for copy, path in self.part.copies}
+        return found | {self.name(copy): first[path] for copy, path in self.part.copies}
 
     @cached_property
     def _by_file_name(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for name, image in self._by_name.items():
+        for name, image in self.all_names.items():
             images = found.setdefault(posixpath.basename(name), [])
             if image not in images:
                 images.append(image)
         return found
 
-    def _name(self, path: str) -> str:
+    def name(self, path: str) -> str:
+        """A file relative to the root, with slashes."""
         try:
             relative = os.path.relpath(path, self.root) if os.path.isabs(path) else path  # noqa: PTH117
         except ValueError:  # another drive
@@ -108,6 +112,44 @@ def find_photos(images: str, *, verify: bool = False) -> Photos:
         problems = "".join(f"\n  {path}: {why}" for path, why in photos.part.problems)
         raise DataError(f"No image at {place} can be read:{problems}")
     return photos
+
+
+def photos_of(images: str) -> Photos:
+    """Photos that belong to no session, to be predicted; see ``find_photos``."""
+    try:
+        return find_photos(images)
+    except DataError as error:
+        raise DataError(str(error).split(" If they were moved")[0]) from error
+
+
+def shown_dataset(
+    photos: Photos, shape: Sequence[int], image_size: int | None, *, decode: bool
+) -> ImageDataset:
+    """Photos as a pool of images of this shape, for a model to look at.
+
+    Args:
+        photos: the photos.
+        shape: (height, width, channels).
+        image_size: the side that a user asked for; with None, a network that is not trained takes
+            its own.
+        decode: whether to decode them now.
+    """
+    height, width, channels = shape
+    part = replace(photos.part, problems=())
+    nothing = part.pick(np.array([], dtype=int))
+    nothing = replace(nothing, images=replace(nothing.images, labels=(), classes=[NO_CLASS]))
+    found = FoundData(
+        str(photos.root.name),
+        part,
+        nothing,
+        [NO_CLASS],
+        "none",
+        (height, width, channels),
+        image_size,
+        False,
+        (),
+    )
+    return found.dataset(decode=decode, on_error="skip")
 
 
 def evaluation_share(given: str | None) -> float | None:

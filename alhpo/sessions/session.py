@@ -1,0 +1,651 @@
+"""``Session``: a folder of photos becomes a labelled set and a model, with people in the loop.
+
+format.json       the format of the folder, and the version that began it
+session.yaml      the settings; a change counts from the next command on
+events.jsonl      everything that was said, asked and fitted, in order
+asked/            files for people, unless they go elsewhere
+models/           the model of the last fit
+hpo/              searches
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.base.files import exclusive
+from alhpo.base.formats import check_format as check_folder_format
+from alhpo.base.formats import claim_format
+from alhpo.data.sources.source import user_path
+from alhpo.runs.observer import Observer, Observers
+from alhpo.sessions.answers import Said, read_answers
+from alhpo.sessions.events import SKIP, TAKE_BACK, Asked, EventLog, State, Told, Undone, now
+from alhpo.sessions.handover import (
+    LOCAL_FILES,
+    Predicted,
+    Question,
+    check_format,
+    free_place,
+    write_class_folders,
+    write_label_studio,
+    write_labels_table,
+    write_questions,
+)
+from alhpo.sessions.learning import SessionLearner, best_classes
+from alhpo.sessions.photos import (
+    Photos,
+    evaluation_share,
+    find_photos,
+    given_evaluation,
+    kept_for_evaluation,
+    photos_of,
+    shown_dataset,
+)
+from alhpo.sessions.portable import PortableModel, load_model, save_model
+from alhpo.sessions.settings import SessionSettings
+from alhpo.sessions.status import Status, status_of
+from alhpo.sessions.telling import News, Recorded, check_classes, news
+
+#: Formats of questions, and of labels.
+QUESTIONS = ("csv", "label-studio", "folder")
+EXPORTS = ("csv", "folders", "label-studio", "model")
+_ENDINGS = {"csv": ".csv", "label-studio": ".json", "folder": ""}
+
+
+class Session:
+    """A session that was begun.
+
+    Several people and processes may ask and tell at a time; one at a time fits a model.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        ConfigurationError: there is none, or its settings cannot be used.
+        DataError: its events are damaged.
+        FormatError: it has the format of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if not (self.path / "events.jsonl").is_file():
+            raise ConfigurationError(
+                f"There is no session in {self.path}. Begin one: alhpo new {self.path} --images "
+                "FOLDER."
+            )
+        check_folder_format(self.path)
+        self.settings = SessionSettings.read(self.path)
+        self._log = EventLog(self.path / "events.jsonl")
+        #: The file or folder that the last ``ask`` wrote; None if it wrote nothing.
+        self.written: Path | None = None
+
+    @classmethod
+    def new(
+        cls,
+        path: str | os.PathLike[str],
+        images: str | os.PathLike[str],
+        *,
+        classes: Sequence[str] = (),
+        labels: str | os.PathLike[str] | None = None,
+        by: str | None = None,
+        **settings: Any,
+    ) -> Session:
+        """Begin a session.
+
+        Args:
+            path: its folder.
+            images: folder of the photos, with its sub-folders, or a table of them.
+            classes: names of the classes; more may be added later.
+            labels: labels that there are already, as ``tell`` takes them; their classes are added.
+            by: who gave them; by default the user of this machine.
+            settings: other settings of ``SessionSettings``, by name.
+
+        Raises:
+            ConfigurationError: illegal settings or classes, or there is a session already.
+            DataError: photos or labels that cannot be read.
+            LabelError: labels that cannot be used; all are named.
+        """
+        folder = Path(path).expanduser().absolute()
+        given = {"images": str(user_path(os.fspath(images)).absolute()), **settings}
+        if given.get("eval") is not None and evaluation_share(str(given["eval"])) is None:
+            given["eval"] = str(user_path(str(given["eval"])).absolute())
+        chosen = SessionSettings.create(given)
+        check_classes(classes)
+        taken = ConfigurationError(
+            f"There is a session in {folder} already. Go on with ask and tell, or choose another "
+            "folder."
+        )
+        if (folder / "events.jsonl").exists():
+            raise taken
+        who, state = by or _user(), State(classes=list(dict.fromkeys(classes)))
+        photos = find_photos(chosen.images)
+        said = [] if labels is None else read_answers(Path(labels).expanduser())
+        first = news(said, photos, state, who, add_classes=True)
+        given_evaluation(chosen.eval, [*state.classes, *first.classes])
+        with exclusive(folder):
+            claim_format(folder)
+            log = EventLog(folder / "events.jsonl")
+            if log.events:  # another process was faster
+                raise taken
+            chosen.write(folder)
+            with log.locked():
+                log.add(
+                    Told(
+                        event="begun",
+                        at=now(),
+                        by=who,
+                        classes=(*state.classes, *first.classes),
+                        answers=first.answers,
+                        source="" if labels is None else os.fspath(labels),
+                    )
+                )
+        return cls(folder)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order in which they were added."""
+        self._log.refresh()
+        return tuple(self._log.state.classes)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The class of each labelled photo by the SHA-256 of its file, in the order of labelling;
+        also of photos that are not there now."""
+        self._log.refresh()
+        return self._log.state.labels
+
+    # ------------------------------------------------------------------------------------- ask
+
+    def ask(
+        self,
+        n: int,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        format: str | None = None,
+        evaluation: bool = False,
+        image_url: str | None = None,
+        by: str | None = None,
+        observer: Observer | None = None,
+    ) -> list[Question]:
+        """Fit a model on what people said, tune it by the HPO mode, and choose photos to label.
+
+        With labels of fewer than two classes, the strategy ``initial`` chooses.
+
+        Args:
+            n: number of photos; fewer if fewer are left.
+            out: file or folder for people, which must not exist; by default in ``asked``.
+            format: "csv", "label-studio" or "folder"; None writes nothing unless ``out`` is given.
+            evaluation: choose at random among the photos that are kept for evaluation; no model is
+                fitted.
+            image_url: for Label Studio, what stands before the path of a photo in its address; by
+                default that of its local files, see ``docs/sessions.md``.
+            by: who asks.
+            observer: receives the progress.
+
+        Returns:
+            The photos, the one that is wanted most first. If the command before was killed after
+            its question was recorded and before its file was written, then its photos, whose file
+            is written now.
+
+        Raises:
+            LabelError: no photo is left.
+            ConfigurationError, DataError: settings or photos that cannot be used.
+            RunLockedError: another process fits a model of this session.
+        """
+        if n < 1:
+            raise LabelError(f"{n} photos were asked for; expected at least 1.")
+        form = format or ("" if out is None else "csv")
+        self._check_out(out, form)
+        with exclusive(self.path):
+            photos = find_photos(self.settings.images)
+            with self._log.locked():
+                interrupted = self._unwritten()
+            if interrupted is None and evaluation:
+                with self._log.locked() as state:
+                    images = self._of_evaluation(n, photos, state)
+                    event = self._record(images, photos, by, out, form, evaluation=True)
+            elif interrupted is None:
+                learner = self._learner(photos, observer)
+                learner.fit()
+                with self._log.locked():
+                    chosen = learner.choose(n)
+                    images = [learner.dataset.identities[row] for row in chosen.query.indices]
+                    state, drawn = chosen.query.state, chosen.query.probabilities
+                    event = self._record(
+                        images,
+                        photos,
+                        by,
+                        out,
+                        form,
+                        cycle=chosen.cycle,
+                        strategy=chosen.strategy,
+                        state=None if state is None else dict(state),
+                        probabilities=None if drawn is None else list(drawn),
+                        predicted=chosen.predicted,
+                    )
+            else:
+                event = interrupted
+            questions = _questions(event, photos)
+            self.written = None
+            if event.out:
+                self.written = self.path / event.out
+                self._write(questions, self.written, event.format, image_url)
+            return questions
+
+    def ask_again(
+        self,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        format: str = "csv",
+        image_url: str | None = None,
+    ) -> list[Question]:
+        """All photos that were asked for and are not answered, once more.
+
+        Args:
+            out: file or folder, which must not exist; None writes nothing.
+            format, image_url: as for ``ask``.
+
+        Raises:
+            LabelError: all questions are answered.
+        """
+        self._check_out(out, format)
+        photos = find_photos(self.settings.images)
+        with self._log.locked() as state:
+            waiting = [image for image in state.pending if image in photos.paths]
+            events = {n: self._log.events[n - 1] for n in set(state.pending.values())}
+            numbers = {image: state.pending[image] for image in waiting}
+        if not waiting:
+            raise LabelError("All questions are answered. Ask for more photos.")
+        known = {
+            q.image: q
+            for n, event in sorted(events.items())
+            for q in _questions(event, photos)
+            if numbers.get(q.image) == n
+        }
+        questions = [replace(known[image], rank=n) for n, image in enumerate(waiting, 1)]
+        if out is not None:
+            self._write(questions, Path(out).expanduser().absolute(), format, image_url)
+        return questions
+
+    def _check_out(self, out: str | os.PathLike[str] | None, form: str) -> None:
+        if form:
+            check_format(form, QUESTIONS, self.classes)
+        if out is not None:
+            free_place(Path(out).expanduser())
+
+    def _unwritten(self) -> Asked | None:
+        """The last question, if its file was not written and nobody has answered any of it."""
+        asked = [(n, e) for n, e in enumerate(self._log.events, 1) if isinstance(e, Asked)]
+        if not asked:
+            return None
+        number, last = asked[-1]
+        waits = all(self._log.state.pending.get(image) == number for image in last.images)
+        written = not last.out or os.path.lexists(self.path / last.out)
+        return last if waits and not written else None
+
+    def _record(
+        self,
+        images: Sequence[str],
+        photos: Photos,
+        by: str | None,
+        out: str | os.PathLike[str] | None,
+        form: str,
+        *,
+        cycle: int = 0,
+        strategy: str = "random",
+        **more: Any,
+    ) -> Asked:
+        """Record a question, with the log locked."""
+        place = None if out is None else str(Path(out).expanduser().absolute())
+        if place is None and form:
+            place = f"asked/ask_{len(self._log.events) + 1:04d}{_ENDINGS[form]}"
+        event = Asked(
+            event="asked",
+            at=now(),
+            by=by or _user(),
+            images=list(images),
+            paths=[photos.names[image] for image in images],
+            cycle=cycle,
+            strategy=strategy,
+            out=place or "",
+            format=form,
+            **more,
+        )
+        self._log.add(event)
+        return event
+
+    def _of_evaluation(self, n: int, photos: Photos, state: State) -> list[str]:
+        """Random photos that are kept for evaluation, always in the same order."""
+        kept = kept_for_evaluation(list(photos.paths), self.settings.eval)
+        if not kept:
+            raise LabelError(
+                "No photo is kept for evaluation. Set a share, such as eval: 0.1, in "
+                f"{self.path / 'session.yaml'}."
+            )
+        left = [i for i in kept if not (i in state.answers or i in state.pending)]
+        if not left:
+            raise LabelError(f"All {len(kept)} photos that are kept for evaluation were asked for.")
+        return sorted(left)[:n]  # by their hash: as good as random
+
+    def _write(
+        self, questions: Sequence[Question], out: Path, form: str, image_url: str | None
+    ) -> None:
+        address = self._image_url(image_url)
+        made_by = f"alhpo {version('alhpo')} {self.settings.model}"
+        write_questions(questions, out, form, self.classes, address, made_by)
+
+    def _image_url(self, given: str | None) -> str:
+        place = Path(self.settings.images)
+        folder = place if place.is_dir() else place.parent
+        return f"{LOCAL_FILES}{quote(folder.name)}/" if given is None else given
+
+    # ------------------------------------------------------------------------------------ tell
+
+    def tell(
+        self,
+        answers: str | os.PathLike[str] | Mapping[str, str],
+        *,
+        by: str | None = None,
+        add_classes: bool = False,
+        again: bool = False,
+        dry_run: bool = False,
+    ) -> Recorded:
+        """Take what people say of photos: all of it, or, if something cannot be used, nothing.
+
+        A class is a label or, for a photo with another one, a correction; "?" says that nobody can
+        tell; "-" takes a label, or a question, back. It counts from the next fit on.
+
+        Args:
+            answers: a CSV or Parquet table with the columns label, and sha256 or path; a JSON or
+                CSV export of Label Studio; a folder with one sub-folder of photos per class; or
+                answers by path or SHA-256.
+            by: who says it, where the file does not; by default the user of this machine.
+            add_classes: take unknown labels as new classes.
+            again: also take answers that the same person gave before and that were changed since.
+            dry_run: only check, and tell what would be recorded.
+
+        Raises:
+            LabelError: something cannot be used; the message has a line for each.
+            DataError: a file that cannot be read.
+        """
+        if isinstance(answers, Mapping):
+            said = [_said(key, value) for key, value in answers.items()]
+            source = ""
+        else:
+            said, source = read_answers(Path(answers).expanduser()), os.fspath(answers)
+        photos = find_photos(self.settings.images)
+        with self._log.locked() as state:
+            found = news(said, photos, state, by or _user(), add_classes=add_classes, again=again)
+            return found.recorded(0 if dry_run else self._tell(found, by, source))
+
+    def _tell(self, found: News, by: str | None, source: str) -> int:
+        if not found.answers and not found.classes:
+            return 0
+        event = Told(
+            event="told",
+            at=now(),
+            by=by or _user(),
+            classes=found.classes,
+            answers=found.answers,
+            source=source,
+        )
+        return self._log.add(event)
+
+    def add_classes(self, names: Sequence[str], *, by: str | None = None) -> None:
+        """Add classes.
+
+        Raises:
+            ConfigurationError: an illegal name.
+        """
+        check_classes(names)
+        with self._log.locked() as state:
+            new = tuple(name for name in dict.fromkeys(names) if name not in state.classes)
+            self._tell(News((), new, 0, ()), by, "")
+
+    def undo(self, *, by: str | None = None) -> Told:
+        """Undo the last ``tell`` or ``add_classes`` that was not undone yet.
+
+        Returns:
+            What is undone.
+
+        Raises:
+            LabelError: there is none.
+        """
+        with self._log.locked():
+            numbers = self._log.counting()
+            if not numbers:
+                raise LabelError("Nothing was told that could be undone.")
+            self._log.add(Undone(event="undone", at=now(), by=by or _user(), number=numbers[-1]))
+            return self._log.events[numbers[-1] - 1]
+
+    # ------------------------------------------------------------------------- look and use
+
+    def status(self) -> Status:
+        """How the session stands."""
+        photos = find_photos(self.settings.images)
+        self._log.refresh()
+        return status_of(photos, self._log.state, self.settings.eval)
+
+    def review(
+        self, n: int, *, out: str | os.PathLike[str] | None = None, observer: Observer | None = None
+    ) -> list[Question]:
+        """Labels to look at again: those that models which were not trained on them disagree with
+        most.
+
+        Five models are trained, each without a fifth of the labels. Photos are ranked by how much
+        more probable the predicted class is than the label (the idea of confident learning,
+        Northcutt et al., 2021).
+
+        Args:
+            n: number of photos at most.
+            out: CSV file to correct and to hand in, which must not exist; None writes nothing.
+            observer: receives the progress.
+
+        Raises:
+            LabelError: too few labels.
+        """
+        self._check_out(out, "csv" if out is not None else "")
+        with self._fitted(observer) as (learner, photos):
+            rows = learner.doubted(n)
+        state = self._log.state
+        questions = [
+            Question(
+                photos.names[image],
+                image,
+                photos.paths[image],
+                rank,
+                predicted,
+                probability,
+                state.labels.get(image, ""),
+                state.by_whom(image),
+            )
+            for rank, (image, predicted, probability) in enumerate(rows, 1)
+        ]
+        if out is not None:
+            self._write(questions, Path(out).expanduser().absolute(), "csv", None)
+        return questions
+
+    def predict(
+        self, images: str | os.PathLike[str], *, observer: Observer | None = None
+    ) -> list[Predicted]:
+        """Predict the classes of other photos, by a model of all labels up to now.
+
+        Args:
+            images: folder of photos, with its sub-folders, or a table of them.
+            observer: receives the progress.
+
+        Raises:
+            LabelError: labels of fewer than two classes.
+            DataError: no images.
+        """
+        photos = photos_of(os.fspath(images))
+        with self._fitted(observer) as (learner, _):
+            shape = learner.dataset.images.shape[1:]
+            decode = learner.decodes
+            dataset = shown_dataset(photos, shape, self.settings.image_size, decode=decode)
+            found = best_classes(learner.learner.predict_images(dataset), learner.dataset.classes)
+        return _predictions(photos, dataset.identities, found, dataset.skipped)
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        format: str = "csv",
+        *,
+        image_url: str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Write the labels, or the model.
+
+        Args:
+            out: the file or folder, which must not exist.
+            format: "csv" (all photos, with what is known of each), "folders" (copies of the
+                labelled photos by class), "label-studio" (tasks with annotations) or "model" (a
+                folder that ``predict_with`` reads without the session).
+            image_url: for Label Studio, as for ``ask``.
+            observer: receives the progress of a fit.
+
+        Raises:
+            ConfigurationError: an unknown format, or something is there.
+            LabelError: nothing is labelled.
+        """
+        place = Path(out).expanduser().absolute()
+        check_format(format, EXPORTS, self.classes)
+        free_place(place)
+        if format == "model":
+            with self._fitted(observer) as (learner, _):
+                about = {
+                    "image_size": self.settings.image_size,
+                    "labels": learner.learner.n_labeled,
+                    "evaluation": learner.scores,
+                }
+                save_model(learner.learner, self.settings.recipe, place, about)
+            return
+        photos = find_photos(self.settings.images)
+        self._log.refresh()
+        state = self._log.state
+        if format == "csv":
+            kept = kept_for_evaluation(list(photos.paths), self.settings.eval)
+            rows = [
+                (
+                    photos.names[image],
+                    state.labels.get(image, ""),
+                    *_what(image, state, kept),
+                    image,
+                )
+                for image in sorted(photos.paths, key=lambda image: photos.names[image])
+            ]
+            write_labels_table(rows, place)
+            return
+        labels = state.labels
+        questions = [
+            Question(photos.names[i], i, photos.paths[i], n, label=label)
+            for n, (i, label) in enumerate(labels.items(), 1)
+            if i in photos.paths
+        ]
+        if not questions:
+            raise LabelError("No photo that is there has a label, so there is nothing to write.")
+        if format == "folders":
+            write_class_folders(questions, place, state.classes)
+        else:
+            write_label_studio(questions, place, self._image_url(image_url))
+
+    @contextmanager
+    def _fitted(self, observer: Observer | None) -> Iterator[tuple[SessionLearner, Photos]]:
+        """A learner with a model of all labels, while no other process fits one."""
+        with exclusive(self.path):
+            photos = find_photos(self.settings.images)
+            learner = self._learner(photos, observer)
+            learner.need_model()
+            yield learner, photos
+
+    def _learner(self, photos: Photos, observer: Observer | None) -> SessionLearner:
+        self._log.refresh()
+        return SessionLearner(self.path, self.settings, photos, self._log, Observers(observer))
+
+
+def predict_with(
+    model: str | os.PathLike[str], images: str | os.PathLike[str], *, device: str = "auto"
+) -> list[Predicted]:
+    """Predict the classes of photos by a model that ``Session.export`` wrote.
+
+    Args:
+        model: folder of the model.
+        images: folder of photos, with its sub-folders, or a table of them.
+        device: "auto" or a torch device.
+
+    Raises:
+        CheckpointError: the folder holds no model, or a damaged one.
+        DataError: no images.
+    """
+    loaded: PortableModel = load_model(Path(model).expanduser(), device)
+    photos = photos_of(os.fspath(images))
+    size = loaded.description.get("image_size")
+    dataset = shown_dataset(photos, loaded.image_shape, size, decode=not loaded.encodes)
+    found = best_classes(loaded.predict(dataset), loaded.classes)
+    return _predictions(photos, dataset.identities, found, dataset.skipped)
+
+
+def _questions(event: Asked, photos: Photos) -> list[Question]:
+    """The questions of an event, of photos that are there."""
+    predicted = event.predicted or [("", None)] * len(event.images)
+    return [
+        Question(photos.names[image], image, photos.paths[image], rank, label, probability)
+        for rank, (image, (label, probability)) in enumerate(
+            zip(event.images, predicted, strict=True), 1
+        )
+        if image in photos.paths
+    ]
+
+
+def _predictions(
+    photos: Photos,
+    identities: Sequence[str],
+    found: Sequence[tuple[str, float]],
+    skipped: Sequence[tuple[str, str]],
+) -> list[Predicted]:
+    """Predictions in the order of the files, copies among them, and files that are no images."""
+    by_image = dict(zip(identities, found, strict=True))
+    done = [
+        Predicted(name, image, *by_image[image])
+        for name, image in photos.all_names.items()
+        if image in by_image
+    ]
+    bad = [
+        Predicted(photos.name(path), "", "", None, problem)
+        for path, problem in (*photos.part.problems, *skipped)
+    ]
+    return sorted((*done, *bad), key=lambda one: one.path)
+
+
+def _what(image: str, state: State, kept: set[str]) -> tuple[str, str]:
+    """What is known of a photo, in a word, and by whom."""
+    if state.label(image) is not None:
+        return "evaluation" if image in kept else "labelled", state.by_whom(image)
+    if image in state.answers:
+        return "skipped", ", ".join(state.answers[image])
+    return "asked" if image in state.pending else "open", ""
+
+
+def _said(key: str, answer: str) -> Said:
+    """An answer of Python code, by path or SHA-256."""
+    whole = len(key) == 64 and set(key) <= set("0123456789abcdef")
+    if answer is None or not str(answer):
+        raise LabelError(
+            f"The answer for {key} is {answer!r}; expected a class, {SKIP!r} or {TAKE_BACK!r}."
+        )
+    return Said(key, key if whole else "", "" if whole else key, str(answer))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in containers
+        return "unknown"
