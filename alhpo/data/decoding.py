@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,10 @@ import torch
 from alhpo.base.errors import DataError
 from alhpo.base.seeding import numpy_generator
 from alhpo.data.batches import Rows
-from alhpo.data.facts import facts_of_files
-from alhpo.data.identity import (
-    check_split,
-    drawn_by_identity,
-    held_out_by_identity,
-    numbered,
-)
+from alhpo.data.identified import IdentifiedFiles, identified
+from alhpo.data.identity import check_split, numbered
 from alhpo.data.lazy import ImageFiles, LazyImages
-from alhpo.data.pixels import ImageFacts, UnreadableImage, as_shown, fitted, pixel_identity
+from alhpo.data.pixels import UnreadableImage, as_shown, fitted, pixel_identity
 from alhpo.data.stored_images import packed, stored_images
 from alhpo.data.workers import decode_files, processors
 
@@ -65,56 +59,14 @@ class LoadedPart:
 
 
 @dataclass(frozen=True)
-class FilePart:
-    """Image files in the order of their identities. See ``file_part``.
+class FilePart(IdentifiedFiles):
+    """Image files in the order of their identities, which can be decoded.
 
     Attributes:
-        images: the files, each with another content.
-        facts: their facts.
-        problems: files that are left out, each with the reason.
-        copies: files that are left out because another has the same content, each with that file.
         verify: whether to decode the images again even if they are in the cache.
     """
 
-    images: ImageFiles
-    facts: tuple[ImageFacts, ...]
-    problems: tuple[tuple[str, str], ...]
-    copies: tuple[tuple[str, str], ...]
-    verify: bool
-
-    @property
-    def count(self) -> int:
-        return len(self.facts)
-
-    @property
-    def identities(self) -> list[str]:
-        return [fact.identity for fact in self.facts]
-
-    def pick(self, chosen: np.ndarray) -> FilePart:
-        facts = tuple(self.facts[row] for row in chosen.tolist())
-        return replace(self, images=self.images.pick(chosen), facts=facts)
-
-    def without(self, problems: tuple[tuple[str, str], ...]) -> FilePart:
-        """The same without these files, which become problems."""
-        bad = {path for path, _ in problems}
-        good = [row for row, path in enumerate(self.images.paths) if path not in bad]
-        return replace(self.pick(np.array(good, dtype=np.int64)), problems=problems)
-
-    def split(self, fraction: float) -> tuple[FilePart, FilePart]:
-        """A part to keep, and one to hold out."""
-        kept, held = held_out_by_identity(self.identities, fraction)
-        return self.pick(kept), replace(self.pick(held), problems=(), copies=())
-
-    def subset(self, size: int | None, purpose: str) -> FilePart:
-        """A random subset that is always the same for a ``purpose``; all if ``size`` is None."""
-        if size is None or size >= self.count:
-            return self
-        return self.pick(drawn_by_identity(self.identities, size, purpose))
-
-    def sizes(self) -> tuple[set[tuple[int, int]], bool]:
-        """The sizes (height, width) that occur, and whether all images are grey."""
-        sizes = {(fact.height, fact.width) for fact in self.facts}
-        return sizes, all(fact.grey for fact in self.facts)
+    verify: bool = False
 
     def decode(self, shape: Shape, more: int = 0) -> LoadedPart:
         """Decode all images to one shape, or take them from the cache.
@@ -161,42 +113,18 @@ class FilePart:
 
 
 def file_part(images: ImageFiles, *, verify: bool = False) -> FilePart:
-    """Read the facts of image files, and put the files into the order of their identities.
-
-    So files may be renamed or moved, and every image keeps its place. Of files with the same
-    content, the first by path stands for all. Left out as problems are files that are no images,
-    and those whose copies have other labels.
+    """Identify image files, see ``identified``.
 
     Args:
         images: the files.
         verify: read all files, even those that seem unchanged.
     """
-    facts, paths = facts_of_files(images.paths, verify=verify), images.paths
-    order = sorted(range(len(facts)), key=lambda row: (facts[row].identity, paths[row]))
-    problems = [(paths[row], facts[row].problem) for row in order if facts[row].problem]
-    chosen: list[int] = []
-    copies: list[tuple[str, str]] = []
-    good = (row for row in order if not facts[row].problem)
-    for _, group in groupby(good, key=lambda row: facts[row].identity):
-        first, *others = group
-        same = [first, *others]
-        if images.labels is not None and len({images.labels[row] for row in same}) > 1:
-            names = images.classes or range(1 + max(images.labels))
-            problems += [
-                (
-                    paths[row],
-                    f"labelled {names[images.labels[row]]!r}, and a file with the same content "
-                    "has another label",
-                )
-                for row in same
-            ]
-            continue
-        chosen.append(first)
-        copies += [(paths[row], paths[first]) for row in others]
-    kept = images.pick(np.array(chosen, dtype=np.int64))
-    return FilePart(
-        kept, tuple(facts[row] for row in chosen), tuple(sorted(problems)), tuple(copies), verify
-    )
+    return decodable(identified(images, verify=verify), verify=verify)
+
+
+def decodable(files: IdentifiedFiles, *, verify: bool = False) -> FilePart:
+    """Identified files as a part of a data set."""
+    return FilePart(files.images, files.facts, files.problems, files.copies, verify)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ import pydantic
 
 from alhpo.base.errors import DataError
 from alhpo.base.files import Journal, Lock
-from alhpo.base.schema import Settings
 from alhpo.base.types import CycleRecord
 
 #: What a person says of an image instead of a class: cannot tell; take back what was said or asked.
@@ -33,7 +32,13 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-class Answer(Settings):
+class _Entry(pydantic.BaseModel):
+    """A part of the file; unknown keys and NaN are errors."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Answer(_Entry):
     """What somebody said of one image."""
 
     image: str
@@ -43,7 +48,7 @@ class Answer(Settings):
     by: str
 
 
-class Told(Settings):
+class Told(_Entry):
     """People said something, all of it at once. The first event of a session is one, too."""
 
     event: Literal["begun", "told"]
@@ -54,7 +59,7 @@ class Told(Settings):
     source: str = ""
 
 
-class Asked(Settings):
+class Asked(_Entry):
     """Images were chosen for people to label."""
 
     event: Literal["asked"] = "asked"
@@ -74,7 +79,7 @@ class Asked(Settings):
     evaluation: bool = False
 
 
-class Undone(Settings):
+class Undone(_Entry):
     """What an earlier event of the kind ``Told`` said does not count."""
 
     event: Literal["undone"] = "undone"
@@ -83,7 +88,7 @@ class Undone(Settings):
     number: int = pydantic.Field(ge=1)
 
 
-class Fitted(Settings):
+class Fitted(_Entry):
     """A model was fitted: on which labels, with which settings, and how well it does."""
 
     event: Literal["fitted"] = "fitted"

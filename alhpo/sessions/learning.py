@@ -20,8 +20,9 @@ from alhpo.runs.cycle_search import CycleSearch, Found
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.observer import Observer
 from alhpo.runs.stopwatch import Stopwatch
+from alhpo.sessions.datasets import NO_CLASS, dataset_of
 from alhpo.sessions.events import Asked, EventLog, Fitted, now
-from alhpo.sessions.photos import NO_CLASS, Photos, dataset_of
+from alhpo.sessions.photos import Photos
 from alhpo.sessions.settings import SessionSettings
 from alhpo.strategies import needs_model
 from alhpo.training.recipes import encodes

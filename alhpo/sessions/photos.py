@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from alhpo.base.errors import DataError
-from alhpo.data.dataset import ImageDataset
-from alhpo.data.decoding import DEFAULT_SIZE, FilePart, file_part
+from alhpo.data.identified import IdentifiedFiles, identified
 from alhpo.data.identity import held_out_share
 from alhpo.data.lazy import ImageFiles
-from alhpo.data.loading import FoundData
 from alhpo.data.sources import SourceOptions, find_source
 from alhpo.data.sources.folder import images_below
 from alhpo.data.sources.source import user_path
 from alhpo.data.sources.table import files_of_table
 from alhpo.data.tables import TABLES, read_table
-
-#: The class of a data set that has none yet.
-NO_CLASS = "(none)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class Photos:
     """
 
     root: Path
-    part: FilePart
+    part: IdentifiedFiles
 
     def __len__(self) -> int:
         return self.part.count
@@ -107,7 +100,7 @@ def find_photos(images: str, *, verify: bool = False) -> Photos:
             f"There are no images at {place}: expected a folder, or a table (.csv, .parquet). If "
             "they were moved, correct the line images: in the session's session.yaml."
         )
-    photos = Photos(root, file_part(files, verify=verify))
+    photos = Photos(root, identified(files, verify=verify))
     if not len(photos):
         problems = "".join(f"\n  {path}: {why}" for path, why in photos.part.problems)
         raise DataError(f"No image at {place} can be read:{problems}")
@@ -120,36 +113,6 @@ def photos_of(images: str) -> Photos:
         return find_photos(images)
     except DataError as error:
         raise DataError(str(error).split(" If they were moved")[0]) from error
-
-
-def shown_dataset(
-    photos: Photos, shape: Sequence[int], image_size: int | None, *, decode: bool
-) -> ImageDataset:
-    """Photos as a pool of images of this shape, for a model to look at.
-
-    Args:
-        photos: the photos.
-        shape: (height, width, channels).
-        image_size: the side that a user asked for; with None, a network that is not trained takes
-            its own.
-        decode: whether to decode them now.
-    """
-    height, width, channels = shape
-    part = replace(photos.part, problems=())
-    nothing = part.pick(np.array([], dtype=int))
-    nothing = replace(nothing, images=replace(nothing.images, labels=(), classes=[NO_CLASS]))
-    found = FoundData(
-        str(photos.root.name),
-        part,
-        nothing,
-        [NO_CLASS],
-        "none",
-        (height, width, channels),
-        image_size,
-        False,
-        (),
-    )
-    return found.dataset(decode=decode, on_error="skip")
 
 
 def evaluation_share(given: str | None) -> float | None:
@@ -174,7 +137,7 @@ def kept_for_evaluation(images: Sequence[str], given: str | None) -> set[str]:
     return set() if share is None else {i for i in images if held_out_share(i) < share}
 
 
-def given_evaluation(given: str | None, classes: Sequence[str]) -> FilePart | None:
+def given_evaluation(given: str | None, classes: Sequence[str]) -> IdentifiedFiles | None:
     """The labelled images of the setting ``eval``, if it is a folder or a table.
 
     Raises:
@@ -189,62 +152,4 @@ def given_evaluation(given: str | None, classes: Sequence[str]) -> FilePart | No
             f"The evaluation images {given} have no labels; expected one folder for each class, or "
             "a table with the columns path and label."
         )
-    return file_part(images.with_classes(classes))
-
-
-def dataset_of(
-    name: str,
-    photos: Photos,
-    labels: dict[str, str],
-    classes: Sequence[str],
-    eval_setting: str | None,
-    image_size: int | None,
-    *,
-    decode: bool,
-) -> ImageDataset:
-    """The photos as a pool without labels, and the evaluation images that have some.
-
-    Args:
-        name: name of the data set.
-        photos: the photos.
-        labels: class of each labelled photo.
-        classes: all classes.
-        eval_setting: the setting ``eval``.
-        image_size: side in pixels; None for 224, whatever the sizes of the photos are, so that it
-            stays as photos come and go.
-        decode: whether to decode the photos now.
-
-    Raises:
-        DataError: the evaluation images cannot be used, or there is no room for the pixels.
-    """
-    identities = photos.part.identities
-    evaluation = given_evaluation(eval_setting, classes)
-    kept = kept_for_evaluation(identities, eval_setting)
-    apart = kept if evaluation is None else {*evaluation.identities}
-    pool = photos.part.pick(np.array([r for r, i in enumerate(identities) if i not in apart], int))
-    if evaluation is None:
-        rows = [r for r, image in enumerate(identities) if image in kept and image in labels]
-        part = photos.part.pick(np.array(rows, dtype=int))
-        numbers = tuple(classes.index(labels[identities[row]]) for row in rows)
-        evaluation = replace(
-            part, images=replace(part.images, labels=numbers, classes=list(classes))
-        )
-    if not pool.count:
-        raise DataError(
-            f"All {len(photos)} photos are kept for evaluation (eval: {eval_setting}); expected "
-            "some to label. Lower the share, or add photos."
-        )
-    side = image_size or DEFAULT_SIZE
-    grey = pool.sizes()[1] and (not evaluation.count or evaluation.sizes()[1])
-    found = FoundData(
-        name,
-        replace(pool, problems=()),
-        replace(evaluation, problems=()),
-        list(classes),
-        "crop-flip",
-        (side, side, 1 if grey else 3),
-        image_size,
-        False,
-        (),
-    )
-    return found.dataset(decode=decode, on_error="skip")
+    return identified(images.with_classes(classes))

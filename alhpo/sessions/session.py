@@ -15,9 +15,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from alhpo.base.errors import ConfigurationError, LabelError
@@ -25,7 +26,6 @@ from alhpo.base.files import exclusive
 from alhpo.base.formats import check_format as check_folder_format
 from alhpo.base.formats import claim_format
 from alhpo.data.sources.source import user_path
-from alhpo.runs.observer import Observer, Observers
 from alhpo.sessions.answers import Said, read_answers
 from alhpo.sessions.events import SKIP, TAKE_BACK, Asked, EventLog, State, Told, Undone, now
 from alhpo.sessions.handover import (
@@ -39,7 +39,6 @@ from alhpo.sessions.handover import (
     write_labels_table,
     write_questions,
 )
-from alhpo.sessions.learning import SessionLearner, best_classes
 from alhpo.sessions.photos import (
     Photos,
     evaluation_share,
@@ -47,12 +46,14 @@ from alhpo.sessions.photos import (
     given_evaluation,
     kept_for_evaluation,
     photos_of,
-    shown_dataset,
 )
-from alhpo.sessions.portable import PortableModel, load_model, save_model
 from alhpo.sessions.settings import SessionSettings
 from alhpo.sessions.status import Status, status_of
 from alhpo.sessions.telling import News, Recorded, check_classes, news
+
+if TYPE_CHECKING:
+    from alhpo.runs.observer import Observer
+    from alhpo.sessions.learning import SessionLearner
 
 #: Formats of questions, and of labels.
 QUESTIONS = ("csv", "label-studio", "folder")
@@ -82,7 +83,7 @@ class Session:
                 "FOLDER."
             )
         check_folder_format(self.path)
-        self.settings = SessionSettings.read(self.path)
+        self._images, self._eval = SessionSettings.places(self.path)
         self._log = EventLog(self.path / "events.jsonl")
         #: The file or folder that the last ``ask`` wrote; None if it wrote nothing.
         self.written: Path | None = None
@@ -149,6 +150,15 @@ class Session:
                 )
         return cls(folder)
 
+    @cached_property
+    def settings(self) -> SessionSettings:
+        """The settings, as they stood in ``session.yaml`` when they were first needed.
+
+        Raises:
+            ConfigurationError: illegal settings.
+        """
+        return SessionSettings.read(self.path)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order in which they were added."""
@@ -205,7 +215,7 @@ class Session:
         form = format or ("" if out is None else "csv")
         self._check_out(out, form)
         with exclusive(self.path):
-            photos = find_photos(self.settings.images)
+            photos = find_photos(self._images)
             with self._log.locked():
                 interrupted = self._unwritten()
             if interrupted is None and evaluation:
@@ -257,7 +267,7 @@ class Session:
             LabelError: all questions are answered.
         """
         self._check_out(out, format)
-        photos = find_photos(self.settings.images)
+        photos = find_photos(self._images)
         with self._log.locked() as state:
             waiting = [image for image in state.pending if image in photos.paths]
             events = {n: self._log.events[n - 1] for n in set(state.pending.values())}
@@ -324,7 +334,7 @@ class Session:
 
     def _of_evaluation(self, n: int, photos: Photos, state: State) -> list[str]:
         """Random photos that are kept for evaluation, always in the same order."""
-        kept = kept_for_evaluation(list(photos.paths), self.settings.eval)
+        kept = kept_for_evaluation(list(photos.paths), self._eval)
         if not kept:
             raise LabelError(
                 "No photo is kept for evaluation. Set a share, such as eval: 0.1, in "
@@ -339,11 +349,11 @@ class Session:
         self, questions: Sequence[Question], out: Path, form: str, image_url: str | None
     ) -> None:
         address = self._image_url(image_url)
-        made_by = f"alhpo {version('alhpo')} {self.settings.model}"
+        made_by = f"alhpo {version('alhpo')}"
         write_questions(questions, out, form, self.classes, address, made_by)
 
     def _image_url(self, given: str | None) -> str:
-        place = Path(self.settings.images)
+        place = Path(self._images)
         folder = place if place.is_dir() else place.parent
         return f"{LOCAL_FILES}{quote(folder.name)}/" if given is None else given
 
@@ -381,7 +391,7 @@ class Session:
             source = ""
         else:
             said, source = read_answers(Path(answers).expanduser()), os.fspath(answers)
-        photos = find_photos(self.settings.images)
+        photos = find_photos(self._images)
         with self._log.locked() as state:
             found = news(said, photos, state, by or _user(), add_classes=add_classes, again=again)
             return found.recorded(0 if dry_run else self._tell(found, by, source))
@@ -430,9 +440,9 @@ class Session:
 
     def status(self) -> Status:
         """How the session stands."""
-        photos = find_photos(self.settings.images)
+        photos = find_photos(self._images)
         self._log.refresh()
-        return status_of(photos, self._log.state, self.settings.eval)
+        return status_of(photos, self._log.state, self._eval)
 
     def review(
         self, n: int, *, out: str | os.PathLike[str] | None = None, observer: Observer | None = None
@@ -487,6 +497,9 @@ class Session:
             DataError: no images.
         """
         photos = photos_of(os.fspath(images))
+        from alhpo.sessions.datasets import shown_dataset
+        from alhpo.sessions.learning import best_classes
+
         with self._fitted(observer) as (learner, _):
             shape = learner.dataset.images.shape[1:]
             decode = learner.decodes
@@ -520,6 +533,8 @@ class Session:
         check_format(format, EXPORTS, self.classes)
         free_place(place)
         if format == "model":
+            from alhpo.sessions.portable import save_model
+
             with self._fitted(observer) as (learner, _):
                 about = {
                     "image_size": self.settings.image_size,
@@ -528,11 +543,11 @@ class Session:
                 }
                 save_model(learner.learner, self.settings.recipe, place, about)
             return
-        photos = find_photos(self.settings.images)
+        photos = find_photos(self._images)
         self._log.refresh()
         state = self._log.state
         if format == "csv":
-            kept = kept_for_evaluation(list(photos.paths), self.settings.eval)
+            kept = kept_for_evaluation(list(photos.paths), self._eval)
             rows = [
                 (
                     photos.names[image],
@@ -561,12 +576,15 @@ class Session:
     def _fitted(self, observer: Observer | None) -> Iterator[tuple[SessionLearner, Photos]]:
         """A learner with a model of all labels, while no other process fits one."""
         with exclusive(self.path):
-            photos = find_photos(self.settings.images)
+            photos = find_photos(self._images)
             learner = self._learner(photos, observer)
             learner.need_model()
             yield learner, photos
 
     def _learner(self, photos: Photos, observer: Observer | None) -> SessionLearner:
+        from alhpo.runs.observer import Observers
+        from alhpo.sessions.learning import SessionLearner
+
         self._log.refresh()
         return SessionLearner(self.path, self.settings, photos, self._log, Observers(observer))
 
@@ -585,7 +603,11 @@ def predict_with(
         CheckpointError: the folder holds no model, or a damaged one.
         DataError: no images.
     """
-    loaded: PortableModel = load_model(Path(model).expanduser(), device)
+    from alhpo.sessions.datasets import shown_dataset
+    from alhpo.sessions.learning import best_classes
+    from alhpo.sessions.portable import load_model
+
+    loaded = load_model(Path(model).expanduser(), device)
     photos = photos_of(os.fspath(images))
     size = loaded.description.get("image_size")
     dataset = shown_dataset(photos, loaded.image_shape, size, decode=not loaded.encodes)

@@ -88,6 +88,22 @@ class SessionSettings(CycleSettings):
         write_text(folder / FILE, yaml.safe_dump(self.model_dump(), sort_keys=False))
 
     @classmethod
+    def places(cls, folder: Path) -> tuple[str, str | None]:
+        """The settings ``images`` and ``eval``, without looking up the others, which takes seconds.
+
+        Raises:
+            ConfigurationError: the file is missing or damaged.
+        """
+        path = folder / FILE
+        values = read_config_file(path)
+        images, evaluation = values.get("images"), values.get("eval")
+        if not isinstance(images, str):
+            raise ConfigurationError(
+                f"{path} says images: {images!r}; expected the folder or table of the photos."
+            )
+        return images, None if evaluation is None else str(evaluation)
+
+    @classmethod
     def read(cls, folder: Path) -> SessionSettings:
         """The settings in ``session.yaml``.
 

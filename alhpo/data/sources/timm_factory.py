@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from torchvision.datasets import SVHN
 
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import LazyImages
@@ -48,6 +47,7 @@ def timm_factory(options: SourceOptions) -> SourceData:
 
 def _images(options: SourceOptions, split: str) -> LazyImages:
     from timm.data.dataset_factory import create_dataset
+    from torchvision.datasets import SVHN
 
     name, root, download = options.name, options.root, options.download
     where = f"{name} ({split})"
