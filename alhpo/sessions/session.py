@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -339,8 +338,7 @@ class Session:
         self, questions: Sequence[Question], out: Path, form: str, image_url: str | None
     ) -> None:
         address = self._image_url(image_url)
-        made_by = f"alhpo {version('alhpo')} {self.settings.model}"
-        write_questions(questions, out, form, self.classes, address, made_by)
+        write_questions(questions, out, form, self.classes, address)
 
     def _image_url(self, given: str | None) -> str:
         place = Path(self.settings.images)
