@@ -22,6 +22,8 @@ from alhpo.sessions.spreadsheets import as_typed
 IDENTITY = "sha256"
 #: Names of the column with the person, in any case.
 PERSON_COLUMNS = ("by", "annotator", "completed_by")
+#: The field of an annotation, and the column, with the time of its last change.
+TIME = "updated_at"
 #: Folders of ``ask --format folder``: photos to sort, and those of which nobody can tell the class.
 TO_SORT, CANNOT_TELL = "_to_sort", "_cannot_tell"
 
@@ -36,6 +38,7 @@ class Said:
         path: the file of the image; "" if the file does not say it.
         answer: a class, ``SKIP`` or ``TAKE_BACK``.
         by: who says so; "" if the file does not say it.
+        at: when, in ISO 8601 and UTC; "" if the file does not say it.
         problem: why it cannot be used; "" if it seems fine.
     """
 
@@ -44,11 +47,14 @@ class Said:
     path: str
     answer: str
     by: str = ""
+    at: str = ""
     problem: str = ""
 
 
 def read_answers(path: Path) -> list[Said]:
     """What a file or folder says, without lines that are not filled in.
+
+    If it says when, the order is that of time, and of each person the last word on an image.
 
     Args:
         path: a CSV or Parquet table with the columns label, and sha256 or path; a JSON export of
@@ -63,13 +69,23 @@ def read_answers(path: Path) -> list[Said]:
     if not path.is_file():
         raise LabelError(f"There is no file or folder {path}.")
     if path.suffix.lower() in TABLES:
-        return _table(path)
+        return _last_words(_table(path))
     if path.suffix.lower() == ".json":
-        return _label_studio(path)
+        return _last_words(_label_studio(path))
     raise LabelError(
         f"{path.name} has another form than expected: a table (.csv, .parquet), a JSON export of "
         "Label Studio (.json), or a folder with one sub-folder for each class."
     )
+
+
+def _last_words(said: list[Said]) -> list[Said]:
+    """Exports differ in their order, and keep what somebody submitted or skipped before."""
+    last: dict[tuple[str, ...], Said] = {}
+    for number, one in enumerate(sorted(said, key=lambda one: one.at)):
+        key = (one.image or one.path, one.by) if one.at else (str(number),)
+        last.pop(key, None)
+        last[key] = one
+    return list(last.values())
 
 
 def _table(path: Path) -> list[Said]:
@@ -82,10 +98,9 @@ def _table(path: Path) -> list[Said]:
             "path."
         )
     empty = [""] * len(labels)
-    people = table.column(PERSON_COLUMNS) or empty
-    rows = zip(
-        table.lines, map(as_text, labels), images or empty, names or empty, people, strict=True
-    )
+    people, times = table.column(PERSON_COLUMNS) or empty, table.column((TIME,)) or empty
+    answers = map(as_text, labels)
+    rows = zip(table.lines, answers, images or empty, names or empty, people, times, strict=True)
     return [
         Said(
             f"line {line}",
@@ -93,8 +108,9 @@ def _table(path: Path) -> list[Said]:
             as_typed(as_text(name)),
             as_typed(label),
             _person(int(person) if str(person).isdecimal() else as_typed(as_text(person))),
+            as_text(time),
         )
-        for line, label, image, name, person in rows
+        for line, label, image, name, person, time in rows
         if label
     ]
 
@@ -139,9 +155,9 @@ def _annotations(where: str, task: Mapping[str, Any]) -> Iterator[Said]:
     """The annotations of a task in the format JSON."""
     image, path = _image_of(task["data"])
     for annotation in task.get("annotations") or []:
-        by = _person(annotation.get("completed_by"))
+        by, at = _person(annotation.get("completed_by")), str(annotation.get(TIME) or "")
         if annotation.get("was_cancelled"):  # skipped; it may hold a choice nevertheless
-            yield Said(where, image, path, SKIP, by)
+            yield Said(where, image, path, SKIP, by, at)
             continue
         chosen = [
             choice
@@ -150,10 +166,10 @@ def _annotations(where: str, task: Mapping[str, Any]) -> Iterator[Said]:
             for choice in result["value"]["choices"]
         ]
         if len(chosen) == 1:
-            yield Said(where, image, path, str(chosen[0]).strip(), by)
+            yield Said(where, image, path, str(chosen[0]).strip(), by, at)
         elif chosen:
             many = f"has {len(chosen)} choices ({', '.join(map(str, chosen))}); expected one"
-            yield Said(where, image, path, "", by, many)
+            yield Said(where, image, path, "", by, at, many)
 
 
 def _shortened(where: str, task: Mapping[str, Any]) -> Iterator[Said]:
@@ -162,11 +178,11 @@ def _shortened(where: str, task: Mapping[str, Any]) -> Iterator[Said]:
     chosen = task.get("label", task.get("choice"))
     if chosen is None:
         return
-    by = _person(task.get("annotator"))
+    by, at = _person(task.get("annotator")), str(task.get(TIME) or "")
     if isinstance(chosen, str):
-        yield Said(where, image, path, chosen.strip(), by)
+        yield Said(where, image, path, chosen.strip(), by, at)
     else:
-        yield Said(where, image, path, "", by, f"has the choices {chosen!r}; expected one")
+        yield Said(where, image, path, "", by, at, f"has the choices {chosen!r}; expected one")
 
 
 def _image_of(data: Mapping[str, Any]) -> tuple[str, str]:

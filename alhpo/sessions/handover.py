@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from alhpo.sessions.spreadsheets import csv_text
 
 #: Where Label Studio serves files of the machine that it runs on.
 LOCAL_FILES = "/data/local-files/?d="
+#: Who predicts, always the same: a project of Label Studio shows what one model says, and sorts by
+#: that, and that is the one whose predictions it was given first.
+MODEL = "alhpo"
+#: What the page of Label Studio replaces in the name of a class by a field of the task.
+_FIELD_OF_TASK = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,6 @@ def write_questions(
     form: str,
     classes: Sequence[str],
     image_url: str,
-    made_by: str,
 ) -> None:
     """Write questions for people, whole or not at all.
 
@@ -95,24 +100,30 @@ def write_questions(
         form: "csv", "label-studio" or "folder".
         classes: names of the classes.
         image_url: for Label Studio: what stands before the path of a photo in its address.
-        made_by: for Label Studio: name and version of the model.
     """
     write: Callable[[], None] = {
         "csv": lambda: write_text(out, _table(questions)),
-        "label-studio": lambda: _write_tasks(questions, out, classes, image_url, made_by),
+        "label-studio": lambda: _write_tasks(questions, out, classes, image_url),
         "folder": lambda: _write_folder(questions, out, classes),
     }[form]
     write()
 
 
 def check_format(form: str, legal: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse an unknown format, or folders for classes that cannot be folders.
+    """Refuse an unknown format, or classes that it cannot hold.
 
     Raises:
         ConfigurationError: the message says what is legal.
     """
     if form not in legal:
         raise unknown_name("format", form, legal)
+    if form == "label-studio":
+        for name in classes:
+            if field := _FIELD_OF_TASK.search(name):
+                raise ConfigurationError(
+                    f"In class {name!r} the page of Label Studio would put something else for "
+                    f"{field[0]!r}. Use format csv."
+                )
     if form not in ("folder", "folders"):
         return
     for name in classes:
@@ -155,7 +166,6 @@ def _write_tasks(
     out: Path,
     classes: Sequence[str],
     image_url: str,
-    made_by: str,
 ) -> None:
     """Tasks of Label Studio in the order of their ranks, after the labelling interface in a file
     beside them."""
@@ -169,11 +179,11 @@ def _write_tasks(
         "</View>\n"
     )
     write_text(out.with_suffix(".xml"), interface)
-    tasks = [_task(question, image_url, made_by) for question in questions]
+    tasks = [_task(question, image_url) for question in questions]
     write_text(out, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
 
 
-def _task(question: Question, image_url: str, made_by: str) -> dict[str, Any]:
+def _task(question: Question, image_url: str) -> dict[str, Any]:
     def choice(name: str) -> list[dict[str, Any]]:
         place = {"from_name": "label", "to_name": "image", "type": "choices"}
         return [{**place, "value": {"choices": [name]}}]
@@ -190,7 +200,7 @@ def _task(question: Question, image_url: str, made_by: str) -> dict[str, Any]:
     if question.predicted:
         score = 1 / question.rank  # in [0, 1], and the list sorts by it
         result = choice(question.predicted)
-        task["predictions"] = [{"model_version": made_by, "score": score, "result": result}]
+        task["predictions"] = [{"model_version": MODEL, "score": score, "result": result}]
     return task
 
 
@@ -239,7 +249,7 @@ def write_class_folders(questions: Sequence[Question], out: Path, classes: Seque
 
 def write_label_studio(questions: Sequence[Question], out: Path, image_url: str) -> None:
     """Labelled photos as tasks of Label Studio with their labels as annotations."""
-    tasks = [_task(question, image_url, "") for question in questions]
+    tasks = [_task(question, image_url) for question in questions]
     write_text(out, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
 
 

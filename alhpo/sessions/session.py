@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -349,8 +348,7 @@ class Session:
         self, questions: Sequence[Question], out: Path, form: str, image_url: str | None
     ) -> None:
         address = self._image_url(image_url)
-        made_by = f"alhpo {version('alhpo')}"
-        write_questions(questions, out, form, self.classes, address, made_by)
+        write_questions(questions, out, form, self.classes, address)
 
     def _image_url(self, given: str | None) -> str:
         place = Path(self._images)
