@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import yaml
+from toy_models import SMALLEST
 
 from alhpo.studies import StudyConfig, expand, load_study
 
@@ -34,8 +35,11 @@ SETTINGS = {
     "device": "cpu",
     "hyperparameters": {"batch_size": 8},
 }
-#: The same for processes, which know the networks of timm only.
+#: The same for processes, which know the networks of timm only; its cells last long enough to be
+#: killed in the middle.
 TIMMS = {**SETTINGS, "model": "lcnet_035"}
+#: The same for processes that come to their end.
+SHORT_OF_TIMM = {**SETTINGS, "model": SMALLEST}
 STUDY = {
     "name": "tiny",
     "settings": SETTINGS,

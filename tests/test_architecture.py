@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,27 +31,34 @@ ONLY_IN = {
 }
 
 
+@cache
 def modules():
-    return sorted(PACKAGE.rglob("*.py"))
+    """The trees of all modules, by path."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def relative(path):
     return path.relative_to(PACKAGE).as_posix()
 
 
-def imports(path):
-    """Full names of what a module imports, anywhere in it, with line numbers."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom):
-            package = ("alhpo", *path.relative_to(PACKAGE).parts[:-1])
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            source = ".".join([*base, *([node.module] if node.module else [])])
-            yield source, node.lineno
-            for alias in node.names:
-                yield f"{source}.{alias.name}", node.lineno
+@cache
+def imports():
+    """Of what modules import, anywhere in them: the full name, the module, and the line."""
+    found = []
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                package = ("alhpo", *path.relative_to(PACKAGE).parts[:-1])
+                base = package[: len(package) - node.level + 1] if node.level else ()
+                source = ".".join([*base, *([node.module] if node.module else [])])
+                names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            found += [(name, relative(path), node.lineno) for name in names]
+    return found
 
 
 def test_imports_go_one_way():
@@ -85,21 +93,16 @@ def test_the_drawing_of_the_rooms_is_up_to_date():
 def test_modules_import_from_the_module_that_defines():
     """Not from the package, whose names are for users."""
     wrong = [
-        f"{relative(path)}, line {line}"
-        for path in modules()
-        for name, line in imports(path)
-        if name == "alhpo" and relative(path) != "__init__.py"
+        f"{module}, line {line}"
+        for name, module, line in imports()
+        if name == "alhpo" and module != "__init__.py"
     ]
     assert not wrong
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_library_stays_in_its_place(library):
-    users = {
-        relative(path)
-        for path in modules()
-        if any(name.split(".")[0] == library for name, _ in imports(path))
-    }
+    users = {module for name, module, _ in imports() if name.split(".")[0] == library}
     places = ONLY_IN[library]
     packages = tuple(place for place in places if place.endswith("/"))
     assert not {user for user in users if user not in places and not user.startswith(packages)}
@@ -110,8 +113,8 @@ def test_nothing_that_could_run_code_is_loaded_from_files():
     are loaded and nothing else."""
     unsafe = {"torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"}
     calls = []
-    for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 loads = called in unsafe or called in ("np.load", "numpy.load")

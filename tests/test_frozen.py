@@ -134,8 +134,8 @@ def threads(request):
 @pytest.mark.parametrize(
     ("n", "width", "classes", "shared"),
     [
-        (300, 1280, 10, {}),
-        (300, 384, 100, {"optimizer": "adamw"}),
+        (150, 1280, 10, {}),
+        (150, 384, 100, {"optimizer": "adamw"}),
         (70, 13, 3, {"nesterov": True}),
         (9, 1279, 7, {"hidden": 21, "class_weights": "balanced"}),
     ],

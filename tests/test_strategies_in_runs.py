@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from quick_figures import undrawn  # noqa: F401 - a fixture
 from strategy_examples import examples
+from toy_models import SMALLEST
 
 from alhpo import ImageDataset, RunConfig, load_dataset, run_experiment
 from alhpo.base.files import Journal
@@ -42,7 +43,7 @@ CIFAR10 = Path(os.environ.get("ALHPO_CIFAR10", "~/.cache/alhpo")).expanduser()
 
 def settings(strategy: str, mode: str, folder: Path, model: str | None = None) -> RunConfig:
     """Of a toy network; where nothing is searched, of one of timm's."""
-    model = model or ("lcnet_035" if mode == "fixed" else "alhpo_toy")
+    model = model or (SMALLEST if mode == "fixed" else "alhpo_toy")
     model = "alhpo_toy" if strategy.startswith(MANY) else model
     dropout = 0.5 if "passes" in strategy_needs(get_strategy(strategy)) else 0.0
     own = {"strategy": strategy, "hpo": mode, "dropout": dropout, "model": model}

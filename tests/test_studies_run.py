@@ -23,6 +23,7 @@ from study_examples import (
     LARGER,
     LARGER_OF_TIMM,
     SETTINGS,
+    SHORT_OF_TIMM,
     TIMMS,
     all_below,
     begin_command,
@@ -250,7 +251,7 @@ def write_images(folder: Path) -> None:
 @pytest.mark.parametrize("launcher", ["in-process", pytest.param("local", marks=pytest.mark.slow)])
 def test_one_failing_cell_stops_no_other_and_is_retried(tmp_path, launcher):
     images = tmp_path / "images"
-    settings = TIMMS if launcher == "local" else SETTINGS
+    settings = SHORT_OF_TIMM if launcher == "local" else SETTINGS
     study = study_in(tmp_path, settings=settings, grid={"dataset": ["digits", str(images)]})
     options = ONE_THREAD if launcher == "local" else {}
     result = run_study(study, launcher, options=options)
@@ -312,7 +313,8 @@ def test_local_processes_record_what_this_one_does(tmp_path):
     studies = []
     for launcher, options in (("in-process", {}), ("local", {"workers": 1, "threads": 1})):
         (tmp_path / launcher).mkdir()
-        study = study_in(tmp_path / launcher, settings=TIMMS, grid={"strategy": ["entropy"]})
+        grid = {"strategy": ["entropy"]}
+        study = study_in(tmp_path / launcher, settings=SHORT_OF_TIMM, grid=grid)
         assert run_study(study, launcher, options=options).complete
         studies.append(records(study))
     assert studies[0] == studies[1] and len(studies[0]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import register_model
@@ -44,6 +45,10 @@ class ToyNet(nn.Module):
 @register_model
 def alhpo_toy(pretrained=False, num_classes=10, in_chans=3, drop_rate=0.0, **kwargs):
     return ToyNet(num_classes, in_chans, drop_rate)
+
+
+#: The smallest network of timm itself, which it has since 1.0.9; and of versions before.
+SMALLEST = "test_resnet" if timm.is_model("test_resnet") else "lcnet_035"
 
 
 def toy_weights(folder: Path) -> str:

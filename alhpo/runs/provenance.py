@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 import warnings
@@ -129,6 +130,7 @@ def _changes(first: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return [f"{name} ({a}, now {b})" for name, (a, b) in pairs.items() if a != b]
 
 
+@functools.cache  # reading it takes milliseconds, and each of many runs begins with all of them
 def _version(package: str) -> str | None:
     try:
         return version(package)
