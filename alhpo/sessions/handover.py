@@ -85,6 +85,11 @@ def free_place(out: Path) -> None:
         )
 
 
+def interface_of(tasks: Path) -> Path:
+    """Where the labelling interface stands, for Label Studio, beside its tasks."""
+    return tasks.with_suffix(".xml")
+
+
 def write_questions(
     questions: Sequence[Question],
     out: Path,
@@ -178,7 +183,7 @@ def _write_tasks(
         "  </Choices>\n"
         "</View>\n"
     )
-    write_text(out.with_suffix(".xml"), interface)
+    write_text(interface_of(out), interface)
     tasks = [_task(question, image_url) for question in questions]
     write_text(out, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
 

@@ -33,6 +33,7 @@ from alhpo.sessions.handover import (
     Question,
     check_format,
     free_place,
+    interface_of,
     write_class_folders,
     write_label_studio,
     write_labels_table,
@@ -287,8 +288,16 @@ class Session:
     def _check_out(self, out: str | os.PathLike[str] | None, form: str) -> None:
         if form:
             check_format(form, QUESTIONS, self.classes)
-        if out is not None:
-            free_place(Path(out).expanduser())
+        if out is None:
+            return
+        place = Path(out).expanduser()
+        free_place(place)
+        if form == "label-studio":
+            if place.suffix.lower() != ".json":
+                raise ConfigurationError(
+                    f"--out is {out}; Label Studio reads tasks from a .json file."
+                )
+            free_place(interface_of(place))
 
     def _unwritten(self) -> Asked | None:
         """The last question, if its file was not written and nobody has answered any of it."""

@@ -158,7 +158,8 @@ def _compared(
             kind = "skipped" if answer == SKIP else "labelled"
             if kind == "labelled" and current not in (None, answer):
                 kind = "corrected"
-            known = own == answer and (answer == SKIP or current == answer)
+            # what others said since is not news of this person
+            known = own == answer and (answer in (SKIP, current) or not again)
         path = photos.names.get(image) or state.paths.get(image, "")
         if known:
             unchanged += 1
