@@ -172,6 +172,12 @@ class Session:
         self._log.refresh()
         return self._log.state.labels
 
+    @property
+    def events(self) -> tuple[Any, ...]:
+        """All events so far, see ``alhpo.sessions.events``."""
+        self._log.refresh()
+        return tuple(self._log.events)
+
     # ------------------------------------------------------------------------------------- ask
 
     def ask(

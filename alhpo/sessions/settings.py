@@ -56,6 +56,8 @@ class SessionSettings(CycleSettings):
         if not isinstance(values, Mapping):
             return values
         given = DEFAULTS | dict(values)
+        if isinstance(given.get("eval"), float):
+            given["eval"] = str(given["eval"])
         if given["recipe"] == DEFAULTS["recipe"] and given.get("weights") is None:
             given.setdefault("pretrained", True)
         return given
