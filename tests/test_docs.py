@@ -250,6 +250,7 @@ def test_the_page_of_own_parts_shows_the_files_of_the_package() -> None:
 
 def test_every_flag_that_the_pages_name_exists() -> None:
     known = {"--no-deps"}  # of pip
+    known |= {"--internal-host"}  # of label-studio
     known |= {"--parsable", "--array", "--dependency", "--gres", "--time"}  # of sbatch
     for command in (main, *main.commands.values()):
         parameters = command.get_params(click.Context(command))

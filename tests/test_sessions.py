@@ -133,7 +133,7 @@ def test_photos_become_a_labelled_set_and_a_model_by_commands(tmp_path):
     assert {row["status"] for row in rows} == {"labelled", "evaluation", "asked", "open"}
 
     said = command("predict", place, photos / "new", "--out", tmp_path / "predictions.csv")
-    assert said.startswith("6 predictions: ")
+    assert "\n6 predictions: " in said
     command("export", place, "--format", "model", "--out", tmp_path / "model")
     shutil.rmtree(place)
     command(
