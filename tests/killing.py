@@ -121,7 +121,9 @@ class Tree:
         """The same with other content in a file, under all names that it has."""
         first = self.links.get(name, name)
         names = [name, first, *(other for other, of in self.links.items() if of == first)]
-        return Tree(self.content | dict.fromkeys(names, content), self.links)
+        folders = [str(parent) for parent in reversed(Path(name).parents[:-1])]
+        new = {folder: None for folder in folders if folder not in self.content}
+        return Tree(self.content | new | dict.fromkeys(names, content), self.links)
 
     def without(self, name: str) -> Tree:
         """The same without a file (under this name), or without a folder."""
