@@ -122,7 +122,7 @@ def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) ->
         "heldout_logits": lambda: features[n:] @ weight.T,
         "heldout_labels": lambda: labels[n:],
         "true_labels": lambda: labels[:n],
-        "retrain": lambda: lambda indices: Evaluation.uniform(classes),
+        "retrain": lambda: lambda batches, _: [Evaluation.uniform(classes) for _ in batches],
     }
     if unknown := needs - known.keys():
         raise ValueError(f"needs {', '.join(sorted(unknown))}, which this benchmark does not make")
