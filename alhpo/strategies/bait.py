@@ -75,7 +75,7 @@ class Bait:
         if self.full:
             _check_size(pool.logits.shape[1], pool.features.shape[1])
         # the trace depends on inner products alone
-        features, known = coordinates(pool.features, pool.labeled_features)
+        features, known = coordinates(pool.features, pool.labeled_features.to(pool.features.device))
         rows = Rows(features)
         factors, known_factors = self._factors(pool.logits), self._factors(pool.labeled_logits)
         n_labeled = len(known)

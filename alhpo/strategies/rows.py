@@ -168,16 +168,17 @@ def coordinates(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
     with errors of some float64 roundings of the length of each row. Time O(M·D·R).
 
     Args:
-        parts: rows with the same number D of columns, in one precision.
+        parts: rows with the same number D of columns, on one device.
 
     Returns:
-        (·, R) float64 rows of each part; or the parts as they are, if R > 0.8 D.
+        (·, R) float64 rows of each part; or the parts as they are, if M > 0.8 D, where the
+        decomposition would cost what it saves.
     """
-    rows, numbers = torch.cat(parts).unique(dim=0, return_inverse=True)
-    if len(rows) > 0.8 * rows.shape[1]:  # the decomposition would cost what it saves
+    sizes = [len(part) for part in parts]
+    if sum(sizes) > 0.8 * parts[0].shape[1]:
         return parts
-    turned = torch.linalg.qr(as_float64(rows).T, mode="r").R.T
-    return turned[numbers.to(turned.device)].split([len(part) for part in parts])
+    rows, numbers = as_float64(torch.cat(parts)).unique(dim=0, return_inverse=True)
+    return torch.linalg.qr(rows.T, mode="r").R.T[numbers].split(sizes)
 
 
 def product_error(rows: torch.Tensor) -> tuple[float, float]:
