@@ -731,15 +731,18 @@ class ActiveLearner:
             augmentation=self.dataset.augmentation,
         )
 
-    def _retrained(self, indices: Sequence[int]) -> Evaluation:
-        """``PoolOutputs.retrain``, with the hyperparameters and epochs of the last fit."""
+    def _retrained(
+        self, batches: Sequence[Sequence[int]], max_epochs: int | None = None
+    ) -> list[Evaluation]:
+        """``PoolOutputs.retrain``."""
         images = self._evaluation_images()
         assert images is not None  # check_oracle
         assert self._fitted_with is not None  # there is a model
-        hp, max_epochs = self._fitted_with
-        task = replace(self._task("retrain", max_epochs=max_epochs), recipe=self._recipe)
+        hp, most = self._fitted_with
+        epochs = most if max_epochs is None else min(max_epochs, most)
+        task = replace(self._task("retrain", max_epochs=epochs), recipe=self._recipe)
         labeled = torch.from_numpy(self.pool.labeled)
-        return retrained(task, hp, self.dataset, self._inputs, labeled, indices, images)
+        return retrained(task, hp, self.dataset, self._inputs, labeled, batches, images)
 
     def _subset(self, candidates: np.ndarray, n: int, step: int) -> np.ndarray:
         """Candidates, at least ``n``, that a strategy chooses from (``query_subset``)."""

@@ -3,6 +3,7 @@
     python benchmarks/strategies.py --output benchmarks/results/strategies-cpu.json
     python benchmarks/strategies.py --quick                  # a small pool, to see that all runs
     python benchmarks/strategies.py --strategies badge coreset --picks 1000 --no-peers
+    python benchmarks/strategies.py --peer dal-toolbox=PYTHON scikit-activeml=PYTHON
 
 Each contestant runs in a process of its own, on the same features: clusters behind a ReLU, seeded,
 and the logits of a linear layer on them. Memory is the highest resident size during the first query
@@ -13,8 +14,11 @@ the rounds. Strategies that score each candidate by itself run for the first num
 Peers run once each and are given up after ``--limit`` seconds or ``--memory`` GB; one whose time
 for fewer picks foretells more is left out, and the table says so. ``explicit`` is what one would
 write down from the definition with NumPy, SciPy and scikit-learn; scikit-activeml runs through
-alhpo's adapter, which hands it the same features and predictions. ``same`` tells whether a peer
-of the same definition made the same picks in the same order.
+alhpo's adapter, which hands it the same features and predictions. ``--peer`` adds dal-toolbox, or
+another version of scikit-activeml, each in an environment of its own
+(``benchmarks/strategy_peers.py`` tells how to make it); their time is the median of as many rounds
+as begin in 30 seconds. ``same`` tells whether a peer of the same definition made the same picks in
+the same order.
 
 No training is in the figures: not of the models behind held-out logits, nor those of ``boss``.
 
@@ -31,10 +35,11 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -42,6 +47,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from memory import bound_memory, with_memory
 from threadpoolctl import threadpool_limits
 
 from alhpo.base.errors import AlhpoError
@@ -67,6 +73,10 @@ SCIKIT_ACTIVEML = {
     "typiclust": ("TypiClust", False),  # other k-means, typicality without labelled images
 }
 
+#: Strategies that dal-toolbox defines as we do, without a draw; and those of scikit-activeml.
+DAL_TOOLBOX = ("coreset", "margin")
+SAME = [name for name, (_, same) in SCIKIT_ACTIVEML.items() if same]
+
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--pool", type=int, default=50_000, help="N, the number of candidates")
 parser.add_argument("--width", type=int, default=512, help="D, the number of features")
@@ -75,6 +85,9 @@ parser.add_argument("--picks", type=int, nargs="+", default=[100, 1000])
 parser.add_argument("--passes", type=int, default=100, help="with dropout, where they are needed")
 parser.add_argument("--strategies", nargs="+", help="default: all that have a name")
 parser.add_argument("--no-peers", action="store_true", help="only alhpo's own strategies")
+parser.add_argument(
+    "--peer", nargs="+", default=[], metavar="NAME=PYTHON", help="dal-toolbox, scikit-activeml"
+)
 parser.add_argument("--rounds", type=int, default=3, help="of alhpo's strategies")
 parser.add_argument("--limit", type=float, default=60, help="seconds a contestant may take")
 parser.add_argument("--memory", type=float, default=8, help="GB a contestant may add")
@@ -122,7 +135,7 @@ def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) ->
         "heldout_logits": lambda: features[n:] @ weight.T,
         "heldout_labels": lambda: labels[n:],
         "true_labels": lambda: labels[:n],
-        "retrain": lambda: lambda indices: Evaluation.uniform(classes),
+        "retrain": lambda: lambda batches, _: [Evaluation.uniform(classes) for _ in batches],
     }
     if unknown := needs - known.keys():
         raise ValueError(f"needs {', '.join(sorted(unknown))}, which this benchmark does not make")
@@ -194,35 +207,6 @@ def explicit_least_confidence(
     return np.argsort(pool.logits.double().softmax(dim=1).numpy().max(axis=1))[:n].tolist()
 
 
-def resident(field: str) -> float:
-    """VmRSS or VmHWM (its highest value) of this process in MB, NaN where the system has none."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    sizes = [float(line.split()[1]) / 1000 for line in lines if line.startswith(field)]
-    return sizes[0] if sizes else math.nan
-
-
-def with_memory(function: Callable[[], object]) -> tuple[object, float, float]:
-    """What a function returns, its seconds, and the MB it took at most."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")  # VmHWM starts again from VmRSS
-    before = resident("VmRSS")
-    start = time.perf_counter()
-    result = function()
-    seconds = time.perf_counter() - start
-    return result, seconds, resident("VmHWM") - before
-
-
-def bound_memory(gigabytes: float) -> None:
-    """Let allocations beyond fail, rather than the machine."""
-    if platform.system() == "Linux":
-        import resource
-
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 1e9),) * 2)
-
-
 def run_cell(cell: dict) -> dict:
     """One contestant, in this process."""
     strategy, contestant, picks = cell["strategy"], cell["contestant"], cell["picks"]
@@ -261,6 +245,7 @@ def run_cell(cell: dict) -> dict:
         "products_seconds": statistics.median(bare),
         "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
         "rounds": cell["rounds"],
+        "measured": date.today().isoformat(),
         "indices": chosen,
     }
 
@@ -299,13 +284,52 @@ def answer(cell: dict, sender: Connection) -> None:
         sender.send({"skipped": str(error).splitlines()[0]})
 
 
-def contestants(strategy: str, peers: bool) -> list[str]:
+def in_own_environment(cell: dict, peer: dict, limit: float) -> dict:
+    """As ``in_own_process``, for a peer of ``--peer``."""
+    options = ("strategy", "folder", "warm", "classes", "picks", "rounds", "memory")
+    threads = cell["threads"] or torch.get_num_threads()
+    command = [*peer["command"], f"--threads={threads}", f"--labeled={LABELED}"]
+    command += [f"--{name}={cell[name]}" for name in options]
+    # some packages ask the machine for its cores, and not torch for its threads
+    alone = {"OMP_NUM_THREADS": str(threads)} if cell["threads"] else {}
+    allowed = limit * (cell["rounds"] + 1)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=allowed, env={**os.environ, **alone}
+        )
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"took more than {allowed:.0f} s"}
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        return {"skipped": f"the process ended with {done.returncode}: {''.join(last)}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peers_of(given: list[str]) -> dict[str, dict]:
+    """The peers of ``--peer`` by name and version, and how each is asked."""
+    found = {}
+    for one in given:
+        name, _, python = one.partition("=")
+        command = [python, str(Path(__file__).with_name("strategy_peers.py")), name]
+        try:
+            done = subprocess.run([*command, "--about"], capture_output=True, text=True)
+        except OSError as error:
+            sys.exit(f"--peer {one} cannot run: {error}. Give NAME=PYTHON.")
+        if done.returncode:
+            sys.exit(f"--peer {one} cannot be asked:\n{done.stderr}")
+        about = json.loads(done.stdout.splitlines()[-1])
+        version = (about["commit"] or "")[:8] or about["release"]
+        found[f"{name} {version}"] = about | {"command": command}
+    return found
+
+
+def contestants(strategy: str, peers: bool, external: dict[str, dict]) -> list[str]:
     found = ["alhpo"]
     if peers and strategy in EXPLICIT:
         found.append("explicit")
     if peers and strategy in SCIKIT_ACTIVEML and find_spec("skactiveml"):
         found.append("scikit-activeml")
-    return found
+    return found + [name for name, one in external.items() if strategy in one["strategies"]]
 
 
 def foretold(cell: dict, figures: dict, limit: float) -> str | None:
@@ -345,7 +369,7 @@ def versions() -> dict[str, str]:
 
 
 def show(row: dict) -> None:
-    where = f"{row['strategy']:<17}{row['contestant']:<16}{row['classes']:>4}{row['picks']:>6}"
+    where = f"{row['strategy']:<17}{row['contestant']:<26}{row['classes']:>4}{row['picks']:>6}"
     if "skipped" in row:
         print(f"{where}  left out: {row['skipped']}", flush=True)
         return
@@ -361,6 +385,7 @@ def main(args: argparse.Namespace) -> None:
         args.pool, args.width, args.classes, args.picks = 600, 16, [5], [20]
         args.rounds, args.passes = 1, 5
     forms = strategy_families()
+    external = peers_of(args.peer)
     strategies = args.strategies or [name for name in strategy_names() if name not in forms]
     machine = {
         "processor": processor(),
@@ -380,7 +405,7 @@ def main(args: argparse.Namespace) -> None:
             sys.exit(f"{args.output} was measured with other settings; give another --output.")
         figures = {key_of(row): row for row in recorded["figures"]}
     print(json.dumps(machine))
-    print(f"{'strategy':<17}{'contestant':<16}{'C':>4}{'b':>6}{'seconds':>10}{'MB':>9}"
+    print(f"{'strategy':<17}{'contestant':<26}{'C':>4}{'b':>6}{'seconds':>10}{'MB':>9}"
           f"{'ratio':>8}{'same':>6}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         warm = Path(folder, "warm")
@@ -392,7 +417,7 @@ def main(args: argparse.Namespace) -> None:
             for classes in args.classes:
                 for picks in args.picks if strategy in SEQUENTIAL else args.picks[:1]:
                     ours = None
-                    for contestant in contestants(strategy, not args.no_peers):
+                    for contestant in contestants(strategy, not args.no_peers, external):
                         cell = {
                             "strategy": strategy,
                             "contestant": contestant,
@@ -401,7 +426,8 @@ def main(args: argparse.Namespace) -> None:
                         }
                         key = key_of(cell)
                         if key not in figures or args.again:
-                            measured = measure(cell, args, folder, figures)
+                            peer = external.get(contestant)
+                            measured = measure(cell, args, folder, figures, peer)
                             figures[key] = cell | measured
                         row = figures[key]
                         indices = row.pop("indices", None)
@@ -418,7 +444,9 @@ def key_of(cell: dict) -> str:
     return json.dumps([cell[key] for key in ("strategy", "contestant", "classes", "picks")])
 
 
-def measure(cell: dict, args: argparse.Namespace, folder: str, figures: dict) -> dict:
+def measure(
+    cell: dict, args: argparse.Namespace, folder: str, figures: dict, peer: dict | None
+) -> dict:
     task = cell | {
         "folder": folder,
         "warm": f"{folder}/warm",
@@ -427,18 +455,22 @@ def measure(cell: dict, args: argparse.Namespace, folder: str, figures: dict) ->
         "passes": args.passes,
         "memory": args.memory,
         "threads": args.threads,
-        "rounds": args.rounds if cell["contestant"] == "alhpo" else 1,
+        "rounds": args.rounds if peer or cell["contestant"] == "alhpo" else 1,
     }
     if reason := foretold(task, figures, args.limit):
         return {"skipped": reason}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    if peer:
+        return {"load_before": load} | in_own_environment(task, peer, args.limit)
     return {"load_before": load} | in_own_process(task, args.limit)
 
 
 def agreement(row: dict, ours: list[int] | None, theirs: list[int] | None) -> bool | None:
     """Whether a peer of the same definition made the same picks; None where there is none."""
     strategy, contestant = row["strategy"], row["contestant"]
-    other = contestant == "scikit-activeml" and not SCIKIT_ACTIVEML[strategy][1]
+    package = contestant.partition(" ")[0]
+    other = package == "scikit-activeml" and strategy not in SAME
+    other = other or (package == "dal-toolbox" and strategy not in DAL_TOOLBOX)
     if contestant == "alhpo" or ours is None or other or strategy == "kmeans":
         return None
     return ours == theirs

@@ -36,6 +36,28 @@ def test_peers_of_the_same_definition_agree_and_a_second_call_measures_nothing(t
 
 
 @pytest.mark.slow
+def test_a_peer_in_an_environment_of_its_own_makes_the_same_picks(tmp_path):
+    version = pytest.importorskip("skactiveml").__version__
+    output = tmp_path / "strategies.json"
+    peer = f"scikit-activeml={sys.executable}"
+    run("--strategies", "coreset", "--no-peers", "--peer", peer, "--output", output)
+    ours, theirs = json.loads(output.read_text())["figures"]
+    assert theirs["contestant"].startswith(f"scikit-activeml {version}")
+    assert theirs["same"] is True
+    assert theirs["seconds"] > 0
+    assert theirs["measured"] == ours["measured"]
+
+
+@pytest.mark.slow
+def test_a_peer_that_cannot_run_is_named(tmp_path):
+    missing = f"dal-toolbox={tmp_path / 'python'}"
+    command = [sys.executable, SCRIPT, "--quick", "--peer", missing]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "--peer dal-toolbox=" in done.stderr
+
+
+@pytest.mark.slow
 def test_every_strategy_is_measured():
     measured = {line.split()[0] for line in run("--no-peers")[2:] if "left out" not in line}
     assert measured == set(strategy_names()) - set(strategy_families())

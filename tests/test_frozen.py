@@ -484,7 +484,8 @@ def test_weights_of_validation_come_from_the_features(digits_200, weights):
 def test_oracles_and_image_strategies_see_what_they_need(few_digits, weights):
     def greedy(outputs, n, rng):
         assert outputs.images.shape[1:] == (8, 8, 1) and outputs.features is None
-        assert 0 <= outputs.retrain([int(outputs.indices[0])]).accuracy <= 1
+        (result,) = outputs.retrain([[int(outputs.indices[0])]])
+        assert 0 <= result.accuracy <= 1
         return Query(tuple(outputs.indices[:n].tolist()))
 
     greedy.needs = frozenset({"images", "retrain"})
@@ -492,6 +493,30 @@ def test_oracles_and_image_strategies_see_what_they_need(few_digits, weights):
     learner.label_initial(10)
     learner.fit()
     assert len(learner.query(2, strategy=greedy).indices) == 2
+
+
+def test_models_that_an_oracle_compares_are_trained_side_by_side_as_each_alone(few_digits, weights):
+    told = []
+
+    def greedy(outputs, n, rng):
+        batches = [outputs.indices[i : i + n].tolist() for i in range(7)]
+        told.append(outputs.retrain(batches))
+        told.append([outputs.retrain([batch])[0] for batch in batches])
+        told.append(outputs.retrain(batches, 99))
+        told.append(outputs.retrain(batches, 1))
+        told.append(outputs.retrain([]))
+        return Query(tuple(batches[0]))
+
+    greedy.needs = frozenset({"retrain"})
+    learner = learner_of(few_digits, weights, max_epochs=3)
+    learner.label_initial(10)
+    learner.fit()
+    learner.query(4, strategy=greedy)
+    together, alone, more, fewer, nothing = told
+    assert len({one.nll for one in together}) == 7
+    assert together == alone == more
+    assert all(a.nll != b.nll for a, b in zip(together, fewer, strict=True))
+    assert nothing == []
 
 
 def test_a_pretrained_network_from_pip_reads_digits():

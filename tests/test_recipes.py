@@ -148,7 +148,7 @@ def test_restore_and_warm_start_of_a_recipe_without_a_network(tmp_path):
 def oracle(pool, n, generator):
     """Of the first ten candidates those that help most, each by itself."""
     tried = pool.indices[: max(n, 10)].tolist()
-    scores = [pool.retrain([index]).nll for index in tried]
+    scores = [result.nll for result in pool.retrain([[index] for index in tried])]
     worth = torch.tensor(scores, dtype=torch.float64)
     chosen = worth.sort(stable=True)
     return Query(tuple(tried[i] for i in chosen.indices[:n]), tuple(chosen.values[:n].tolist()))
@@ -196,7 +196,7 @@ def test_an_oracle_is_refused_an_image_with_a_label():
     labeled = learner.label_initial(10).indices
 
     def forgetful(pool, n, generator):
-        pool.retrain(labeled[:1])
+        pool.retrain([labeled[:1]])
 
     forgetful.needs = oracle.needs
     learner.fit()

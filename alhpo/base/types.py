@@ -85,6 +85,25 @@ class StochasticPasses(Protocol):
         ...
 
 
+class Retraining(Protocol):
+    """Training of new models with labels that nobody gave yet, for oracles in simulations."""
+
+    def __call__(
+        self, batches: Sequence[Sequence[int]], max_epochs: int | None = None
+    ) -> list[Evaluation]:
+        """Train a new model for each batch, on the labelled images and the batch's true labels.
+
+        Args:
+            batches: pool indices of unlabelled images, each once in a batch.
+            max_epochs: epochs of a full training, at most those of the latest fit (default), whose
+                configuration all have.
+
+        Returns:
+            The scores of each on the evaluation split.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class PoolOutputs:
     """The input of a query strategy. Fields that are not in its ``needs`` are None.
@@ -111,9 +130,7 @@ class PoolOutputs:
         state: ``Query.state`` of the strategy's latest query; None before the first query.
         classify: the model's classifier, from (B, D) features to (B, C) float32 logits. It treats
             rows alone, and has gradients of the features if these require them.
-        retrain: for oracles in simulations: a function of pool indices. It trains a new model, with
-            the latest configuration, on the labelled images and these images with their true
-            labels, and returns its ``Evaluation`` on the evaluation split.
+        retrain: for oracles in simulations: what models would score with more labels.
         true_labels: for oracles in simulations: (N,) int64 class of each candidate.
     """
 
@@ -133,7 +150,7 @@ class PoolOutputs:
     heldout_labels: torch.Tensor | None = None
     state: Mapping[str, Any] | None = None
     classify: Callable[[torch.Tensor], torch.Tensor] | None = None
-    retrain: Callable[[Sequence[int]], Evaluation] | None = None
+    retrain: Retraining | None = None
     true_labels: torch.Tensor | None = None
 
     def __len__(self) -> int:

@@ -16,9 +16,12 @@ from alhpo.data.dataset import ImageDataset
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.strategies import strategy_name, strategy_needs
 from alhpo.training.evaluation import evaluate
-from alhpo.training.final_fit import fitted_model
+from alhpo.training.final_fit import ALL_LABELS
 from alhpo.training.inputs import ModelInputs
-from alhpo.training.trainer import Task
+from alhpo.training.trainer import Task, Trainer, advance_together
+
+#: Models that are trained at the same time, where the recipe trains several side by side.
+_TOGETHER = 20
 
 
 def check_oracle(strategy: Strategy, dataset: ImageDataset) -> None:
@@ -43,12 +46,13 @@ def retrained(
     dataset: ImageDataset,
     inputs: ModelInputs,
     labeled: torch.Tensor,
-    indices: Sequence[int],
+    batches: Sequence[Sequence[int]],
     evaluation: DeviceRows,
-) -> Evaluation:
-    """Train on the labelled images and some more, and evaluate: ``PoolOutputs.retrain``.
+) -> list[Evaluation]:
+    """Train on the labelled images and each batch, and evaluate: ``PoolOutputs.retrain``.
 
-    Sets of one size are trained with the same random streams.
+    All models begin with the same weights, and batches of one size are trained with the same random
+    streams.
 
     Args:
         task: the training on the labelled images alone, with its seed and length.
@@ -56,27 +60,54 @@ def retrained(
         dataset: with labels.
         inputs: the data set as the model takes it.
         labeled: (L,) int64, pool indices of the labelled images.
-        indices: pool indices to add.
+        batches: pool indices to add, one set for each model.
         evaluation: the evaluation split.
 
     Returns:
-        The scores on the evaluation split; those of the uniform prediction after divergence.
+        The scores on the evaluation split, one for each batch; those of the uniform prediction
+        after divergence.
 
     Raises:
-        ConfigurationError: ``indices`` outside the pool, given twice, or labelled already.
+        ConfigurationError: a batch with indices outside the pool, given twice, or labelled already.
     """
-    added = torch.as_tensor(indices, dtype=torch.int64)
-    together = torch.cat([labeled, added])
-    inside = added.ndim == 1 and bool(((added >= 0) & (added < len(dataset))).all())
+    sets = [_with_batch(labeled, batch, len(dataset)) for batch in batches]
+    if not sets:
+        return []
+    images = torch.cat(sets).unique()
+    assert dataset.labels is not None  # check_oracle
+    task = replace(task, inputs=inputs.pool[images], labels=dataset.labels[images])
+    positions = [torch.searchsorted(images, one).numpy() for one in sets]
+    count = 1 if task.together is None else _TOGETHER
+    results: list[Evaluation] = []
+    for start in range(0, len(sets), count):
+        trainers = [
+            Trainer(task, hp, [task.device_images(one)], ALL_LABELS)
+            for one in positions[start : start + count]
+        ]
+        for _ in range(task.max_epochs):
+            advance_together(trainers)
+        results += (_evaluated(trainer, task, evaluation, dataset) for trainer in trainers)
+    return results
+
+
+def _with_batch(labeled: torch.Tensor, batch: Sequence[int], pool_size: int) -> torch.Tensor:
+    """The pool indices of the labelled images and a batch."""
+    added = torch.as_tensor(batch, dtype=torch.int64)
+    together = torch.cat([labeled, added]) if added.ndim == 1 else added
+    inside = added.ndim == 1 and bool(((added >= 0) & (added < pool_size)).all())
     if not inside or len(together.unique()) < len(together):
         raise ConfigurationError(
-            f"retrain was given {indices!r}; expected are pool indices without labels, each once."
+            f"retrain was given the batch {batch!r}; expected are batches of pool indices without "
+            "labels, each once."
         )
-    assert dataset.labels is not None  # check_oracle
-    task = replace(task, inputs=inputs.pool[together], labels=dataset.labels[together])
-    model, _ = fitted_model(task, hp)
-    if model is not None:
-        result = evaluate(task.recipe, model, evaluation, task.compute)
+    return together
+
+
+def _evaluated(
+    trainer: Trainer, task: Task, evaluation: DeviceRows, dataset: ImageDataset
+) -> Evaluation:
+    if not trainer.diverged:
+        result = evaluate(task.recipe, trainer.models[0], evaluation, task.compute)
         if math.isfinite(result.nll):
             return result
     return Evaluation.uniform(dataset.num_classes)

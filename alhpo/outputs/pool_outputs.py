@@ -6,7 +6,7 @@ most once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from alhpo.base.seeding import derive_seed, torch_generator
-from alhpo.base.types import Evaluation, PoolOutputs
+from alhpo.base.types import PoolOutputs, Retraining
 from alhpo.data.batches import InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool
@@ -93,7 +93,7 @@ def pool_outputs(
     owner: str,
     cycle: int,
     folder: Path | None,
-    retrain: Callable[[Sequence[int]], Evaluation],
+    retrain: Retraining,
     held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]],
 ) -> PoolOutputs:
     """Compute the fields of ``PoolOutputs`` that a strategy needs, and no others.

@@ -16,7 +16,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies.fisher import Factors, information, select
 from alhpo.strategies.registry import register_strategy, register_strategy_family
-from alhpo.strategies.rows import Rows, as_float64, row_blocks
+from alhpo.strategies.rows import Rows, as_float64, coordinates, row_blocks
 
 _MOST_CLASSES = 32
 _MOST_PARAMETERS = 8192
@@ -48,7 +48,8 @@ class Bait:
     O(N·D² + n·N·D), a product with two columns for each addition; memory: three D × D matrices in
     float64, one of 2n × 2n or fewer, a few vectors of N numbers, and blocks of some 30 MB. The full
     form has C·D in place of D in the matrices, products with 2C² columns, N·C² numbers three times
-    and N inversions of C × C matrices for each addition.
+    and N inversions of C × C matrices for each addition. With N + L ≤ 0.8 D images, these are first
+    turned into their span, and N + L takes the place of D.
 
     Args:
         full: the full form, for at most 32 classes and C·D ≤ 8192.
@@ -73,14 +74,16 @@ class Bait:
         assert pool.labeled_features is not None
         if self.full:
             _check_size(pool.logits.shape[1], pool.features.shape[1])
-        rows, known = Rows(pool.features), pool.labeled_features
+        # the trace depends on inner products alone
+        features, known = coordinates(pool.features, pool.labeled_features.to(pool.features.device))
+        rows = Rows(features)
         factors, known_factors = self._factors(pool.logits), self._factors(pool.labeled_logits)
         n_labeled = len(known)
         weight = n / (n_labeled + n)
         penalty = max(self.penalty, _SMALLEST_PENALTY * _largest(rows, factors))
         if n_labeled:
             penalty = max(penalty, _SMALLEST_PENALTY * _largest(Rows(known), known_factors))
-        labeled = information(known, known_factors).to(as_float64(pool.features[:0]).device)
+        labeled = information(known, known_factors).to(as_float64(features[:0]).device)
         fisher = information(rows.values, factors).add_(labeled)
         fisher /= (len(rows) + n_labeled) * penalty
         labeled /= (n_labeled + n) * penalty

@@ -17,6 +17,8 @@ SAMPLE = 10_000
 _SAMPLE_PER_CLUSTER = 20
 _ITERATIONS = 100
 _TOLERANCE = 1e-3
+#: With fewer rows a cluster, all inner products come first; at most so many (8 MiB in float32).
+_ROWS_PER_SEED, _MOST_PRODUCTS = 8, 2**21
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,11 @@ def seeds(rows: Rows, k: int, generator: np.random.Generator) -> list[int]:
     free = np.ones(len(rows), dtype=bool)
     nearest = NearestRows(rows)
     chosen = [int(generator.integers(len(rows)))]
+    n = len(rows)  # a product with all rows takes less time than some n / 8 with one row each
+    ahead = range(n) if n <= _ROWS_PER_SEED * k and n**2 <= _MOST_PRODUCTS else ()
     while len(chosen) < k:
         free[chosen[-1]] = False
-        nearest.add(chosen[-1])
+        nearest.add(chosen[-1], ahead)
         chosen.append(draw(nearest.squares, free, generator))
     return chosen
 

@@ -17,7 +17,7 @@ from alhpo.strategies.rows import Rows, as_float64, row_blocks
 #: The factors T at some positions: (B, C, R) float64.
 Factors = Callable[[np.ndarray | slice], np.ndarray]
 
-_FIRST = 32  # gains that are computed exactly before each choice; more if these do not decide
+_FIRST = 32  # gains, at most, that are computed exactly at once; more if these do not decide
 _CLOSE = 1e-6  # relative difference of gains that may be equal after rounding to 24 bits
 _ALIKE = 1e-3  # and of gains that rounding may have set apart, though the rows are equal
 
@@ -138,15 +138,16 @@ class _Candidates:
 
     def best(self, free: np.ndarray) -> tuple[int, float]:
         """Position and gain of the best of the ``free`` rows, a mask."""
-        gains, limits = np.empty(len(self.rows)), np.empty(len(self.rows))
+        gains, least, most = np.empty((3, len(self.rows)))
         for part in self._blocks():
-            gains[part], limits[part] = self._bounded(part)
+            gains[part], least[part], most[part] = self._bounded(part)
         exact = ~self.errors.any(axis=0) & free
         values = np.where(exact, rounded(gains), -1)
-        limits[~free] = -1
+        floor = least[free].max()
         count = _FIRST
         while True:
-            open_ = np.flatnonzero(free & ~exact & (limits >= values.max() * (1 - _CLOSE)))
+            floor = max(floor, values.max())
+            open_ = np.flatnonzero(free & ~exact & (most >= floor * (1 - _CLOSE)))
             if not len(open_):
                 position = int(values.argmax())  # the first of equals
                 close = np.flatnonzero(free & (values >= values[position] * (1 - _ALIKE)))
@@ -154,7 +155,7 @@ class _Candidates:
                     position = int(close[_equal(self.rows, self.factors, close, position)][0])
                 return position, float(values[position])
             if len(open_) > count:
-                open_ = np.sort(open_[np.argpartition(-limits[open_], count)[:count]])
+                open_ = np.sort(open_[np.argpartition(-most[open_], count)[:count]])
             self._compute(open_)
             values[open_] = rounded(self.gains(open_, 1))
             exact[open_] = True
@@ -204,19 +205,19 @@ class _Candidates:
         matrices = np.eye(self.rank) + sign * self.spread[part]
         return 1 / matrices if self.rank == 1 else np.linalg.inv(matrices)
 
-    def _bounded(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) gains, and upper bounds of the true gains.
+    def _bounded(self, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B,) gains, and lower and upper bounds of the true gains.
 
-        With an error Δ of VᵀPV and X the computed inverse, the true inverse is at most
-        X / (1 − ‖X‖‖Δ‖), in the order of positive semidefinite matrices.
+        With an error Δ of VᵀPV and X the computed inverse, the true inverse is between
+        X / (1 + ‖X‖‖Δ‖) and X / (1 − ‖X‖‖Δ‖), in the order of positive semidefinite matrices.
         """
         inverses = self._inverses(part, 1)
         gains, norms = _traces(inverses, self.worth[part]), _norms(inverses)
         spread_error, worth_error = self.errors[:, part]
-        loss = norms * spread_error
+        loss, error = norms * spread_error, norms * worth_error
         with np.errstate(divide="ignore", invalid="ignore"):
-            limits = np.where(loss < 1, (gains + norms * worth_error) / (1 - loss), np.inf)
-        return gains, np.maximum(limits, 0)
+            most = np.where(loss < 1, (gains + error) / (1 - loss), np.inf)
+        return gains, np.maximum((gains - error) / (1 + loss), 0), np.maximum(most, 0)
 
     def _compute(self, positions: np.ndarray) -> None:
         """Spread and worth at these positions, in float64 from P and F."""
@@ -265,9 +266,7 @@ def _prune(
         return positions.tolist()
     v = vectors(rows, factors, positions)
     few = len(positions) * v.shape[2] <= 2 * len(matrix)
-    removal = (
-        _OfFew(v, _Trace(matrix, trace.fisher)) if few else _OfMany(rows, factors, positions, trace)
-    )
+    removal = _OfFew(v, matrix, trace.fisher) if few else _OfMany(rows, factors, positions, trace)
     left = np.arange(len(positions))
     while len(left) > n:
         costs = rounded(removal.costs(left))
@@ -311,19 +310,20 @@ class _OfFew:
 
     Args:
         v: (M, C·D, R) V of the rows.
-        before: the trace without them.
+        matrix: M without them.
+        fisher: F.
     """
 
-    def __init__(self, v: torch.Tensor, before: _Trace) -> None:
+    def __init__(self, v: torch.Tensor, matrix: torch.Tensor, fisher: torch.Tensor) -> None:
         self.rank = v.shape[2]
         flat = v.transpose(1, 2).flatten(0, 1)
-        y = flat @ before.inverse
+        y = torch.cholesky_solve(flat.T, torch.linalg.cholesky(matrix)).T
         k = y @ flat.T
         k.diagonal().add_(1)
         root = torch.linalg.cholesky(k)
         self.q = torch.cholesky_inverse(root)
         y = torch.cholesky_solve(y, root)  # before F, as Q cancels what rows have in common
-        self.r = y @ before.fisher @ y.T
+        self.r = y @ fisher @ y.T
 
     def costs(self, left: np.ndarray) -> np.ndarray:
         """(M,) rise of the trace by removal of each of the rows that are ``left``."""

@@ -321,14 +321,19 @@ class _Linear:
 
 @dataclass(frozen=True, eq=False)
 class _Retrained:
-    """Retraining whose accuracy is the mean worth of the added images."""
+    """Retraining whose accuracy is the mean worth of the images of a batch."""
 
     indices: torch.Tensor
     values: torch.Tensor
 
-    def __call__(self, indices: Sequence[int]) -> Evaluation:
+    def __call__(
+        self, batches: Sequence[Sequence[int]], max_epochs: int | None = None
+    ) -> list[Evaluation]:
+        return [self._of_batch(batch) for batch in batches]
+
+    def _of_batch(self, batch: Sequence[int]) -> Evaluation:
         numbers = self.indices.tolist()
-        worth = self.values[[numbers.index(int(i)) for i in indices]].double()
+        worth = self.values[[numbers.index(int(i)) for i in batch]].double()
         accuracy = float(worth.sort().values.mean()) if len(worth) else 0.0
         return Evaluation(accuracy, 2 - accuracy, 50, 1 - accuracy, 0.0, accuracy, accuracy)
 

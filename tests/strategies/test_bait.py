@@ -101,8 +101,9 @@ def brute_force(information, pool, n, penalty):
 
 
 # Widths on both sides of n: removals work in the space of the images or in that of the features.
+# The largest is beyond all images together, which then span a part of the space.
 @pytest.mark.parametrize("n", [1, 3, 8, 12, 25])
-@pytest.mark.parametrize("width", [2, 5])
+@pytest.mark.parametrize("width", [2, 5, 40])
 @pytest.mark.parametrize("labeled", [0, 4])
 @pytest.mark.parametrize("penalty", [0.01, 1, 30])
 def test_binary_form_equals_brute_force(n, width, labeled, penalty):
@@ -115,7 +116,7 @@ def test_binary_form_equals_brute_force(n, width, labeled, penalty):
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 14])
-@pytest.mark.parametrize("width, classes", [(1, 3), (3, 2), (2, 4)])
+@pytest.mark.parametrize("width, classes", [(1, 3), (3, 2), (2, 4), (24, 2)])
 @pytest.mark.parametrize("labeled", [0, 4])
 def test_full_form_equals_brute_force_with_fisher_by_autograd(n, width, classes, labeled):
     for seed, penalty in enumerate([0.1, 1]):
@@ -274,9 +275,10 @@ def test_what_alone_tells_of_a_direction_is_kept(seed):
     assert 17 in query(pool, 8, "bait:binary@1e-4")[0]
 
 
+@pytest.mark.parametrize("width", [4, 12])
 @pytest.mark.parametrize("seed", range(8))
-def test_equal_images_tie_at_the_smallest_penalty(seed):
-    logits, features, *known = draw_pool(seed, 6, 3, 4, spread=0)
+def test_equal_images_tie_at_the_smallest_penalty(seed, width):
+    logits, features, *known = draw_pool(seed, 6, 3, width, spread=0)
     pool = (logits.repeat(3, axis=0), 1e4 * features.repeat(3, axis=0), *known)
     for n in (2, 4, 7):
         chosen, _ = query(pool, n, "bait:binary@1e-9")

@@ -21,9 +21,10 @@ class Retrained:
     def __init__(self, worth):
         self.worth, self.asked = worth, []
 
-    def __call__(self, indices):
-        self.asked.append(tuple(indices))
-        return replace(Evaluation.uniform(3), accuracy=self.worth(indices))
+    def __call__(self, batches, max_epochs):
+        self.asked += map(tuple, batches)
+        self.max_epochs = max_epochs
+        return [replace(Evaluation.uniform(3), accuracy=self.worth(batch)) for batch in batches]
 
 
 def pool_of(n=N, worth=lambda indices: sum(indices) / 1e4, seed=0, **changes):
@@ -61,6 +62,7 @@ def test_the_batch_with_the_highest_accuracy_wins():
     assert 1 < len(accuracies) <= 100
     assert len({frozenset(batch) for batch in pool.retrain.asked}) == len(accuracies)
     assert found.scores is None
+    assert pool.retrain.max_epochs == 50
 
 
 def test_the_first_of_equals_wins():

@@ -130,7 +130,7 @@ def needing(*needs):
     return needy
 
 
-CALLED = {"classify": lambda features: features, "retrain": lambda indices: None}
+CALLED = {"classify": lambda features: features, "retrain": lambda batches, max_epochs=None: []}
 LABELED_FIELDS = (
     *("labels", "labeled_indices", "labeled_logits", "labeled_images"),
     *("heldout_logits", "heldout_labels"),
