@@ -77,7 +77,7 @@ class Session:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
-        if not (self.path / "events.jsonl").is_file():
+        if not _begun(self.path):
             raise ConfigurationError(
                 f"There is no session in {self.path}. Begin one: alhpo new {self.path} --images "
                 "FOLDER."
@@ -124,7 +124,7 @@ class Session:
             f"There is a session in {folder} already. Go on with ask and tell, or choose another "
             "folder."
         )
-        if (folder / "events.jsonl").exists():
+        if _begun(folder):
             raise taken
         who, state = by or _user(), State(classes=list(dict.fromkeys(classes)))
         photos = find_photos(chosen.images)
@@ -626,6 +626,12 @@ def predict_with(
     dataset = shown_dataset(photos, loaded.image_shape, size, decode=not loaded.encodes)
     found = best_classes(loaded.predict(dataset), loaded.classes)
     return _predictions(photos, dataset.identities, found, dataset.skipped)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is a session: its first event is there as a whole."""
+    file = folder / "events.jsonl"
+    return file.is_file() and b"\n" in file.read_bytes()
 
 
 def _questions(event: Asked, photos: Photos) -> list[Question]:
