@@ -109,6 +109,34 @@ def all_commands(folder: Path, photos: Path) -> None:
         session.export(folder / "model", "model")
 
 
+def other_commands(folder: Path, photos: Path, labels: Path) -> None:
+    """A session that begins with labels, for Label Studio, with evaluation and a second look."""
+    prepare(folder)
+    place = folder / "session"
+    settings = TOY | {"eval": "0.5", "validation": "kfold:3", "by": "anna"}
+    try:
+        session = Session.new(place, photos, labels=labels, **settings)
+    except ConfigurationError:  # it was begun
+        session = Session(place)
+    steps = [event.event for event in session.events]
+    if steps.count("told") < 1:
+        session.tell({"IMG_0.png": "dog"}, by="ben")
+    if steps.count("undone") < 1:
+        session.undo(by="ben")
+    for number, evaluation in enumerate((True, False), 1):
+        tasks = place / "asked" / f"{number}.json"
+        if steps.count("asked") < number or not tasks.exists():
+            session.ask(2, out=tasks, format="label-studio", evaluation=evaluation, by="anna")
+    for name, write in {
+        "review.csv": lambda out: session.review(5, out=out),
+        "labels.csv": session.export,
+        "tasks.json": lambda out: session.export(out, "label-studio"),
+        "model": lambda out: session.export(out, "model"),
+    }.items():
+        if not (folder / name).exists():
+            write(folder / name)
+
+
 def first_names(session: Session) -> list[str]:
     return next(list(event.paths) for event in session.events if event.event == "asked")
 

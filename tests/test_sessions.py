@@ -24,6 +24,7 @@ from session_examples import (
     fill_in,
     make_photos,
     new_session,
+    other_commands,
     read_table,
     seen,
     truth,
@@ -676,12 +677,18 @@ def test_files_that_are_no_photos_are_named_and_harm_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_session_killed_anywhere_loses_nothing_and_does_nothing_twice(tmp_path):
+@pytest.mark.parametrize("commands", [all_commands, other_commands])
+def test_a_session_killed_anywhere_loses_nothing_and_does_nothing_twice(tmp_path, commands):
     with in_memory(tmp_path) as memory:
         photos, folder = memory / "photos", memory / "killed"
         make_photos(photos, range(12))
         folder.mkdir()
-        job = partial(all_commands, folder, photos)
+        job = partial(commands, folder, photos)
+        if commands is other_commands:
+            labels = memory / "labels.csv"
+            lines = [f"IMG_{number}.png,{truth(f'IMG_{number}.png')}\n" for number in range(8)]
+            labels.write_text("path,label\n" + "".join(lines))
+            job = partial(commands, folder, photos, labels)
         states = states_of(job, folder)
         in_process(job).result()
         expected = seen(folder)

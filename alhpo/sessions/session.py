@@ -219,11 +219,12 @@ class Session:
         if n < 1:
             raise LabelError(f"{n} photos were asked for; expected at least 1.")
         form = format or ("" if out is None else "csv")
-        self._check_out(out, form)
         with exclusive(self.path):
-            photos = find_photos(self._images)
             with self._log.locked():
                 interrupted = self._unwritten()
+            if interrupted is None:
+                self._check_out(out, form)
+            photos = find_photos(self._images)
             if interrupted is None and evaluation:
                 with self._log.locked() as state:
                     images = self._of_evaluation(n, photos, state)
