@@ -1,4 +1,4 @@
-"""Values of NumPy and torch as plain Python values."""
+"""Plain values of NumPy's and torch's, and plain words for numbers."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def to_plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number and what is counted: "1 file", "1,200 files"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -271,6 +271,7 @@ def _said(recorded: Recorded, dry_run: bool) -> str:
 def _show_status(status: Status, eval_setting: str | None) -> None:
     from rich.table import Table
 
+    from alhpo.base.plain import counted
     from alhpo.runs.progress import make_console
     from alhpo.sessions.status import what_accuracy_means
 
@@ -285,9 +286,11 @@ def _show_status(status: Status, eval_setting: str | None) -> None:
         parts.append(f"{status.kept} kept for evaluation, of which {status.evaluation} labelled")
     say(f"{status.photos} photos: {', '.join(parts)}")
     if status.gone:
-        say(f"{status.gone} labelled photos are not there now; their labels wait for them")
+        say(
+            f"not there now, but labelled: {counted(status.gone, 'photo')}; the labels wait for them"
+        )
     if status.copies:
-        say(f"{status.copies} files are copies of others and count once")
+        say(f"copies of other photos, which count once: {counted(status.copies, 'file')}")
     for path, problem in status.problems:
         say(f"not an image: {path}: {problem}")
     if status.counts:

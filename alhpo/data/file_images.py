@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from alhpo.base.errors import DataError
+from alhpo.base.plain import counted
 from alhpo.data.decoding import Shape, need_memory
-from alhpo.data.notes import counted, listed
+from alhpo.data.notes import listed
 from alhpo.data.workers import decode_files
 
 

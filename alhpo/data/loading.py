@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from alhpo.base.errors import DataError
+from alhpo.base.plain import counted
 from alhpo.data.dataset import ImageDataset, check_classes
 from alhpo.data.decoding import (
     DEFAULT_SIZE,
@@ -24,7 +25,7 @@ from alhpo.data.decoding import (
 )
 from alhpo.data.file_images import FileImages
 from alhpo.data.lazy import ImageFiles, LazyImages
-from alhpo.data.notes import counted, listed, part_notes, source_notes
+from alhpo.data.notes import listed, part_notes, source_notes
 from alhpo.data.sources import DatasetSize, SourceOptions, find_source
 
 OnError = Literal["raise", "skip"]

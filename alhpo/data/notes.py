@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from alhpo.base.plain import counted
 from alhpo.data.decoding import FilePart, Part
 from alhpo.data.lazy import ImageFiles, LazyImages
 
 #: Files that one message names.
 NAMED = 1000
-
-
-def counted(number: int, thing: str) -> str:
-    """A number and what is counted: "1 file", "1,200 files"."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def listed(problems: Sequence[tuple[str, str]]) -> str:

@@ -87,9 +87,9 @@ def save_model(learner: ActiveLearner, recipe_name: str, out: Path, about: dict[
     dataset = learner.dataset
     with new_folder(out) as folder:
         for name, tensors in files.items():
-            save_file(
-                {key: value.cpu().contiguous() for key, value in tensors.items()}, folder / name
-            )
+            plain = {key: value.cpu().contiguous() for key, value in tensors.items()}
+            save_file(plain, folder / name)
+            (folder / name).chmod(0o644)
         write_json(
             folder / DESCRIPTION,
             {
