@@ -97,7 +97,7 @@ def test_photos_become_a_labelled_set_and_a_model_by_commands(tmp_path):
     make_photos(photos / "new", range(20, 26))
     said = command("status", place)
     assert said.startswith("25 photos: 4 labelled, 1 asked for, ")
-    assert "not there now, but labelled: 1 photo;" in said
+    assert "labelled, but not there now: 1 photo" in said
 
     again = tmp_path / "again.csv"
     command("ask", place, "--pending", "--out", again)

@@ -286,9 +286,7 @@ def _show_status(status: Status, eval_setting: str | None) -> None:
         parts.append(f"{status.kept} kept for evaluation, of which {status.evaluation} labelled")
     say(f"{status.photos} photos: {', '.join(parts)}")
     if status.gone:
-        say(
-            f"not there now, but labelled: {counted(status.gone, 'photo')}; the labels wait for them"
-        )
+        say(f"labelled, but not there now: {counted(status.gone, 'photo')} (labels are kept)")
     if status.copies:
         say(f"copies of other photos, which count once: {counted(status.copies, 'file')}")
     for path, problem in status.problems:
