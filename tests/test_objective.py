@@ -133,10 +133,10 @@ def test_dropout_resumes_exactly_and_leaves_the_global_stream_alone(few_digits, 
     import timm
 
     @timm.models.register_model
-    def resnet10t_with_dropout(pretrained=False, **kwargs):
+    def alhpo_toy_with_dropout(pretrained=False, **kwargs):
         return timm.create_model("alhpo_toy", pretrained=pretrained, drop_rate=0.5, **kwargs)
 
-    learner = learner_of(few_digits, model="resnet10t_with_dropout")
+    learner = learner_of(few_digits, model="alhpo_toy_with_dropout")
     torch.manual_seed(1)
     state = torch.get_rng_state()
     at_once = learner.objective()(CONFIGURATION, 3, 0, tmp_path / "a")
