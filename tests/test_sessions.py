@@ -38,6 +38,7 @@ from alhpo.base.errors import (
     CheckpointError,
     ConfigurationError,
     DataError,
+    DivergedError,
     LabelError,
     RunLockedError,
 )
@@ -528,6 +529,32 @@ def test_given_evaluation_images_and_what_accuracy_means(tmp_path):
         session.ask(1)
 
 
+def test_evaluation_images_of_a_table_and_a_class_called_train(tmp_path):
+    make_photos(tmp_path / "test" / "train", range(30, 36))
+    make_photos(tmp_path / "test" / "bus", range(36, 39))
+    table = tmp_path / "test" / "some.csv"
+    table.write_text("path,label\n" + "".join(f"train/IMG_{n}.png,train\n" for n in range(30, 34)))
+    for name, place, number in (("a", tmp_path / "test", 9), ("b", table, 4)):
+        session = new_session(tmp_path / name, 9, classes=["train", "bus"], eval=place)
+        session.tell({f"IMG_{n}.png": ("train", "bus")[n % 2] for n in range(8)})
+        session.ask(1)
+        assert session.events[-2].evaluated == number
+    (tmp_path / "test" / "bus" / "IMG_36.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot be used:\n.*IMG_36\.png"):
+        Session(tmp_path / "a" / "session").ask(1)
+
+
+def test_training_that_diverges_is_said_and_nobody_waits(tmp_path):
+    session = new_session(tmp_path, hyperparameters={"lr": 1e25, "batch_size": 4})
+    session.tell(by_number(session, range(8)))
+    with pytest.warns(UserWarning, match="Training diverged, so the photos are chosen at random"):
+        assert len(session.ask(3)) == 3
+    assert session.events[-2].record["diverged"]
+    assert "DIVERGED" in command("status", session.path)
+    with pytest.raises(DivergedError, match=r"Lower lr in session\.yaml"):
+        session.predict(tmp_path / "photos")
+
+
 # --------------------------------------------------------------------------- searches and settings
 
 
@@ -652,6 +679,9 @@ def test_a_damaged_model_or_another_folder_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="is damaged"):
         predict_with(tmp_path / "model", tmp_path / "photos")
+    session.export(tmp_path / "other", "model")
+    with pytest.raises(ConfigurationError, match="Device 'mps:9'"):
+        predict_with(tmp_path / "other", tmp_path / "photos", device="mps:9")
     with pytest.raises(CheckpointError, match="holds no model that alhpo wrote"):
         predict_with(tmp_path, tmp_path / "photos")
 

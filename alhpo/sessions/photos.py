@@ -141,15 +141,23 @@ def given_evaluation(given: str | None, classes: Sequence[str]) -> IdentifiedFil
     """The labelled images of the setting ``eval``, if it is a folder or a table.
 
     Raises:
-        DataError: they cannot be read, have no labels, or a class that the session lacks.
+        DataError: one cannot be read, they have no labels, or a class that the session lacks.
     """
     if given is None or evaluation_share(given) is not None:
         return None
-    options = SourceOptions(given, Path(), train_split=".")
-    images = find_source(given)(options).pool
+    # in a folder, a class may be called train; a table may have splits
+    split = "." if user_path(given).is_dir() else "train"
+    data = find_source(given)(SourceOptions(given, Path(), train_split=split))
+    images = data.evaluation or data.pool
     if not isinstance(images, ImageFiles) or images.labels is None:
         raise DataError(
             f"The evaluation images {given} have no labels; expected one folder for each class, or "
             "a table with the columns path and label."
         )
-    return identified(images.with_classes(classes))
+    found = identified(images.with_classes(classes))
+    if found.problems:
+        problems = "".join(f"\n  {path}: {why}" for path, why in found.problems)
+        raise DataError(
+            f"Evaluation images of {given} cannot be used:{problems}\nRepair or remove them."
+        )
+    return found

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alhpo.base.errors import CheckpointError, ConfigurationError
+from alhpo.base.errors import AlhpoError, CheckpointError, ConfigurationError
 from alhpo.base.files import sha256, write_json
 from alhpo.base.types import PoolOutputs
 from alhpo.data.batches import InputFormat
@@ -100,7 +100,7 @@ def save_model(learner: ActiveLearner, recipe_name: str, out: Path, about: dict[
                 "model": asdict(parts.spec) | {"weights": None, "pretrained": False},
                 "from_pretrained": parts.spec.starts_pretrained,
                 "image_shape": list(dataset.images.shape[1:]),
-                "input": _described(encoder.form if encoder is not None else parts.form),
+                "input": asdict(encoder.form if encoder is not None else parts.form),
                 "precision": learner.compute.precision,
                 "hyperparameters": parts.hyperparameters.model_dump(),
                 "max_epochs": parts.max_epochs,
@@ -119,6 +119,7 @@ def load_model(folder: Path, device: str = "auto") -> PortableModel:
 
     Raises:
         CheckpointError: the folder is no such model, is damaged, or of a later version.
+        ConfigurationError: a device or recipe that is not there.
     """
     path = folder / DESCRIPTION
     try:
@@ -135,12 +136,21 @@ def load_model(folder: Path, device: str = "auto") -> PortableModel:
                     f"{folder / name} is not the file that {DESCRIPTION} describes: it is damaged "
                     "or of another model. Write the model again (alhpo export --format model)."
                 )
-        return _loaded(folder, description, device)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder} holds no model that alhpo wrote ({error!r}); expected {DESCRIPTION} and "
-            f"{MODEL}, as alhpo export --format model writes them."
-        ) from error
+        raise _no_model(folder, error) from error
+    try:
+        return _loaded(folder, description, device)
+    except AlhpoError:  # such as a device that is not there
+        raise
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise _no_model(folder, error) from error
+
+
+def _no_model(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds no model that alhpo wrote ({error!r}); expected {DESCRIPTION} and "
+        f"{MODEL}, as alhpo export --format model writes them."
+    )
 
 
 def _loaded(folder: Path, description: dict[str, Any], device: str) -> PortableModel:
@@ -170,10 +180,6 @@ def _loaded(folder: Path, description: dict[str, Any], device: str) -> PortableM
         model,
         OutputSettings(form, compute, spec.dropout, 1, 1, 0),
     )
-
-
-def _described(form: InputFormat) -> dict[str, Any]:
-    return asdict(form)
 
 
 def _form(values: dict[str, Any]) -> InputFormat:

@@ -488,7 +488,7 @@ class Session:
                 rank,
                 predicted,
                 probability,
-                state.labels.get(image, ""),
+                state.label(image) or "",
                 state.by_whom(image),
             )
             for rank, (image, predicted, probability) in enumerate(rows, 1)
@@ -510,10 +510,10 @@ class Session:
             LabelError: labels of fewer than two classes.
             DataError: no images.
         """
-        photos = photos_of(os.fspath(images))
         from alhpo.sessions.datasets import shown_dataset
         from alhpo.sessions.learning import best_classes
 
+        photos = photos_of(os.fspath(images))
         with self._fitted(observer) as (learner, _):
             shape = learner.dataset.images.shape[1:]
             decode = learner.decodes
@@ -565,7 +565,7 @@ class Session:
             rows = [
                 (
                     photos.names[image],
-                    state.labels.get(image, ""),
+                    state.label(image) or "",
                     *_what(image, state, kept),
                     image,
                 )
