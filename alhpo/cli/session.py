@@ -12,7 +12,7 @@ import click
 from alhpo.base.errors import ConfigurationError
 from alhpo.cli.options import given_settings, setting_options, with_hyperparameters
 from alhpo.runs.config_files import read_config_file
-from alhpo.sessions.settings import SessionSettings
+from alhpo.sessions.settings import EXPORTS, QUESTIONS, SessionSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,7 @@ def new(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("csv", "label-studio", "folder")),
+    type=click.Choice(QUESTIONS),
     default="csv",
     show_default=True,
     help="A table to fill in, tasks of Label Studio, or copies of the photos to sort.",
@@ -194,7 +194,7 @@ def review(session: Path, number: int, out: Path) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("csv", "folders", "label-studio", "model")),
+    type=click.Choice(EXPORTS),
     default="csv",
     show_default=True,
     help="A table of all photos, copies by class, tasks of Label Studio, or the model.",
@@ -232,13 +232,16 @@ def predict(paths: tuple[Path, ...], model: Path | None, out: Path, device: str)
         )
     from alhpo.runs.progress import RichObserver, make_console
     from alhpo.sessions.handover import free_place, write_predictions
-    from alhpo.sessions.session import Session, predict_with
 
     free_place(out)
     images = paths[-1]
     if model is not None:
+        from alhpo.sessions.predicting import predict_with
+
         found = predict_with(model, images, device=device)
     else:
+        from alhpo.sessions.session import Session
+
         with RichObserver(make_console()) as observer:
             found = Session(paths[0]).predict(images, observer=observer)
     write_predictions(found, out)

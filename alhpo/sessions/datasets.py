@@ -9,7 +9,7 @@ import numpy as np
 
 from alhpo.base.errors import DataError
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.decoding import DEFAULT_SIZE, decodable
+from alhpo.data.decoding import DEFAULT_SIZE, FilePart, decodable
 from alhpo.data.loading import FoundData
 from alhpo.sessions.photos import Photos, given_evaluation, kept_for_evaluation
 
@@ -62,18 +62,8 @@ def dataset_of(
         )
     side = image_size or DEFAULT_SIZE
     grey = pool.sizes()[1] and (not labelled.count or labelled.sizes()[1])
-    found = FoundData(
-        name,
-        replace(pool, problems=()),
-        replace(labelled, problems=()),
-        list(classes),
-        "crop-flip",
-        (side, side, 1 if grey else 3),
-        image_size,
-        False,
-        (),
-    )
-    return found.dataset(decode=decode, on_error="skip")
+    shape = (side, side, 1 if grey else 3)
+    return _dataset(name, pool, labelled, classes, shape, image_size, decode)
 
 
 def shown_dataset(
@@ -88,19 +78,32 @@ def shown_dataset(
             its own.
         decode: whether to decode them now.
     """
-    height, width, channels = shape
-    part = replace(decodable(photos.part), problems=())
+    part = decodable(photos.part)
     nothing = part.pick(np.array([], dtype=int))
     nothing = replace(nothing, images=replace(nothing.images, labels=(), classes=[NO_CLASS]))
+    return _dataset(photos.root.name, part, nothing, [NO_CLASS], shape, image_size, decode)
+
+
+def _dataset(
+    name: str,
+    pool: FilePart,
+    evaluation: FilePart,
+    classes: Sequence[str],
+    shape: Sequence[int],
+    image_size: int | None,
+    decode: bool,
+) -> ImageDataset:
+    """Files that are no images are told elsewhere; those that cannot be decoded are left out."""
+    height, width, channels = shape
     found = FoundData(
-        str(photos.root.name),
-        part,
-        nothing,
-        [NO_CLASS],
-        "none",
-        (height, width, channels),
-        image_size,
-        False,
-        (),
+        name=name,
+        pool=replace(pool, problems=()),
+        evaluation=replace(evaluation, problems=()),
+        classes=list(classes),
+        augmentation="crop-flip",
+        shape=(height, width, channels),
+        image_size=image_size,
+        one_size=False,
+        notes=(),
     )
     return found.dataset(decode=decode, on_error="skip")

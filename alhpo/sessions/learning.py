@@ -116,17 +116,17 @@ class SessionLearner:
             if not isinstance(event, Asked) or event.evaluation:
                 continue
             drawn = event.probabilities
-            rows = [
-                (place[image], None if drawn is None else drawn[at])
+            chosen = [
+                (at, place[image])
                 for at, image in enumerate(event.images)
                 if state.asked[image] == number and place.get(image) in known
             ]
             pool.ask(
-                [row for row, _ in rows],
+                [row for _, row in chosen],
                 event.cycle,
                 state=event.state,
                 strategy=event.strategy,
-                probabilities=None if drawn is None else [p for _, p in rows if p is not None],
+                probabilities=None if drawn is None else [drawn[at] for at, _ in chosen],
             )
         pool.ask(sorted(skipped - set(pool.pending.tolist())), pool.cycle)
         pool.tell(list(labels), list(labels.values()), 0)

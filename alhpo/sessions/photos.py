@@ -78,12 +78,11 @@ class Photos:
         return relative.replace(os.sep, "/")
 
 
-def find_photos(images: str, *, verify: bool = False) -> Photos:
+def find_photos(images: str) -> Photos:
     """The photos in a folder and its sub-folders, or of a table.
 
     Args:
         images: the folder, or a CSV or Parquet table with a column of files.
-        verify: read all files, also those that seem unchanged.
 
     Raises:
         DataError: nothing there, or a file of the table is missing.
@@ -97,22 +96,13 @@ def find_photos(images: str, *, verify: bool = False) -> Photos:
         files, root = images_below(place), place
     else:
         raise DataError(
-            f"There are no images at {place}: expected a folder, or a table (.csv, .parquet). If "
-            "they were moved, correct the line images: in the session's session.yaml."
+            f"There are no images at {place}: expected a folder, or a table (.csv, .parquet)."
         )
-    photos = Photos(root, identified(files, verify=verify))
+    photos = Photos(root, identified(files))
     if not len(photos):
         problems = "".join(f"\n  {path}: {why}" for path, why in photos.part.problems)
         raise DataError(f"No image at {place} can be read:{problems}")
     return photos
-
-
-def photos_of(images: str) -> Photos:
-    """Photos that belong to no session, to be predicted; see ``find_photos``."""
-    try:
-        return find_photos(images)
-    except DataError as error:
-        raise DataError(str(error).split(" If they were moved")[0]) from error
 
 
 def evaluation_share(given: str | None) -> float | None:

@@ -15,12 +15,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from alhpo.base.errors import ConfigurationError, LabelError
+from alhpo.base.errors import ConfigurationError, DataError, LabelError
 from alhpo.base.files import exclusive
 from alhpo.base.formats import check_format as check_folder_format
 from alhpo.base.formats import claim_format
@@ -45,9 +45,8 @@ from alhpo.sessions.photos import (
     find_photos,
     given_evaluation,
     kept_for_evaluation,
-    photos_of,
 )
-from alhpo.sessions.settings import SessionSettings
+from alhpo.sessions.settings import EXPORTS, QUESTIONS, SessionSettings
 from alhpo.sessions.status import Status, status_of
 from alhpo.sessions.telling import News, Recorded, check_classes, news
 
@@ -55,9 +54,7 @@ if TYPE_CHECKING:
     from alhpo.runs.observer import Observer
     from alhpo.sessions.learning import SessionLearner
 
-#: Formats of questions, and of labels.
-QUESTIONS = ("csv", "label-studio", "folder")
-EXPORTS = ("csv", "folders", "label-studio", "model")
+#: Endings of the files of questions.
 _ENDINGS = {"csv": ".csv", "label-studio": ".json", "folder": ""}
 
 
@@ -224,32 +221,27 @@ class Session:
                 interrupted = self._unwritten()
             if interrupted is None:
                 self._check_out(out, form)
-            photos = find_photos(self._images)
-            if interrupted is None and evaluation:
+            photos = self._photos()
+            record = partial(self._record, photos, by, out, form)
+            if interrupted is not None:
+                event = interrupted
+            elif evaluation:
                 with self._log.locked() as state:
-                    images = self._of_evaluation(n, photos, state)
-                    event = self._record(images, photos, by, out, form, evaluation=True)
-            elif interrupted is None:
+                    event = record(self._of_evaluation(n, photos, state), evaluation=True)
+            else:
                 learner = self._learner(photos, observer)
                 learner.fit()
                 with self._log.locked():
                     chosen = learner.choose(n)
-                    images = [learner.dataset.identities[row] for row in chosen.query.indices]
-                    state, drawn = chosen.query.state, chosen.query.probabilities
-                    event = self._record(
-                        images,
-                        photos,
-                        by,
-                        out,
-                        form,
+                    drawn = chosen.query.probabilities
+                    event = record(
+                        [learner.dataset.identities[row] for row in chosen.query.indices],
                         cycle=chosen.cycle,
                         strategy=chosen.strategy,
-                        state=None if state is None else dict(state),
+                        state=chosen.query.state,
                         probabilities=None if drawn is None else list(drawn),
                         predicted=chosen.predicted,
                     )
-            else:
-                event = interrupted
             questions = _questions(event, photos)
             self.written = None
             if event.out:
@@ -274,20 +266,18 @@ class Session:
             LabelError: all questions are answered.
         """
         self._check_out(out, format)
-        photos = find_photos(self._images)
-        with self._log.locked() as state:
-            waiting = [image for image in state.pending if image in photos.paths]
-            events = {n: self._log.events[n - 1] for n in set(state.pending.values())}
-            numbers = {image: state.pending[image] for image in waiting}
+        photos = self._photos()
+        self._log.refresh()
+        pending = self._log.state.pending
+        waiting = [
+            question
+            for number in sorted(set(pending.values()))
+            for question in _questions(self._log.events[number - 1], photos)
+            if pending.get(question.image) == number
+        ]
         if not waiting:
             raise LabelError("All questions are answered. Ask for more photos.")
-        known = {
-            q.image: q
-            for n, event in sorted(events.items())
-            for q in _questions(event, photos)
-            if numbers.get(q.image) == n
-        }
-        questions = [replace(known[image], rank=n) for n, image in enumerate(waiting, 1)]
+        questions = [replace(question, rank=n) for n, question in enumerate(waiting, 1)]
         if out is not None:
             self._write(questions, Path(out).expanduser().absolute(), format, image_url)
         return questions
@@ -318,11 +308,11 @@ class Session:
 
     def _record(
         self,
-        images: Sequence[str],
         photos: Photos,
         by: str | None,
         out: str | os.PathLike[str] | None,
         form: str,
+        images: Sequence[str],
         *,
         cycle: int = 0,
         strategy: str = "random",
@@ -405,7 +395,7 @@ class Session:
             source = ""
         else:
             said, source = read_answers(Path(answers).expanduser()), os.fspath(answers)
-        photos = find_photos(self._images)
+        photos = self._photos()
         with self._log.locked() as state:
             found = news(said, photos, state, by or _user(), add_classes=add_classes, again=again)
             return found.recorded(0 if dry_run else self._tell(found, by, source))
@@ -454,7 +444,7 @@ class Session:
 
     def status(self) -> Status:
         """How the session stands."""
-        photos = find_photos(self._images)
+        photos = self._photos()
         self._log.refresh()
         return status_of(photos, self._log.state, self._eval)
 
@@ -510,16 +500,18 @@ class Session:
             LabelError: labels of fewer than two classes.
             DataError: no images.
         """
-        from alhpo.sessions.datasets import shown_dataset
-        from alhpo.sessions.learning import best_classes
+        from alhpo.sessions.predicting import predictions
 
-        photos = photos_of(os.fspath(images))
+        others = find_photos(os.fspath(images))
         with self._fitted(observer) as (learner, _):
-            shape = learner.dataset.images.shape[1:]
-            decode = learner.decodes
-            dataset = shown_dataset(photos, shape, self.settings.image_size, decode=decode)
-            found = best_classes(learner.learner.predict_images(dataset), learner.dataset.classes)
-        return _predictions(photos, dataset.identities, found, dataset.skipped)
+            return predictions(
+                others,
+                learner.learner.predict_images,
+                learner.dataset.classes,
+                learner.dataset.images.shape[1:],
+                self.settings.image_size,
+                decode=learner.decodes,
+            )
 
     def export(
         self,
@@ -557,7 +549,7 @@ class Session:
                 }
                 save_model(learner.learner, self.settings.recipe, place, about)
             return
-        photos = find_photos(self._images)
+        photos = self._photos()
         self._log.refresh()
         state = self._log.state
         if format == "csv":
@@ -590,10 +582,20 @@ class Session:
     def _fitted(self, observer: Observer | None) -> Iterator[tuple[SessionLearner, Photos]]:
         """A learner with a model of all labels, while no other process fits one."""
         with exclusive(self.path):
-            photos = find_photos(self._images)
+            photos = self._photos()
             learner = self._learner(photos, observer)
             learner.need_model()
             yield learner, photos
+
+    def _photos(self) -> Photos:
+        """The photos that are there now."""
+        place = user_path(self._images)
+        if not place.exists():
+            raise DataError(
+                f"There are no images at {place} now. If they were moved, correct the line images: "
+                f"in {self.path / 'session.yaml'}."
+            )
+        return find_photos(self._images)
 
     def _learner(self, photos: Photos, observer: Observer | None) -> SessionLearner:
         from alhpo.runs.observer import Observers
@@ -601,32 +603,6 @@ class Session:
 
         self._log.refresh()
         return SessionLearner(self.path, self.settings, photos, self._log, Observers(observer))
-
-
-def predict_with(
-    model: str | os.PathLike[str], images: str | os.PathLike[str], *, device: str = "auto"
-) -> list[Predicted]:
-    """Predict the classes of photos by a model that ``Session.export`` wrote.
-
-    Args:
-        model: folder of the model.
-        images: folder of photos, with its sub-folders, or a table of them.
-        device: "auto" or a torch device.
-
-    Raises:
-        CheckpointError: the folder holds no model, or a damaged one.
-        DataError: no images.
-    """
-    from alhpo.sessions.datasets import shown_dataset
-    from alhpo.sessions.learning import best_classes
-    from alhpo.sessions.portable import load_model
-
-    loaded = load_model(Path(model).expanduser(), device)
-    photos = photos_of(os.fspath(images))
-    size = loaded.description.get("image_size")
-    dataset = shown_dataset(photos, loaded.image_shape, size, decode=not loaded.encodes)
-    found = best_classes(loaded.predict(dataset), loaded.classes)
-    return _predictions(photos, dataset.identities, found, dataset.skipped)
 
 
 def _begun(folder: Path) -> bool:
@@ -645,26 +621,6 @@ def _questions(event: Asked, photos: Photos) -> list[Question]:
         )
         if image in photos.paths
     ]
-
-
-def _predictions(
-    photos: Photos,
-    identities: Sequence[str],
-    found: Sequence[tuple[str, float]],
-    skipped: Sequence[tuple[str, str]],
-) -> list[Predicted]:
-    """Predictions in the order of the files, copies among them, and files that are no images."""
-    by_image = dict(zip(identities, found, strict=True))
-    done = [
-        Predicted(name, image, *by_image[image])
-        for name, image in photos.all_names.items()
-        if image in by_image
-    ]
-    bad = [
-        Predicted(photos.name(path), "", "", None, problem)
-        for path, problem in (*photos.part.problems, *skipped)
-    ]
-    return sorted((*done, *bad), key=lambda one: one.path)
 
 
 def _what(image: str, state: State, kept: set[str]) -> tuple[str, str]:

@@ -17,6 +17,9 @@ from alhpo.runs.identity import INCIDENTAL_KEYS
 from alhpo.runs.setting_groups import CycleSettings, naming
 
 FILE = "session.yaml"
+#: Formats of questions, and of what is exported.
+QUESTIONS = ("csv", "label-studio", "folder")
+EXPORTS = ("csv", "folders", "label-studio", "model")
 #: The defaults of a session that differ from those of a run: a head on features of a pretrained
 #: network is trained in seconds, and these strategies led where we compared them on such features.
 DEFAULTS: dict[str, Any] = {
