@@ -34,12 +34,10 @@ import math
 import multiprocessing
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -49,6 +47,7 @@ import numpy as np
 import torch
 from memory import bound_memory, with_memory
 from threadpoolctl import threadpool_limits
+from timing import beside_products
 
 from alhpo.base.errors import AlhpoError
 from alhpo.base.types import Evaluation, PoolOutputs
@@ -239,15 +238,7 @@ def run_cell(cell: dict) -> dict:
             query(pool, picks)
             took = time.perf_counter() - start
         seconds.append(took)
-    return {
-        "seconds": statistics.median(seconds),
-        "extra_mb": extra,
-        "products_seconds": statistics.median(bare),
-        "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
-        "rounds": cell["rounds"],
-        "measured": date.today().isoformat(),
-        "indices": chosen,
-    }
+    return beside_products(seconds, bare, extra, chosen)
 
 
 def in_own_process(cell: dict, limit: float) -> dict:

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -29,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import bound_memory, with_memory
+from timing import beside_products
 
 #: Seconds after which no further round begins.
 ENOUGH = 30
@@ -202,15 +201,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         if not seconds:
             indices, extra = found, taken
         seconds.append(took)
-    return {
-        "seconds": statistics.median(seconds),
-        "extra_mb": extra,
-        "products_seconds": statistics.median(bare),
-        "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
-        "rounds": len(seconds),
-        "measured": date.today().isoformat(),
-        "indices": indices,
-    }
+    return beside_products(seconds, bare, extra, indices)
 
 
 def main(args: argparse.Namespace) -> None:

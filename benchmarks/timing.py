@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 
 import torch
 
@@ -41,3 +43,25 @@ def interleaved(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def beside_products(
+    seconds: Sequence[float], bare: Sequence[float], extra_mb: float, indices: object
+) -> dict[str, object]:
+    """What a strategy took beside its bare products, round by round, as a record.
+
+    Args:
+        seconds: of the query in each round.
+        bare: of the products in each round.
+        extra_mb: memory beyond what was there.
+        indices: what it chose.
+    """
+    return {
+        "seconds": statistics.median(seconds),
+        "extra_mb": extra_mb,
+        "products_seconds": statistics.median(bare),
+        "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
+        "rounds": len(seconds),
+        "measured": date.today().isoformat(),
+        "indices": indices,
+    }
