@@ -107,26 +107,59 @@ def test_padding_is_black_also_after_normalisation():
 # --- order ---------------------------------------------------------------------------------------
 
 
+COUNTS = st.integers(1, 40), st.integers(2, 12)
+AUGMENTATIONS = st.sampled_from(["none", "flip", "crop", "crop-flip"])
+
+
+def shown(batches):
+    return [label for _, labels in batches for label in labels.tolist()]
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 40),
-    st.integers(2, 12),
-    st.sampled_from(["none", "flip", "crop", "crop-flip"]),
-    st.integers(0, 5),
-)
-def test_an_epoch_shows_each_image_at_most_once_in_full_batches(n, batch_size, augmentation, key):
+@given(*COUNTS, AUGMENTATIONS, st.integers(0, 5))
+def test_a_filled_epoch_shows_every_image_in_full_batches(n, batch_size, augmentation, key):
+    batches = epoch(numbered(n, height=3, width=3), batch_size, augmentation, (key, "x"))
+    assert all(len(inputs) == len(labels) == batch_size for inputs, labels in batches)
+    order = shown(batches)
+    assert len(order) - n < batch_size or n < batch_size == len(order)
+    for start in range(0, len(order), n):  # permutations, the last one cut
+        part = order[start : start + n]
+        assert len(set(part)) == len(part)
+    assert set(order) == set(range(n))
+
+
+@settings(max_examples=60, deadline=None)
+@given(*COUNTS, AUGMENTATIONS, st.integers(0, 5))
+def test_an_epoch_that_drops_shows_each_image_at_most_once(n, batch_size, augmentation, key):
     source = numbered(n, height=3, width=3)
-    batches = epoch(source, batch_size, augmentation, (key, "x"))
-    sizes = [len(labels) for _, labels in batches]
-    shown = torch.cat([labels for _, labels in batches]).tolist()
+    batches = list(source.epoch(batch_size, augmentation, key, "x", images="drop"))
+    sizes, order = [len(labels) for _, labels in batches], shown(batches)
     if n == 1:
-        assert (sizes, shown) == ([2], [0, 0])
+        assert (sizes, order) == ([2], [0, 0])
     elif n < batch_size:
-        assert sizes == [n] and sorted(shown) == list(range(n))
+        assert sizes == [n] and sorted(order) == list(range(n))
     else:
         assert sizes == [batch_size] * (n // batch_size)
-        assert len(set(shown)) == len(shown)
-    assert all(len(inputs) == len(labels) for inputs, labels in batches)
+        assert len(set(order)) == len(order)
+
+
+@settings(max_examples=60, deadline=None)
+@given(*COUNTS, st.integers(1, 100))
+def test_an_epoch_of_a_number_of_images_goes_through_them_again_and_again(n, batch_size, images):
+    batches = list(numbered(n).epoch(batch_size, "none", 0, images=images))
+    order = shown(batches)
+    assert [len(labels) for _, labels in batches] == [batch_size] * max(images // batch_size, 1)
+    for start in range(0, len(order), n):
+        part = order[start : start + n]
+        assert len(set(part)) == len(part)
+    passes = {tuple(order[start : start + n]) for start in range(0, len(order) - n + 1, n)}
+    assert n < 6 or len(passes) == len(order) // n  # each in an order of its own
+
+
+@pytest.mark.parametrize(("labels", "steps"), [(100, 4), (2000, 63), (64, 2)])
+def test_steps_of_the_papers_epochs(labels, steps):
+    """Huseljic et al. (2023) with batches of 32, where their code adds no batch."""
+    assert numbered(labels, height=1, width=1).batches(32) == steps
 
 
 def test_images_stay_with_their_labels():
@@ -147,7 +180,7 @@ def test_order_changes_with_the_epoch_and_leaves_no_image_out_for_good():
 
 def test_lone_image_is_doubled_with_augmentations_of_its_own():
     source = numbered(1)
-    pairs = [epoch(source, 32, "crop-flip", (key,)) for key in range(10)]
+    pairs = [list(source.epoch(32, "crop-flip", key, images="drop")) for key in range(10)]
     assert all(len(pair) == 1 and pair[0][0].shape == (2, 1, 8, 8) for pair in pairs)
     assert any(not torch.equal(*pair[0][0]) for pair in pairs)
 

@@ -153,6 +153,8 @@ ROUND = {"schedule": "constant", "lr": 2**-8}
         {"momentum": 0.9, "weight_decay": 0.01, "label_smoothing": 0.1},
         {"nesterov": True, "warmup_epochs": 2},
         {"schedule": "step", "lr_steps": "epoch", "warmup_epochs": 1, "batch_size": 7},
+        {"epoch_images": "drop", "batch_size": 7},
+        {"epoch_images": 70},
         {"optimizer": "adam", "weight_decay": 0.1, "momentum": 0.8, **ROUND},
         {"optimizer": "adamw", "weight_decay": 0.1, **ROUND},
     ],

@@ -75,6 +75,7 @@ HYPERPARAMETERS = st.fixed_dictionaries(
         "momentum": st.sampled_from([0.5, 0.9]),
         "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
         "batch_size": st.sampled_from([2, 7, 64]),
+        "epoch_images": st.sampled_from(["fill", "drop", 30]),
         "schedule": st.sampled_from(["cosine", "step", "constant"]),
         "lr_steps": st.sampled_from(["step", "epoch"]),
         "label_smoothing": st.sampled_from([0.0, 0.2]),
@@ -103,7 +104,8 @@ def test_a_head_is_trained_as_torch_trains_it(values, nesterov, n):
         ).float()
     for epoch in range(EPOCHS):
         losses = []
-        order = images.order(hp.batch_size, torch_generator(derive_seed(3, 0, epoch), "epoch"))
+        generator = torch_generator(derive_seed(3, 0, epoch), "epoch")
+        order = images.order(hp.batch_size, generator, hp.epoch_images)
         for step, rows in enumerate(order):
             done = step / len(order) if hp.lr_steps == "step" else 0
             for group in optimizer.param_groups:

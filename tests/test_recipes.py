@@ -176,7 +176,7 @@ def test_what_an_oracle_is_told_is_a_fresh_training(tmp_path):
     options = {"recipe": "toy", "max_epochs": 3, "hyperparameters": {"lr": 0.05}}
     learner = ActiveLearner(data, strategy=oracle, **options)
     learner.label_initial(10)
-    whole = {"batch_size": 16}  # one batch of all labels: its order does not matter
+    whole = {"batch_size": 11}  # with one more label, one batch of all: no order matters
     learner.fit(whole, checkpoint_path=tmp_path)
     query = learner.ask(3)
     restored = ActiveLearner(data, strategy=oracle, **options)

@@ -22,6 +22,7 @@ SMALL = {
     "model": "alhpo_toy",
     "strategy": "random",
     "max_epochs": 2,
+    "hyperparameters": {"batch_size": 8},
     "initial_size": 12,
     "acquisition_size": 10,
     "budget": 30,
@@ -37,21 +38,21 @@ def costs(settings, data=DATA, **study):
 
 def test_fixed_hyperparameters_cost_their_fits_and_evaluations():
     (cost,) = costs({"validate_fixed": False})
-    assert cost == Cost(epochs=3 * 2, trained=2 * (12 + 22 + 30), predicted=3 * 100)
+    assert cost == Cost(epochs=3 * 2, trained=2 * (16 + 24 + 32), predicted=3 * 100)
 
 
 def test_validation_of_fixed_hyperparameters_is_a_training_more():
     (cost,) = costs({"validation": "holdout:0.5"})
     assert cost.epochs == 2 * 3 * 2
-    assert cost.trained == 2 * (12 + 22 + 30) + 2 * (6 + 11 + 15)
+    assert cost.trained == 2 * (16 + 24 + 32) + 2 * (8 + 16 + 16)
     assert cost.predicted == 3 * 100 + 2 * (6 + 11 + 15)
 
 
 def test_fits_that_are_left_out_cost_nothing():
     (cost,) = costs({"validate_fixed": False, "evaluate_at": [22]})
-    assert cost == Cost(epochs=2, trained=2 * 22, predicted=100)
+    assert cost == Cost(epochs=2, trained=2 * 24, predicted=100)
     (cost,) = costs({"validation": "holdout:0.5", "evaluate_at": [12, 30]})
-    assert cost.epochs == 2 * 2 * 2 and cost.trained == 2 * (12 + 30) + 2 * (6 + 15)
+    assert cost.epochs == 2 * 2 * 2 and cost.trained == 2 * (16 + 32) + 2 * (8 + 16)
     final = {"hpo": "final", "validation": "holdout:0.5"}
     (whole,), (early,), (late,) = (
         costs(final | {"evaluate_at": numbers}) for numbers in (None, [12], [12, 30])
@@ -73,17 +74,26 @@ def test_k_folds_train_k_models_in_an_epoch():
     (cost,) = costs({"hpo": "final", "validate_fixed": False, "validation": "kfold:5"})
     (without,) = costs({"validate_fixed": False})
     assert cost.epochs - without.epochs == 100 + 2
-    assert cost.trained - without.trained == 100 * 4 * 30 + 2 * 30
+    assert cost.trained - without.trained == 100 * 5 * 24 + 2 * 32
 
 
 def test_a_tuning_costs_its_budget_and_a_retraining():
     tune = {"labels": [22], "settings": {"max_budget": 7, "validation": "random:0.5x3"}}
     _, cost = costs({}, tune=tune)
     assert cost.epochs == 7 + 2
-    assert cost.trained == 7 * 3 * 11 + 2 * 22
+    assert cost.trained == 7 * 3 * 16 + 2 * 24
     assert cost.predicted == 7 * 3 * 11 + 100 + 3 * 3 * 100
     tune["settings"]["measure_test"] = False
     assert costs({}, tune=tune)[1].predicted == 7 * 3 * 11 + 100
+
+
+@pytest.mark.parametrize(("images", "of_30"), [("fill", 32), ("drop", 24), (100, 96)])
+def test_epochs_have_the_images_that_are_trained(images, of_30):
+    hyperparameters = {"batch_size": 8, "epoch_images": images}
+    (cost,) = costs(
+        {"validate_fixed": False, "initial_size": 30, "hyperparameters": hyperparameters}
+    )
+    assert cost.trained == 2 * of_30
 
 
 @pytest.mark.parametrize("hpo", ["fixed", "per-cycle", "every:2", "final"])
@@ -119,7 +129,7 @@ def test_public_sets_have_a_size_before_they_are_downloaded(tmp_path):
 
 
 def test_speed_is_measured_and_cells_of_one_speed_share_it():
-    grid = {"seed": [0, 1], "hyperparameters": {"a": {"lr": 0.1}, "b": {"batch_size": 8}}}
+    grid = {"seed": [0, 1], "hyperparameters": {"a": {"lr": 0.1}, "b": {"batch_size": 16}}}
     cells = expand(StudyConfig(name="s", settings=SMALL, grid=grid))
     assert len({speed_key(cell, DATA) for cell in cells}) == 2
     speed = measure_speed(cells[0], DATA)

@@ -131,9 +131,9 @@ def test_step_is_torchs(warmup, max_epochs):
     assert np.allclose(rates(hp, max_epochs), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("steps", "size"), [("step", 4), ("epoch", 1)])
+@pytest.mark.parametrize(("steps", "size"), [("step", 5), ("epoch", 1)])
 def test_rates_change_after_every_step_or_every_epoch(digits, steps, size):
-    """70 images are four full batches of 16; warm-up ends with its last step, cosine at 0."""
+    """70 images fill five batches of 16; warm-up ends with its last step, cosine at 0."""
     hp = hyperparameters(lr=2.0, warmup_epochs=1, lr_steps=steps)
     model, seen = small_model(), []
     optimizer = make_optimizer(model.parameters(), hp)
@@ -143,8 +143,8 @@ def test_rates_change_after_every_step_or_every_epoch(digits, steps, size):
     times = [epoch + part / size for epoch in range(3) for part in range(size)]
     warm_up = [2 * (0.01 + 0.99 * time) for time in times if time < 1]
     cosine = [1 + math.cos(math.pi * (time - 1) / 2) for time in times if time >= 1]
-    assert seen[:: 4 // size] == pytest.approx(warm_up + cosine)
-    assert len(seen) == 12
+    assert seen[:: 5 // size] == pytest.approx(warm_up + cosine)
+    assert len(seen) == 15
 
 
 def test_closed_forms():
@@ -183,7 +183,8 @@ def by_hand(model, images, hp, max_epochs, n_epochs, optimizer):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(hp, epoch, max_epochs)
         sums = []
-        for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *KEY, epoch):
+        key, drawn = (*KEY, epoch), hp.epoch_images
+        for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, images=drawn):
             log_p = model(inputs).log_softmax(1)
             smooth = hp.label_smoothing
             target = torch.full_like(log_p, smooth / log_p.shape[1])
@@ -227,6 +228,8 @@ def plain_optimizer(parameters, hp):
         {"warmup_epochs": 2, "schedule": "step"},
         {"batch_size": 500, "augmentation": "crop-flip"},
         {"batch_size": 2, "augmentation": "none"},
+        {"epoch_images": "drop"},
+        {"epoch_images": 200},
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ result is in channels-last order. Batches of features are in ``feature_batches``
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
@@ -15,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from alhpo.base.digests import digest
+from alhpo.base.epoch_size import EpochImages, epoch_shape
 from alhpo.base.seeding import Key, derive_seed, torch_generator
 
 #: Images times pixels per forward pass without gradients.
@@ -112,40 +114,38 @@ class DeviceRows:
         assert labels is not None
         return labels
 
-    def batches(self, batch_size: int) -> int:
-        """The number of batches of an epoch."""
-        n = max(len(self), 2)  # a single row is used twice
-        return n // min(batch_size, n)
+    def batches(self, batch_size: int, images: EpochImages = "fill") -> int:
+        """The number of batches of an epoch; see ``epoch_shape``."""
+        return epoch_shape(len(self), batch_size, images)[0]
 
-    def order(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
-        """The batches of an epoch, shuffled, as rows of ``values``.
-
-        A last, smaller batch is dropped unless it is the only one. A single row is in its batch
-        twice, because batch norm needs two.
+    def order(
+        self, batch_size: int, generator: torch.Generator, images: EpochImages = "fill"
+    ) -> torch.Tensor:
+        """The batches of an epoch, as rows of ``values``: permutations of all rows, one after the
+        other, cut where the epoch ends.
 
         Args:
             batch_size: rows per batch.
-            generator: draws the order.
+            generator: draws the permutations.
+            images: how many rows an epoch has; see ``epoch_shape``.
 
         Returns:
             (S, B) int64 on the device.
         """
-        n = len(self)
-        order = torch.randperm(n, generator=generator)
-        if n == 1:
-            order = order.repeat(2)
-        size = min(batch_size, len(order))
-        order = order[: self.batches(batch_size) * size].to(self.device)
-        return (order if self._rows is None else self._rows[order]).view(-1, size)
+        n, shape = len(self), epoch_shape(len(self), batch_size, images)
+        passes = -(-math.prod(shape) // n)
+        order = torch.cat([torch.randperm(n, generator=generator) for _ in range(passes)])
+        order = order[: math.prod(shape)].to(self.device)
+        return (order if self._rows is None else self._rows[order]).view(shape)
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """All rows in order, unaugmented, as model input with their labels."""
         raise NotImplementedError
 
     def epoch(
-        self, batch_size: int, augmentation: str, *key: Key
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of training batches, shuffled and augmented, as model input with labels."""
+        """One epoch of training batches (see ``order``), augmented, as model input with labels."""
         raise NotImplementedError
 
     def _chosen(self, values: torch.Tensor | None) -> torch.Tensor | None:
@@ -307,18 +307,20 @@ class DeviceImages(DeviceRows):
             yield self._input(self.values[rows]), labels
 
     def epoch(
-        self, batch_size: int, augmentation: str, *key: Key
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch of training batches, shuffled and augmented (see ``plan``).
 
         Yields:
             (B, C, H, W) float32 and (B,) int64.
         """
-        plan = self.plan(batch_size, augmentation, *key)
+        plan = self.plan(batch_size, augmentation, *key, images=images)
         for step in range(plan.steps):
             yield self.batch(plan.source, *(part[step] for part in plan.parts))
 
-    def plan(self, batch_size: int, augmentation: str, *key: Key) -> EpochPlan:
+    def plan(
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
+    ) -> EpochPlan:
         """Draw the order, crops and flips of an epoch.
 
         They are drawn on the CPU, so that the images seen are the same on every device.
@@ -327,9 +329,10 @@ class DeviceImages(DeviceRows):
             batch_size: images per batch.
             augmentation: "none", "crop" (zero-padded by 1/8 of the size), "flip" or "crop-flip".
             key: names the random stream.
+            images: how many images the epoch has; see ``epoch_shape``.
         """
         generator = torch_generator(derive_seed(*key), "epoch")
-        order = self.order(batch_size, generator)
+        order = self.order(batch_size, generator, images)
         crop, flip = "crop" in augmentation, "flip" in augmentation
         if not (crop or flip):
             return EpochPlan(self.values, (order,))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
+from alhpo.base.epoch_size import EpochImages
 from alhpo.base.seeding import Key, derive_seed, torch_generator
 from alhpo.data.batches import DeviceRows, Rows
 
@@ -112,7 +113,7 @@ class DeviceFeatures(DeviceRows):
             yield self.values[rows], None if self.labels is None else self.labels[rows]
 
     def epoch(
-        self, batch_size: int, augmentation: str, *key: Key
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch of training batches, shuffled (see ``order``); features are not augmented.
 
@@ -120,12 +121,14 @@ class DeviceFeatures(DeviceRows):
             batch_size: images per batch.
             augmentation: "none".
             key: names the random stream of the order.
+            images: how many images the epoch has; see ``epoch_shape``.
 
         Yields:
             (B, D) float32 and (B,) int64.
         """
         assert self.labels is not None
-        for chosen in self.order(batch_size, torch_generator(derive_seed(*key), "epoch")):
+        generator = torch_generator(derive_seed(*key), "epoch")
+        for chosen in self.order(batch_size, generator, images):
             yield self.values[chosen], self.labels[chosen]
 
 

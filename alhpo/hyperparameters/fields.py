@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
+from alhpo.base.epoch_size import EpochImages
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings, parse
 
@@ -78,10 +80,11 @@ class OptimizerHyperparameters(TrainingHyperparameters):
     )
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     nesterov: bool = pydantic.Field(False, description="Nesterov momentum (sgd only).")
-    batch_size: int = pydantic.Field(
-        32,
-        ge=2,
-        description="Images per step. A last, smaller batch is dropped unless it is the only one.",
+    batch_size: int = pydantic.Field(32, ge=2, description="Images per step.")
+    epoch_images: EpochImages = pydantic.Field(
+        "fill",
+        description="Images per epoch: fill (all, filled up to full batches by images seen "
+        "twice), drop (all but those of a last, smaller batch), or a number.",
     )
     schedule: Literal["cosine", "step", "constant"] = pydantic.Field(
         "cosine",
@@ -104,6 +107,15 @@ class OptimizerHyperparameters(TrainingHyperparameters):
                 f"Hyperparameter warmup_epochs is {self.warmup_epochs}{where}, but training ends "
                 f"after max_epochs={max_epochs}; expected a smaller number."
             )
+
+    @pydantic.field_validator("epoch_images", mode="before")
+    @classmethod
+    def _images(cls, value: Any) -> Any:
+        """One message for both kinds of value."""
+        number = int(value) if re.fullmatch(r"\d{1,12}", str(value)) else 0
+        if value not in ("fill", "drop") and number < 1:
+            raise ValueError("Input should be fill, drop, or a number of images of at least 1")
+        return number or value
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -146,11 +158,7 @@ class HeadHyperparameters(OptimizerHyperparameters):
     }
 
     lr: float = pydantic.Field(0.01, gt=0, description="Peak learning rate.")
-    batch_size: int = pydantic.Field(
-        64,
-        ge=2,
-        description="Images per step. A last, smaller batch is dropped unless it is the only one.",
-    )
+    batch_size: int = pydantic.Field(64, ge=2, description="Images per step.")
     normalization: Literal["none", "l2", "layer"] = pydantic.Field(
         "none",
         description="Normalisation of each image's features: l2 (to unit length) or layer (to mean "

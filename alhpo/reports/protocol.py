@@ -108,6 +108,10 @@ def _tuning_differences(
         if name in ("model", "max_epochs") and set(ours) <= {getattr(run, name) for run in runs}:
             continue  # told of the runs
         lines += _differs(f"tuning, {name}", ours, getattr(theirs, name))
+    images = [
+        Hyperparameters.create(one.hyperparameters).epoch_images for one in (*tunings, theirs)
+    ]
+    lines += _differs("tuning, epoch_images", images[:-1], images[-1])
     trials = [tuning.max_budget / tuning.max_epochs for tuning in tunings]
     lines += _differs(
         "tuning, budget in full trainings",

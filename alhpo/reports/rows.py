@@ -19,7 +19,7 @@ from alhpo.base.types import CycleRecord
 from alhpo.reports.findings import ACTIVE, GAINED, MEASURED, SPENT, WITHIN
 from alhpo.runs.records import read_record, read_run
 from alhpo.runs.settings import RunConfig, TuneConfig
-from alhpo.studies.cost import split_sizes
+from alhpo.studies.cost import images_of_epoch, images_of_search_epoch
 from alhpo.tuning.record import SearchJournal
 
 Row = dict[str, Any]
@@ -153,7 +153,7 @@ def _record_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
         "diverged": record.diverged,
         "epochs_hpo": hpo,
         "epochs_fit": fit,
-        "images": fit * n + (hpo * _searched(config.validation, n) if hpo else 0),
+        "images": fit * images_of_epoch(n, record.configuration) + _searched(hpo, record, config),
         "seconds": float(sum(record.seconds.values())),
     }
 
@@ -169,10 +169,13 @@ def _search_row(record: CycleRecord, config: RunConfig | TuneConfig) -> Row:
     }
 
 
-def _searched(scheme: str, n: int) -> float:
-    """Images trained on in an epoch of a search."""
+def _searched(epochs: int, record: CycleRecord, config: RunConfig | TuneConfig) -> float:
+    """Images trained on in the epochs of a search."""
+    if not epochs:
+        return 0
+    n, configuration = record.n_labeled, record.configuration
     try:
-        return split_sizes(scheme, n)[1]
+        return epochs * images_of_search_epoch(config.validation, n, configuration)
     except ConfigurationError:  # the scheme of a plug-in that is not installed
         return math.nan
 

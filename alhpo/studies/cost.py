@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from alhpo.base.epoch_size import epoch_shape
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.sources import DatasetSize
 from alhpo.learner import ActiveLearner
@@ -157,8 +160,21 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
 
 
 def _batch_size(config: RunConfig | TuneConfig) -> int:
-    hp = config.hyperparameter_class.create(config.hyperparameters)
-    return getattr(hp, "batch_size", UNKNOWN_BATCH)
+    return _configuration(config).get("batch_size", UNKNOWN_BATCH)
+
+
+def images_of_epoch(n: int, configuration: Mapping[str, Any]) -> int:
+    """Images trained on in an epoch over ``n`` images: ``n`` with hyperparameters that have no
+    batches, and those of records before ``epoch_images`` dropped the last one."""
+    batch_size = configuration.get("batch_size")
+    if batch_size is None:
+        return n
+    return math.prod(epoch_shape(n, batch_size, configuration.get("epoch_images", "drop")))
+
+
+def images_of_search_epoch(scheme: str, n: int, configuration: Mapping[str, Any]) -> int:
+    """Images trained on in an epoch of a search on ``n`` labels, in all its validation splits."""
+    return sum(images_of_epoch(size, configuration) for size, _ in split_sizes(scheme, n))
 
 
 def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
@@ -193,26 +209,29 @@ def _tuning_cost(config: TuneConfig, data: DatasetSize) -> Cost:
 
 
 def _fit_cost(config: RunConfig | TuneConfig, n: int, data: DatasetSize) -> Cost:
-    return Cost(config.max_epochs, config.max_epochs * n, data.evaluation)
+    images = config.max_epochs * images_of_epoch(n, _configuration(config))
+    return Cost(config.max_epochs, images, data.evaluation)
 
 
 def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int, tested: int) -> Cost:
     """Of a search, with ``tested`` images on which every trial is measured in its last epoch, if
     all are trained to the end."""
-    models, trained, predicted = split_sizes(config.validation, n)
+    splits = split_sizes(config.validation, n)
+    trained = images_of_search_epoch(config.validation, n, _configuration(config))
+    predicted = sum(held_out for _, held_out in splits)
     trials = epochs // config.max_epochs
-    return Cost(epochs, epochs * trained, epochs * predicted + trials * models * tested)
+    return Cost(epochs, epochs * trained, epochs * predicted + trials * len(splits) * tested)
+
+
+def _configuration(config: RunConfig | TuneConfig) -> dict[str, Any]:
+    """The fixed hyperparameters, which stand for those that a search tries."""
+    return config.hyperparameter_class.create(config.hyperparameters).model_dump()
 
 
 @functools.lru_cache
-def split_sizes(scheme: str, n: int) -> tuple[int, int, int]:
-    """Sizes of the splits of ``n`` labelled images by a validation scheme.
-
-    Returns:
-        The number of splits, the images in all training parts, and those in all validation parts.
-    """
+def split_sizes(scheme: str, n: int) -> tuple[tuple[int, int], ...]:
+    """The images in the training part and in the validation part of each split of ``n`` labelled
+    images by a validation scheme."""
     labels = np.zeros(n, dtype=np.int64)
     splits = get_validation(scheme).splits(labels, np.random.default_rng(0))
-    parts = [(len(training), len(held_out)) for training, held_out in splits]
-    trained, predicted = (sum(sizes) for sizes in zip(*parts, strict=True))
-    return len(parts), trained, predicted
+    return tuple((len(training), len(held_out)) for training, held_out in splits)

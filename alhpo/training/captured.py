@@ -95,7 +95,7 @@ class CapturedTraining:
     def begin(self, images: DeviceImages, epoch: int, *key: Key) -> int:
         """Draw an epoch, and capture the step if that is not done. Returns the number of steps."""
         hp, max_epochs = self._settings.hp, self._settings.max_epochs
-        plan = images.plan(hp.batch_size, hp.augmentation, *key, epoch)
+        plan = images.plan(hp.batch_size, hp.augmentation, *key, epoch, images=hp.epoch_images)
         rates = torch.tensor(learning_rates(hp, epoch, max_epochs, plan.steps))
         loss = self._settings.loss(epoch)
         if self._images is not images:  # the step reads these tensors from now on

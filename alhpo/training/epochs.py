@@ -183,9 +183,11 @@ def train_epoch(
     model.train()
     total = torch.zeros((), device=images.device)
     n_batches = 0
-    rates = learning_rates(hp, epoch, max_epochs, images.batches(hp.batch_size))
+    steps = images.batches(hp.batch_size, hp.epoch_images)
+    rates = learning_rates(hp, epoch, max_epochs, steps)
+    batches = images.epoch(hp.batch_size, hp.augmentation, *key, epoch, images=hp.epoch_images)
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
-        for inputs, labels in images.epoch(hp.batch_size, hp.augmentation, *key, epoch):
+        for inputs, labels in batches:
             for group in optimizer.param_groups:
                 group["lr"] = rates[n_batches]
             loss = loss_function(model, inputs, labels, hp, compute)

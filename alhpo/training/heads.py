@@ -308,8 +308,8 @@ def _along(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _order(one: EpochOf[HeadTraining, DeviceFeatures]) -> torch.Tensor:
     """(S, B) rows of the features, the batches of the epoch."""
-    generator = torch_generator(derive_seed(*one.key, one.epoch), "epoch")
-    return one.images.order(one.training.hp.batch_size, generator)
+    generator, hp = torch_generator(derive_seed(*one.key, one.epoch), "epoch"), one.training.hp
+    return one.images.order(hp.batch_size, generator, hp.epoch_images)
 
 
 def _class_weights(one: EpochOf[HeadTraining, DeviceFeatures]) -> torch.Tensor:
