@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from click.testing import CliRunner
 from quick_figures import undrawn  # noqa: F401 - a fixture
@@ -40,7 +42,12 @@ class WhenWorse(Schedule):
 
 
 @pytest.mark.parametrize(
-    "mode", ["fixed", "initial", "per-cycle", "every:2", "at:12,16", "final", WhenWorse()]
+    "mode",
+    [
+        *("fixed", "initial", "per-cycle", "every:2", "at:12,16", "final"),
+        *("initial+final", "at:8,12+final"),
+        WhenWorse(),
+    ],
 )
 def test_modes_conform(mode):
     check_hpo_mode(mode, model=TOY["model"])
@@ -136,6 +143,96 @@ def test_a_search_in_the_last_cycle_and_after_it_is_refused():
         MODES.register("both", type("Both", (WhenWorse,), {"final_search": True}))
         with pytest.raises(ConfigurationError, match="'both': The mode searches in the last cycle"):
             RunConfig.create(TOY, {"hpo": "both"})
+
+
+@pytest.mark.parametrize("mode", ["per-cycle+final", "every:2+final", "at:12,28+final"])
+def test_a_last_cycle_that_searches_has_no_search_after_it(mode):
+    with pytest.raises(ConfigurationError, match=r"on the same labels\. Leave out one"):
+        RunConfig.create(TOY, {"hpo": mode})
+
+
+@pytest.mark.parametrize("mode", ["fixed+final", "final+final", "initial+final+final"])
+def test_a_final_search_is_added_once_to_searches_in_cycles(mode):
+    with pytest.raises(ConfigurationError, match=r"before \+final, expected a mode that searches"):
+        RunConfig.create(TOY, {"hpo": mode})
+    with pytest.raises(ConfigurationError, match=r"Unknown HPO mode .intial.\. Did you mean .init"):
+        RunConfig.create(TOY, {"hpo": "intial+final"})
+
+
+# --- budgets ------------------------------------------------------------------------------------
+
+#: Their searches in the three cycles of TOY.
+MODES_OF_TOY = {
+    "fixed": 0,
+    "initial": 1,
+    "every:2": 2,
+    "per-cycle": 3,
+    "at:20": 1,
+    "final": 1,
+    "initial+final": 2,
+    "at:12,20+final": 3,
+}
+
+
+@pytest.mark.parametrize("optimizer", ["dyhpo", "random"])
+@pytest.mark.parametrize("mode", MODES_OF_TOY)
+def test_all_searches_share_a_total_budget(few_digits, tmp_path, mode, optimizer):
+    config = RunConfig.create(
+        {name: value for name, value in TOY.items() if name != "max_budget"},
+        {"hpo": mode, "optimizer": optimizer, "total_budget": 14, "validate_fixed": False},
+        {"output_dir": str(tmp_path), "num_configurations": 30},
+    )
+    assert sum(config.search_budgets) == (14 if MODES_OF_TOY[mode] else 0)
+    records = run_experiment(config, dataset=few_digits).records
+    spent = [record.epochs["hpo"] for record in records if record.tuned]
+    assert spent == config.search_budgets and len(spent) == MODES_OF_TOY[mode]
+    assert max(spent, default=0) - min(spent, default=0) <= 1  # evenly
+    cost = cell_cost(Cell(0, config, {}), DatasetSize(120, 60, (8, 8, 1), 10))
+    assert cost.epochs == sum(sum(record.epochs.values()) for record in records)
+
+
+def test_budgets_that_cannot_be_divided():
+    toy = {name: value for name, value in TOY.items() if name != "max_budget"}
+    with pytest.raises(ConfigurationError, match="2 epochs for 3 searches"):
+        RunConfig.create(toy, {"hpo": "per-cycle", "total_budget": 2})
+    with pytest.raises(ConfigurationError, match="total_budget is 90 epochs and max_budget 30"):
+        RunConfig.create(toy, {"hpo": "initial", "total_budget": 90, "max_budget": 30})
+    fixed = {"hpo": "fixed", "total_budget": 2}  # it searches nothing: the same run
+    assert RunConfig.create(toy, fixed).name == RunConfig.create(toy, {"hpo": "fixed"}).name
+
+
+# --- which configuration stays -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adopt", ["better", "sure"])
+@pytest.mark.parametrize("validation", ["kfold:3", "random:0.4x3"])
+@pytest.mark.parametrize("metric", ["likelihood", "accuracy"])
+def test_a_search_replaces_what_it_is_sure_to_improve(
+    few_digits, tmp_path, adopt, validation, metric
+):
+    changes = {"adopt": adopt, "validation": validation, "metric": metric, "hpo": "per-cycle"}
+    run_of = RunConfig.create(
+        TOY, changes, {"output_dir": str(tmp_path), "max_budget": 12, "optimizer": "random"}
+    )
+    current = TOY["hyperparameters"].get("lr", 0.05)
+    for record in run_experiment(run_of, dataset=few_digits).records:
+        search = record.search
+        if metric == "accuracy" and validation == "kfold:3":  # folds of one size
+            assert search["paired_gain"] == pytest.approx(search["found"] - search["current"])
+        if metric == "likelihood":
+            nats = math.log(search["found"]) - math.log(search["current"])
+            assert search["paired_gain"] == pytest.approx(nats, abs=1e-6)
+        better = search["found"] > search["current"]
+        if adopt == "sure":
+            better = better and search["paired_gain"] > search["paired_error"]
+        assert search["replaced"] == better == (record.configuration["lr"] != current)
+        assert search["adopted"] == search["found" if better else "current"]
+        current = record.configuration["lr"]
+
+
+def test_nothing_is_sure_without_a_comparison():
+    with pytest.raises(ConfigurationError, match="adopt is 'sure', but with measure_current"):
+        RunConfig.create(TOY, {"adopt": "sure", "measure_current": False})
 
 
 def test_what_is_no_mode():

@@ -74,8 +74,14 @@ def test_searches_are_told_with_what_they_gained(tmp_path):
     """Two searches, the first on test too; then one that measured no current configuration."""
     run = write_run(tmp_path / "a", (0.3, 0.4, 0.5), hpo="per-cycle", metric="macro-f1")
     lines = [json.loads(line) for line in (run / "cycles.jsonl").read_text().splitlines()]
-    gained = [(0.5, 0.6, 0.4, 0.38), (0.5, 0.5, 0.45, None)]
-    names = ("current", "adopted", "current_test", "adopted_test")
+    gained = [
+        (0.5, 0.6, 0.6, True, 0.05, 0.02, 0.4, 0.38),
+        (0.5, 0.55, 0.5, False, 0.01, 0.03, 0.45, None),
+    ]
+    names = (
+        *("current", "found", "adopted", "replaced", "paired_gain", "paired_error"),
+        *("current_test", "adopted_test"),
+    )
     for line, values in zip(lines, gained, strict=False):
         line["search"] = dict(zip(names, values, strict=True))
     del lines[2]["search"]  # a record of an older version
@@ -96,11 +102,12 @@ def test_searches_are_told_with_what_they_gained(tmp_path):
         row: [v.plain for v in line] for row, line in zip(table.rows, table.values, strict=True)
     }
     (name,) = {row.split(":")[0] for row in table.rows}
+    unknown = "not measured"
     assert shown == {
-        f"{name}: 100 labels": ["1", "10", "+10.00", "−2.00"],
-        f"{name}: 200 labels": ["1", "10", "+0.00", "not measured"],
-        f"{name}: 300 labels": ["1", "10", "not measured", "not measured"],
-        f"{name}: all": ["3", "10", "+5.00 ± 7.07 (n=2)", "−2.00 (n=1)"],
+        f"{name}: 100 labels": ["1", "10", "1", "+5.00", "2.00", "+10.00", "−2.00"],
+        f"{name}: 200 labels": ["1", "10", "0", "+1.00", "3.00", "+0.00", unknown],
+        f"{name}: 300 labels": ["1", "10", *[unknown] * 5],
+        f"{name}: all": [*("3", "10", "1", "+3.00", "2.50", "+5.00 ± 7.07 (n=2)", "−2.00 (n=1)")],
     }
     text = report.markdown.read_text()
     assert "3 searches in runs gained +5.0 ± 7.1 points of validation macro-f1" in text

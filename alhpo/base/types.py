@@ -230,10 +230,14 @@ class CycleRecord:
         fitted: whether a model was fitted and evaluated; false in cycles that ``evaluate_at``
             leaves out, whose ``configuration`` is what a fit would have used.
         search: what the search gained, in values of the metric that it maximised: ``current``, of
-            the configuration before it, and ``adopted``, of the one that it left; and on the
-            evaluation split, of fully trained models of the validation splits, ``current_test`` and
-            ``adopted_test``, None if not measured. ``search`` is None without a search, or if the
-            current configuration was not measured in it or diverged.
+            the configuration before it, ``found``, of the best that it tried, and ``adopted``, of
+            the one that it left. ``paired_gain`` and ``paired_error`` are the mean paired
+            difference between the first two over the validation images and its standard error
+            (``alhpo.training.image_scores``); ``replaced`` tells whether the best replaced the
+            current one. On the evaluation split, of fully trained models of the validation splits,
+            ``current_test`` and ``adopted_test``, None if not measured. ``search`` is None without
+            a search, or if the current configuration was not measured in it or diverged. Tunings,
+            and records of older versions, lack some of them.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 

@@ -35,7 +35,10 @@ TRIALS = [
     *["tuning", "validation_scheme", "n_labeled", "metric_name"],
     *["configuration_id", "configuration", "epoch", "selected", "metric", *MEASURED],
 ]
-GAINED = ["current", "adopted", "current_test", "adopted_test"]
+GAINED = [
+    *("current", "found", "paired_gain", "paired_error", "adopted", "replaced"),
+    *("current_test", "adopted_test"),
+]
 SEARCHES = [*PLACE, "search", "n_labeled", "metric_name", "epochs", *GAINED]
 HYPERPARAMETERS = [*PLACE, "kind", "cycle", "n_labeled", "hyperparameter", "value", "log"]
 EXPECTED = [*PLACE, "column", "n_labeled"]

@@ -104,7 +104,10 @@ def _mode(config: RunConfig) -> str:
     mode = recorded_mode(config.hpo)
     if not mode.searches_ever:
         return ""
-    return f"{mode.when} ({config.optimizer}, {config.max_budget} epochs each)"
+    epochs = f"{config.max_budget} epochs each"
+    if config.total_budget is not None:
+        epochs = f"{config.total_budget} epochs in all"
+    return f"{mode.when} ({config.optimizer}, {epochs})"
 
 
 def _shared(config: RunConfig) -> str:

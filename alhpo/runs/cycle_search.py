@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Found:
         test: that metric on the evaluation split after full training; None if not measured.
         experiment: folder of the tuner's experiment; None without one.
         search: what the search gained, as in a record.
+        row: the row of the tuner; None without a validation.
     """
 
     configuration: dict[str, Any]
@@ -48,7 +49,8 @@ class Found:
     metric: float = -math.inf
     test: float | None = None
     experiment: Path | None = None
-    search: dict[str, float | None] | None = None
+    search: dict[str, Any] | None = None
+    row: Mapping[str, Any] | None = None
 
 
 class CycleSearch:
@@ -70,7 +72,13 @@ class CycleSearch:
         self._storage = storage
         self._measure_test = config.measures_test
 
-    def search(self, learner: ActiveLearner, cycle: int, records: Sequence[CycleRecord]) -> Found:
+    def search(
+        self,
+        learner: ActiveLearner,
+        cycle: int,
+        records: Sequence[CycleRecord],
+        budget: int | None = None,
+    ) -> Found:
         """Search, and return the better of the current configuration and the one found.
 
         The current configuration is trained to the end first, at the cost of ``max_epochs`` of the
@@ -81,38 +89,48 @@ class CycleSearch:
             learner: the learner with the labels of the cycle.
             cycle: number of the cycle.
             records: records of the cycles before.
+            budget: epochs to spend; by default ``max_budget``.
         """
         config, hp = self._config, self.current(records)
-        budget, current = config.max_budget, Found(hp.model_dump())
+        budget, current = budget or config.max_budget, Found(hp.model_dump())
         measured: list[Path] = []
+        objective = learner.objective(measure_test=self._measure_test)
         if config.measure_current and budget > config.max_epochs:
+            objective.keeps_image_scores = True
             current = self.measure(learner, cycle, hp)
             measured = [path for path in (current.experiment,) if path]
             budget -= config.max_epochs
-        objective = learner.objective(measure_test=self._measure_test)
         start = self._start(objective.configuration_space, records, measured)
         place = self._place(cycle, budget)
         tuner, best = run_search(objective, config, budget=budget, **place, **start)
-        adopted = current
+        found = None
         if best is not None:
             found = self._found(tuner, best, objective.hyperparameters(best["configuration"]))
-            adopted = found if found.metric > current.metric else current
-        if current.validation is None:
-            return adopted
-        return replace(
-            adopted,
-            search={
-                "current": current.metric,
-                "adopted": adopted.metric,
-                "current_test": current.test,
-                "adopted_test": adopted.test,
-            },
-        )
+        if current.row is None:
+            return found or current
+        adopted, gain = current, None
+        if best is not None and found is not None:
+            gain = objective.gain(best, over=current.row)
+            if found.metric > current.metric and (config.adopt == "better" or gain.sure):
+                adopted = found
+        search = {
+            "current": current.metric,
+            "found": found and found.metric,
+            "paired_gain": gain and gain.mean,
+            "paired_error": gain.error if gain and math.isfinite(gain.error) else None,
+            "adopted": adopted.metric,
+            "replaced": adopted is found,
+            "current_test": current.test,
+            "adopted_test": adopted.test,
+        }
+        return replace(adopted, search=search)
 
     def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
         place = self._place(cycle, self._config.max_epochs)
-        tuner, best = measure(learner, hp, measure_test=self._measure_test, **place)
+        tuner, best = measure(
+            learner, hp, measure_test=self._measure_test, image_scores=True, **place
+        )
         return self._found(tuner, best, hp)
 
     def current(self, records: Sequence[CycleRecord]) -> TrainingHyperparameters:
@@ -184,4 +202,5 @@ class CycleSearch:
             return Found(hp.model_dump(), experiment=tuner.experiment_path)
         test = test_metric(tuner.results, best, self._config.metric) if self._measure_test else None
         metric = float(best["metric"])
-        return Found(hp.model_dump(), validation_of(best), metric, test, tuner.experiment_path)
+        validation = validation_of(best)
+        return Found(hp.model_dump(), validation, metric, test, tuner.experiment_path, row=best)

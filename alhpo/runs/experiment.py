@@ -251,12 +251,13 @@ class _Run:
         cycle = self.records[-1].cycle
         self._watch = Stopwatch()
         with self._watch.timed("hpo"):
-            found = self._search(learner, cycle)
+            found = self._search(learner, cycle, final=True)
         fit = self._fit(learner, found, "final", cycle)
         self._record(learner, "final", cycle, found, True, fit, ())
 
-    def _search(self, learner: ActiveLearner, cycle: int) -> Found:
-        return self._searches.search(learner, cycle, self.records)
+    def _search(self, learner: ActiveLearner, cycle: int, *, final: bool = False) -> Found:
+        budget = self.config.search_budget(cycle, final=final)
+        return self._searches.search(learner, cycle, self.records, budget)
 
     def _keep(self, learner: ActiveLearner, cycle: int) -> Found:
         """The current configuration, measured if ``validate_fixed`` is on."""

@@ -17,6 +17,8 @@ SEARCH_KEYS = frozenset(
         "optimizer",
         "max_budget",
         "measure_current",
+        "adopt",
+        "total_budget",
         "measure_test",
         "min_gain",
         "transfer",

@@ -2,7 +2,7 @@
 
 A mode decides in which cycles a run searches, and whether one more search follows the last cycle. A
 cycle without a search uses the configuration of the cycle before it; the first cycle uses the fixed
-hyperparameters.
+hyperparameters. ``MODE+final`` is MODE with one more search after the last cycle.
 
 A new mode is one class here with a line of registration, or an entry point of another package in
 the group ``alhpo.hpo_modes``. ``alhpo.testing.check_hpo_mode`` checks it.
@@ -131,6 +131,26 @@ class Final(Schedule):
         return ()
 
 
+class AndFinal(Schedule):
+    """As another mode, and once more after the last cycle."""
+
+    final_search = True
+
+    def __init__(self, mode: HPOMode) -> None:
+        """
+        Args:
+            mode: one that searches in some cycles.
+        """
+        self._mode = mode
+        self.when = f"{mode.when}, and after the last cycle"
+
+    def cycles(self, sizes: Sequence[int]) -> Collection[int]:
+        return self._mode.cycles(sizes)
+
+    def searches(self, cycle: int, sizes: Sequence[int], records: Sequence[CycleRecord]) -> bool:
+        return self._mode.searches(cycle, sizes, records)
+
+
 #: Attributes that a mode, or its class, must have.
 _PARTS = ("searches_ever", "final_search", "when", "cycles", "searches")
 
@@ -156,12 +176,25 @@ MODES.register_family("every", Every.parse, "K")
 MODES.register_family("at", AtLabels.parse, "N,...")
 
 
+#: Added to the name of a mode, for one more search after the last cycle.
+AND_FINAL = "+final"
+
+
 def get_mode(name: str) -> HPOMode:
-    """The mode with this name.
+    """The mode with this name, which may end in ``+final``.
 
     Raises:
-        ConfigurationError: an unknown name, or illegal arguments after the colon.
+        ConfigurationError: an unknown name, illegal arguments after the colon, or ``+final`` after
+            a mode without searches in cycles.
     """
+    if name.endswith(AND_FINAL):
+        mode = get_mode(name.removesuffix(AND_FINAL))
+        if mode.final_search or not mode.searches_ever:
+            raise ConfigurationError(
+                f"HPO mode is {name!r}; before {AND_FINAL}, expected a mode that searches in some "
+                "cycles only, such as initial+final. For a final search alone, use final."
+            )
+        return AndFinal(mode)
     mode = MODES.get(name)
     return mode() if isinstance(mode, type) else mode
 

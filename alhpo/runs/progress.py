@@ -102,6 +102,9 @@ class RichObserver:
             what = (
                 f"continued after {records} of {cycles} cycles" if records else f"{cycles} cycles"
             )
+            if budgets := config.search_budgets:
+                shares = " + ".join(f"{n:,}" for n in budgets)
+                what += f"; {len(budgets)} searches of {shares} epochs"
         self._console.print(f"{path}: {what}", soft_wrap=True)
 
     def loaded(self, dataset: ImageDataset) -> None:

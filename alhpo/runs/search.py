@@ -87,6 +87,7 @@ def measure(
     storage: Path | None,
     callback: Progress,
     measure_test: bool = False,
+    image_scores: bool = False,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     """Train one configuration to the end with the learner's validation scheme, or continue.
 
@@ -95,11 +96,13 @@ def measure(
         hp: the configuration.
         folder, seed, storage, callback: see ``run_search``.
         measure_test: also measure it on the evaluation split, for the record.
+        image_scores: also keep the scores of all validation images, for ``Objective.gain``.
 
     Returns:
         The tuner and the best row. The row is None if training diverged.
     """
     objective = learner.objective(space=constant_space(hp), measure_test=measure_test)
+    objective.keeps_image_scores = image_scores
     return _run_tuner(
         objective,
         callback,

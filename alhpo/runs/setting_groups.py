@@ -306,6 +306,12 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         description="A search first trains the current configuration to the end, within its "
         "budget, and replaces it only by a better one. Needs max_budget above max_epochs.",
     )
+    adopt: Literal["better", "sure"] = Field(
+        "better",
+        description="When a search replaces the current configuration, if that was measured: by a "
+        "better one (better), or if the mean paired difference over the validation images also "
+        "exceeds its standard error (sure).",
+    )
     measure_test: bool = Field(
         False,
         description="Also measure the configurations that a search trains to the end on the "
@@ -334,6 +340,11 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         from alhpo.tuning import optimizer_names
 
         check_dropout(self.strategy, self.dropout)
+        if self.adopt == "sure" and not self.measure_current:
+            raise ConfigurationError(
+                "adopt is 'sure', but with measure_current=False a search has nothing to compare "
+                "with. Use adopt=better, or leave out measure_current."
+            )
         with naming("initial", self.initial):
             check_initial(self.initial)
         if self.mode.searches_ever or self.optimizer not in optimizer_names():

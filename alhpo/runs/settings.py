@@ -34,6 +34,13 @@ class RunConfig(CycleSettings, DataSettings):
         500, ge=2, description="Number of labels at the end, including the initial ones."
     )
 
+    total_budget: int | None = Field(
+        None,
+        ge=1,
+        description="Budget of all searches of the run together in epochs, in place of max_budget "
+        "for each: divided evenly among the searches of the HPO mode, the first ones get the rest.",
+    )
+
     evaluate_at: list[int] | None = Field(
         None,
         min_length=1,
@@ -73,10 +80,50 @@ class RunConfig(CycleSettings, DataSettings):
                     "The mode searches in the last cycle and again after it, on the same labels. "
                     "Leave out one of the two."
                 )
+            self._check_budget()
         if self.evaluate_at is not None:
             with naming("evaluate_at", self.evaluate_at):
                 self._check_left_out(self.evaluate_at)
         return self
+
+    def _check_budget(self) -> None:
+        """Refuse a total budget that cannot be divided, or a second budget."""
+        budgets = self.search_budgets
+        if not budgets:
+            return
+        usual = self.hyperparameter_class.run_defaults["max_budget"]
+        if self.max_budget != usual:
+            raise ConfigurationError(
+                f"total_budget is {self.total_budget} epochs and max_budget {self.max_budget}. "
+                "Give one of them: a budget of all searches together, or of each."
+            )
+        if min(budgets) < 1:
+            raise ConfigurationError(
+                f"total_budget is {self.total_budget} epochs for {len(budgets)} searches; expected "
+                "at least one epoch for each. Raise it."
+            )
+
+    def search_budget(self, cycle: int, *, final: bool = False) -> int:
+        """Epochs that a search may spend: ``max_budget``, or its share of ``total_budget``.
+
+        Args:
+            cycle: a cycle that may search.
+            final: whether it is the search after the last cycle.
+        """
+        if self.total_budget is None:
+            return self.max_budget
+        place = -1 if final else sorted(self.search_cycles).index(cycle)
+        return self.search_budgets[place]
+
+    @property
+    def search_budgets(self) -> list[int]:
+        """The shares of ``total_budget`` of the searches in their order, the final one last; empty
+        without such a budget or without searches."""
+        searches = len(self.search_cycles) + self.mode.final_search
+        if self.total_budget is None or not searches:
+            return []
+        share, rest = divmod(self.total_budget, searches)
+        return [share + (place < rest) for place in range(searches)]
 
     def _check_left_out(self, evaluated: list[int]) -> None:
         """Refuse to leave out fits that something else depends on."""
@@ -120,7 +167,9 @@ class RunConfig(CycleSettings, DataSettings):
         same configuration on the same labels from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
         measured = measured and self.evaluated_sizes[-1] == self.budget
-        return self.mode.final_search and measured and self.max_budget > self.max_epochs
+        if not (self.mode.final_search and measured):
+            return False
+        return self.search_budget(len(self.sizes) - 1, final=True) > self.max_epochs
 
     @property
     def name(self) -> str:
@@ -131,7 +180,14 @@ class RunConfig(CycleSettings, DataSettings):
         if not self.mode.searches_ever:
             values = {key: value for key, value in values.items() if key not in SEARCH_KEYS}
         # settings that came later: names stay as they were
-        late = {"dropout": 0.0, "measure_test": False, "initial": "random", "evaluate_at": None}
+        late = {
+            "dropout": 0.0,
+            "measure_test": False,
+            "initial": "random",
+            "evaluate_at": None,
+            "adopt": "better",
+            "total_budget": None,
+        }
         for name, default in late.items():
             if values.get(name, ...) == default:
                 del values[name]

@@ -186,7 +186,7 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
     for cycle, n in enumerate(sizes):
         evaluated = n in config.evaluated_sizes
         if cycle in searching:
-            total += _search_cost(config, n, config.max_budget, tested)
+            total += _search_cost(config, n, config.search_budget(cycle), tested)
         elif config.validate_fixed and evaluated:
             total += _search_cost(config, n, config.max_epochs, tested)
         if evaluated:
@@ -194,7 +194,7 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
     if config.mode.final_search:
-        budget = config.max_budget
+        budget = config.search_budget(len(sizes) - 1, final=True)
         if config.measures_once:  # the last cycle has trained that part of it
             budget -= config.max_epochs
         total += _search_cost(config, sizes[-1], budget, tested)

@@ -26,7 +26,8 @@ from alhpo.base.types import Evaluation
 from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
-from alhpo.training.evaluation import evaluate, score_images
+from alhpo.training.evaluation import ImageScores, evaluate, score_images
+from alhpo.training.image_scores import KEY, Gain, gain_between, packed_scores, unpacked_scores
 from alhpo.training.lanes import CAPTURING
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
@@ -103,6 +104,8 @@ class Objective:
     replaces_files = True
     #: Whether a checkpoint may be of an earlier epoch than its trial; see ``let_checkpoints_lag``.
     checkpoints_lag = False
+    #: Whether rows hold the score of every validation image, for ``gain``.
+    keeps_image_scores = False
 
     def __init__(
         self,
@@ -146,6 +149,7 @@ class Objective:
             self._weights = [torch.from_numpy(part).double().to(device) for part in parts]
         self._selection = selection
         self._validation = [task.device_images(held_out) for _, held_out in splits]
+        self._held_out = np.concatenate([held_out for _, held_out in splits])
         #: Trainer, signature of the checkpoint, and bytes, of each trial in memory.
         self._live: OrderedDict[str, tuple[Trainer, tuple[int, ...], int]] = OrderedDict()
         #: Seconds that each of them was trained since its checkpoint was written.
@@ -259,6 +263,32 @@ class Objective:
         """
         self.checkpoints_lag = self._task.compute.captured
 
+    def gain(self, row: Mapping[str, Any], over: Mapping[str, Any]) -> Gain:
+        """How much better the configuration of one row predicts the validation images than that of
+        another, image by image.
+
+        Where the metric is balanced accuracy or macro-F1, all classes count equally. With weights,
+        the images have these weights.
+
+        Args:
+            row, over: rows of this objective, or of another one on the same labelled images with
+                the same splits, without divergence, trained with ``keeps_image_scores``.
+        """
+        weights = np.concatenate([self._weights_of(n) for n in range(len(self._validation))])
+        ours, theirs = unpacked_scores(row[KEY]), unpacked_scores(over[KEY])
+        return gain_between(ours, theirs, self._held_out, weights)
+
+    def _weights_of(self, split: int) -> np.ndarray:
+        """Weights of the validation images of a split, for their mean."""
+        labels = self._validation[split].own_labels.cpu().numpy()
+        weights = np.ones(len(labels))
+        if self._weights is not None:
+            weights = self._weights[split].cpu().numpy()
+        if self._metric in ("balanced-accuracy", "macro-f1"):
+            of_class = np.bincount(labels, weights)[labels]
+            weights = weights / np.where(of_class > 0, of_class, 1)
+        return weights / weights.sum()
+
     def release_memory(self) -> None:
         """Drop the models of recent trials from memory; their checkpoints are on disk."""
         while self._live:
@@ -308,6 +338,7 @@ class Objective:
     def _row(self, trainer: Trainer, loss: float) -> dict[str, Any]:
         results: list[Evaluation] = []
         unweighted: list[Evaluation] = []
+        scores: list[ImageScores] = []
         if not trainer.diverged:
             scores = [
                 score_images(self._task.recipe, model, images, self._task.compute)
@@ -330,7 +361,13 @@ class Objective:
             "diverged": trainer.diverged,
             **self._unweighted(unweighted),
             **self._tested(trainer),
+            **self._by_image(scores if results else []),
         }
+
+    def _by_image(self, scores: list[ImageScores]) -> dict[str, str]:
+        if not (scores and self.keeps_image_scores):
+            return {}
+        return {KEY: packed_scores(scores, self._metric)}
 
     def _unweighted(self, results: list[Evaluation]) -> dict[str, float | None]:
         if self._weights is None:

@@ -49,9 +49,10 @@ class Results:
         return row
 
     def write(self, path: Path) -> None:
-        """Write ``hpo4dl_results.csv`` with the columns, order and number format of HPO4DL."""
+        """Write ``hpo4dl_results.csv`` with the columns, order and number format of HPO4DL, without
+        keys that begin with an underscore."""
         keys = dict.fromkeys(key for row in self.rows for key in row if key not in _OWN)
-        columns = [*keys, *_OWN]
+        columns = [*(key for key in keys if not key.startswith("_")), *_OWN]
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             writer = csv.writer(f, lineterminator="\n")
             writer.writerow(["", *columns])

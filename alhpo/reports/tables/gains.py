@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from alhpo.reports import statistics
@@ -10,6 +11,10 @@ from alhpo.reports.formats import Table, Value, measured
 from alhpo.reports.part import Part, Row, gains, joined
 from alhpo.reports.tables.learning import spread
 
+COLUMNS = (
+    *("searches", "epochs each", "replaced", "image by image", "its standard error"),
+    *("gain of validation", "gain on test"),
+)
 NOT_MEASURED = Value("not measured")
 
 
@@ -43,11 +48,15 @@ def gain_table(part: Part) -> Table | None:
         title=f"{part.title}: what searches gained over the current configuration "
         f"(percentage points of {metrics})",
         corner="strategy, setting, search",
-        columns=(("searches",), ("epochs each",), ("gain of validation",), ("gain on test",)),
+        columns=tuple((name,) for name in COLUMNS),
         rows=tuple(rows),
         values=tuple(values),
         note="The configuration that a search left minus the one before it, which the same search "
-        "measured: means ± standard deviations over searches; n where not all were measured. A "
+        "measured: means ± standard deviations over searches; n where not all were measured. "
+        "Replaced: how many searches replaced it. Image by image: the paired difference between "
+        "the best that a search found and the current configuration over the validation images, of "
+        "log-likelihoods (in hundredths of nats) where a search maximises the likelihood, else of "
+        "correct predictions, with the mean of its standard errors. A "
         "search in a run keeps the current configuration unless validation finds a better one, so "
         "its gain of validation is never negative, and favours chance; the gain on test does not. "
         "On test: the same metric on the evaluation split, of the fully trained models of the "
@@ -63,4 +72,12 @@ def _gained(rows: Sequence[Row]) -> tuple[Value, ...]:
         one = statistics.summary([row[name] for row in rows])
         found.append(measured(*one, sign="+", expected=len(rows)) if one.n else NOT_MEASURED)
     counts = Value(f"{len(rows):,}", len(rows)), Value(f"{epochs:,.0f}", epochs, n=len(rows))
-    return (*counts, *found)
+    decided = [row["replaced"] for row in rows if math.isfinite(row["replaced"])]
+    replaced = (
+        Value(f"{sum(decided):.0f}", sum(decided), n=len(decided)) if decided else NOT_MEASURED
+    )
+    paired = []
+    for name, sign in (("paired_gain", "+"), ("paired_error", "")):
+        one = statistics.summary([100 * row[name] for row in rows])
+        paired.append(Value(f"{one.mean:{sign}.2f}", one.mean, n=one.n) if one.n else NOT_MEASURED)
+    return (*counts, replaced, *paired, *found)
