@@ -38,8 +38,11 @@ MODES = {
     "every": {"hpo": "every:2", "measure_current": False, "max_budget": 3},
     "final": {"hpo": "final", "budget": 12, "max_budget": 4},
     "shared budget": {
-        **{"hpo": "initial+final", "adopt": "sure", "budget": 12},
-        **{"max_budget": 100, "total_budget": 8},
+        "hpo": "initial+final",
+        "adopt": "sure",
+        "budget": 12,
+        "max_budget": 100,
+        "total_budget": 8,
     },
     "diverging": {"hpo": "fixed", "hyperparameters": {"batch_size": 4, "lr": 1e25}},
 }

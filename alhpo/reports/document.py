@@ -21,6 +21,7 @@ ACCURACY = ("accuracy", "learning", "balanced-accuracy", "macro-f1")
 SECTIONS = (
     ("accuracy", "Accuracy", (*ACCURACY, "gap", "curves", "tuned")),
     ("published", "Beside the published numbers", ()),
+    ("tuning", "What searching brought", ("tuning", "starts")),
     ("order", "Order of the strategies", ("order", "agreement")),
     ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
     ("validation", "Validation and test", ("validation", "regret")),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from alhpo.reports import statistics
 from alhpo.reports.findings import ACTIVE, WITHIN, Findings
 from alhpo.reports.formats import measured
 from alhpo.reports.part import gains
-from alhpo.runs.identity import REPETITION_KEYS, SEARCH_KEYS
+from alhpo.reports.searching import begun_with
 from alhpo.runs.modes import recorded_mode
 from alhpo.runs.settings import RunConfig
 
@@ -25,7 +23,7 @@ def tuning_sentences(findings: Findings) -> list[str]:
     for row in findings.curves.to_dict("records"):
         config = findings.run_of(row["cell"])
         if row["n_labeled"] == config.budget:
-            modes = ends.setdefault(_shared(config), {})
+            modes = ends.setdefault(begun_with(config), {})
             modes.setdefault(_mode(config), {})[row["seed"]] = row | {"config": config}
     found = []
     for modes in ends.values():
@@ -107,10 +105,5 @@ def _mode(config: RunConfig) -> str:
     epochs = f"{config.max_budget} epochs each"
     if config.total_budget is not None:
         epochs = f"{config.total_budget} epochs in all"
-    return f"{mode.when} ({config.optimizer}, {epochs})"
-
-
-def _shared(config: RunConfig) -> str:
-    apart = REPETITION_KEYS | SEARCH_KEYS | {"hpo", "validate_fixed"}
-    settings: Mapping[str, Any] = config.model_dump(exclude=set(apart))
-    return json.dumps(settings, sort_keys=True, default=str)
+    sure = ", adopting what is sure" if config.adopt == "sure" else ""
+    return f"{mode.when} ({config.optimizer}, {epochs}{sure})"

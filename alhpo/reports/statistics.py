@@ -69,6 +69,15 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
     return float(2 * stats.t.sf(abs(t), len(difference) - 1))
 
 
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's confidence interval of the mean of the finite values; NaN for fewer than two."""
+    finite = _finite(values)
+    if len(finite) < 2:
+        return math.nan, math.nan
+    half = stats.sem(finite) * stats.t.ppf((1 + level) / 2, len(finite) - 1)
+    return float(finite.mean() - half), float(finite.mean() + half)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """P-values corrected for multiple tests (Holm, 1979); NaN stays and does not count."""
     values = np.asarray(p, float)

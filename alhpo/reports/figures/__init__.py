@@ -9,6 +9,7 @@ from alhpo.reports.figures.cost import cost_figure
 from alhpo.reports.figures.curves import calibration_figure, curves_figure
 from alhpo.reports.figures.figure import ReportFigure
 from alhpo.reports.figures.searches import gain_figure, hyperparameters_figure
+from alhpo.reports.figures.starts import starts_figure
 from alhpo.reports.figures.tuned import tuned_figure
 from alhpo.reports.figures.validation import validation_figure
 from alhpo.reports.findings import Findings
@@ -31,6 +32,7 @@ def report_figures(findings: Findings, tables: Sequence[Table] = ()) -> list[Rep
             curves_figure(part, "strategy"),
             curves_figure(part, "setting"),
             tuned_figure(part),
+            starts_figure(part),
             calibration_figure(part),
             validation_figure(part),
             gain_figure(part),

@@ -11,6 +11,7 @@ from alhpo.reports.tables.learning import learning_table
 from alhpo.reports.tables.order import order_table
 from alhpo.reports.tables.scores import gap_table, score_table
 from alhpo.reports.tables.searches import found_table, regret_table, validation_table
+from alhpo.reports.tables.tuning import tuning_table
 
 __all__ = ["report_tables"]
 
@@ -20,8 +21,9 @@ def report_tables(findings: Findings) -> list[Table]:
 
     For each data set and model: accuracies at the numbers of labels that were tuned at and the
     last, and over labels; there, rank correlations of the strategies and gaps to random; scores in
-    which all classes count equally, and calibration, at the last; what was spent; how well
-    validation told the test; what the searches gained, and the hyperparameters that were found.
+    which all classes count equally, and calibration, at the last; what searching brought; what was
+    spent; how well validation told the test; what the searches gained, and the hyperparameters that
+    were found.
     """
     tables: list[Table | None] = []
     for part in parts(findings):
@@ -31,7 +33,7 @@ def report_tables(findings: Findings) -> list[Table]:
         tables += [gap_table(part, n) for n in labels]
         others = ("balanced_accuracy", "macro_f1", "ece", "brier", "nll")
         tables += [score_table(part, n, score) for n in labels[-1:] for score in others]
-        tables += [cost_table(part), validation_table(part), regret_table(part)]
+        tables += [tuning_table(part), cost_table(part), validation_table(part), regret_table(part)]
         tables += [gain_table(part)]
         tables += [found_table(part, n) for n in labels]
     return [table for table in tables if table is not None]

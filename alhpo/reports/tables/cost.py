@@ -25,7 +25,7 @@ def cost_table(part: Part) -> Table | None:
         ("epochs_fit", lambda x: f"{x:,.0f}"),
         ("epochs_hpo", lambda x: f"{x:,.0f}"),
         ("images", _images),
-        ("seconds", _time),
+        ("seconds", time_text),
     ]
     names = {"epochs_fit": "fit epochs", "epochs_hpo": "HPO epochs", "seconds": "time"}
     rows, values = [], []
@@ -53,7 +53,7 @@ def cost_table(part: Part) -> Table | None:
         note="Means over repetitions (and numbers of labels tuned at), up to where unfinished runs "
         "are. Images count as often as a model was trained on them. Together: "
         f"{total['epochs_fit'] + total['epochs_hpo']:,.0f} epochs, {_images(total['images'])} "
-        f"images, {_time(total['seconds'])} of computing.",
+        f"images, {time_text(total['seconds'])} of computing.",
     )
 
 
@@ -64,7 +64,8 @@ def _images(n: float) -> str:
     return f"{n:,.0f}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Seconds, minutes or hours."""
     for size, unit in ((2 * 3600, "h"), (120, "min")):
         if seconds >= size:
             return f"{seconds / {'h': 3600, 'min': 60}[unit]:,.1f} {unit}"
