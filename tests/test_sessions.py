@@ -654,7 +654,7 @@ def test_names_and_other_photos_change_nothing_of_a_fit(tmp_path):
 
 def test_labels_that_models_disagree_with_come_first(tmp_path):
     session = new_session(
-        tmp_path, 45, max_epochs=60, hyperparameters={"lr": 0.05, "batch_size": 8}
+        tmp_path, 45, max_epochs=20, hyperparameters={"lr": 0.05, "batch_size": 8}
     )
     session.tell(by_number(session, range(45)))
     wrong = {f"IMG_{n}.png": CLASSES[(n + 1) % 3] for n in (4, 17, 30)}
