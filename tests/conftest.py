@@ -24,6 +24,11 @@ from alhpo.validation.registry import SCHEMES
 NUMBERS = itertools.count()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: one of a minute at the end would leave the other processes idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("hpo4dl") and importlib.util.find_spec("hpo4dl") is None:
         pytest.skip('needs HPO4DL: pip install "alhpo[hpo4dl]"')

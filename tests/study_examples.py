@@ -124,4 +124,11 @@ def wait_until(condition: Any, seconds: float = 600) -> None:
 
 def gone(processes: Iterable[psutil.Process]) -> bool:
     """Whether all of these have ended."""
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it ended between the two questions
+            return False
+
+    return not any(map(runs, processes))

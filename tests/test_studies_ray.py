@@ -34,9 +34,26 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _as_urgent_as_other_tests():
+    """Ray's processes that run cells are nice by default, and starve beside another test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_other_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def leaving():
+    """Processes that must have ended after all these tests: Ray's agents try for a minute to tell
+    a cluster that is gone that it is gone."""
+    processes = []
+    yield processes
+    wait_until(lambda: gone(processes), 120)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +113,7 @@ def test_a_study_with_a_process_killed_in_the_middle_of_a_cell(tmp_path, undistu
     wait_until(lambda: ray_processes() <= others, 30)
 
 
-def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undisturbed):
+def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undisturbed, leaving):
     study = study_in(tmp_path, **LARGER_OF_TIMM)
     arguments = ("study", tmp_path / "tiny.yaml", "--output", study.path, "--launcher", "ray")
     below = kill_at_work(begin_command(*arguments), study.path)
@@ -108,7 +125,7 @@ def test_a_driver_that_is_killed_leaves_no_cluster_and_goes_on(tmp_path, undistu
     assert process.returncode == 0, output + errors
     assert "usage" not in output + errors
     assert records(study) == undisturbed
-    wait_until(lambda: gone(below))  # Ray's agents take minutes to give up on their cluster
+    leaving.extend(below)
 
 
 def test_sigterm_ends_a_cluster_that_was_started(tmp_path):

@@ -528,6 +528,23 @@ def test_one_strategy_one_seed_one_cycle(tmp_path):
         assert "nan" not in text.lower()
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_notes_tell_of_deviations_and_tests_where_there_are_some(tmp_path, seeds):
+    write_study(tmp_path, STUDY | {"grid": STUDY["grid"] | {"seed": list(range(seeds))}})
+    tables = report_tables(load_findings(tmp_path))
+    told = {
+        "accuracy": "Means ± standard deviations",
+        "gap": "Means ± standard deviations of the differences",
+        "learning": "Means ± standard deviations",
+        "found": "Median over repetitions",
+    }
+    for start, text in told.items():
+        note = table(tables, start).note
+        assert (text in note) == (seeds > 1), note
+        assert ("t-test" in note) == (seeds > 1 and start in ("accuracy", "gap")), note
+        assert note.startswith("One ") == (seeds == 1), note
+
+
 def test_missing_scores_and_diverged_fits(tmp_path):
     def some(c, n):
         return math.nan if c["strategy"] == "badge" else 0.5

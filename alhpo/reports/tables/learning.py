@@ -45,6 +45,8 @@ def learning_table(part: Part) -> Table | None:
     areas = _areas(curves)
     names = [f"{n:,} labels" for n in shown] + [f"{n:,}, retrained" for n in finals]
     note = "Means ± standard deviations over seeds; n where there are fewer than there will be."
+    if all(value.n < 2 for column in columns for value in column):
+        note = "One seed: no deviations."
     if any(value.n for value in areas):
         columns.append(areas)
         names.append("area")

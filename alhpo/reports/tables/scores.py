@@ -160,7 +160,8 @@ def gap_table(part: Part, labels: int) -> Table | None:
             note = ", ".join(filter(None, [*told, value.note]))
             mark = "*" if corrected < SIGNIFICANT else ""
             cells[-1].append(replace(value, note=note, mark=mark))
-    if not any(value.n for column in cells for value in column):
+    most = max((value.n for column in cells for value in column), default=0)
+    if not most:
         return None
     means = [
         (
@@ -182,7 +183,14 @@ def gap_table(part: Part, labels: int) -> Table | None:
         columns=tuple(columns),
         rows=tuple(others),
         values=tuple(zip(*cells, strict=True)),
-        note="Means ± standard deviations of the differences of repetitions with the same seed; p "
-        "of the paired t-test, corrected by Holm for the strategies of a column, * below "
-        f"0.05.{across_note}",
+        note=f"{_gap_note(most)}{across_note}",
+    )
+
+
+def _gap_note(most: int) -> str:
+    if most < 2:
+        return _spread_note(most).strip()
+    return (
+        "Means ± standard deviations of the differences of repetitions with the same seed; p of "
+        "the paired t-test, corrected by Holm for the strategies of a column, * below 0.05."
     )

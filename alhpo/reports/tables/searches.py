@@ -131,7 +131,7 @@ def found_table(part: Part, labels: int) -> Table | None:
     searched = _varying(trials) or _varying([row["configuration"] for row in found])
     if not found or not searched:
         return None
-    rows, values = [], []
+    rows, values, most = [], [], 0
     for strategy in part.strategies:
         for setting in part.findings.settings:
             for tuning in (ACTIVE, WITHIN, *part.findings.tunings):
@@ -142,6 +142,7 @@ def found_table(part: Part, labels: int) -> Table | None:
                     if (row["strategy"], row["setting"], row["tuning"]) == place
                 ]
                 if chosen:
+                    most = max(most, len(chosen))
                     rows.append(joined(place))
                     given = [[one[n] for one in chosen if n in one] for n in searched]
                     values.append(tuple(map(_spread, given)))
@@ -152,7 +153,9 @@ def found_table(part: Part, labels: int) -> Table | None:
         columns=tuple((name,) for name in searched),
         rows=tuple(rows),
         values=tuple(values),
-        note="Median over repetitions, with the least and the greatest.",
+        note="One repetition."
+        if most < 2
+        else "Median over repetitions, with the least and the greatest.",
     )
 
 
