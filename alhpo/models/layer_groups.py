@@ -1,4 +1,4 @@
-"""The layers of a timm model from its input to its classifier, as timm's layer decay groups them."""
+"""The layers of a timm model from its input to its classifier, in timm's groups of layers."""
 
 from __future__ import annotations
 
