@@ -101,15 +101,6 @@ def test_where_training_begins_is_counted_from_the_end():
     assert all(name.startswith(("layer4.", "fc.")) for name in groups.trained(4))
 
 
-@pytest.mark.parametrize("name", FIVE)
-def test_a_family_is_cut_at_every_group(tmp_path, name):
-    recipe = recipe_of(tmp_path, name, FAMILIES[name])
-    count = len(recipe._groups.stages)
-    cuts = [recipe._cut(first) for first in range(count)]
-    assert cuts[0] is None and None not in cuts[1:]
-    assert cuts[-1].at == ""
-
-
 def test_a_model_that_computes_between_its_modules_is_not_cut():
     """The toy divides by the contrast of an image before its first module: cut, it would do so
     twice."""
@@ -122,25 +113,27 @@ def test_a_model_that_computes_between_its_modules_is_not_cut():
 # ------------------------------------------------------------- activations and whole forward passes
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("train_from", [-1, -3])
 @pytest.mark.parametrize("name", FIVE)
-def test_cached_activations_train_as_whole_forward_passes(
-    tmp_path, name, train_from, channels_last
-):
+def test_cached_activations_train_as_whole_forward_passes(tmp_path, name):
     """With and without augmentation: a view is the same image in both."""
     side = FAMILIES[name]
-    compute = replace(CPU, channels_last=channels_last)
-    cached, whole = (recipe_of(tmp_path, name, side) for _ in range(2))
-    whole._cut = lambda first: None
-    for views in (1, 3):
-        options = {"train_from": train_from, "views": views, "lr": 0.01, "compute": compute}
-        mine, training = losses_of(cached, images_of(side, channels_last=channels_last), **options)
-        theirs, other = losses_of(whole, images_of(side, channels_last=channels_last), **options)
+    recipe = recipe_of(tmp_path, name, side)
+    for train_from, views, channels_last in ((-1, 1, False), (-3, 1, True), (-3, 3, False)):
+        found = []
+        for cut in (True, False):
+            recipe._cuts.clear()
+            if not cut:
+                recipe._cuts[recipe._groups.first(train_from)] = None
+            images = images_of(side, n=12, channels_last=channels_last)
+            compute = replace(CPU, channels_last=channels_last)
+            options = {"train_from": train_from, "views": views, "lr": 0.01}
+            found.append(losses_of(recipe, images, compute, epochs=2, **options))
+            training = found[-1][1]
+            assert (training._rest is training.model) != cut
+        (mine, training), (theirs, other) = found
         assert mine == pytest.approx(theirs, rel=1e-3)
         for one, two in zip(training.model.parameters(), other.model.parameters(), strict=True):
             assert torch.allclose(one, two, rtol=1e-2, atol=1e-4)
-    assert training._rest is not training.model and other._rest is other.model
 
 
 def test_what_is_not_stored_gives_the_same_bits(tmp_path, monkeypatch):
@@ -319,7 +312,7 @@ def test_the_space_is_conditional():
     sampled = [dict(one) for one in space.sample_configuration(200)]
     for one in sampled:
         assert ("backbone_lr" in one) == (one["train_from"] < -1)
-        FinetuneHyperparameters.create({k: v for k, v in one.items()})
+        FinetuneHyperparameters.create(one)
     assert {one["train_from"] for one in sampled} == {-4, -3, -2, -1}
     assert load_space("finetune", FinetuneHyperparameters).keys() == space.keys()
     with pytest.raises(ConfigurationError, match="train_from"):
