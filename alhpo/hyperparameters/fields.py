@@ -188,7 +188,7 @@ class FinetuneHyperparameters(Hyperparameters):
         "max_budget": 120,
     }
 
-    lr: float = pydantic.Field(0.03, gt=0, description="Peak learning rate of the classifier.")
+    lr: float = pydantic.Field(0.01, gt=0, description="Peak learning rate of the classifier.")
     weight_decay: float = pydantic.Field(
         5e-4,
         ge=0,

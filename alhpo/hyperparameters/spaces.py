@@ -62,14 +62,14 @@ def head_space() -> CS.ConfigurationSpace:
 
 
 def finetune_space() -> CS.ConfigurationSpace:
-    """For fine-tuning: the learning rate, log-uniform in [1e-3, 0.3]; the weight decay, log-uniform
+    """For fine-tuning: the learning rate, log-uniform in [1e-3, 0.1]; the weight decay, log-uniform
     in [1e-6, 0.01]; how many layer groups are trained, 1 (the classifier alone) to 4; and, where it
     is more than the classifier, their learning rate as a factor on that of the classifier,
     log-uniform in [0.01, 1]."""
     import ConfigSpace as CS
 
     space = CS.ConfigurationSpace()
-    _add(space, CS.Float("lr", (1e-3, 0.3), default=0.03, log=True))
+    _add(space, CS.Float("lr", (1e-3, 0.1), default=0.01, log=True))
     _add(space, CS.Float("weight_decay", (1e-6, 1e-2), default=5e-4, log=True))
     train_from = CS.Integer("train_from", (-4, -1), default=-3)
     backbone_lr = CS.Float("backbone_lr", (0.01, 1.0), default=0.1, log=True)

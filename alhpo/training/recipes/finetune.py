@@ -99,7 +99,7 @@ class FinetuneRecipe(NetworkRecipe):
     """A timm model of which the last layer groups are trained, from pretrained weights.
 
     Images are resized to the model's own input size unless ``spec`` has another, and the network
-    is as it was pretrained, also for small images.
+    is as it was pretrained, also for small images. The classifier starts at 0.
     """
 
     hyperparameters: ClassVar[type[TrainingHyperparameters]] = FinetuneHyperparameters
@@ -122,6 +122,9 @@ class FinetuneRecipe(NetworkRecipe):
         }
         self._set_drop_path(self.template, 0.0)
         self._groups: LayerGroups = layer_groups(self.template)
+        with torch.no_grad():  # random logits would disturb what was pretrained in the first steps
+            for name in self._groups.stages[-1]:
+                self.template.get_parameter(name).zero_()
         self._forget()
 
     def _forget(self) -> None:
