@@ -95,10 +95,16 @@ def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["cold", "warm"])
-def test_a_run_of_fine_tuning_killed_anywhere_ends_with_the_same_records(tmp_path, start):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hpo": "per-cycle", "budget": 8, "max_budget": 3, "measure_current": False},
+        {"hpo": "fixed", "budget": 12, "start": "warm"},
+    ],
+    ids=["search", "warm"],
+)
+def test_a_run_of_fine_tuning_killed_anywhere_ends_with_the_same_records(tmp_path, settings):
     folder, weights = tmp_path / "killed", random_weights(tmp_path, "alhpo_stages")
-    settings = MODES["per-cycle"] | {"max_budget": 5, "start": start}
     check_every_kill(partial(finetune_run, folder, weights, **settings), folder)
 
 
