@@ -98,7 +98,7 @@ def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp
 @pytest.mark.parametrize(
     "settings",
     [
-        {"hpo": "per-cycle", "budget": 8, "max_budget": 3, "measure_current": False},
+        {"hpo": "per-cycle", "budget": 8, "max_budget": 3, "optimizer": "random"},
         {"hpo": "fixed", "budget": 12, "start": "warm"},
     ],
     ids=["search", "warm"],

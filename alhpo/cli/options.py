@@ -84,7 +84,7 @@ def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
         raise ConfigurationError(
             f"{' and '.join(chosen)} both choose the recipe. Give one of them."
         )
-    return given | {"recipe": recipe for recipe in short}
+    return given | ({"recipe": short[0]} if short else {})
 
 
 def _is_flag(annotation: Any) -> bool:
