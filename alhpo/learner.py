@@ -95,19 +95,20 @@ class ActiveLearner:
             ``alhpo.base.protocols.Strategy``.
         seed: seed of the run; every random stream is derived from it.
         hyperparameters: fixed hyperparameters; the others have their defaults.
-        space: the space that ``objective`` searches: "paper", "hpo4dl", "head", a file, or a
-            ConfigSpace space; None for "paper", or the recipe's.
+        space: the space that ``objective`` searches: "paper", "hpo4dl", "head", "finetune", a file,
+            or a ConfigSpace space; None for "paper", or the recipe's.
         validation: the validation scheme, such as "holdout:0.2" (the default of most recipes) or
-            "kfold:5" (of "frozen").
+            "kfold:5" (of "frozen") or "holdout:0.2x3" (of "finetune").
         metric: the metric of the objective: "accuracy" (the default of most recipes),
-            "balanced-accuracy", "macro-f1" or "likelihood" (the default of "frozen").
+            "balanced-accuracy", "macro-f1" or "likelihood" (the default of "frozen" and
+            "finetune").
         max_epochs: epochs of a full training, unless a call gives others; by default 27, for
-            "frozen" 200.
+            "frozen" 200, for "finetune" 30.
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
         recipe: what is trained: "network" is the whole model; "frozen" is a head on features of
-            the pretrained model. For a strategy that needs predicted losses, "network" becomes
-            "learning-loss".
+            the pretrained model; "finetune" is the pretrained model from a layer group on. For a
+            strategy that needs predicted losses, "network" becomes "learning-loss".
         pretrained: start from timm's pretrained weights, from the hub.
         weights: start from these weights: a file of a state dict (.safetensors, .pth, .pt, .bin),
             or the name of an installed source, such as "efficientnet-lite0".

@@ -92,6 +92,13 @@ def frozen_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, Any
     return run(folder / "runs", **head, **changes)
 
 
+def finetune_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, Any]]:
+    """A run of fine-tuning, whose activations are computed into a cache in the folder."""
+    os.environ["ALHPO_CACHE"] = str(folder / "cache")
+    tuned = {"recipe": "finetune", "weights": weights, "space": "finetune"}
+    return run(folder / "runs", model="alhpo_stages", **tuned, **changes)
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 

@@ -48,7 +48,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-SLOW = {"index.md", "extending.md", "frozen.md", "hpo-modes.md"}
+SLOW = {"index.md", "extending.md", "finetuning.md", "frozen.md", "hpo-modes.md"}
 #: Networks that pages choose as an example, and that are not what the pages are about.
 SMALL = {"mobilenetv3_small_050", "resnet10t", "resnet18"}
 

@@ -56,6 +56,17 @@ def test_timm_al(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
+def test_finetune(tmp_path):
+    done = run(
+        tmp_path, "finetune.py", "--input-size", "32", "--pool-size", "100", "--eval-size", "40",
+        "--labels", "50", "--max-epochs", "2", "--max-budget", "4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "trained from group" in line]
+    assert [line.split()[0] for line in lines] == ["40", "50"]
+
+
 STUDY = """
 name: small
 settings:

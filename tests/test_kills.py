@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import frozen_run, lagging_search, recorded, run, search, study
+from kill_examples import finetune_run, frozen_run, lagging_search, recorded, run, search, study
 from killing import (
     Tree,
     changed,
@@ -21,7 +21,7 @@ from killing import (
     stopped_in,
     whole_states_of,
 )
-from toy_models import toy_weights
+from toy_models import random_weights, toy_weights
 
 Job = Callable[[], Any]
 
@@ -92,6 +92,20 @@ def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp
     folder, weights = tmp_path / "killed", toy_weights(tmp_path)
     settings = MODES["per-cycle"] | {"max_budget": 5, "parallel": parallel}
     check_every_kill(partial(frozen_run, folder, weights, **settings), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hpo": "per-cycle", "budget": 8, "max_budget": 3, "optimizer": "random"},
+        {"hpo": "fixed", "budget": 12, "start": "warm"},
+    ],
+    ids=["search", "warm"],
+)
+def test_a_run_of_fine_tuning_killed_anywhere_ends_with_the_same_records(tmp_path, settings):
+    folder, weights = tmp_path / "killed", random_weights(tmp_path, "alhpo_stages")
+    check_every_kill(partial(finetune_run, folder, weights, **settings), folder)
 
 
 @pytest.mark.parametrize(

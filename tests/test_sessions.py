@@ -30,7 +30,7 @@ from session_examples import (
     truth,
 )
 from sklearn.metrics import cohen_kappa_score
-from toy_models import toy_weights
+from toy_models import random_weights, toy_weights
 
 from alhpo import Session
 from alhpo.base.errors import (
@@ -46,6 +46,7 @@ from alhpo.base.files import exclusive
 from alhpo.cli import main
 from alhpo.sessions.events import SKIP, TAKE_BACK
 from alhpo.sessions.predicting import predict_with
+from alhpo.sessions.settings import SessionSettings
 from alhpo.sessions.spreadsheets import as_typed, harmless
 from alhpo.sessions.status import what_accuracy_means
 
@@ -163,6 +164,25 @@ def test_a_frozen_network_gives_its_features_once_and_its_model_goes_elsewhere(t
     assert described["classes"] == list(CLASSES)
     assert described["labels"] == 9
     assert set(described["files"]) == {"model.safetensors", "backbone.safetensors"}
+
+
+def test_a_fine_tuned_network_goes_elsewhere(tmp_path):
+    weights = random_weights(tmp_path, "alhpo_stages", in_chans=3)
+    session = new_session(
+        tmp_path,
+        model="alhpo_stages",
+        recipe="finetune",
+        weights=weights,
+        strategy="uherding",
+        hyperparameters={"batch_size": 4, "train_from": -2},
+    )
+    session.tell(by_number(session, range(9)))
+    assert len(session.ask(4)) == 4
+    found = session.predict(tmp_path / "photos")
+    session.export(tmp_path / "model", "model")
+    Path(weights).unlink()
+    assert predict_with(tmp_path / "model", tmp_path / "photos") == found
+    assert SessionSettings.create(TOY, {"images": "photos", "recipe": "finetune"}).pretrained
 
 
 def test_a_session_without_labels_or_classes_chooses_by_features(tmp_path):

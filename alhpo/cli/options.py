@@ -13,6 +13,12 @@ from pydantic.fields import FieldInfo
 
 from alhpo.base.errors import ConfigurationError
 
+#: Recipes with a flag of their own.
+SHORT = {
+    "frozen": "Train a head on features of the pretrained model",
+    "finetune": "Train the last layers of the pretrained model, or all",
+}
+
 
 def setting_options(
     schema: type[pydantic.BaseModel], several: Collection[str], without: Collection[str] = ()
@@ -43,8 +49,9 @@ def setting_options(
                 text += f"  [default: {field.default}]"
             command = click.option(flag, name, help=text, **kind)(command)
         if "recipe" in schema.model_fields:
-            text = "Train a head on features of the pretrained model: --recipe frozen."
-            command = click.option("--frozen", is_flag=True, help=text)(command)
+            for recipe, text in reversed(SHORT.items()):
+                help_text = f"{text}: --recipe {recipe}."
+                command = click.option(f"--{recipe}", is_flag=True, help=help_text)(command)
         command = click.option(
             "--hp",
             "hyperparameters",
@@ -66,14 +73,18 @@ def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """The settings that flags gave.
 
     Raises:
-        ConfigurationError: ``--frozen`` beside another recipe.
+        ConfigurationError: more than one flag chooses the recipe.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    if given.pop("frozen", False) and given.setdefault("recipe", "frozen") != "frozen":
+    short = [recipe for recipe in SHORT if given.pop(recipe, False)]
+    chosen = [f"--{recipe}" for recipe in short]
+    if given.get("recipe") not in (None, *short[:1]):
+        chosen.append(f"--recipe {given['recipe']}")
+    if short and len(chosen) > 1:
         raise ConfigurationError(
-            f"--frozen and --recipe {given['recipe']} both choose the recipe. Give one of them."
+            f"{' and '.join(chosen)} both choose the recipe. Give one of them."
         )
-    return given
+    return given | ({"recipe": short[0]} if short else {})
 
 
 def _is_flag(annotation: Any) -> bool:

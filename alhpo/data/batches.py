@@ -78,6 +78,7 @@ class DeviceRows:
 
     Attributes:
         values, labels, device: on the device.
+        derived: what users of ``values`` derived from them, for parts of this set to share.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class DeviceRows:
         self.values = values.to(device)
         self.labels = None if labels is None else labels.to(device)
         self.device = device
+        self.derived: dict[Any, Any] = {}
         self._rows: torch.Tensor | None = None
 
     def part(self, positions: torch.Tensor) -> Self:
@@ -101,6 +103,12 @@ class DeviceRows:
 
     def __len__(self) -> int:
         return len(self.values) if self._rows is None else len(self._rows)
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(N,) int64 places of these rows in ``values``, in order."""
+        every = torch.arange(len(self.values), device=self.device)
+        return every if self._rows is None else self._rows
 
     @property
     def digest(self) -> str:
@@ -286,6 +294,9 @@ class DeviceImages(DeviceRows):
         labels: (N,) int64, or None.
         form: how images become model input.
         device: the device of the images and batches.
+
+    Attributes:
+        form: how images become model input.
     """
 
     def __init__(
@@ -296,6 +307,7 @@ class DeviceImages(DeviceRows):
         device: torch.device,
     ) -> None:
         super().__init__(images, labels, device)
+        self.form = form
         self._input = _Input(form, device)
         self._padded: dict[int, torch.Tensor] = {}
 
@@ -347,7 +359,7 @@ class DeviceImages(DeviceRows):
             offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(self.device)
             rows, columns = rows + offsets[0], columns + offsets[1]
         axes = (axis.reshape(*order.shape, -1).contiguous() for axis in (rows, columns))
-        return EpochPlan(self._padded_by(pad), (order, *axes))
+        return EpochPlan(self.padded(pad), (order, *axes))
 
     def batch(
         self,
@@ -369,7 +381,8 @@ class DeviceImages(DeviceRows):
             pixels = source[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         return self._input(pixels), self.labels[chosen]
 
-    def _padded_by(self, pad: int) -> torch.Tensor:
+    def padded(self, pad: int) -> torch.Tensor:
+        """All ``values`` with ``pad`` rows and columns of zeros on every side; made once."""
         if pad == 0:
             return self.values
         if pad not in self._padded:

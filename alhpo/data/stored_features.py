@@ -87,6 +87,32 @@ def stored_features(
     Raises:
         DataError: features that are not finite in ``dtype``.
     """
+    found = features_on_disk(
+        key, what, identities, width, dtype, encode, block=block, progress=progress
+    )
+    if found is not None:
+        return found
+    values = np.empty((len(identities), width), dtype=dtype)
+    for start in range(0, len(identities), block):
+        rows = range(start, min(start + block, len(identities)))
+        values[start : start + block] = finite_as(encode(rows), dtype)
+        if progress:
+            progress(rows.stop, len(identities))
+    return FeatureRows(values, np.arange(len(identities)))
+
+
+def features_on_disk(
+    key: Mapping[str, Any],
+    what: str,
+    identities: Sequence[str],
+    width: int,
+    dtype: type[np.floating[Any]],
+    encode: Encode,
+    *,
+    block: int,
+    progress: EncodeProgress | None = None,
+) -> FeatureRows | None:
+    """As ``stored_features``; None where the cache cannot be written, or has no room."""
     name = content_hash([dict(key), width, np.dtype(dtype).name], length=32)
     folder = cache_folder() / "features"
     try:
@@ -97,23 +123,17 @@ def stored_features(
             missing = [row for one, row in rows_of.items() if one not in stored.rows]
             size = (len(stored.rows) + len(missing)) * stored.row_bytes
             if missing and not make_room(folder, size, name):
-                raise OSError("no room in the cache")
+                return None
             for start in range(0, len(missing), block):
                 rows = missing[start : start + block]
-                stored.append([identities[row] for row in rows], _checked(encode(rows), dtype))
+                stored.append([identities[row] for row in rows], finite_as(encode(rows), dtype))
                 if progress:
                     progress(min(start + block, len(missing)), len(missing))
             attempt(lambda: os.utime(stored.path / "entry.json"))
             rows = np.array([stored.rows[one] for one in identities], dtype=np.int64)
             return FeatureRows(stored.values(), rows)
     except (OSError, NotImplementedError):  # read-only, full, no locks
-        values = np.empty((len(identities), width), dtype=dtype)
-        for start in range(0, len(identities), block):
-            rows = range(start, min(start + block, len(identities)))
-            values[start : start + block] = _checked(encode(rows), dtype)
-            if progress:
-                progress(rows.stop, len(identities))
-        return FeatureRows(values, np.arange(len(identities)))
+        return None
 
 
 @contextmanager
@@ -181,7 +201,12 @@ class _Stored:
         return (self.path / "entry.json").exists()
 
 
-def _checked(values: np.ndarray, dtype: type[np.floating[Any]]) -> np.ndarray:
+def finite_as(values: np.ndarray, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """The values in this type.
+
+    Raises:
+        DataError: they are not finite there.
+    """
     with np.errstate(over="ignore"):
         kept = values.astype(dtype)
     if not np.isfinite(kept).all():

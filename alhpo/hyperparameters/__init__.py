@@ -2,6 +2,7 @@
 
 from alhpo.hyperparameters.fields import (
     Augmentation,
+    FinetuneHyperparameters,
     HeadHyperparameters,
     Hyperparameters,
     OptimizerHyperparameters,
@@ -12,6 +13,7 @@ from alhpo.hyperparameters.spaces import (
     active_configuration,
     check_space,
     check_warmup,
+    finetune_space,
     head_space,
     hpo4dl_space,
     load_space,
@@ -21,6 +23,7 @@ from alhpo.hyperparameters.spaces import (
 __all__ = [
     "SPACES",
     "Augmentation",
+    "FinetuneHyperparameters",
     "HeadHyperparameters",
     "Hyperparameters",
     "OptimizerHyperparameters",
@@ -28,6 +31,7 @@ __all__ = [
     "active_configuration",
     "check_space",
     "check_warmup",
+    "finetune_space",
     "head_space",
     "hpo4dl_space",
     "load_space",

@@ -171,3 +171,59 @@ class HeadHyperparameters(OptimizerHyperparameters):
     hidden: int = pydantic.Field(
         0, ge=0, description="Units of a hidden layer; 0 is a linear classifier."
     )
+
+
+class FinetuneHyperparameters(Hyperparameters):
+    """How a pretrained network is fine-tuned, whole or from a depth on.
+
+    The defaults train the last two stages of a convolutional network, or the last two blocks of a
+    transformer, with SGD, at a tenth of the classifier's learning rate.
+    """
+
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        "space": "finetune",
+        "validation": "holdout:0.2x3",
+        "metric": "likelihood",
+        "max_epochs": 30,
+        "max_budget": 120,
+    }
+
+    lr: float = pydantic.Field(0.01, gt=0, description="Peak learning rate of the classifier.")
+    weight_decay: float = pydantic.Field(
+        5e-4,
+        ge=0,
+        description="Weight decay of what is trained; for sgd and adam an L2 penalty.",
+    )
+    train_from: int = pydantic.Field(
+        -3,
+        le=0,
+        description="The first layer group that is trained, counted from the end: 0 for all, -1 "
+        "for the classifier alone, -3 for the last two stages or blocks and the classifier.",
+    )
+    backbone_lr: float = pydantic.Field(
+        0.1, ge=0, description="Learning rate of all but the classifier, as a factor on lr."
+    )
+    layer_decay: float = pydantic.Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor on the learning rate from each of timm's layers to the one before it.",
+    )
+    drop_path: float = pydantic.Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Stochastic depth: probability of leaving out the last trained block, linearly "
+        "less for those before it.",
+    )
+    batch_norm: Literal["keep", "update"] = pydantic.Field(
+        "keep",
+        description="Statistics of batch norms in what is trained: as they were pretrained, or "
+        "updated.",
+    )
+    views: int = pydantic.Field(
+        2,
+        ge=1,
+        description="Augmented views of each image, made once; the first is the image itself, so 1 "
+        "means no augmentation.",
+    )

@@ -46,11 +46,7 @@ def hpo4dl_space() -> CS.ConfigurationSpace:
     optimizer = CS.Categorical("optimizer", ["sgd", "adam"], default="sgd")
     momentum = CS.Float("momentum", (0.1, 0.99), default=0.9)
     _add(space, optimizer, momentum)
-    condition = CS.EqualsCondition(momentum, optimizer, "sgd")
-    if hasattr(space, "add_condition"):  # ConfigSpace < 1
-        space.add_condition(condition)
-    else:
-        space.add(condition)  # pyright: ignore[reportAttributeAccessIssue]
+    _add_condition(space, CS.EqualsCondition(momentum, optimizer, "sgd"))
     return space
 
 
@@ -65,7 +61,29 @@ def head_space() -> CS.ConfigurationSpace:
     return space
 
 
-SPACES = {"paper": paper_space, "hpo4dl": hpo4dl_space, "head": head_space}
+def finetune_space() -> CS.ConfigurationSpace:
+    """For fine-tuning: the learning rate, log-uniform in [1e-3, 0.1]; the weight decay, log-uniform
+    in [1e-6, 0.01]; how many layer groups are trained, 1 (the classifier alone) to 4; and, where it
+    is more than the classifier, their learning rate as a factor on that of the classifier,
+    log-uniform in [0.01, 1]."""
+    import ConfigSpace as CS
+
+    space = CS.ConfigurationSpace()
+    _add(space, CS.Float("lr", (1e-3, 0.1), default=0.01, log=True))
+    _add(space, CS.Float("weight_decay", (1e-6, 1e-2), default=5e-4, log=True))
+    train_from = CS.Integer("train_from", (-4, -1), default=-3)
+    backbone_lr = CS.Float("backbone_lr", (0.01, 1.0), default=0.1, log=True)
+    _add(space, train_from, backbone_lr)
+    _add_condition(space, CS.LessThanCondition(backbone_lr, train_from, -1))
+    return space
+
+
+SPACES = {
+    "paper": paper_space,
+    "hpo4dl": hpo4dl_space,
+    "head": head_space,
+    "finetune": finetune_space,
+}
 
 
 def load_space(
@@ -204,6 +222,13 @@ def _add(space: CS.ConfigurationSpace, *hyperparameters: Any) -> None:
         space.add_hyperparameters(list(hyperparameters))
     else:
         space.add(*hyperparameters)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _add_condition(space: CS.ConfigurationSpace, condition: Any) -> None:
+    if hasattr(space, "add_condition"):  # ConfigSpace < 1
+        space.add_condition(condition)
+    else:
+        space.add(condition)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _read_space(path: Path) -> CS.ConfigurationSpace:

@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     # timm 0.9 uses torch.jit, of which newer torch warns at import
     warnings.simplefilter("ignore", FutureWarning)
     import timm
+    from timm.layers.drop import DropPath as DropPath
     from timm.layers.norm_act import BatchNormAct2d as BatchNormAct2d
 
 #: The legal values of ``ModelSpec.init``.
@@ -117,12 +118,14 @@ def check_initial_weights(pretrained: bool, weights: str | None, init: Init) -> 
         )
 
 
-def build_model(spec: ModelSpec, seed: int) -> nn.Module:
+def build_model(spec: ModelSpec, seed: int, drop_path: float = 0.0) -> nn.Module:
     """Build a model, in training mode on the CPU. The same spec and seed give the same weights.
 
     Args:
         spec: the model.
         seed: of the random initial weights.
+        drop_path: rate of stochastic depth, timm's ``drop_path_rate``, of an architecture that
+            has it.
 
     Raises:
         ConfigurationError: the name is unknown; the architecture has no such stem, dropout or
@@ -140,7 +143,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     checked = _check_on_meta(spec)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
         try:
-            model = _create(spec, weights)
+            model = _create(spec, weights, drop_path)
         except (ConfigurationError, OSError):  # OSError: no network, or no room for weights
             raise
         except Exception as error:  # whatever an architecture raises
@@ -200,8 +203,10 @@ def weights_hash(model: nn.Module) -> str:
     return digest(*(part for item in model.state_dict().items() for part in item))
 
 
-def _create(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
+def _create(spec: ModelSpec, weights: Weights | None = None, drop_path: float = 0.0) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     if (
         spec.input_size
         and _takes_one_size(spec.name)
@@ -217,6 +222,8 @@ def _create(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
             **options,
         )
     except TypeError as error:
+        if drop_path and "drop_path_rate" in str(error):
+            return _create(spec, weights)
         if "drop_rate" not in str(error):
             raise
         raise _no_dropout(spec, "it does not take timm's drop_rate") from error

@@ -133,6 +133,10 @@ class RichObserver:
         judged = f"validation {validation['accuracy']:.3f}  " if validation else ""
         hp = record.configuration
         chosen = f"lr {hp['lr']:.2g}  wd {hp['weight_decay']:.2g}"
+        if "train_from" in hp:
+            chosen += f"  from {hp['train_from']}"
+            if hp["train_from"] != -1:
+                chosen += f"  backbone x {hp['backbone_lr']:.2g}"
         spent = f"{record.epochs['hpo']} + {record.epochs['fit']} epochs"
         seconds = sum(record.seconds.values())
         test = f"test {record.test['accuracy']:.3f}" if record.test else "not evaluated"

@@ -17,6 +17,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.metrics import Metric
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
+    FinetuneHyperparameters,
     HeadHyperparameters,
     Hyperparameters,
     TrainingHyperparameters,
@@ -38,6 +39,14 @@ STRATEGIES = (
     *("skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
     *("uherding:MEASURE@SIGMA",),
 )
+
+
+#: The hyperparameters of recipes, known without importing torch.
+_KNOWN: dict[str, type[TrainingHyperparameters]] = {
+    "network": Hyperparameters,
+    "frozen": HeadHyperparameters,
+    "finetune": FinetuneHyperparameters,
+}
 
 
 class DataSettings(Settings):
@@ -132,15 +141,20 @@ class SearchSettings(Settings):
     recipe: str = Field(
         "network",
         description="What is trained: network (the whole model), frozen (a head on features of the "
-        "pretrained model), learning-loss (with a head that predicts losses; network becomes it if "
-        "the strategy needs them), or a registered recipe.",
+        "pretrained model), finetune (the pretrained model from a depth on), learning-loss (with a "
+        "head that predicts losses; network becomes it if the strategy needs them), or a "
+        "registered recipe.",
     )
     optimizer: str = Field("dyhpo", description="Optimizer of a search.")
     max_epochs: int = Field(
-        27, ge=1, description="Epochs of a full training; for frozen 200 by default."
+        27,
+        ge=1,
+        description="Epochs of a full training; by default 200 for frozen, 30 for finetune.",
     )
     max_budget: int = Field(
-        100, ge=1, description="Budget of one search in epochs; for frozen 1000 by default."
+        100,
+        ge=1,
+        description="Budget of one search in epochs; by default 1000 for frozen, 120 for finetune.",
     )
     min_gain: float | None = Field(
         None,
@@ -158,8 +172,8 @@ class SearchSettings(Settings):
     )
     space: str = Field(
         "paper",
-        description="paper, hpo4dl, head (for frozen by default), or a ConfigSpace .json/.yaml "
-        "file.",
+        description="paper, hpo4dl, head (for frozen by default), finetune (for finetune by "
+        "default), or a ConfigSpace .json/.yaml file.",
     )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
@@ -169,12 +183,12 @@ class SearchSettings(Settings):
         description="Validation scheme: random:F (a random share of the labels), holdout:F "
         "(stratified by class), either with xR for R repeats, or kfold:K. The prefix weighted: or "
         "acquisition: weights the validation images against selection bias. Or a registered "
-        "scheme. For frozen kfold:5 by default.",
+        "scheme. By default kfold:5 for frozen, holdout:0.2x3 for finetune.",
     )
     metric: Metric = Field(
         "accuracy",
-        description="Validation metric that a search maximises; for frozen likelihood by default. "
-        "In balanced-accuracy and macro-f1 all classes count equally.",
+        description="Validation metric that a search maximises; for frozen and finetune likelihood "
+        "by default. In balanced-accuracy and macro-f1 all classes count equally.",
     )
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
 
@@ -369,8 +383,8 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
 
 
 def _hyperparameters_of(recipe: str) -> type[TrainingHyperparameters]:
-    if recipe in ("network", "frozen"):  # known without importing torch
-        return HeadHyperparameters if recipe == "frozen" else Hyperparameters
+    if recipe in _KNOWN:
+        return _KNOWN[recipe]
     from alhpo.training.recipes import RECIPES
 
     return RECIPES.get(recipe).hyperparameters

@@ -61,7 +61,7 @@ class SessionSettings(CycleSettings):
         given = DEFAULTS | dict(values)
         if isinstance(given.get("eval"), float):
             given["eval"] = str(given["eval"])
-        if given["recipe"] == DEFAULTS["recipe"] and given.get("weights") is None:
+        if given["recipe"] in ("frozen", "finetune") and given.get("weights") is None:
             given.setdefault("pretrained", True)
         return given
 

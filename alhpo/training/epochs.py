@@ -67,20 +67,22 @@ def learning_rates(
 
 
 def make_optimizer(
-    parameters: Iterable[torch.Tensor],
+    parameters: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
     hp: Hyperparameters,
     rate: torch.Tensor | None = None,
 ) -> torch.optim.Optimizer:
     """The torch optimizer of all trainable parameters, fused on CPU and CUDA.
 
     Args:
-        parameters: those that do not require gradients are left out.
+        parameters: those that do not require gradients are left out. Or torch's groups of
+            parameters, in which ``lr_scale`` is a factor on the learning rate.
         hp: the hyperparameters.
         rate: a tensor that holds the learning rate, for steps that a CUDA graph captures; by
             default ``hp.lr``.
     """
-    trained = [p for p in parameters if p.requires_grad]
-    device = trained[0].device.type
+    trained: list[Any] = [p for p in parameters if isinstance(p, dict) or p.requires_grad]
+    first = trained[0]
+    device = (first["params"][0] if isinstance(first, dict) else first).device.type
     options: dict[str, Any] = {
         "lr": hp.lr if rate is None else rate,
         "weight_decay": hp.weight_decay,
@@ -163,6 +165,7 @@ def train_epoch(
     max_epochs: int,
     *key: Key,
     loss_function: TrainingLoss = classification_loss,
+    set_mode: Callable[[nn.Module], object] = nn.Module.train,
 ) -> float:
     """Train one epoch.
 
@@ -176,11 +179,12 @@ def train_epoch(
         max_epochs: epochs of a full training, for the schedule.
         key: names the random streams of this training, together with the epoch.
         loss_function: the loss to minimise.
+        set_mode: puts the modules of the model into training mode, or some in evaluation mode.
 
     Returns:
         The mean training loss of the epoch; NaN or infinity after divergence.
     """
-    model.train()
+    set_mode(model)
     total = torch.zeros((), device=images.device)
     n_batches = 0
     steps = images.batches(hp.batch_size, hp.epoch_images)
@@ -189,7 +193,7 @@ def train_epoch(
     with isolated_torch_rng(compute.device, *key, "dropout", epoch):
         for inputs, labels in batches:
             for group in optimizer.param_groups:
-                group["lr"] = rates[n_batches]
+                group["lr"] = rates[n_batches] * group.get("lr_scale", 1.0)
             loss = loss_function(model, inputs, labels, hp, compute)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

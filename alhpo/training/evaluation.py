@@ -13,7 +13,12 @@ from torch.nn import functional as F
 from alhpo.base.types import Evaluation
 from alhpo.data.batches import Blocks, DeviceRows
 from alhpo.training.compute import Compute
-from alhpo.training.recipes.recipe import Prediction, PreparesInference, Recipe
+from alhpo.training.recipes.recipe import (
+    KeepsActivations,
+    Prediction,
+    PreparesInference,
+    Recipe,
+)
 
 #: Equal-width bins of the expected calibration error (Guo et al. 2017 use 15).
 ECE_BINS = 15
@@ -92,13 +97,17 @@ def _counts(
 
 
 def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> ImageScores:
-    """Scores on each labelled image, without augmentation, from one pass of the model as it is.
+    """Scores on each labelled image, without augmentation, from one pass of the model as it is, or
+    of the part of it that was trained.
 
     For few images, such as a validation split's after each epoch.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
     num_classes = 0
-    for inputs, labels in images.blocks():
+    blocks = images.blocks()
+    if isinstance(recipe, KeepsActivations):
+        model, blocks = recipe.rest(model, images, compute)
+    for inputs, labels in blocks:
         assert labels is not None
         logits = recipe.predict(model, inputs, compute, features=False).logits
         num_classes = logits.shape[1]
@@ -122,8 +131,10 @@ def score_images(recipe: Recipe, model: Any, images: DeviceRows, compute: Comput
 
 def evaluate(recipe: Recipe, model: Any, images: DeviceRows, compute: Compute) -> Evaluation:
     """Mean scores on labelled images, without augmentation, from one pass of the model, prepared
-    for inference."""
-    return score_images(recipe, _for_inference(recipe, model, compute), images, compute).mean()
+    for inference, or of the part of it that was trained."""
+    if not isinstance(recipe, KeepsActivations):
+        model = _for_inference(recipe, model, compute)
+    return score_images(recipe, model, images, compute).mean()
 
 
 def predict(

@@ -1,6 +1,6 @@
 """Given weights: of a file or an installed source, read and put into a timm model."""
 
-from alhpo.models.weights.fit import put_into
+from alhpo.models.weights.fit import classifier_tensors, put_into
 from alhpo.models.weights.given import Weights, read_weights, weights_identity
 from alhpo.models.weights.registry import (
     register_weights,
@@ -11,6 +11,7 @@ from alhpo.models.weights.source import WeightsSource
 __all__ = [
     "Weights",
     "WeightsSource",
+    "classifier_tensors",
     "put_into",
     "read_weights",
     "register_weights",

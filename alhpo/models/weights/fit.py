@@ -38,7 +38,7 @@ def put_into(model: nn.Module, weights: Weights, name: str) -> None:
     tensors = _converted(model, weights, name)
     expected = model.state_dict()
     _adapt_first_convolution(model, tensors, expected)
-    head = _classifier(model)
+    head = classifier_tensors(model)
     if _is_of_other_classes(head, tensors, expected):
         tensors = {key: tensor for key, tensor in tensors.items() if key not in head}
         expected = {key: tensor for key, tensor in expected.items() if key not in head}
@@ -78,7 +78,7 @@ def _adapt_first_convolution(
             tensors[key] = adapt_input_conv(channels, given)
 
 
-def _classifier(model: Any) -> frozenset[str]:
+def classifier_tensors(model: Any) -> frozenset[str]:
     """The names of the tensors of the classifier, or of the classifiers."""
     found = model.get_classifier() if callable(getattr(model, "get_classifier", None)) else ()
     heads = found if isinstance(found, Sequence) else (found,)

@@ -7,6 +7,7 @@ from typing import Any, cast
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.registry import Registry
 from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.training.recipes.finetune import FinetuneRecipe
 from alhpo.training.recipes.frozen import FrozenRecipe
 from alhpo.training.recipes.learning_loss import LearningLossRecipe
 from alhpo.training.recipes.network import NetworkRecipe
@@ -35,6 +36,7 @@ def _check(name: str, recipe: Any) -> RecipeFactory:
 RECIPES: Registry[RecipeFactory] = Registry("recipe", "alhpo.recipes", check=_check)
 RECIPES.register("network", NetworkRecipe)
 RECIPES.register("frozen", FrozenRecipe)
+RECIPES.register("finetune", FinetuneRecipe)
 RECIPES.register("learning-loss", LearningLossRecipe)
 
 

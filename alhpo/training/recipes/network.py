@@ -41,7 +41,7 @@ from alhpo.training.epochs import (
     make_optimizer,
     train_epoch,
 )
-from alhpo.training.recipes.recipe import Prediction
+from alhpo.training.recipes.recipe import Prediction, Training
 
 logger = logging.getLogger("alhpo.training")
 
@@ -118,9 +118,7 @@ class NetworkRecipe:
             return None
         return tuple(settings["mean"]), tuple(settings["std"])
 
-    def start(
-        self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
-    ) -> NetworkTraining | CapturedTraining:
+    def start(self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute) -> Training:
         kind = CapturedTraining if self.trains_together(compute) else NetworkTraining
         return self._training(kind, hp, max_epochs, compute)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -174,6 +174,27 @@ class TrainsTogether(Protocol):
 
         Returns:
             The loss of each, as from ``Training.epoch``.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsActivations(Protocol):
+    """A recipe that computes once what the untrained part of its models makes of images."""
+
+    def rest(
+        self, model: Any, images: DeviceRows, compute: Compute
+    ) -> tuple[Any, Iterator[tuple[torch.Tensor, torch.Tensor | None]]]:
+        """The part of a model that was trained, for ``predict``, and its input for images.
+
+        Args:
+            model: a model trained by this recipe.
+            images: images that are predicted more than once.
+            compute: device and precision.
+
+        Returns:
+            The model, and what it takes of the images, in blocks with their labels; the model as
+            it is and ``images.blocks()`` where it has no such part.
         """
         ...
 

@@ -1,0 +1,121 @@
+"""What the untrained part of a network makes of images: computed once, kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alhpo.base.epoch_size import EpochImages
+from alhpo.base.seeding import Key, derive_seed, torch_generator
+from alhpo.data.batches import DeviceImages, DeviceRows
+from alhpo.data.stored_features import features_on_disk, finite_as
+from alhpo.data.views import ImageViews
+from alhpo.training.compute import Compute
+
+#: Images in a forward pass of the untrained part: always as many, because the last bits of an
+#: image's activations may depend on it, and on nothing else.
+PASS = 32
+#: Forward passes between two savings.
+PASSES = 4
+
+
+class Activations:
+    """Activations of views of images, from the cache or computed into it.
+
+    Where the cache cannot be written or has no room for them, they are computed whenever they are
+    asked for, with the same result.
+
+    Args:
+        part: the untrained part, from model input to activations, on the device.
+        shape: of the activations of an image.
+        views: the views.
+        key: everything that activations depend on, apart from the views; JSON can hold it.
+        what: what they are, for people.
+        compute: device and precision. Computed in bfloat16, they are kept as float16.
+    """
+
+    def __init__(
+        self,
+        part: nn.Module,
+        shape: Sequence[int],
+        views: ImageViews,
+        key: Mapping[str, Any],
+        what: str,
+        compute: Compute,
+    ) -> None:
+        self._part = part
+        self._shape = tuple(shape)
+        self._views = views
+        self._compute = compute
+        self._dtype = np.float16 if compute.precision == "bfloat16" else np.float32
+        self._stored = features_on_disk(
+            key,
+            what,
+            views.identities(),
+            int(np.prod(self._shape)),
+            self._dtype,
+            self._encode,
+            block=PASSES * PASS,
+        )
+
+    def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """(B, ...) float32 on the device; see ``ImageViews.batch``."""
+        places = (rows * self._views.count + views).cpu()
+        if self._stored is not None:
+            values = self._stored[places]
+        else:
+            computed = finite_as(self._encode(places.tolist()), self._dtype)
+            values = torch.from_numpy(computed.astype(np.float32))
+        values = values.view(-1, *self._shape).to(self._compute.device)
+        if self._compute.channels_last and values.ndim == 4:
+            values = values.contiguous(memory_format=torch.channels_last)
+        return values
+
+    def _encode(self, places: Sequence[int]) -> np.ndarray:
+        """Of the views at these places among all views, image after image."""
+        chosen = torch.tensor([*places, *[places[-1]] * (-len(places) % PASS)])
+        found = []
+        with torch.inference_mode(), self._compute.autocast():
+            for part in chosen.split(PASS):
+                part = part.to(self._compute.device)
+                count = self._views.count
+                inputs = self._views.batch(part // count, part % count)
+                found.append(self._part(inputs).float().flatten(1).cpu())
+        return torch.cat(found)[: len(places)].numpy()
+
+
+class ViewBatches(DeviceRows):
+    """Training images whose batches are views of them, or the activations of views.
+
+    Args:
+        images: the images with labels.
+        views: views of all ``images.values``.
+        source: gives the model's input for rows and views.
+    """
+
+    def __init__(
+        self, images: DeviceImages, views: ImageViews, source: ImageViews | Activations
+    ) -> None:
+        super().__init__(images.values, images.labels, images.device)
+        self._rows = images.rows
+        self._count = views.count
+        self._source = source
+
+    def epoch(
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One epoch of training batches (see ``order``), of each image a view drawn at random.
+
+        Yields:
+            (B, ...) float32 and (B,) int64.
+        """
+        assert self.labels is not None
+        generator = torch_generator(derive_seed(*key), "epoch")
+        order = self.order(batch_size, generator, images)
+        views = torch.randint(self._count, order.shape, generator=generator).to(self.device)
+        for rows, chosen in zip(order, views, strict=True):
+            yield self._source.batch(rows, chosen), self.labels[rows]
