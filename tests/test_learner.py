@@ -354,6 +354,7 @@ NOT_OF_THE_LEARNER = {
         "output_dir",
     ),
     *("initial_size", "acquisition_size", "budget", "hpo", "measure_current", "transfer"),
+    *("adopt", "total_budget"),
     *("validate_fixed", "pool", "labels", "measure_test", "evaluate_at"),
 }
 

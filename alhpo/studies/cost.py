@@ -81,7 +81,7 @@ class Estimate:
         cost: cost of the whole cell, including what is done already.
         speed: speed measured on this machine.
         seconds: time of ``cost`` at ``speed``, without optimizers, strategies, and the features of
-            frozen networks, which are computed once.
+            frozen networks and activations of untrained parts, which are computed once.
     """
 
     cell: Cell
@@ -122,7 +122,8 @@ def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
     """Everything that the speed of a cell depends on."""
     config = cell.config
     batch = _batch_size(config)
-    model = (config.model, config.recipe, config.cifar_stem, config.input_size)
+    depth = _configuration(config).get("train_from")
+    model = (config.model, config.recipe, config.cifar_stem, config.input_size, depth)
     return (*model, config.device, config.precision, batch, data.shape, data.classes)
 
 
@@ -133,7 +134,8 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     """
     config = cell.config
     batch = _batch_size(config)
-    given = {k: v for k, v in config.hyperparameters.items() if k == "batch_size"}
+    decisive = ("batch_size", "train_from")
+    given = {k: v for k, v in config.hyperparameters.items() if k in decisive}
     frozen = encodes(config.recipe)
     n = batch if frozen else MEASURED_STEPS * batch  # encoding takes longer than training on it
     images = torch.randint(
@@ -147,7 +149,7 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
         dataset,
         strategy="random",
         hyperparameters=given,
-        **({} if frozen else RANDOM_WEIGHTS),
+        **({} if frozen or config.recipe == "finetune" else RANDOM_WEIGHTS),
     )
     learner.prepare()
     learner.label_initial(n)

@@ -22,7 +22,9 @@ class Scale:
         spread the standard deviation of the result."""
         centre = float(np.median(metrics))
         deviations = np.abs(metrics - centre)
-        unit = float(np.median(deviations)) or float(deviations.mean()) or 1.0
+        least = deviations.max() / np.finfo(float).max  # below it, the largest overflows
+        units = float(np.median(deviations)), float(deviations.mean()), 1.0
+        unit = next(unit for unit in units if unit > least)
         spread = float(np.arcsinh((metrics - centre) / unit).std()) or 1.0
         return cls(centre, unit, spread)
 
