@@ -184,7 +184,7 @@ class FinetuneRecipe(NetworkRecipe):
     ) -> tuple[nn.Module, Iterator[tuple[torch.Tensor, torch.Tensor | None]]]:
         first = self._first_trained(model)
         cut = None if first is None else self._cut(first)
-        if first is None or cut is None:
+        if first is None or cut is None or not self._began(model, first, compute):
             return model, images.blocks()
         rows = images.rows
         views = self._views(cast(DeviceImages, images), "none", 1)
@@ -226,6 +226,18 @@ class FinetuneRecipe(NetworkRecipe):
         firsts = (n for n, stage in enumerate(self._groups.stages) if trained & set(stage))
         first = next(firsts, None)
         return first if first is not None and trained == self._groups.trained(first) else None
+
+    def _began(self, model: nn.Module, first: int, compute: Compute) -> bool:
+        """Whether the untrained part of a model is that of this recipe: after a warm start it is
+        that of the network fitted before."""
+        changing = self._changing(first)
+        mine = self._placed.get(compute, self.template).state_dict()
+        return all(
+            name in changing
+            or value.data_ptr() == mine[name].data_ptr()
+            or torch.equal(value, mine[name].to(value.device))
+            for name, value in model.state_dict().items()
+        )
 
     def _cut(self, first: int) -> Cut | None:
         """Where the model is cut for trainings from this group on; None if it is not."""
