@@ -378,7 +378,7 @@ def whole_nll(learner):
     return float(torch.nn.functional.cross_entropy(logits, data.eval_labels))
 
 
-def test_warm_and_cold_start(digits_200, weights):
+def test_warm_and_cold_start(digits_200, weights, tmp_path):
     """Cold starts from the pretrained weights; warm from the network fitted before, whose untrained
     part may have been trained then."""
     cold, warm = (learner_of(digits_200, weights, start=start) for start in ("cold", "warm"))
@@ -395,8 +395,12 @@ def test_warm_and_cold_start(digits_200, weights):
     for name, value in warm.model.state_dict().items():
         if not name.startswith(("stages.2.", "norm.", "fc.")):
             assert torch.equal(before[name], value)
-    images = warm.dataset
-    assert torch.equal(warm.predict().logits, warm.predict_images(images).logits)
+    warm.fit({"train_from": -1}, checkpoint_path=tmp_path)
+    other = learner_of(digits_200, weights, start="warm")
+    other.label_initial(40)
+    other.restore(tmp_path)
+    assert torch.equal(other.predict().logits, warm.predict().logits)
+    assert other.evaluate() == warm.evaluate()
 
 
 @pytest.mark.parametrize("hpo", ["fixed", "per-cycle", "final"])

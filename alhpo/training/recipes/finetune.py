@@ -30,6 +30,8 @@ from alhpo.training.compute import Compute
 from alhpo.training.epochs import make_optimizer, train_epoch
 from alhpo.training.recipes.network import NetworkRecipe
 
+#: Prefix of the names of untrained tensors in checkpoints.
+KEPT = "kept."
 #: The rate of stochastic depth with which models are made, to learn each block's share of it.
 DROP_PATH = 0.5
 
@@ -45,6 +47,7 @@ class FinetuneTraining:
         max_epochs: epochs of a full training.
         compute: device and precision.
         batches: training images as batches that ``rest`` takes.
+        kept: tensors that are not trained and that a checkpoint must hold, by name.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class FinetuneTraining:
         max_epochs: int,
         compute: Compute,
         batches: Callable[[DeviceImages], ViewBatches],
+        kept: Mapping[str, torch.Tensor],
     ) -> None:
         self.model = model
         self._rest = rest
+        self._kept = kept
         self._optimizer = make_optimizer(groups, hp)
         self._hp = hp
         self._max_epochs = max_epochs
@@ -79,10 +84,16 @@ class FinetuneTraining:
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return training_tensors("", self._rest, self._optimizer)
+        kept = {f"{KEPT}{name}": value for name, value in self._kept.items()}
+        return training_tensors("", self._rest, self._optimizer) | kept
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         restore_training(tensors, "", self._rest, self._optimizer)
+        state = self.model.state_dict(keep_vars=True)
+        for name, value in tensors.items():
+            mine = state.get(name.removeprefix(KEPT)) if name.startswith(KEPT) else None
+            if mine is not None and not torch.equal(mine.cpu(), value):
+                mine.data = torch.empty_like(mine).copy_(value)  # others share what was there
 
     def _set_mode(self, model: nn.Module) -> None:
         """Evaluation mode for what is not trained and batch norms that keep their statistics."""
@@ -121,6 +132,7 @@ class FinetuneRecipe(NetworkRecipe):
             if isinstance(module, DropPath)
         }
         self._set_drop_path(self.template, 0.0)
+        self._is_warm = False
         self._groups: LayerGroups = layer_groups(self.template)
         with torch.no_grad():  # random logits would disturb what was pretrained in the first steps
             for name in self._groups.stages[-1]:
@@ -171,11 +183,16 @@ class FinetuneRecipe(NetworkRecipe):
             return ViewBatches(images, views, source)
 
         groups = self._parameter_groups(model, hp)
-        return FinetuneTraining(model, rest, groups, hp, max_epochs, compute, batches)
+        kept: dict[str, torch.Tensor] = {}
+        if self._is_warm:  # a new process has only the pretrained weights
+            changing = self._changing(first)
+            kept = {n: value for n, value in model.state_dict().items() if n not in changing}
+        return FinetuneTraining(model, rest, groups, hp, max_epochs, compute, batches, kept)
 
     def from_model(self, model: nn.Module) -> FinetuneRecipe:
         other = copy.copy(self)
         other.template = model
+        other._is_warm = True
         other._forget()
         return other
 
