@@ -35,7 +35,6 @@ class Arm:
         start: the setting without what is about searching; "" if all are alike.
         mode: what is about searching.
         searches: whether it searches.
-        final: whether a search follows the last cycle.
         seeds: by seed, the rows of ``Findings.curves`` of its finished runs, in order.
     """
 
@@ -43,7 +42,6 @@ class Arm:
     start: str
     mode: str
     searches: bool
-    final: bool
     seeds: dict[Any, list[Row]] = field(default_factory=dict)
 
     def mean_accuracy(self, seed: Any) -> float:
@@ -83,9 +81,8 @@ def starts(part: Part) -> list[Start]:
         first = records[0]
         mode = joined(str(first[name]) for name in search_axes) or config.hpo
         start = joined(str(first[name]) for name in rest)
-        how = recorded_mode(config.hpo)
         arms = found.setdefault((first["strategy"], begun_with(config)), {})
-        arm = Arm(first["strategy"], start, mode, how.searches_ever, how.final_search)
+        arm = Arm(first["strategy"], start, mode, recorded_mode(config.hpo).searches_ever)
         arms.setdefault(mode, arm).seeds[first["seed"]] = records
     both = []
     for arms in found.values():
