@@ -128,7 +128,7 @@ def test_cached_activations_train_as_whole_forward_passes(tmp_path, name):
             options = {"train_from": train_from, "views": views, "lr": 0.01}
             found.append(losses_of(recipe, images, compute, epochs=2, **options))
             training = found[-1][1]
-            assert (training._rest is training.model) != cut
+            assert (training._steps.model is training.model) != cut
         (mine, training), (theirs, other) = found
         assert mine == pytest.approx(theirs, rel=1e-3)
         for one, two in zip(training.model.parameters(), other.model.parameters(), strict=True):
@@ -226,7 +226,7 @@ def test_the_learning_rates_of_layers(tmp_path):
     training = recipe.start(hp, 3, CPU)
     scales = {
         id(p): group["lr_scale"]
-        for group in training._optimizer.param_groups
+        for group in training._steps._optimizer.param_groups
         for p in group["params"]
     }
     of = {name: scales[id(p)] for name, p in training.model.named_parameters()}
@@ -235,7 +235,7 @@ def test_the_learning_rates_of_layers(tmp_path):
     assert of["stages.2.conv.weight"] == pytest.approx(0.05)
     assert of["stem.0.weight"] == pytest.approx(0.1 * 0.5**4)
     training.epoch(images_of(8), 0, 3)
-    rates = {group["lr_scale"]: group["lr"] for group in training._optimizer.param_groups}
+    rates = {group["lr_scale"]: group["lr"] for group in training._steps._optimizer.param_groups}
     assert rates[1.0] == pytest.approx(0.2)
 
 
@@ -274,6 +274,37 @@ def test_a_checkpoint_holds_what_is_trained(tmp_path):
     recipe = recipe_of(tmp_path, MODEL, 8)
     _, training = losses_of(recipe, images_of(8), train_from=-1)
     assert sum(tensor.numel() for tensor in training.tensors().values()) <= 2 * (6 * 4 + 4)
+
+
+# -------------------------------------------------------------------------------- captured steps
+
+
+CAPTURED = replace(CPU, captured=True)
+CHOICES = [
+    {"train_from": -1},
+    {"train_from": -2, "batch_norm": "update", "views": 1},
+    {"train_from": 0, "layer_decay": 0.5, "backbone_lr": 0.3, "drop_path": 0.5},
+    {"train_from": -3, "optimizer": "adamw", "lr": 2**-8, "schedule": "constant"},
+]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize("cut", [True, False])
+def test_captured_steps_are_eager_ones(tmp_path, choice, precision, cut):
+    """Up to the rounding of the optimizer, which has all parameters of a rate in one tensor."""
+    found = []
+    for compute in (replace(CPU, precision=precision), replace(CAPTURED, precision=precision)):
+        recipe = recipe_of(tmp_path, MODEL, 8, dropout=0.3)
+        if not cut:
+            recipe._cut = lambda first: None
+        assert recipe.trains_together(compute) == compute.captured
+        found.append(losses_of(recipe, images_of(8), compute, **choice))
+    (eager, one), (captured, two) = found
+    assert captured == pytest.approx(eager, rel=1e-4 if precision == "float32" else 1e-2)
+    theirs = two.model.state_dict()
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
 # ------------------------------------------------------------------------------- what a recipe owes

@@ -275,10 +275,13 @@ class EpochPlan:
         source: (N, H', W', C) uint8, the images that the parts index, padded if they are cropped.
         parts: (S, B) int64 images of each batch; and with crops or flips, (S, B, H) int64 rows and
             (S, B, W) int64 columns of each image. They are contiguous, and may be written to.
+        resident: whether batches are made from what is on the device, so that a CUDA graph can
+            capture it.
     """
 
     source: torch.Tensor
     parts: tuple[torch.Tensor, ...]
+    resident: bool = True
 
     @property
     def steps(self) -> int:

@@ -36,15 +36,21 @@ class ImageViews:
         pixels = images.values.cpu().numpy()
         self._identities = [pixel_identity(one) for one in pixels]
         height, width = pixels.shape[1:3]
+        device = images.device
         self._pad = max(height // 8, 1) if self._crop and self.count > 1 else 0
-        self._axes = torch.arange(height), torch.arange(width)
-        #: (N, V, 2) rows and columns by which the window of a view is moved.
-        self._offsets = torch.full((len(pixels), self.count, 2), self._pad)
+        self._axes = torch.arange(height, device=device), torch.arange(width, device=device)
+        offsets = torch.full((len(pixels), self.count, 2), self._pad)
         for row, identity in enumerate(self._identities if self._pad else ()):
             for view in range(1, self.count):
                 drawn, places = derive_seed("view", identity, view), 2 * self._pad + 1
-                self._offsets[row, view, 0] = drawn % places
-                self._offsets[row, view, 1] = drawn // places % places
+                offsets[row, view, 0] = drawn % places
+                offsets[row, view, 1] = drawn // places % places
+        #: (N, V, 2) rows and columns by which the window of a view is moved.
+        self._offsets = offsets.to(device)
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+        return len(self._identities)
 
     def identities(self) -> list[str]:
         """N·V identities of the views, image after image."""
@@ -58,17 +64,16 @@ class ImageViews:
         """(B, C, H, W) float32 model input of views of images that have labels.
 
         Args:
-            rows: (B,) int64 rows of ``images.values``.
-            views: (B,) int64 numbers of views.
+            rows: (B,) int64 rows of ``images.values``, on the device.
+            views: (B,) int64 numbers of views, on the device.
         """
         images = self._images
         if self.count == 1:
             return images.batch(images.values, rows)[0]
-        offsets = self._offsets[rows.cpu(), views.cpu()]
+        offsets = self._offsets[rows, views]
         down, across = self._axes
         if self._flip:
-            mirrored = (views.cpu() % 2 == 1)[:, None]
+            mirrored = (views % 2 == 1)[:, None]
             across = torch.where(mirrored, across.flip(0), across)
         axes = down + offsets[:, :1], across + offsets[:, 1:]
-        source = images.padded(self._pad)
-        return images.batch(source, rows, *(axis.to(images.device) for axis in axes))[0]
+        return images.batch(images.padded(self._pad), rows, *axes)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from alhpo.base.epoch_size import EpochImages
 from alhpo.base.seeding import Key, derive_seed, torch_generator
-from alhpo.data.batches import DeviceImages, DeviceRows
+from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
 from alhpo.data.stored_features import features_on_disk, finite_as
 from alhpo.data.views import ImageViews
 from alhpo.training.compute import Compute
@@ -21,6 +22,8 @@ from alhpo.training.compute import Compute
 PASS = 32
 #: Forward passes between two savings.
 PASSES = 4
+#: Share of a GPU's memory that the activations of one set of images may take there.
+RESIDENT = 1 / 4
 
 
 class Activations:
@@ -61,19 +64,51 @@ class Activations:
             self._encode,
             block=PASSES * PASS,
         )
+        #: (N * V, D) on the device, of all views; None where they are fetched for each batch.
+        self._resident: torch.Tensor | None = None
+
+    def reside(self) -> bool:
+        """Put the activations of all views on the device unless they take too much of its memory.
+
+        Returns:
+            Whether they are there.
+        """
+        device = self._compute.device
+        total = len(self._views) * self._views.count
+        if self._resident is None and self._fits(total):
+            width = int(np.prod(self._shape))
+            kind = torch.float16 if self._dtype is np.float16 else torch.float32
+            resident = torch.empty(total, width, dtype=kind, device=device)
+            for places in torch.arange(total).split(PASSES * PASS):
+                resident[places] = self._fetched(places).to(device, kind)
+            self._resident = resident
+        return self._resident is not None
+
+    def _fits(self, total: int) -> bool:
+        device, size = self._compute.device, np.dtype(self._dtype).itemsize
+        if device.type != "cuda":
+            return True
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return total * int(np.prod(self._shape)) * size <= RESIDENT * memory
 
     def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """(B, ...) float32 on the device; see ``ImageViews.batch``."""
-        places = (rows * self._views.count + views).cpu()
-        if self._stored is not None:
-            values = self._stored[places]
+        places = rows * self._views.count + views
+        if self._resident is not None:
+            values = self._resident[places].float()
         else:
-            computed = finite_as(self._encode(places.tolist()), self._dtype)
-            values = torch.from_numpy(computed.astype(np.float32))
-        values = values.view(-1, *self._shape).to(self._compute.device)
+            values = self._fetched(places.cpu()).to(self._compute.device)
+        values = values.view(-1, *self._shape)
         if self._compute.channels_last and values.ndim == 4:
             values = values.contiguous(memory_format=torch.channels_last)
         return values
+
+    def _fetched(self, places: torch.Tensor) -> torch.Tensor:
+        """(M, D) float32 from the cache, or computed."""
+        if self._stored is not None:
+            return self._stored[places]
+        computed = finite_as(self._encode(places.tolist()), self._dtype)
+        return torch.from_numpy(computed.astype(np.float32))
 
     def _encode(self, places: Sequence[int]) -> np.ndarray:
         """Of the views at these places among all views, image after image."""
@@ -108,14 +143,39 @@ class ViewBatches(DeviceRows):
     def epoch(
         self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of training batches (see ``order``), of each image a view drawn at random.
+        """One epoch of training batches (see ``plan``).
 
         Yields:
             (B, ...) float32 and (B,) int64.
         """
+        plan = self._drawn(batch_size, *key, images=images)
+        for step in range(plan.steps):
+            yield self.batch(plan.source, *(part[step] for part in plan.parts))
+
+    def plan(
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
+    ) -> EpochPlan:
+        """Draw the order (see ``order``) and a view of each image; see ``DeviceImages.plan``.
+
+        Activations are on the device from now on, if there is room for them.
+        """
+        resident = not isinstance(self._source, Activations) or self._source.reside()
+        return replace(self._drawn(batch_size, *key, images=images), resident=resident)
+
+    def batch(
+        self, source: torch.Tensor, rows: torch.Tensor, views: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch of an epoch, as model input with its labels.
+
+        Args:
+            source: ``EpochPlan.source``, which is not used.
+            rows, views: a step of ``EpochPlan.parts``.
+        """
         assert self.labels is not None
+        return self._source.batch(rows, views), self.labels[rows]
+
+    def _drawn(self, batch_size: int, *key: Key, images: EpochImages) -> EpochPlan:
         generator = torch_generator(derive_seed(*key), "epoch")
         order = self.order(batch_size, generator, images)
         views = torch.randint(self._count, order.shape, generator=generator).to(self.device)
-        for rows, chosen in zip(order, views, strict=True):
-            yield self._source.batch(rows, chosen), self.labels[rows]
+        return EpochPlan(self.values, (order, views))

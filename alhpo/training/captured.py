@@ -6,8 +6,9 @@ epoch, the learning rates, and a counter that walks through them. On CUDA device
 a CUDA graph, and the graphs of several trainings take turns, each on a stream of its own. On the
 CPU the same step runs as it is.
 
-All trainable parameters lie in one float32 tensor, which the optimizer updates at once. Those that
-autocast would round to bfloat16 before every use are kept rounded beside it.
+All trainable parameters lie in one float32 tensor, which the optimizer updates at once, or part by
+part if learning rates differ. Those that autocast would round to bfloat16 before every use are kept
+rounded beside it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from alhpo.base.epoch_size import EpochImages
 from alhpo.base.errors import CheckpointError
 from alhpo.base.seeding import Key, derive_seed
-from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
+from alhpo.data.batches import DeviceRows, EpochPlan
 from alhpo.training.checkpoints import training_tensors
 from alhpo.training.compute import Compute
 from alhpo.training.epochs import (
@@ -47,28 +49,67 @@ ALIGN = 64
 WARM_UP = 2
 
 
+class PlannedRows(Protocol):
+    """Training images whose epochs are drawn before they start, such as ``DeviceImages``."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def plan(
+        self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
+    ) -> EpochPlan:
+        """Draw an epoch; see ``DeviceImages.plan``."""
+        ...
+
+    def batch(
+        self, source: torch.Tensor, *parts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of an epoch, as model input with its labels, made on the device.
+
+        Args:
+            source: ``EpochPlan.source``.
+            parts: a step of ``EpochPlan.parts``.
+        """
+        ...
+
+
 class CapturedTraining:
     """The training of a network with its optimizer; see ``Training``.
 
     Args:
-        model: the model on the device, trained in place.
+        model: the model on the device, in training mode, trained in place.
         settings: what its epochs depend on.
+        groups: parameters with the factors ``lr_scale`` on their learning rates; by default all
+            that require gradients, with 1.
     """
 
-    def __init__(self, model: nn.Module, settings: EpochSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: EpochSettings,
+        groups: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self.model = model
         self._settings = settings
         self._device = device = settings.compute.device
-        self._weights = _Weights(model.train(), settings.compute)
-        self._rate = torch.zeros((), device=device)
-        self._optimizer = make_optimizer([self._weights.all], settings.hp, self._rate)
+        if groups is None:
+            groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        self._scales = [group.get("lr_scale", 1.0) for group in groups]
+        self._weights = _Weights(model, [group["params"] for group in groups], settings.compute)
+        #: (G,) learning rates of the groups at the current step.
+        self._rate = torch.zeros(len(groups), device=device)
+        parts = [
+            {"params": parts, "lr": rate}
+            for parts, rate in zip(self._weights.parts, self._rate.unbind(), strict=True)
+        ]
+        self._optimizer = make_optimizer(parts, settings.hp, self._rate[0])
         self._make_optimizer_state()
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._total = torch.zeros((), device=device)
         self._generator = torch.Generator(device)
         self._random = _DrawFrom(self._generator)
         self._lane = next_lane(device) if device.type == "cuda" else None
-        self._images: DeviceImages | None = None
+        self._images: PlannedRows | None = None
         self._plan: EpochPlan
         self._rates: torch.Tensor
         #: The loss of the captured step; None before a capture.
@@ -76,7 +117,7 @@ class CapturedTraining:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
-        return train_captured([EpochOf(self, cast(DeviceImages, images), epoch, key)])[0]
+        return train_captured([EpochOf(self, cast(PlannedRows, images), epoch, key)])[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return training_tensors("", self.model, self._optimizer)
@@ -92,11 +133,16 @@ class CapturedTraining:
             mine[name].copy_(value)
         self._weights.round()
 
-    def begin(self, images: DeviceImages, epoch: int, *key: Key) -> int:
+    def begin(self, images: PlannedRows, epoch: int, *key: Key) -> int:
         """Draw an epoch, and capture the step if that is not done. Returns the number of steps."""
         hp, max_epochs = self._settings.hp, self._settings.max_epochs
         plan = images.plan(hp.batch_size, hp.augmentation, *key, epoch, images=hp.epoch_images)
-        rates = torch.tensor(learning_rates(hp, epoch, max_epochs, plan.steps))
+        rates = torch.tensor(
+            [
+                [rate * scale for scale in self._scales]
+                for rate in learning_rates(hp, epoch, max_epochs, plan.steps)
+            ]
+        )
         loss = self._settings.loss(epoch)
         if self._images is not images:  # the step reads these tensors from now on
             self._images, self._plan = images, plan
@@ -119,11 +165,14 @@ class CapturedTraining:
 
     def step(self) -> None:
         """Train the next step of the epoch."""
-        if self._graph is None:
-            self._step()
-        else:
-            with self._on_lane():
+        with self._on_lane():
+            if self._graph is not None:
                 self._graph.replay()
+            elif self._lane is None:
+                self._step()
+            else:
+                with CAPTURING, deterministic_convolutions():
+                    self._step()
 
     def end(self) -> float:
         """Wait for the epoch. Returns its mean loss."""
@@ -147,7 +196,8 @@ class CapturedTraining:
 
     def _capture(self) -> None:
         """Capture the step, after steps that are undone."""
-        if self._lane is None:
+        self._graph = None
+        if self._lane is None or not self._plan.resident:
             return
         with CAPTURING, deterministic_convolutions():
             before = [tensor.clone() for tensor in self.tensors().values()]
@@ -185,7 +235,7 @@ class CapturedTraining:
                     value.zero_()
 
 
-def train_captured(epochs: Sequence[EpochOf[CapturedTraining, DeviceImages]]) -> list[float]:
+def train_captured(epochs: Sequence[EpochOf[CapturedTraining, Any]]) -> list[float]:
     """Train an epoch of different trainings, whose steps take turns.
 
     Each has the same result whatever the others are.
@@ -209,42 +259,57 @@ def train_captured(epochs: Sequence[EpochOf[CapturedTraining, DeviceImages]]) ->
 
 
 class _Weights:
-    """The trainable parameters of a model in one tensor, and the model that computes with them.
+    """The trained parameters of a model in one tensor, and the model that computes with them.
+
+    Args:
+        model: in training mode, but for what keeps its statistics.
+        groups: its parameters that are trained, in groups.
+        compute: device and precision.
 
     Attributes:
-        all: (P,) float32; the parameters of the given model become views of it. Its ``grad`` is
-            the gradient.
+        parts: of each group, float32 tensors that hold its parameters, which become views of them.
+            A single group has one tensor. Their ``grad`` is the gradient.
         model: a copy of the given model that shares all tensors except the rounded parameters.
             Its batch norms do not count steps.
     """
 
-    def __init__(self, model: nn.Module, compute: Compute) -> None:
-        trained = [p for p in model.parameters() if p.requires_grad]
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Sequence[nn.Parameter]], compute: Compute
+    ) -> None:
         names = _rounded(model) if compute.precision == "bfloat16" else set()
-        rounded = [p for p in trained if id(p) in names]
-        exact = [p for p in trained if id(p) not in names]
-        ends = list(itertools.accumulate(-(-p.numel() // ALIGN) * ALIGN for p in rounded + exact))
+        # the rounded ones first, and in each half group after group
+        order = [(id(p) not in names, group, p) for group, some in enumerate(groups) for p in some]
+        order.sort(key=lambda one: one[:2])
+        ends = list(itertools.accumulate(-(-p.numel() // ALIGN) * ALIGN for *_, p in order))
         starts = [0, *ends[:-1]]
-        end = starts[len(rounded)] if exact else ends[-1]
-        self.all = torch.zeros(ends[-1], device=compute.device, requires_grad=True)
-        self.all.grad = torch.zeros_like(self.all)
-        flat = self.all.detach()
-        self._exact_parts, self._gradient_parts = flat[:end], self.all.grad[:end]
+        flat = torch.zeros(ends[-1], device=compute.device)
+        gradient = torch.zeros_like(flat)
+        self.parts: list[list[torch.Tensor]] = [[] for _ in groups]
+        runs = itertools.groupby(zip(order, starts, ends, strict=True), lambda one: one[0][1])
+        for group, members in runs:
+            places = list(members)
+            start, end = places[0][1], places[-1][2]
+            part = flat[start:end].requires_grad_()
+            part.grad = gradient[start:end]
+            self.parts[group].append(part)
+        exact = (start for (is_exact, *_), start in zip(order, starts, strict=True) if is_exact)
+        end = next(exact, ends[-1])
+        self._exact_parts, self._gradient_parts = flat[:end], gradient[:end]
         self._rounded = torch.zeros(end, dtype=torch.bfloat16, device=compute.device)
         self._rounded_gradient = torch.zeros_like(self._rounded)
         memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        self._gathered: list[tuple[list[torch.Tensor], list[nn.Parameter]]] = []
-        for group, place in ((rounded, self._rounded_gradient), (exact, self.all.grad)):
-            here = starts[: len(rounded)] if group is rounded else starts[len(rounded) :]
-            gradients = [_view(place, p, start) for p, start in zip(group, here, strict=True)]
-            for parameter, start in zip(group, here, strict=True):
-                view = _view(flat, parameter, start)
-                view.copy_(parameter.detach())
-                parameter.data = view
-                if group is rounded:
-                    memo[id(parameter)] = nn.Parameter(_view(self._rounded, parameter, start))
-            if group:
-                self._gathered.append((gradients, [memo[id(parameter)] for parameter in group]))
+        gathered: dict[bool, tuple[list[torch.Tensor], list[nn.Parameter]]] = {}
+        for (is_exact, _, parameter), start in zip(order, starts, strict=True):
+            view = _view(flat, parameter, start)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            if not is_exact:
+                memo[id(parameter)] = nn.Parameter(_view(self._rounded, parameter, start))
+            place = gradient if is_exact else self._rounded_gradient
+            gradients, parameters = gathered.setdefault(is_exact, ([], []))
+            gradients.append(_view(place, parameter, start))
+            parameters.append(memo[id(parameter)])
+        self._gathered = list(gathered.values())
         self.model = copy.deepcopy(model, memo)
         self._counters = list(_without_counters(self.model))
         self.round()
@@ -259,7 +324,7 @@ class _Weights:
         self._rounded.copy_(self._exact_parts)
 
     def gather_gradients(self) -> None:
-        """Move the gradients of a backward pass into ``all.grad``."""
+        """Move the gradients of a backward pass into those of ``parts``."""
         for mine, parameters in self._gathered:  # each of one type, which is one kernel
             gradients = [p.grad for p in parameters if p.grad is not None]
             if len(gradients) < len(parameters):
@@ -274,21 +339,21 @@ class Unsuitable(Exception):
     """A model cannot be trained by ``CapturedTraining``; the message says why."""
 
 
-def check_suitable(training: CapturedTraining, images: DeviceImages) -> None:
-    """Train an epoch, after which the training must not be used any more.
+def check_suitable(train: Callable[[], object], device: torch.device) -> None:
+    """Train an epoch of captured steps, after which the training must not be used any more.
 
     Raises:
         Unsuitable: the model draws random numbers other than dropout's, waits for the device, or
             has parameters without a gradient.
     """
-    before = _global_stream(images.device)
+    before = _global_stream(device)
     try:
-        training.epoch(images, 0, "check")
+        train()
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         raise Unsuitable(str(error).splitlines()[0]) from error
-    if not torch.equal(before, _global_stream(images.device)):
+    if not torch.equal(before, _global_stream(device)):
         raise Unsuitable("it draws random numbers other than those of dropout")
 
 
@@ -333,6 +398,8 @@ def _without_counters(model: nn.Module) -> Iterator[torch.Tensor]:
     """Take the counters of steps from batch norms that do not compute with them, and yield them."""
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     for norm in norms:
+        if not norm.training:
+            continue
         if norm.momentum is not None and norm.num_batches_tracked is not None:
             yield norm.num_batches_tracked
             norm.num_batches_tracked = None

@@ -7,8 +7,9 @@ there (``alhpo.models.cutting``), its activations are computed once for each vie
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar, cast
 
@@ -25,10 +26,10 @@ from alhpo.models.cutting import Cut, find_cut
 from alhpo.models.layer_groups import LayerGroups, layer_groups
 from alhpo.models.timm_models import DropPath, ModelSpec, build_model, model_input, own_input_size
 from alhpo.training.activations import PASS, Activations, ViewBatches
-from alhpo.training.checkpoints import restore_training, training_tensors
+from alhpo.training.captured import CapturedTraining, train_captured
 from alhpo.training.compute import Compute
-from alhpo.training.epochs import make_optimizer, train_epoch
-from alhpo.training.recipes.network import NetworkRecipe
+from alhpo.training.epochs import EpochOf
+from alhpo.training.recipes.network import NetworkRecipe, NetworkTraining
 
 #: Prefix of the names of untrained tensors in checkpoints.
 KEPT = "kept."
@@ -41,69 +42,50 @@ class FinetuneTraining:
 
     Args:
         model: the whole network on the device. What requires gradients is trained.
-        rest: the part of it that is trained, or the network itself.
-        groups: parameters with the factors on their learning rates.
-        hp: the hyperparameters.
-        max_epochs: epochs of a full training.
-        compute: device and precision.
-        batches: training images as batches that ``rest`` takes.
+        steps: the training of the part of it that is trained, or of the network itself.
+        batches: training images as batches that ``steps`` takes.
         kept: tensors that are not trained and that a checkpoint must hold, by name.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        rest: nn.Module,
-        groups: list[dict[str, Any]],
-        hp: FinetuneHyperparameters,
-        max_epochs: int,
-        compute: Compute,
+        steps: NetworkTraining | CapturedTraining,
         batches: Callable[[DeviceImages], ViewBatches],
         kept: Mapping[str, torch.Tensor],
     ) -> None:
         self.model = model
-        self._rest = rest
+        self._steps = steps
+        self._make_batches = batches
         self._kept = kept
-        self._optimizer = make_optimizer(groups, hp)
-        self._hp = hp
-        self._max_epochs = max_epochs
-        self._compute = compute
-        self._batches = batches
+        self._images: DeviceRows | None = None
+        self._batches: ViewBatches
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
-        return train_epoch(
-            self._rest,
-            self._optimizer,
-            self._batches(cast(DeviceImages, images)),
-            self._hp,
-            self._compute,
-            epoch,
-            self._max_epochs,
-            *key,
-            set_mode=self._set_mode,
-        )
+        return self._steps.epoch(self._of(images), epoch, *key)
+
+    def captured(self, images: DeviceRows, epoch: int, *key: Key) -> EpochOf[CapturedTraining, Any]:
+        """An epoch of captured steps; see ``train_captured``."""
+        return EpochOf(cast(CapturedTraining, self._steps), self._of(images), epoch, key)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         kept = {f"{KEPT}{name}": value for name, value in self._kept.items()}
-        return training_tensors("", self._rest, self._optimizer) | kept
+        return self._steps.tensors() | kept
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        restore_training(tensors, "", self._rest, self._optimizer)
+        steps = {name: value for name, value in tensors.items() if not name.startswith(KEPT)}
+        self._steps.restore(steps)
         state = self.model.state_dict(keep_vars=True)
         for name, value in tensors.items():
             mine = state.get(name.removeprefix(KEPT)) if name.startswith(KEPT) else None
             if mine is not None and not torch.equal(mine.cpu(), value):
                 mine.data = torch.empty_like(mine).copy_(value)  # others share what was there
+        self._images = None  # a captured step reads the tensors of before
 
-    def _set_mode(self, model: nn.Module) -> None:
-        """Evaluation mode for what is not trained and batch norms that keep their statistics."""
-        model.train()
-        for module in model.modules():
-            parameters = list(module.parameters())
-            untrained = parameters and not any(p.requires_grad for p in parameters)
-            keeps = self._hp.batch_norm == "keep" and hasattr(module, "running_mean")
-            if untrained or keeps:
-                module.eval()
+    def _of(self, images: DeviceRows) -> ViewBatches:
+        if self._images is not images:
+            self._images, self._batches = images, self._make_batches(cast(DeviceImages, images))
+        return self._batches
 
 
 class FinetuneRecipe(NetworkRecipe):
@@ -114,6 +96,7 @@ class FinetuneRecipe(NetworkRecipe):
     """
 
     hyperparameters: ClassVar[type[TrainingHyperparameters]] = FinetuneHyperparameters
+    whole: ClassVar[Mapping[str, Any]] = {"train_from": 0}
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         if not spec.starts_pretrained:
@@ -133,6 +116,7 @@ class FinetuneRecipe(NetworkRecipe):
         }
         self._set_drop_path(self.template, 0.0)
         self._is_warm = False
+        self._captured = {}
         self._groups: LayerGroups = layer_groups(self.template)
         with torch.no_grad():  # random logits would disturb what was pretrained in the first steps
             for name in self._groups.stages[-1]:
@@ -159,11 +143,13 @@ class FinetuneRecipe(NetworkRecipe):
             return (sum(mean) / len(mean),), (sum(std) / len(std),)
         return (mean, std) if len(mean) == self.spec.in_chans else None
 
-    def trains_together(self, compute: Compute) -> bool:
-        return False  # steps are not captured: their input comes from the cache
+    def train_together(self, epochs: Sequence[EpochOf[FinetuneTraining, Any]]) -> list[float]:
+        return train_captured(
+            [one.training.captured(one.images, one.epoch, *one.key) for one in epochs]
+        )
 
-    def start(
-        self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
+    def _training(
+        self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute, *, captured: bool
     ) -> FinetuneTraining:
         hp = cast(FinetuneHyperparameters, hp)
         if hp.drop_path and not any(self._drop_paths.values()):
@@ -187,7 +173,14 @@ class FinetuneRecipe(NetworkRecipe):
         if self._is_warm:  # a new process has only the pretrained weights
             changing = self._changing(first)
             kept = {n: value for n, value in model.state_dict().items() if n not in changing}
-        return FinetuneTraining(model, rest, groups, hp, max_epochs, compute, batches, kept)
+        settings = self._settings(hp, max_epochs, compute)
+        set_mode = partial(_set_mode, keep=hp.batch_norm == "keep")
+        if captured:
+            set_mode(rest)
+            steps = CapturedTraining(rest, settings, groups)
+        else:
+            steps = NetworkTraining(rest, settings, groups, set_mode)
+        return FinetuneTraining(model, steps, batches, kept)
 
     def from_model(self, model: nn.Module) -> FinetuneRecipe:
         other = copy.copy(self)
@@ -320,6 +313,16 @@ class FinetuneRecipe(NetworkRecipe):
     def _set_drop_path(self, model: nn.Module, rate: float) -> None:
         for name, share in self._drop_paths.items():
             cast(DropPath, model.get_submodule(name)).drop_prob = share * rate
+
+
+def _set_mode(model: nn.Module, keep: bool) -> None:
+    """Training mode, but for what is not trained and, if ``keep``, batch norms."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        untrained = parameters and not any(p.requires_grad for p in parameters)
+        if untrained or (keep and hasattr(module, "running_mean")):
+            module.eval()
 
 
 def _module_of(name: str) -> str:

@@ -52,12 +52,21 @@ class NetworkTraining:
     Args:
         model: the model on the device, trained in place.
         settings: what its epochs depend on.
+        groups: see ``CapturedTraining``.
+        set_mode: puts the modules of the model into training mode, or some in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, settings: EpochSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: EpochSettings,
+        groups: list[dict[str, Any]] | None = None,
+        set_mode: Callable[[nn.Module], object] = nn.Module.train,
+    ) -> None:
         self.model = model
         self._settings = settings
-        self._optimizer = make_optimizer(model.parameters(), settings.hp)
+        self._set_mode = set_mode
+        self._optimizer = make_optimizer(groups or model.parameters(), settings.hp)
 
     def epoch(self, images: DeviceRows, epoch: int, *key: Key) -> float:
         settings = self._settings
@@ -71,6 +80,7 @@ class NetworkTraining:
             settings.max_epochs,
             *key,
             loss_function=settings.loss(epoch),
+            set_mode=self._set_mode,
         )
         return loss if settings.intact(self.model) else math.nan
 
@@ -93,6 +103,8 @@ class NetworkRecipe:
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
     settings: ClassVar[Mapping[str, Any]] = {}
     encoder = None
+    #: Hyperparameters with which all weights are trained.
+    whole: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         self.spec = spec
@@ -119,8 +131,7 @@ class NetworkRecipe:
         return tuple(settings["mean"]), tuple(settings["std"])
 
     def start(self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute) -> Training:
-        kind = CapturedTraining if self.trains_together(compute) else NetworkTraining
-        return self._training(kind, hp, max_epochs, compute)
+        return self._training(hp, max_epochs, compute, captured=self.trains_together(compute))
 
     def loss_at(self, progress: float) -> TrainingLoss:
         """The loss to minimise when a share of the epochs, in [0, 1), is trained: one object for as
@@ -169,11 +180,21 @@ class NetworkRecipe:
         return classifier(model)
 
     def _training(
-        self, kind: type[Any], hp: TrainingHyperparameters, max_epochs: int, compute: Compute
-    ) -> Any:
+        self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute, *, captured: bool
+    ) -> Training:
         model = compute.place(copy.deepcopy(self.template))
+        settings = self._settings(hp, max_epochs, compute)
+        return (
+            CapturedTraining(model.train(), settings)
+            if captured
+            else NetworkTraining(model, settings)
+        )
+
+    def _settings(
+        self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
+    ) -> EpochSettings:
         values = cast(Hyperparameters, hp)
-        return kind(model, EpochSettings(values, max_epochs, compute, self.loss_at, self.intact))
+        return EpochSettings(values, max_epochs, compute, self.loss_at, self.intact)
 
     def _can_be_captured(self, compute: Compute) -> bool:
         """Train a copy on two blank images."""
@@ -181,10 +202,11 @@ class NetworkRecipe:
         blank = torch.zeros(2, height, width, self.spec.in_chans, dtype=torch.uint8)
         form = InputFormat((0.5,), (0.5,), self.input_size, compute.channels_last)
         images = form.on_device(blank, torch.zeros(2, dtype=torch.int64), compute.device)
-        hp = self.hyperparameters.create({}).resolved("none")
+        hp = self.hyperparameters.create(self.whole).resolved("none")
+        training = self._training(hp, 1, compute, captured=True)
         try:
             with isolated_torch_rng(compute.device, "check of captured steps"):
-                check_suitable(self._training(CapturedTraining, hp, 1, compute), images)
+                check_suitable(lambda: training.epoch(images, 0, "check"), compute.device)
         except Unsuitable as error:
             logger.warning(
                 "Model %r is trained step by step, without CUDA graphs, and one after the other: "
