@@ -15,6 +15,10 @@ speed       images per second at batch 32 and 128, with 1, 4 and 8 trainings at 
             bare eager step on a resident batch and the loop of airbench's kind (bfloat16 weights,
             crops and flips of whole batches on the device, fused optimizer, no data loader). All
             take turns in one process; ratios are medians over the rounds.
+finetune    images per second of fine-tuning the last two stages of EfficientNet-Lite0 at 128 pixels,
+            batch 32, from cached activations: captured, with 1 and 4 trainings at once, beside
+            our eager steps from the same activations and whole eager passes without gradients for
+            what is not trained. Needs its weights (alhpo[lite0])
 objective   an epoch through the objective beside its training and validation alone: with a
             checkpoint after every epoch, and as in runs, where checkpoints may lag (see
             ``Objective.let_checkpoints_lag``; what they then add is at most a twentieth)
@@ -44,12 +48,13 @@ from timing import interleaved, seconds_of
 from torch.nn import functional as F
 
 from alhpo import ActiveLearner, ImageDataset, Tuner, load_dataset
+from alhpo.base.epoch_size import epoch_shape
 from alhpo.training.epochs import EpochOf, make_optimizer
 from alhpo.training.evaluation import evaluate, score_images
 from alhpo.training.objective import Objective
 from alhpo.training.trainer import Task, Trainer, advance_together
 
-PARTS = ("checks", "speed", "objective", "cycle", "table1")
+PARTS = ("checks", "speed", "finetune", "objective", "cycle", "table1")
 #: The paper's hyperparameters, and its Table 1 for random sampling, 2,000 labels, without
 #: optimisation (mean and deviation of test accuracy in percent).
 PAPER = {
@@ -192,7 +197,7 @@ class Bench:
         results: dict[str, Any] = {}
         for batch, counts in ((32, (1, 4, 8)), (128, (1, 4))):
             hp = {"batch_size": batch}
-            steps = self.labels // batch or 1
+            steps = epoch_shape(self.labels, batch)[0]
             work: dict[str, Callable[[], object]] = {
                 "bare eager step": self._bare(batch, steps),
                 "loop of airbench's kind": self._airbench(batch, steps),
@@ -205,19 +210,38 @@ class Bench:
                 ours = self.trainings(count, hp=hp)
                 work[f"alhpo, {count} at once"] = lambda ours=ours: train(ours, self.task, range(1))
             seconds = interleaved(work, self.device, self.args.rounds)
-            images = steps * batch
-            for name, values in seconds.items():
-                many = int(name.split()[1]) if "at once" in name else 1
-                rate = many * images / statistics.median(values)
-                bare = statistics.median(
-                    many * b / s for b, s in zip(seconds["bare eager step"], values, strict=True)
-                )
-                results[f"batch {batch}, {name}"] = {"images_per_second": rate, "to_bare": bare}
-                print(f"  batch {batch:>3}  {name:<24}{rate:>10,.0f} images/s{bare:>8.2f} x bare",
-                      flush=True)  # fmt: skip
+            rates = _rates(seconds, steps * batch, "bare eager step", f"batch {batch:>3}")
+            results |= {f"batch {batch}, {name}": rate for name, rate in rates.items()}
         if self.device.type == "cuda":
             results["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
         return results
+
+    def finetune(self) -> dict[str, Any]:
+        labels, side = (40, 32) if self.args.tiny else (800, 128)
+        task = self._learner(
+            noise(labels, side),
+            labels,
+            recipe="finetune",
+            model="tf_efficientnet_lite0",
+            weights="efficientnet-lite0",
+            input_size=side,
+        ).task
+        hp = {"train_from": -3, "backbone_lr": 0.1, "augmentation": "crop-flip", "views": 2}
+        eager = replace(task, compute=replace(task.compute, captured=False))
+        whole = copy.copy(eager.recipe)
+        whole._cut = lambda first: None
+        work: dict[str, Callable[[], object]] = {}
+        for name, count, of in (
+            ("whole eager passes", 1, replace(eager, recipe=whole)),
+            ("eager, from activations", 1, eager),
+            ("captured, 1 at once", 1, task),
+            ("captured, 4 at once", 4, task),
+        ):
+            ours = self.trainings(count, hp=hp, task=of)
+            work[name] = lambda ours=ours, of=of: train(ours, of, range(1))
+        seconds = interleaved(work, self.device, self.args.rounds)
+        images = 32 * epoch_shape(labels, 32)[0]
+        return _rates(seconds, images, "whole eager passes", "last two stages")
 
     def _network(self) -> tuple[torch.nn.Module, torch.Tensor]:
         model = self.task.compute.place(copy.deepcopy(self.task.recipe.template)).train()
@@ -347,7 +371,7 @@ class Bench:
         task = learners[0].task
         everything = list(trainings.values())
         seconds = seconds_of(lambda: train(everything, task, range(epochs)), self.device)
-        steps = len(everything) * (self.labels // 32) * 32 * epochs
+        steps = len(everything) * epoch_shape(self.labels, 32)[0] * 32 * epochs
         print(f"  {len(everything)} trainings of {epochs} epochs in {seconds:.0f} s, "
               f"{steps / seconds:,.0f} images/s, {task.compute.precision}", flush=True)  # fmt: skip
         results: dict[str, Any] = {"seconds": seconds, "images_per_second": steps / seconds}
@@ -402,6 +426,21 @@ class _Labeled:
     def __init__(self, learner: ActiveLearner) -> None:
         self.learner = learner
         self.task = learner._task("benchmark", max_epochs=200)
+
+
+def _rates(
+    seconds: dict[str, list[float]], images: int, beside: str, what: str
+) -> dict[str, dict[str, float]]:
+    """Images per second of each contestant, and beside one of them."""
+    results = {}
+    for name, values in seconds.items():
+        many = int(name.split(", ")[1].split()[0]) if "at once" in name else 1
+        rate = many * images / statistics.median(values)
+        pairs = zip(seconds[beside], values, strict=True)
+        ratio = statistics.median(many * other / mine for other, mine in pairs)
+        results[name] = {"images_per_second": rate, "to_bare": ratio}
+        print(f"  {what}  {name:<24}{rate:>10,.0f} images/s{ratio:>8.2f} x {beside}", flush=True)
+    return results
 
 
 def train(trainings: Sequence[EpochOf], task: Task, epochs: Sequence[int]) -> list[float]:

@@ -18,11 +18,13 @@ def test_all_parts_run_and_their_checks_hold(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = json.loads(output.read_text())
-    assert set(results) == {"machine", "checks", "speed", "objective", "cycle", "table1"}
+    parts = {"checks", "speed", "finetune", "objective", "cycle", "table1"}
+    assert set(results) == {"machine"} | parts
     assert len(results["checks"]) == 16 and all(
         value is True for value in results["checks"].values()
     )
-    assert all(row["images_per_second"] > 0 for row in results["speed"].values())
+    for part in ("speed", "finetune"):
+        assert all(row["images_per_second"] > 0 for row in results[part].values())
     rows = [row for rows in results["objective"].values() for row in rows.values()]
     assert len(rows) == 6 and all(row["ratio"] > 0 for row in rows)
     assert all(

@@ -307,6 +307,28 @@ def test_captured_steps_are_eager_ones(tmp_path, choice, precision, cut):
         torch.testing.assert_close(theirs[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
+def test_activations_that_do_not_fit_the_device_are_fetched_with_the_same_result(
+    tmp_path, monkeypatch
+):
+    resident, training = losses_of(recipe_of(tmp_path, MODEL, 8), images_of(8), CAPTURED)
+    monkeypatch.setattr(alhpo.training.activations.Activations, "_fits", lambda self, total: False)
+    fetched, other = losses_of(recipe_of(tmp_path, MODEL, 8), images_of(8), CAPTURED)
+    assert resident == fetched
+    for one, two in zip(training.tensors().values(), other.tensors().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_captured_training_takes_the_untrained_part_of_its_checkpoint(tmp_path):
+    """Also if it has trained before it is restored."""
+    first = recipe_of(tmp_path, MODEL, 8)
+    warm = first.from_model(losses_of(first, images_of(8), CAPTURED, train_from=0)[1].model)
+    losses, training = losses_of(warm, images_of(8), CAPTURED, train_from=-2)
+    other = losses_of(first, images_of(8), CAPTURED, train_from=-2)[1]
+    other.restore({name: value.clone() for name, value in training.tensors().items()})
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)
+
+
 # ------------------------------------------------------------------------------- what a recipe owes
 
 
@@ -319,8 +341,10 @@ def test_captured_steps_are_eager_ones(tmp_path, choice, precision, cut):
         {"optimizer": "adamw", "lr": 0.001, "layer_decay": 0.5, "train_from": -2},
     ],
 )
-def test_it_conforms(weights, configuration):
-    check_recipe("finetune", {"batch_size": 8, **configuration}, model=MODEL, weights=weights)
+@pytest.mark.parametrize("compute", [CPU, CAPTURED], ids=["eager", "captured"])
+def test_it_conforms(weights, configuration, compute):
+    values = {"batch_size": 8, **configuration}
+    check_recipe("finetune", values, model=MODEL, weights=weights, compute=compute)
 
 
 def test_a_model_that_is_not_cut_conforms(tmp_path):

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from study_examples import SETTINGS, records, study_in
+from toy_models import random_weights
 
 from alhpo import ActiveLearner, ImageDataset, Tuner
 from alhpo.studies import run_study
+from alhpo.training.activations import Activations
 from alhpo.training.epochs import EpochOf
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -131,6 +133,47 @@ def test_families_are_captured(noise, settings):
         assert np.isfinite(losses).all()
         ends.append(tensors(trainings))
     assert equal(ends[0][:1], ends[1])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [("resnet18", 32), ("test_efficientnet", 32), ("test_convnext", 64), ("test_vit", 160)],
+)
+def test_fine_tuning_is_captured_from_activations_and_whole(
+    noise, tmp_path, monkeypatch, model, side, precision
+):
+    weights = random_weights(tmp_path, model, 3)
+    settings = {"recipe": "finetune", "weights": weights, "input_size": side}
+    task = task_of(noise, model=model, precision=precision, **settings)
+    assert task.together is not None
+    for hp in (
+        {"train_from": -1},
+        {"train_from": -2, "layer_decay": 0.5, "augmentation": "crop-flip"},
+        {"train_from": 0, "optimizer": "adamw", "batch_norm": "update", "backbone_lr": 0.1},
+    ):
+        hp = {"lr": 0.01, "views": 2, **hp}
+        ends, losses = [], []
+        for count in (3, 3, 1):
+            trainings = trainings_of(task, count, **hp)
+            losses.append(train(task, trainings, range(4)))
+            ends.append(tensors(trainings))
+        assert np.isfinite(losses[0]).all()
+        assert equal(ends[0], ends[1])
+        assert equal(ends[0][:1], ends[2])
+        resumed = trainings_of(task, 3, **hp)
+        half = trainings_of(task, 3, **hp)
+        train(task, half, range(2))
+        for one, state in zip(resumed, tensors(half), strict=True):
+            one.training.restore(state)
+        train(task, resumed, range(2, 4))
+        assert equal(ends[0], tensors(resumed))
+        with monkeypatch.context() as patch:
+            patch.setattr(Activations, "_fits", lambda self, total: False)
+            fresh = task_of(noise, model=model, precision=precision, **settings)
+            fetched = trainings_of(fresh, 1, **hp)
+            found = train(fresh, fetched, range(4))
+        np.testing.assert_allclose(found, [epoch[:1] for epoch in losses[0]], 1e-2)
 
 
 def test_a_model_that_cannot_be_captured_is_trained_step_by_step(noise, caplog):
