@@ -15,10 +15,10 @@ speed       images per second at batch 32 and 128, with 1, 4 and 8 trainings at 
             bare eager step on a resident batch and the loop of airbench's kind (bfloat16 weights,
             crops and flips of whole batches on the device, fused optimizer, no data loader). All
             take turns in one process; ratios are medians over the rounds.
-finetune    images per second of fine-tuning the last two stages of EfficientNet-Lite0 at 128 pixels,
-            batch 32, from cached activations: captured, with 1 and 4 trainings at once, beside
-            our eager steps from the same activations and whole eager passes without gradients for
-            what is not trained. Needs its weights (alhpo[lite0])
+finetune    images per second of fine-tuning the last two stages of EfficientNet-Lite0 at 128
+            pixels, batch 32, from cached activations: captured, with 1 and 4 trainings at once,
+            beside our eager steps from the same activations and whole eager passes, without
+            gradients for what is not trained. Needs its weights (alhpo[lite0])
 objective   an epoch through the objective beside its training and validation alone: with a
             checkpoint after every epoch, and as in runs, where checkpoints may lag (see
             ``Objective.let_checkpoints_lag``; what they then add is at most a twentieth)

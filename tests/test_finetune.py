@@ -322,7 +322,7 @@ def test_a_captured_training_takes_the_untrained_part_of_its_checkpoint(tmp_path
     """Also if it has trained before it is restored."""
     first = recipe_of(tmp_path, MODEL, 8)
     warm = first.from_model(losses_of(first, images_of(8), CAPTURED, train_from=0)[1].model)
-    losses, training = losses_of(warm, images_of(8), CAPTURED, train_from=-2)
+    training = losses_of(warm, images_of(8), CAPTURED, train_from=-2)[1]
     other = losses_of(first, images_of(8), CAPTURED, train_from=-2)[1]
     other.restore({name: value.clone() for name, value in training.tensors().items()})
     for name, value in training.model.state_dict().items():
