@@ -16,6 +16,7 @@ from alhpo.reports import write_report
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.modes import MODES, Fixed, Schedule
 from alhpo.runs.settings import RunConfig
+from alhpo.sessions.settings import SessionSettings
 from alhpo.studies.config import Cell
 from alhpo.studies.cost import cell_cost
 from alhpo.testing import check_hpo_mode
@@ -233,6 +234,16 @@ def test_a_search_replaces_what_it_is_sure_to_improve(
 def test_nothing_is_sure_without_a_comparison():
     with pytest.raises(ConfigurationError, match="adopt is 'sure', but with measure_current"):
         RunConfig.create(TOY, {"adopt": "sure", "measure_current": False})
+    searching = {"adopt": "sure", "hpo": "per-cycle", "max_epochs": 10}
+    with pytest.raises(ConfigurationError, match=r"a search of 10 epochs cannot.*\(10 epochs\)"):
+        RunConfig.create(TOY, searching, {"max_budget": 10})
+    cycles = len(RunConfig.create(TOY).sizes)
+    with pytest.raises(ConfigurationError, match="a search of 10 epochs cannot"):
+        RunConfig.create(TOY, searching, {"total_budget": 11 * cycles - 1})
+    RunConfig.create(TOY, searching, {"total_budget": 11 * cycles})
+    RunConfig.create(TOY, searching, {"max_budget": 10, "hpo": "fixed"})
+    with pytest.raises(ConfigurationError, match="a search of 10 epochs cannot"):
+        SessionSettings.create({"images": "photos", **searching, "max_budget": 10})
 
 
 def test_what_is_no_mode():

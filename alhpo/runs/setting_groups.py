@@ -366,6 +366,19 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         return self
 
+    def check_adopt(self, budget: int) -> None:
+        """Refuse ``adopt`` "sure" where a search measures nothing to compare with.
+
+        Args:
+            budget: epochs of the shortest search.
+        """
+        if self.adopt == "sure" and self.mode.searches_ever and budget <= self.max_epochs:
+            raise ConfigurationError(
+                f"adopt is 'sure', but a search of {budget} epochs cannot train the current "
+                f"configuration to the end ({self.max_epochs} epochs) and search too, so it has "
+                "nothing to compare with. Use adopt=better, or give searches more than max_epochs."
+            )
+
     @property
     def mode(self) -> HPOMode:
         """The HPO mode."""

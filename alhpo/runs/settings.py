@@ -81,6 +81,7 @@ class RunConfig(CycleSettings, DataSettings):
                     "Leave out one of the two."
                 )
             self._check_budget()
+        self.check_adopt(min(self.search_budgets, default=self.max_budget))
         if self.evaluate_at is not None:
             with naming("evaluate_at", self.evaluate_at):
                 self._check_left_out(self.evaluate_at)
