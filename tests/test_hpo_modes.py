@@ -237,10 +237,10 @@ def test_nothing_is_sure_without_a_comparison():
     searching = {"adopt": "sure", "hpo": "per-cycle", "max_epochs": 10}
     with pytest.raises(ConfigurationError, match=r"a search of 10 epochs cannot.*\(10 epochs\)"):
         RunConfig.create(TOY, searching, {"max_budget": 10})
-    cycles = len(RunConfig.create(TOY).sizes)
+    three = {"initial_size": 12, "acquisition_size": 8, "budget": 28, **searching}
     with pytest.raises(ConfigurationError, match="a search of 10 epochs cannot"):
-        RunConfig.create(TOY, searching, {"total_budget": 11 * cycles - 1})
-    RunConfig.create(TOY, searching, {"total_budget": 11 * cycles})
+        RunConfig.create(three, {"total_budget": 32})
+    RunConfig.create(three, {"total_budget": 33})
     RunConfig.create(TOY, searching, {"max_budget": 10, "hpo": "fixed"})
     with pytest.raises(ConfigurationError, match="a search of 10 epochs cannot"):
         SessionSettings.create({"images": "photos", **searching, "max_budget": 10})
