@@ -108,7 +108,10 @@ def test_the_same_bits_repeated_resumed_alone_and_as_the_eager_steps(noise, hp, 
     eager = task_of(noise, captured=False, precision=precision)
     assert eager.together is None
     losses = train(eager, trainings_of(eager, 1, **hp), range(4))
-    np.testing.assert_allclose(losses, train(task, trainings_of(task, 1, **hp), range(4)), 1e-2)
+    # its convolutions may use other algorithms, whose rounding the epochs enlarge
+    expected = train(task, trainings_of(task, 1, **hp), range(4))
+    np.testing.assert_allclose(losses[:2], expected[:2], 1e-2)
+    np.testing.assert_allclose(losses, expected, 5e-2)
 
 
 @pytest.mark.parametrize(

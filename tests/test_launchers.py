@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from study_examples import study_in
 
@@ -9,7 +11,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings
 from alhpo.studies import run_study
 from alhpo.studies.cell_runner import Outcome, run_cell
-from alhpo.studies.launch import launcher_names, register_launcher
+from alhpo.studies.launch import launcher_names, local, register_launcher
 from alhpo.studies.launch.registry import LAUNCHERS
 from alhpo.testing import check_launcher
 
@@ -110,3 +112,23 @@ def test_a_bad_launcher_is_caught(launcher, rule):
         return
     with pytest.raises(AssertionError, match=rule):
         check_launcher("own")
+
+
+@pytest.mark.parametrize(
+    ("options", "share"), [({}, 1.0), ({"per_gpu": 3}, 0.3), ({"per_gpu": 3, "workers": 4}, 0.45)]
+)
+def test_processes_divide_the_memory_of_the_gpu_that_they_share(monkeypatch, options, share):
+    told = []
+
+    class Ended(subprocess.Popen):
+        def __init__(self, command, *, env, **rest):
+            told.append((env["CUDA_VISIBLE_DEVICES"], float(command[-1])))
+            super().__init__(["true"], env=env, **rest)
+
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    launcher = local.LocalLauncher(local.LocalOptions.model_validate(options))
+    for _ in range(2):
+        launcher._busy[launcher._start()] = None
+    launcher.close()
+    assert told == [("0", pytest.approx(share)), ("1", pytest.approx(share))]

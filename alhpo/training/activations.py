@@ -15,7 +15,7 @@ from alhpo.base.seeding import Key, derive_seed, torch_generator
 from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
 from alhpo.data.stored_features import features_on_disk, finite_as
 from alhpo.data.views import ImageViews
-from alhpo.training.compute import Compute
+from alhpo.training.compute import Compute, gpu_memory
 
 #: Images in a forward pass of the untrained part: always as many, because the last bits of an
 #: image's activations may depend on it, and on nothing else.
@@ -88,8 +88,7 @@ class Activations:
         device, size = self._compute.device, np.dtype(self._dtype).itemsize
         if device.type != "cuda":
             return True
-        memory = torch.cuda.get_device_properties(device).total_memory
-        return total * int(np.prod(self._shape)) * size <= RESIDENT * memory
+        return total * int(np.prod(self._shape)) * size <= RESIDENT * gpu_memory(device)
 
     def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """(B, ...) float32 on the device; see ``ImageViews.batch``."""

@@ -13,6 +13,12 @@ from alhpo.base.errors import ConfigurationError
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+def gpu_memory(device: torch.device) -> float:
+    """Bytes that this process may use on a CUDA device: all, or its share of them."""
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+    return share * torch.cuda.get_device_properties(device).total_memory
+
+
 @dataclass(frozen=True)
 class Compute:
     """Device, precision and memory order.

@@ -26,6 +26,7 @@ from alhpo.base.types import Evaluation
 from alhpo.data.batches import DeviceRows
 from alhpo.hyperparameters import TrainingHyperparameters, check_space, check_warmup, load_space
 from alhpo.training.checkpoints import FILE_NAME
+from alhpo.training.compute import gpu_memory
 from alhpo.training.evaluation import ImageScores, evaluate, score_images
 from alhpo.training.image_scores import KEY, Gain, gain_between, packed_scores, unpacked_scores
 from alhpo.training.lanes import CAPTURING
@@ -447,7 +448,7 @@ def _live_bytes(device: torch.device) -> int:
     """Memory for models of recent trials; what a GPU has is there for them."""
     if device.type != "cuda":
         return LIVE_BYTES
-    return max(torch.cuda.get_device_properties(device).total_memory // 3, LIVE_BYTES)
+    return max(int(gpu_memory(device) / 3), LIVE_BYTES)
 
 
 def _means(results: list[Evaluation]) -> dict[str, Any]:

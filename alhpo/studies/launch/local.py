@@ -21,6 +21,8 @@ from alhpo.studies.config import Cell
 from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings, visible_gpus
 from alhpo.studies.launch.remote import pack
 
+#: Share of a GPU's memory that the processes on it divide; the rest is for their contexts.
+USABLE = 0.9
 #: Seconds that a worker has to end before it is killed.
 GRACE = 5.0
 
@@ -34,7 +36,9 @@ class LocalOptions(Settings):
     threads: int | None = Field(
         None, ge=1, description="Threads of each process; by default cores / workers."
     )
-    per_gpu: int = Field(1, ge=1, description="Processes that share a GPU.")
+    per_gpu: int = Field(
+        1, ge=1, description="Processes that share a GPU, each with its part of the memory."
+    )
 
 
 class LocalLauncher:
@@ -63,6 +67,8 @@ class LocalLauncher:
         self._gpus = visible_gpus() if gpus else []
         self.capacity = options.workers or len(self._gpus) * options.per_gpu or cores
         self.threads = options.threads or max(1, cores // self.capacity)
+        on_a_gpu = -(-self.capacity // max(len(self._gpus), 1))
+        self._gpu_share = 1.0 if on_a_gpu == 1 else USABLE / on_a_gpu
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, Cell] = {}
         self._answers: SimpleQueue[tuple[_Worker, Outcome | None]] = SimpleQueue()
@@ -102,7 +108,7 @@ class LocalLauncher:
             taken = [worker.gpu for worker in (*self._idle, *self._busy)]
             gpu = min(self._gpus, key=taken.count)
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        return _Worker(environment, gpu, self._answers)
+        return _Worker(environment, gpu, self._answers, self._gpu_share)
 
     def _settle(self, worker: _Worker, outcome: Outcome | None) -> Outcome | None:
         """The outcome of a worker's cell; ``outcome`` is None when the worker has ended."""
@@ -127,11 +133,12 @@ class _Worker:
         environment: dict[str, str],
         gpu: str | None,
         answers: SimpleQueue[tuple[_Worker, Outcome | None]],
+        gpu_share: float,
     ) -> None:
         self.gpu = gpu
         self._answers = answers
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alhpo.studies.launch.worker"],
+            [sys.executable, "-m", "alhpo.studies.launch.worker", str(gpu_share if gpu else 1.0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -1,4 +1,6 @@
-"""A process that runs cells: ``python -m alhpo.studies.launch.worker``.
+"""A process that runs cells: ``python -m alhpo.studies.launch.worker SHARE``.
+
+SHARE is the part of its GPU's memory that it may use, above 0 and at most 1.
 
 It reads one cell per line from stdin and writes one outcome per line to stdout. It ends at once
 when stdin ends, even within a cell: the system closes stdin when the main process ends. The cell
@@ -12,6 +14,8 @@ import sys
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
+
+import torch
 
 from alhpo.studies.launch.remote import run_packed
 
@@ -28,6 +32,8 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
+    if (share := float(sys.argv[1])) < 1:  # what others keep, this one cannot free
+        torch.cuda.set_per_process_memory_fraction(share)
     while True:
         answer = run_packed(cells.get())
         with suppress(BrokenPipeError):  # the main process is gone; the end of stdin ends this one
