@@ -397,9 +397,7 @@ def _rounded(model: nn.Module) -> set[int]:
 def _without_counters(model: nn.Module) -> Iterator[torch.Tensor]:
     """Take the counters of steps from batch norms that do not compute with them, and yield them."""
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    for norm in norms:
-        if not norm.training:
-            continue
+    for norm in (norm for norm in norms if norm.training):
         if norm.momentum is not None and norm.num_batches_tracked is not None:
             yield norm.num_batches_tracked
             norm.num_batches_tracked = None
