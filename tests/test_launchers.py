@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+import torch
 from study_examples import study_in
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings
 from alhpo.studies import run_study
-from alhpo.studies.cell_runner import Outcome, run_cell
+from alhpo.studies.cell_runner import Outcome, record_failure, run_cell
+from alhpo.studies.config import expand
 from alhpo.studies.launch import launcher_names, local, register_launcher
 from alhpo.studies.launch.registry import LAUNCHERS
+from alhpo.studies.scheduler import StudyObserver
 from alhpo.testing import check_launcher
 
 
@@ -132,3 +135,48 @@ def test_processes_divide_the_memory_of_the_gpu_that_they_share(monkeypatch, opt
         launcher._busy[launcher._start()] = None
     launcher.close()
     assert told == [("0", pytest.approx(share)), ("1", pytest.approx(share))]
+
+
+class Crowded(LastFirst):
+    """Has memory for two cells at a time."""
+
+    room = 2
+
+    def wait(self, timeout=None):
+        return [self.attempt(self.cells.pop())] if self.cells else []
+
+    def attempt(self, cell):
+        if len(self.cells) >= self.room:
+            record_failure(cell, "MemoryError")
+            return Outcome(cell.index, "failed", "MemoryError", out_of_memory=True)
+        return run_cell(cell)
+
+
+@pytest.mark.parametrize("room", [2, 1, 0])
+def test_cells_that_memory_does_not_suffice_for_run_beside_fewer(tmp_path, room):
+    study = study_in(tmp_path, grid={"seed": [0, 1, 2, 3, 4]})
+    launcher, notes = Crowded(5), []
+    launcher.room = room
+
+    class Noted(StudyObserver):
+        def noted(self, title, message):
+            notes.append(message)
+
+    result = run_study(study, launcher, observer=Noted())
+    assert result.complete == bool(room)
+    assert len(notes) == (5 - room if room else 4)
+    assert notes[0] == "no memory for it beside 4 cells; tried again later"
+    if not room:  # alone, a lack of memory is the cell's own
+        assert all(message == "MemoryError" for _, message in result.failed)
+        assert len(result.failed) == 5
+
+
+def test_a_lack_of_memory_is_told_by_the_outcome(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("the search failed") from torch.cuda.OutOfMemoryError("none left")
+
+    monkeypatch.setattr("alhpo.studies.cell_runner._work", fails)
+    (cell, *_) = expand(study_in(tmp_path))
+    outcome = run_cell(cell)
+    assert outcome.status == "failed" and outcome.out_of_memory
+    assert Outcome.from_json(outcome.to_json()) == outcome

@@ -20,6 +20,7 @@ from alhpo.runs.pool_tuning import pool_record, tune_pool
 from alhpo.runs.progress import log_observer
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.studies.config import Cell
+from alhpo.tuning.failures import is_out_of_memory
 
 #: Names of the files beside those of the run or tuning itself.
 LOG, FAILURE = "cell.log", "failed.txt"
@@ -41,12 +42,14 @@ class Outcome:
             "lost" if the process that ran it died.
         message: one line about the failure; empty for a finished cell.
         seconds: wall-clock seconds of the attempt.
+        out_of_memory: whether it failed for lack of memory.
     """
 
     cell: int
     status: Status
     message: str = ""
     seconds: float = 0.0
+    out_of_memory: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -71,8 +74,9 @@ def run_cell(cell: Cell, observer: Observer | None = None, *, load: Load | None 
     """
     start = time.perf_counter()
 
-    def outcome(status: Status, message: str = "") -> Outcome:
-        return Outcome(cell.index, status, message, time.perf_counter() - start)
+    def outcome(status: Status, message: str = "", out_of_memory: bool = False) -> Outcome:
+        seconds = time.perf_counter() - start
+        return Outcome(cell.index, status, message, seconds, out_of_memory)
 
     try:
         if missing := _missing_labels(cell):
@@ -87,7 +91,7 @@ def run_cell(cell: Cell, observer: Observer | None = None, *, load: Load | None 
         return outcome("elsewhere", f"another process is running {cell.path}")
     except Exception as error:
         record_failure(cell, traceback.format_exc())
-        return outcome("failed", error_line(error))
+        return outcome("failed", error_line(error), is_out_of_memory(error))
     return outcome("finished")
 
 

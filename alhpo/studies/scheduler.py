@@ -173,6 +173,8 @@ class _Scheduler:
         self._not_before: dict[int, float] = {}
         self._running: dict[int, Cell] = {}
         self._lost: Counter[int] = Counter()
+        #: Cells that memory suffices for; known once one failed for lack of it beside others.
+        self._at_most: int | None = None
         self._seconds: dict[str, list[float]] = {"run": [], "tune": []}
         self._begun = False
 
@@ -207,7 +209,7 @@ class _Scheduler:
                 self._settle(cell, "blocked", f"its run, cell {cell.run}, failed")
 
     def _submit(self) -> None:
-        free = self._launcher.capacity - len(self._running)
+        free = self._capacity - len(self._running)
         for cell in sorted(self._waiting, key=lambda cell: (cell.kind == "run", cell.index)):
             if free < 1:
                 return
@@ -217,6 +219,12 @@ class _Scheduler:
                 self._running[cell.index] = cell
                 self._launcher.submit(cell)
                 free -= 1
+
+    @property
+    def _capacity(self) -> int:
+        """How many cells may run at the same time."""
+        at_once = self._launcher.capacity
+        return at_once if self._at_most is None else min(at_once, self._at_most)
 
     def _ready(self, cell: Cell) -> bool:
         if cell.run is not None and self._status.get(cell.run) != "finished":
@@ -254,6 +262,12 @@ class _Scheduler:
             self._again.add(cell.index)  # an earlier failure may still be on disk
             self._observer.noted(cell.title, f"{outcome.message}; the cell goes on in another")
             self._waiting.append(cell)
+        elif outcome.status == "failed" and outcome.out_of_memory and self._running:
+            self._at_most = len(self._running)
+            self._again.add(cell.index)
+            many = "1 cell" if self._at_most == 1 else f"{self._at_most} cells"
+            self._observer.noted(cell.title, f"no memory for it beside {many}; tried again later")
+            self._waiting.append(cell)
         else:
             message = outcome.message
             if outcome.status == "lost":
@@ -280,4 +294,4 @@ class _Scheduler:
         for cell in (*self._waiting, *self._running.values()):
             like = self._seconds[cell.kind] or known
             rest += sum(like) / len(like)
-        return rest / self._launcher.capacity
+        return rest / self._capacity
