@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from hpo4dl_tuner import best_of_hpo4dl
 from timm.optim.optim_factory import param_groups_layer_decay
 from toy_models import alhpo_stages, alhpo_toy, random_weights
 
@@ -486,19 +487,7 @@ def test_runs_search_where_to_train_from(few_digits, weights, tmp_path, hpo):
 
 @pytest.mark.hpo4dl
 def test_hpo4dl_drives_fine_tuning(digits_200, weights, tmp_path):
-    from hpo4dl.tuner import Tuner as Theirs
-
     learner = learner_of(digits_200, weights)
     learner.label_initial(30)
-    objective = learner.objective()
-    best = Theirs(
-        objective_function=objective,
-        configuration_space=objective.configuration_space,
-        max_epochs=3,
-        max_budget=6,
-        output_path=str(tmp_path),
-        optimizer="hyperband",
-        minimize=False,
-        seed=0,
-    ).run()
+    best = best_of_hpo4dl(learner.objective(), 3, 6, tmp_path)
     assert 0 < best["metric"] <= 1

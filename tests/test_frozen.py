@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hpo4dl_tuner import best_of_hpo4dl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -430,21 +431,9 @@ def test_a_search_finds_the_same_with_any_number_of_processes(digits_200, weight
 
 @pytest.mark.hpo4dl
 def test_hpo4dl_drives_heads(digits_200, weights, tmp_path):
-    from hpo4dl.tuner import Tuner as Theirs
-
     learner = learner_of(digits_200, weights, max_epochs=3)
     learner.label_initial(20)
-    objective = learner.objective()
-    best = Theirs(
-        objective_function=objective,
-        configuration_space=objective.configuration_space,
-        max_epochs=3,
-        max_budget=9,
-        output_path=str(tmp_path),
-        optimizer="hyperband",
-        minimize=False,
-        seed=0,
-    ).run()
+    best = best_of_hpo4dl(learner.objective(), 3, 9, tmp_path)
     assert 0 < best["metric"] <= 1
 
 

@@ -145,6 +145,16 @@ def test_photos_become_a_labelled_set_and_a_model_by_commands(tmp_path):
     assert (tmp_path / "without.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
+def check_goes_elsewhere(session, tmp_path, weights):
+    """The exported model predicts as the session does, without the file of its weights."""
+    session.tell(by_number(session, range(9)))
+    assert len(session.ask(4)) == 4
+    found = session.predict(tmp_path / "photos")
+    session.export(tmp_path / "model", "model")
+    Path(weights).unlink()
+    assert predict_with(tmp_path / "model", tmp_path / "photos") == found
+
+
 def test_a_frozen_network_gives_its_features_once_and_its_model_goes_elsewhere(tmp_path):
     weights = toy_weights(tmp_path)
     frozen = {
@@ -154,12 +164,7 @@ def test_a_frozen_network_gives_its_features_once_and_its_model_goes_elsewhere(t
         "validation": "kfold:3",
     }
     session = new_session(tmp_path, image_size=16, **frozen)
-    session.tell(by_number(session, range(9)))
-    assert len(session.ask(4)) == 4
-    found = session.predict(tmp_path / "photos")
-    session.export(tmp_path / "model", "model")
-    Path(weights).unlink()
-    assert predict_with(tmp_path / "model", tmp_path / "photos") == found
+    check_goes_elsewhere(session, tmp_path, weights)
     described = json.loads((tmp_path / "model" / "model.json").read_text())
     assert described["classes"] == list(CLASSES)
     assert described["labels"] == 9
@@ -176,12 +181,7 @@ def test_a_fine_tuned_network_goes_elsewhere(tmp_path):
         strategy="uherding",
         hyperparameters={"batch_size": 4, "train_from": -2},
     )
-    session.tell(by_number(session, range(9)))
-    assert len(session.ask(4)) == 4
-    found = session.predict(tmp_path / "photos")
-    session.export(tmp_path / "model", "model")
-    Path(weights).unlink()
-    assert predict_with(tmp_path / "model", tmp_path / "photos") == found
+    check_goes_elsewhere(session, tmp_path, weights)
     assert SessionSettings.create(TOY, {"images": "photos", "recipe": "finetune"}).pretrained
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alhpo.base.errors import ConfigurationError
+from alhpo.base.plain import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,7 +122,7 @@ def _show_cost(config: StudyConfig, console: Console) -> None:
     table.add_section()
     counts = (f"{n:,}" for n in (total.epochs, total.trained, total.predicted))
     time = duration(sum(one.seconds for one in left))
-    table.add_row("", f"{len(left)} cells to run", *counts, time)
+    table.add_row("", f"{counted(len(left), 'cell')} to run", *counts, time)
     console.print(table)
     lines = [
         "Epochs and images are upper limits. An epoch of a search counts once, whatever the number "

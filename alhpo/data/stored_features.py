@@ -68,11 +68,10 @@ def stored_features(
     *,
     block: int,
     progress: EncodeProgress | None = None,
-) -> FeatureRows:
+) -> FeatureRows | None:
     """The features of these images from the cache; those that are not there are computed into it.
 
-    Of several processes that want features of one network, one computes and the others wait. Where
-    the cache cannot be written, features are computed into memory.
+    Of several processes that want features of one network, one computes and the others wait.
 
     Args:
         key: everything that features depend on, apart from the image; JSON can hold it.
@@ -84,35 +83,12 @@ def stored_features(
         block: images that are computed, and then saved, at a time.
         progress: called after each block.
 
+    Returns:
+        The N rows; None where the cache cannot be written, or has no room.
+
     Raises:
         DataError: features that are not finite in ``dtype``.
     """
-    found = features_on_disk(
-        key, what, identities, width, dtype, encode, block=block, progress=progress
-    )
-    if found is not None:
-        return found
-    values = np.empty((len(identities), width), dtype=dtype)
-    for start in range(0, len(identities), block):
-        rows = range(start, min(start + block, len(identities)))
-        values[start : start + block] = finite_as(encode(rows), dtype)
-        if progress:
-            progress(rows.stop, len(identities))
-    return FeatureRows(values, np.arange(len(identities)))
-
-
-def features_on_disk(
-    key: Mapping[str, Any],
-    what: str,
-    identities: Sequence[str],
-    width: int,
-    dtype: type[np.floating[Any]],
-    encode: Encode,
-    *,
-    block: int,
-    progress: EncodeProgress | None = None,
-) -> FeatureRows | None:
-    """As ``stored_features``; None where the cache cannot be written, or has no room."""
     name = content_hash([dict(key), width, np.dtype(dtype).name], length=32)
     folder = cache_folder() / "features"
     try:
@@ -134,6 +110,25 @@ def features_on_disk(
             return FeatureRows(stored.values(), rows)
     except (OSError, NotImplementedError):  # read-only, full, no locks
         return None
+
+
+def computed_features(
+    count: int,
+    width: int,
+    dtype: type[np.floating[Any]],
+    encode: Encode,
+    *,
+    block: int,
+    progress: EncodeProgress | None = None,
+) -> FeatureRows:
+    """The same features of ``count`` images, in memory; see ``stored_features``."""
+    values = np.empty((count, width), dtype=dtype)
+    for start in range(0, count, block):
+        rows = range(start, min(start + block, count))
+        values[start : start + block] = finite_as(encode(rows), dtype)
+        if progress:
+            progress(rows.stop, count)
+    return FeatureRows(values, np.arange(count))
 
 
 @contextmanager

@@ -17,7 +17,12 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.data.batches import InputFormat, PoolImages, Rows
 from alhpo.data.file_images import FileImages
 from alhpo.data.pixels import decoding_rules
-from alhpo.data.stored_features import EncodeProgress, FeatureRows, stored_features
+from alhpo.data.stored_features import (
+    EncodeProgress,
+    FeatureRows,
+    computed_features,
+    stored_features,
+)
 from alhpo.models.folding import folded, has_batch_norm
 from alhpo.models.timm_models import (
     ModelSpec,
@@ -156,16 +161,16 @@ class Encoder:
             **({"batch_norm": "folded"} if has_batch_norm(self._model) else {}),
             "versions": [torch.__version__, version("timm"), *decoding_rules()],
         }
-        return stored_features(
-            key,
-            f"features of {what}, {self.spec.name}",
-            identities,
-            self.width,
-            np.float16 if precision == "bfloat16" else np.float32,
-            encode,
-            block=PASSES * per_pass,
-            progress=progress,
-        )
+        how: dict[str, Any] = {
+            "width": self.width,
+            "dtype": np.float16 if precision == "bfloat16" else np.float32,
+            "encode": encode,
+            "block": PASSES * per_pass,
+            "progress": progress,
+        }
+        what = f"features of {what}, {self.spec.name}"
+        stored = stored_features(key, what, identities, **how)
+        return computed_features(len(identities), **how) if stored is None else stored
 
 
 def _outputs(model: Any, inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -18,6 +18,7 @@ import yaml
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import write_text
 from alhpo.base.formats import claim_format
+from alhpo.base.plain import counted
 from alhpo.runs.config_files import read_config_file
 from alhpo.runs.data import check_data_of_finished, same_data
 from alhpo.runs.observer import Observer
@@ -265,8 +266,8 @@ class _Scheduler:
         elif outcome.status == "failed" and outcome.out_of_memory and self._running:
             self._at_most = len(self._running)
             self._again.add(cell.index)
-            many = "1 cell" if self._at_most == 1 else f"{self._at_most} cells"
-            self._observer.noted(cell.title, f"no memory for it beside {many}; tried again later")
+            beside = counted(self._at_most, "cell")
+            self._observer.noted(cell.title, f"no memory for it beside {beside}; tried again later")
             self._waiting.append(cell)
         else:
             message = outcome.message

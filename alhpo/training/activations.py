@@ -13,7 +13,7 @@ from torch import nn
 from alhpo.base.epoch_size import EpochImages
 from alhpo.base.seeding import Key, derive_seed, torch_generator
 from alhpo.data.batches import DeviceImages, DeviceRows, EpochPlan
-from alhpo.data.stored_features import features_on_disk, finite_as
+from alhpo.data.stored_features import finite_as, stored_features
 from alhpo.data.views import ImageViews
 from alhpo.training.compute import Compute, gpu_memory
 
@@ -54,12 +54,13 @@ class Activations:
         self._shape = tuple(shape)
         self._views = views
         self._compute = compute
+        self._width = int(np.prod(self._shape))
         self._dtype = np.float16 if compute.precision == "bfloat16" else np.float32
-        self._stored = features_on_disk(
+        self._stored = stored_features(
             key,
             what,
             views.identities(),
-            int(np.prod(self._shape)),
+            self._width,
             self._dtype,
             self._encode,
             block=PASSES * PASS,
@@ -76,9 +77,8 @@ class Activations:
         device = self._compute.device
         total = len(self._views) * self._views.count
         if self._resident is None and self._fits(total):
-            width = int(np.prod(self._shape))
             kind = torch.float16 if self._dtype is np.float16 else torch.float32
-            resident = torch.empty(total, width, dtype=kind, device=device)
+            resident = torch.empty(total, self._width, dtype=kind, device=device)
             for places in torch.arange(total).split(PASSES * PASS):
                 resident[places] = self._fetched(places).to(device, kind)
             self._resident = resident
@@ -88,7 +88,7 @@ class Activations:
         device, size = self._compute.device, np.dtype(self._dtype).itemsize
         if device.type != "cuda":
             return True
-        return total * int(np.prod(self._shape)) * size <= RESIDENT * gpu_memory(device)
+        return total * self._width * size <= RESIDENT * gpu_memory(device)
 
     def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """(B, ...) float32 on the device; see ``ImageViews.batch``."""

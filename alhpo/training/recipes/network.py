@@ -184,11 +184,9 @@ class NetworkRecipe:
     ) -> Training:
         model = compute.place(copy.deepcopy(self.template))
         settings = self._settings(hp, max_epochs, compute)
-        return (
-            CapturedTraining(model.train(), settings)
-            if captured
-            else NetworkTraining(model, settings)
-        )
+        if captured:
+            return CapturedTraining(model.train(), settings)
+        return NetworkTraining(model, settings)
 
     def _settings(
         self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute
