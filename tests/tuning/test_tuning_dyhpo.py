@@ -33,8 +33,8 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.testing import check_optimizer
 from alhpo.tuning import DyHPO, SampledConfigurations, dyhpo
 from alhpo.tuning.history import EarlierSearch
+from alhpo.tuning.optimizers.dyhpo.acquisition import expected_improvement, gain_at_the_end
 from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
-from alhpo.tuning.optimizers.dyhpo.optimizer import expected_improvement
 from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations
 from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
@@ -215,6 +215,31 @@ def test_predictions_are_those_of_the_formula():
         assert deviation[place] == pytest.approx(expected, abs=1e-7)
 
 
+@pytest.mark.parametrize(("trial", "seen", "end"), [(1, 5, 5), (1, 5, 20), (-1, 1, 20)])
+def test_looking_ahead_is_what_the_observation_then_tells(trial, seen, end):
+    """Before it, the mean is the same; after it, so much less is unknown, whatever it is."""
+    generator = np.random.default_rng(0)
+    made, known = process(generator), observations(generator)
+    made.fit(known, 0)
+    x = known.x[trial] if trial >= 0 else generator.random(4)
+    one = [x[None], np.array([trial])]
+    told, spread = made.look_ahead(*one, np.array([seen]), np.array([end]))
+    mean, before = made.predict(*one, np.array([end]))
+    assert told == pytest.approx(mean, abs=1e-12)
+    rows = known.x if trial >= 0 else np.concatenate([known.x, x[None]])
+    place = trial if trial >= 0 else len(known.x)
+    more = Observations(
+        x=rows,
+        search=np.concatenate([known.search, np.zeros(len(rows) - len(known.x), int)]),
+        trial=np.append(known.trial, place),
+        epoch=np.append(known.epoch, seen),
+        value=np.append(known.value, 0.7),
+    )
+    made.fit(more, 0)
+    _, after = made.predict(x[None], np.array([place]), np.array([end]))
+    assert spread**2 == pytest.approx(before**2 - after**2, abs=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fitted_parameters_are_the_most_probable_ones(seed):
     """The posterior of the formula is level there, and lower everywhere around."""
@@ -243,6 +268,19 @@ def test_expected_improvement_is_the_integral():
     assert found[0] == pytest.approx(expected, rel=5e-3)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_gain_at_the_end_is_the_mean_over_what_a_step_may_tell(count):
+    generator = np.random.default_rng(count)
+    mean, deviation = generator.normal(size=count), generator.random(count)
+    delayed, best = mean - 0.2 * generator.random(count), 0.1
+    found = gain_at_the_end(mean, deviation, delayed, best)
+    draws = generator.normal(size=500_000)
+    for one in range(count):
+        others = [best, *np.delete(delayed, one)]
+        end = np.maximum(mean[one] + deviation[one] * draws, max(others)).mean()
+        assert found[one] == pytest.approx(end - max(best, mean.max()), abs=5e-3)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 @example([0.0, 1.0, 2.3e-309])  # a deviation by which others cannot be divided
 def test_scaling_is_monotone_and_invertible(metrics):
@@ -257,6 +295,30 @@ def test_scaling_is_monotone_and_invertible(metrics):
 
 
 # The optimizer.
+
+
+@pytest.mark.parametrize(("budget", "first"), [(20, 6), (100, 6), (10, 3)])
+def test_it_begins_with_three_tenths_of_a_full_training(budget, first):
+    optimizer, configurations = made(line_space(), max_epochs=20, max_budget=budget, n=40)
+    suggested = [feed(optimizer, configurations, lambda n, e: n / 40) for _ in range(first + 1)]
+    begun = [number for one in suggested[:first] for number, _ in one]
+    assert len(set(begun)) == first
+    assert {epoch for one in suggested[:first] for _, epoch in one} == {1}
+
+
+def test_it_begins_little_when_the_budget_is_nearly_spent():
+    """What is begun then could not catch up any more."""
+
+    def rising(number, epoch):
+        return (number % 7) / 14 + 0.5 * math.log(epoch) / math.log(60)
+
+    begun = {"middle": 0, "end": 0}
+    for seed in range(4):
+        optimizer, configurations = made(line_space(), seed, max_epochs=60, max_budget=60, n=60)
+        steps = [feed(optimizer, configurations, rising)[0] for _ in range(60)]
+        begun["middle"] += sum(epoch == 1 for _, epoch in steps[20:30])
+        begun["end"] += sum(epoch == 1 for _, epoch in steps[-10:])
+    assert begun["end"] * 2 < begun["middle"]
 
 
 def test_with_other_steps_it_conforms():
@@ -642,7 +704,8 @@ def test_with_half_the_epochs_transfer_is_as_good_on_growing_pools():
             if history:
                 without = race(dyhpo, table, budget=50, seed=seed)
                 alone.append(table.regret(without.best(50))[49])
-                helped.append(table.regret(search.best(50))[24])
+                half = race(dyhpo, table, budget=25, seed=seed, history=ages)
+                helped.append(table.regret(half.best(25))[24])
             history.append(search)
     assert np.mean(helped) <= np.mean(alone)
 

@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.seeding import numpy_generator
 from alhpo.tuning.configurations import fill_up
 from alhpo.tuning.history import EarlierSearch, best_first
+from alhpo.tuning.optimizers.dyhpo.acquisition import expected_improvement, gain_at_the_end
 from alhpo.tuning.optimizers.dyhpo.earlier import EarlierObservations
 from alhpo.tuning.optimizers.dyhpo.encoding import Encoder
 from alhpo.tuning.optimizers.dyhpo.process import CurveProcess, Observations
@@ -25,6 +25,8 @@ from alhpo.tuning.optimizers.dyhpo.scale import Scale
 
 #: A search uses its own scale from this many observations on; before, that of an earlier search.
 _OWN_SCALE = 20
+#: Epochs for first random configurations, as a share of a full training or of the budget.
+_FIRST_SHARE = 0.3
 #: The best configurations of the latest search that are trained to the end first, at most.
 _TRANSFERRED = 3
 #: Suggestions between two refreshes of the candidates, the share of them that is replaced by random
@@ -39,12 +41,21 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 class DyHPO:
     """Choose after every step the configuration to train further.
 
-    The next configuration is that with the highest expected improvement. Every other suggestion
-    looks one step ahead, as in DyHPO: improvement over the best metric of any configuration at that
-    epoch (over the best of all, if none has reached it). The others look a random number of epochs
-    ahead, uniform on a log scale (compare ifBO, Rakotoarison et al. 2024): improvement over the
-    best of all. This is how configurations that rise late get trained. One suggestion in ten is a
-    new random configuration. Ties go to the lowest number.
+    A search without history begins with one epoch each of random configurations, as many as three
+    tenths of a full training (or of the budget, if that is less) have epochs. Then, with a
+    probability that grows as the square of the share of the budget that is spent, the next
+    configuration is that with the highest expected gain at the end of the budget
+    (``gain_at_the_end``): an epoch is worth what it tells, less what it takes from the
+    configuration that would get the rest. The other suggestions explore. One in ten is a new random
+    configuration. The rest have the highest expected improvement, in turns
+
+    - a random number of epochs ahead, uniform on a log scale and within the budget (compare ifBO,
+      Rakotoarison et al. 2024), over the best metric of all, which trains configurations that rise
+      late;
+    - one step ahead, as in DyHPO, over the best metric of any configuration at that epoch (over
+      the best of all, if none has reached it).
+
+    Ties go to the lowest number.
 
     A configuration whose metric was not finite, or whose training failed, is never suggested again.
     It counts as the worst metric so far, so that its neighbourhood is avoided.
@@ -67,7 +78,8 @@ class DyHPO:
             configurations include them, are trained to the end first.
         step: epochs of training per suggestion, 1 by default.
         parallel: configurations in a suggestion, 1 by default.
-        explore: share of suggestions that are new random configurations, in [0, 1].
+        explore: share of the suggestions that explore that are new random configurations, in
+            [0, 1].
         refit_growth: at least 1. The surrogate's parameters are fitted again when the number of
             observations has grown by this factor; 1 fits at every step.
         fit_steps: the largest number of L-BFGS steps of a fit.
@@ -114,7 +126,10 @@ class DyHPO:
         self._initial = list(range(getattr(configurations, "num_initial", 0)))
         #: The configurations that are trained to the end first.
         self._through = _transferred(configurations, history, max_epochs, max_budget)
+        #: The number of configurations that the search begins with.
+        self._first = 0.0
         if not history:
+            self._first = _FIRST_SHARE * min(max_epochs, self._budget)
             self._initial += _default(configurations)
         fill_up(configurations, num_configurations)
         self._encoder = Encoder(configurations.space)
@@ -239,21 +254,44 @@ class DyHPO:
             return None
         untried = [number for number in candidates if number not in self._reached]
         best = self._best()
-        explores = self._generator.random() < self._explore
-        if best is None or (explores and untried):
+        finishes = self._generator.random() < (len(self._observed) / self._budget) ** 2
+        explores = not finishes and self._generator.random() < self._explore
+        if best is None or (untried and (explores or len(self._reached) < self._first)):
             return (untried or candidates)[0]
         known = self._condition(self._process, fantasies)
         reached = np.array([self._reached.get(number, 0) for number in candidates])
-        if self._suggestions % 2:
-            target = np.minimum(reached + self._ahead(), self._max_epochs)
-            bar = np.full(len(candidates), best)
+        step = np.minimum(reached + self._step, self._max_epochs)
+        if finishes:
+            score = self._gains(known, candidates, reached, step, len(fantasies))
         else:
-            target = np.minimum(reached + self._step, self._max_epochs)
-            bar = self._bar(target, best)
-        mean, deviation = self._predicted(self._process, known, candidates, target)
-        score = expected_improvement(mean, deviation, bar)
+            far = self._suggestions % 2
+            target = np.minimum(reached + self._ahead(), self._max_epochs) if far else step
+            mean, deviation = self._predicted(self._process, known, candidates, target)
+            score = expected_improvement(mean, deviation, best if far else self._bar(step, best))
         self._score = dict(zip(candidates, score.tolist(), strict=True))
         return candidates[int(score.argmax())]
+
+    def _gains(
+        self,
+        known: dict[int, int],
+        candidates: list[int],
+        reached: np.ndarray,
+        step: np.ndarray,
+        pending: int,
+    ) -> np.ndarray:
+        """(k,) expected gains at the end of the budget of one step of each candidate."""
+        left = min(self._budget - len(self._observed) - pending, self._max_epochs)
+        end = np.minimum(reached + max(int(left), self._step), self._max_epochs)
+        x, trial = self._encoded(candidates), self._trials(known, candidates)
+        mean, deviation = self._process.look_ahead(x, trial, step, end)
+        later = np.minimum(reached + max(int(left) - self._step, 0), self._max_epochs)
+        delayed = mean.copy()
+        if (less := np.flatnonzero((later < end) & (later > 0))).size:
+            delayed[less] = self._process.predict(x[less], trial[less], later[less])[0]
+        delayed[later == 0] = -math.inf  # nothing is left for them
+        best = self._best()
+        assert best is not None
+        return gain_at_the_end(mean, deviation, delayed, best)
 
     def _ahead(self) -> int:
         """A random number of epochs, uniform on a log scale, within the budget."""
@@ -376,8 +414,11 @@ class DyHPO:
         numbers: list[int],
         target: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        trial = np.array([known.get(number, -1) for number in numbers])
-        return process.predict(self._encoded(numbers), trial, target)
+        return process.predict(self._encoded(numbers), self._trials(known, numbers), target)
+
+    @staticmethod
+    def _trials(known: dict[int, int], numbers: list[int]) -> np.ndarray:
+        return np.array([known.get(number, -1) for number in numbers])
 
     def _encoded(self, numbers: list[int]) -> np.ndarray:
         for number in range(len(self._rows), len(self._configurations)):
@@ -404,15 +445,6 @@ def _default(configurations: Any) -> list[int]:
         return [configurations.add(dict(configurations.space.get_default_configuration()))]
     except ConfigurationError:
         return []
-
-
-def expected_improvement(
-    mean: np.ndarray, deviation: np.ndarray, best: np.ndarray | float
-) -> np.ndarray:
-    """The expected improvement of normal distributions over ``best`` (Mockus 1978)."""
-    z = (mean - best) / deviation
-    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return np.maximum(deviation * (z * ndtr(z) + density), 0.0)
 
 
 def dyhpo(

@@ -113,6 +113,38 @@ class CurveProcess:
         Returns:
             (k,) means and (k,) standard deviations.
         """
+        cross = self._cross(x, trial, epoch)
+        mean, reduced = cross @ self._weights, self._reduced(cross)
+        variance = self._prior_variance() - np.einsum("ij,ij->j", reduced, reduced)
+        return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def look_ahead(
+        self, x: np.ndarray, trial: np.ndarray, seen: np.ndarray, end: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What one more observation of each trial would tell of it at a later epoch.
+
+        Args:
+            x: (k, columns) encoded configurations.
+            trial: (k,) the trial of each among the observations, or -1 for a new one.
+            seen: (k,) the epoch that would be observed, with noise.
+            end: (k,) the later epoch.
+
+        Returns:
+            (k,) means at ``end`` as of now, and (k,) standard deviations of what these means would
+            be after the observation.
+        """
+        before, after = self._cross(x, trial, seen), self._cross(x, trial, end)
+        mean = after @ self._weights
+        before, after = self._reduced(before), self._reduced(after)
+        p = self._split(self.parameters)[1]
+        gap = (self._log_epochs(seen) - self._log_epochs(end)) ** 2
+        shared = p.a + p.level + p.d + (p.b + p.c) * _matern(gap / p.time**2)
+        shared += p.e * _matern(gap / p.own_time**2) - np.einsum("ij,ij->j", before, after)
+        variance = self._prior_variance() - np.einsum("ij,ij->j", before, before)
+        return mean, np.abs(shared) / np.sqrt(np.maximum(variance, 1e-12) + p.noise)
+
+    def _cross(self, x: np.ndarray, trial: np.ndarray, epoch: np.ndarray) -> np.ndarray:
+        """(k, n) covariances of predictions with the observations."""
         known = self._observations
         scales, p = self._split(self.parameters)
         similar = _matern(self._cross_distances(x, known.x, scales))
@@ -128,11 +160,14 @@ class CurveProcess:
         same = trial[begun, None] == known.trial
         own = p.d + p.e * _matern(gap / p.own_time**2)
         cross[begun] += same * own[place[begun]]
-        mean = cross @ self._weights
-        reduced = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        total = p.a + p.b + p.c + p.d + p.e + p.level
-        variance = total - np.einsum("ij,ij->j", reduced, reduced)
-        return mean, np.sqrt(np.maximum(variance, 1e-12))
+        return cross
+
+    def _reduced(self, cross: np.ndarray) -> np.ndarray:
+        return solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+
+    def _prior_variance(self) -> float:
+        p = self._split(self.parameters)[1]
+        return p.a + p.b + p.c + p.d + p.e + p.level
 
     def _log_epochs(self, epoch: np.ndarray) -> np.ndarray:
         return np.log(epoch) / self._horizon
