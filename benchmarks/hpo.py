@@ -3,6 +3,7 @@
 
     python benchmarks/hpo.py race                          # the curves shipped in benchmarks/data
     python benchmarks/hpo.py race --taskset taskset.npz    # and recorded curves of TaskSet
+    python benchmarks/hpo.py race --taskset taskset.npz --optimizers --rival dehb=PYTHON
     python benchmarks/hpo.py transfer                      # over a growing labelled pool
     python benchmarks/hpo.py seconds --taskset taskset.npz # beside hpo4dl's own DyHPO
     python benchmarks/hpo.py report --figure docs/images/hpo-race.png
@@ -11,6 +12,10 @@ Every race is a cell of (task, optimizer, seed); finished cells are kept in ``--
 run again, so that a long benchmark can be stopped and continued. ``report`` prints the tables from
 the cells. The regret is (best of the table - best found) / (best of the table - worst of it); in
 the figures it is the mean over tasks and seeds with its 95 % confidence interval.
+
+``--rival`` adds other packages' searches, each run by the Python of an environment of its own
+(``benchmarks/rival_search.py`` tells how to make it); their cells, with the packages' versions, are
+kept in ``--rival-cells``.
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ from ConfigSpace import (
     UniformFloatHyperparameter,
 )
 from race import CurveTable, race
+from rivals import Rival, rivals_of
+from rivals import race as rival_race
 
 from alhpo.tuning import dyhpo, get_optimizer_factory
 
@@ -112,32 +119,43 @@ def tables(taskset_path: str | None, digits_path: str) -> dict[str, CurveTable]:
     return found
 
 
-def cell(paths: tuple[str | None, str], task: str, optimizer: str, seed: int, budget: int) -> dict:
+def cell(
+    paths: tuple[str | None, str], task: str, optimizer: str | Rival, seed: int, budget: int
+) -> dict:
     """One race: the regret at each mark."""
     torch.set_num_threads(1)
     known = tables(*paths)
     family = [name for name in known if is_digits(name) == is_digits(task)]
     table = known[task].shuffled(seed, family.index(task))
-    factory = get_optimizer_factory(optimizer)
     half = table.metrics.size // 2  # who sees more than that finds the best anyhow
     marks = [mark for mark in MARKS if mark <= min(budget, half)]
     if optimizer == "one-epoch":  # it divides the budget, so it is told each
+        factory = get_optimizer_factory(optimizer)
         runs = [race(factory, table, budget=mark, seed=seed) for mark in marks]
         regret = [float(table.regret(one.best(m))[-1]) for one, m in zip(runs, marks, strict=True)]
         done = runs[-1]
     else:
-        done = race(factory, table, budget=marks[-1], seed=seed)
+        if isinstance(optimizer, Rival):
+            done = rival_race(optimizer, table, budget=marks[-1], seed=seed)
+        else:
+            factory = get_optimizer_factory(optimizer)
+            done = race(factory, table, budget=marks[-1], seed=seed)
         curve = table.regret(done.best(marks[-1]))
         regret = [float(curve[mark - 1]) for mark in marks]
+    versions = {"versions": optimizer.versions} if isinstance(optimizer, Rival) else {}
     return {
         "task": task,
-        "optimizer": optimizer,
+        "optimizer": title(optimizer),
         "seed": seed,
         "budget": budget,
         "regret": dict(zip(map(str, marks), regret, strict=True)),
         "seconds": done.seconds,
         "suggestions": done.suggestions,
-    }
+    } | versions
+
+
+def title(optimizer: str | Rival) -> str:
+    return optimizer.title if isinstance(optimizer, Rival) else optimizer
 
 
 def is_digits(task: str) -> bool:
@@ -146,25 +164,36 @@ def is_digits(task: str) -> bool:
 
 def run_races(args: argparse.Namespace) -> None:
     paths = (args.taskset, str(args.curves))
+    kept = {args.cells: args.optimizers, args.rival_cells: rivals_of(args.rival, args.ifbo_weights)}
     done = {
         (one["task"], one["optimizer"], one["seed"])
-        for one in read_cells(args.cells)
+        for file in kept
+        for one in read_cells(file)
         if one["budget"] >= args.budget
     }
-    wanted = [
-        (task, optimizer, seed)
+    wanted = {
+        (task, optimizer, seed): file
         for seed in range(args.seeds)
-        for optimizer in args.optimizers
+        for file, optimizers in kept.items()
+        for optimizer in optimizers
         for task in tables(*paths)
-        if (task, optimizer, seed) not in done
-    ]
+        if (task, title(optimizer), seed) not in done
+    }
     print(f"{len(wanted)} races to run, {len(done)} done before", flush=True)
-    args.cells.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.jobs) as pool, args.cells.open("a") as file:
-        futures = [pool.submit(cell, paths, *one, args.budget) for one in wanted]
+    failed = 0
+    with ProcessPoolExecutor(args.jobs) as pool:
+        futures = {pool.submit(cell, paths, *one, args.budget): one for one in wanted}
         for future in as_completed(futures):
-            file.write(json.dumps(future.result()) + "\n")
-            file.flush()
+            task, optimizer, seed = one = futures[future]
+            if error := future.exception():
+                failed += 1
+                print(f"{title(optimizer)}, {task}, seed {seed}: {error}", flush=True)
+                continue
+            wanted[one].parent.mkdir(parents=True, exist_ok=True)
+            with wanted[one].open("a") as file:
+                file.write(json.dumps(future.result()) + "\n")
+    if failed:
+        raise SystemExit(f"{failed} races failed")
 
 
 def read_cells(path: Path) -> list[dict]:
@@ -337,11 +366,22 @@ def main() -> None:
     shared.add_argument("--curves", type=Path, default=HERE / "data" / "digits-resnet18.npz")
     shared.add_argument("--taskset", help="recorded curves of TaskSet (.npz)")
     shared.add_argument("--cells", type=Path, default=HERE / "results" / "hpo-cells.jsonl")
+    shared.add_argument(
+        "--rival-cells", type=Path, default=HERE / "results" / "hpo-rival-cells.jsonl"
+    )
     shared.add_argument("--seeds", type=int, help="10 by default; 1 for seconds")
     shared.add_argument("--output", type=Path, help="write the figures as JSON")
     kinds = parser.add_subparsers(required=True)
     one = kinds.add_parser("race", parents=[shared])
-    one.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS)
+    one.add_argument("--optimizers", nargs="*", default=list(OPTIMIZERS), choices=OPTIMIZERS)
+    one.add_argument(
+        "--rival",
+        nargs="+",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="dehb, smac, neps, neps-priorband, lkgp or ifbo, and the Python that has it",
+    )
+    one.add_argument("--ifbo-weights", type=Path, help="folder with the weights of ifBO's network")
     one.add_argument("--budget", type=int, default=max(MARKS))
     one.add_argument("--jobs", type=int, default=os.cpu_count())
     one.set_defaults(run=run_races)
