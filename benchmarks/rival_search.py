@@ -11,7 +11,7 @@ and the package, but not alhpo. To make the environments (Python 3.11):
         --rival dehb=dehb/bin/python smac=smac/bin/python neps=neps/bin/python \\
         neps-priorband=neps/bin/python lkgp=botorch/bin/python
 
-A search sees the configurations as points of the unit cube and asks, line by line in JSON, for
+The process runs one search after the other. A search sees the configurations as points of the unit cube and asks, line by line in JSON, for
 epochs of them; whoever started it holds the curves, counts the epochs and answers with their
 metrics. Rivals that propose points of their own get the nearest configuration that no other point
 stands for.
@@ -20,6 +20,7 @@ stands for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -203,46 +205,52 @@ def ifbo(table: Table, weights: Path) -> None:
     neps(table, lambda space, _: algorithms.ifbo(space, surrogate_path=weights), False)
 
 
-#: Packages whose versions are recorded, the rival's own first.
+#: The module of a rival, and the packages whose versions are recorded, its own first.
 PACKAGES = {
-    "dehb": ["dehb", "numpy"],
-    "smac": ["smac", "ConfigSpace", "scikit-learn", "numpy"],
-    "neps": ["neural-pipeline-search", "numpy"],
-    "neps-priorband": ["neural-pipeline-search", "numpy"],
-    "lkgp": ["botorch", "gpytorch", "linear-operator", "torch"],
-    "ifbo": ["ifbo", "neural-pipeline-search", "torch"],
+    "dehb": ("dehb", "dehb", "numpy"),
+    "smac": ("smac", "smac", "ConfigSpace", "scikit-learn", "numpy"),
+    "neps": ("neps", "neural-pipeline-search", "torch", "numpy"),
+    "neps-priorband": ("neps", "neural-pipeline-search", "torch", "numpy"),
+    "lkgp": ("rival_kronecker", "botorch", "gpytorch", "linear-operator", "torch"),
+    "ifbo": ("neps", "ifbo", "neural-pipeline-search", "torch"),
 }
 
 
-def main(args: argparse.Namespace) -> None:
-    if args.about:
-        packages = {name: version(name) for name in PACKAGES[args.rival]}
-        print(json.dumps(packages | {"python": platform.python_version()}))
-        return
-    questions = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what packages print is no question
-    table = Table(json.loads(sys.stdin.readline()), questions, sys.stdin)
-    random.seed(table.seed)
-    np.random.seed(table.seed)
-    if args.rival not in ("dehb", "smac"):
+def seed_everything(seed: int) -> None:
+    """NePS draws from the global generators; this process is its own."""
+    random.seed(seed)
+    np.random.seed(seed)
+    if "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(1)
-        torch.manual_seed(table.seed)
-    searches: Mapping[str, Callable[[str], None]] = {
-        "dehb": lambda folder: dehb(table, folder),
-        "smac": lambda folder: smac(table, folder),
-        "neps": lambda _: neps(table, bracket, prior=False),
-        "neps-priorband": lambda _: neps(table, bracket, prior=True),
-        "lkgp": lambda _: lkgp(table),
-        "ifbo": lambda _: ifbo(table, args.ifbo_weights),
+        torch.manual_seed(seed)
+
+
+def main(args: argparse.Namespace) -> None:
+    module, *packages = PACKAGES[args.rival]
+    if args.about:
+        versions = {name: version(name) for name in packages}
+        print(json.dumps(versions | {"python": platform.python_version()}))
+        return
+    questions = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what packages print is no question
+    import_module(module)
+    searches: Mapping[str, Callable[[Table, str], None]] = {
+        "dehb": dehb,
+        "smac": smac,
+        "neps": lambda table, _: neps(table, bracket, prior=False),
+        "neps-priorband": lambda table, _: neps(table, bracket, prior=True),
+        "lkgp": lambda table, _: lkgp(table),
+        "ifbo": lambda table, _: ifbo(table, args.ifbo_weights),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            searches[args.rival](folder)
-        except Ended:
-            pass
     print(json.dumps(None), file=questions, flush=True)
+    while line := sys.stdin.readline():
+        table = Table(json.loads(line), questions, sys.stdin)
+        seed_everything(table.seed)
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Ended):
+            searches[args.rival](table, folder)
+        print(json.dumps(None), file=questions, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ epochs that it asks for, which are counted here as those of every other optimize
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from ConfigSpace import CategoricalHyperparameter, Configuration, ConfigurationSpace
+from ConfigSpace import CategoricalHyperparameter
 from race import CurveTable, Race
 
 SCRIPT = Path(__file__).with_name("rival_search.py")
@@ -67,12 +69,33 @@ def rivals_of(given: Sequence[str], weights: Path | None) -> list[Rival]:
     return found
 
 
-def points(space: ConfigurationSpace, table: CurveTable) -> tuple[np.ndarray, list[int]]:
+def points(table: CurveTable) -> tuple[np.ndarray, list[int]]:
     """(n, d) configurations in the unit cube, and d numbers of categories, 0 for numbers."""
-    parts = [space[name] for name in space]
-    choices = [len(p.choices) if isinstance(p, CategoricalHyperparameter) else 0 for p in parts]
-    rows = [Configuration(space, values=dict(one)).get_array() for one in table.configurations]
-    return np.nan_to_num(np.array(rows, dtype=float), nan=INACTIVE), choices
+    columns, choices = [], []
+    for name in table.space:
+        part = table.space[name]
+        values = [one.get(name) for one in table.configurations]
+        if isinstance(part, CategoricalHyperparameter):
+            choices.append(len(part.choices))
+            columns.append([part.choices.index(value) for value in values])
+            continue
+        scale = np.log if part.log else np.asarray
+        low, high = scale(part.lower), scale(part.upper)
+        column = (scale(np.array(values, dtype=float)) - low) / (high - low)
+        choices.append(0)
+        columns.append(np.nan_to_num(column, nan=INACTIVE).clip(0, 1))
+    return np.array(columns, dtype=float).T, choices
+
+
+@functools.cache
+def _started(rival: Rival) -> tuple[subprocess.Popen[str], IO[str]]:
+    """The rival's process, which searches one table after the other, and what it prints."""
+    printed = tempfile.TemporaryFile("w+")
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(rival.command, stdin=pipe, stdout=pipe, stderr=printed, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # it has loaded its packages
+    return process, printed
 
 
 def race(rival: Rival, table: CurveTable, *, budget: int, seed: int) -> Race:
@@ -81,42 +104,32 @@ def race(rival: Rival, table: CurveTable, *, budget: int, seed: int) -> Race:
     Raises:
         RuntimeError: the rival failed; with the end of what it printed.
     """
-    x, choices = points(table.space, table)
-    task = {"x": x.tolist(), "choices": choices, "epochs": table.metrics.shape[1]}
-    task |= {"budget": budget, "seed": seed}
-    done, reached = Race(), dict.fromkeys(range(len(x)), 0)
-    with tempfile.TemporaryFile("w+") as printed:
-        process = subprocess.Popen(
-            rival.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            text=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        with process:
-            answer: dict = task
-            while True:
-                start = time.perf_counter()
-                try:
-                    process.stdin.write(json.dumps(answer) + "\n")
-                    process.stdin.flush()
-                except BrokenPipeError:
-                    pass  # it failed, which the next line tells
-                line = process.stdout.readline()
-                done.seconds += time.perf_counter() - start
-                question = json.loads(line) if line else None
-                if question is None:
-                    break
-                answer = _trained(done, table, reached, question, budget)
+    x, choices = points(table)
+    answer: dict = {"x": x.tolist(), "choices": choices, "epochs": table.metrics.shape[1]}
+    answer |= {"budget": budget, "seed": seed}
+    process, printed = _started(rival)
+    assert process.stdin is not None and process.stdout is not None
+    done, reached = Race(), [0] * len(x)
+    while True:
+        start = time.perf_counter()
+        try:
+            print(json.dumps(answer), file=process.stdin, flush=True)
+        except BrokenPipeError:
+            pass  # it has ended, as the next line tells
+        line = process.stdout.readline()
+        done.seconds += time.perf_counter() - start
         if not line:
+            _started.cache_clear()
             printed.seek(0)
             raise RuntimeError(f"{rival.title} failed:\n{printed.read()[-600:]}")
-    return done
+        question = json.loads(line)
+        if question is None:
+            return done
+        answer = _trained(done, table, reached, question, budget)
 
 
 def _trained(
-    done: Race, table: CurveTable, reached: dict[int, int], question: dict, budget: int
+    done: Race, table: CurveTable, reached: list[int], question: dict, budget: int
 ) -> dict:
     """What the epochs that a rival asks for bring, and whether the budget is spent."""
     row, target = question["row"], question["epochs"]
