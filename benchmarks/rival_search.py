@@ -11,10 +11,10 @@ and the package, but not alhpo. To make the environments (Python 3.11):
         --rival dehb=dehb/bin/python smac=smac/bin/python neps=neps/bin/python \\
         neps-priorband=neps/bin/python lkgp=botorch/bin/python
 
-The process runs one search after the other. A search sees the configurations as points of the unit cube and asks, line by line in JSON, for
-epochs of them; whoever started it holds the curves, counts the epochs and answers with their
-metrics. Rivals that propose points of their own get the nearest configuration that no other point
-stands for.
+The process runs one search after the other. A search sees the configurations as points of the unit
+cube and asks, line by line in JSON, for epochs of them; whoever started it holds the curves, counts
+the epochs and answers with their metrics. Rivals that propose points of their own get the nearest
+configuration that no other point stands for.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ PACKAGES = {
 def seed_everything(seed: int) -> None:
     """NePS draws from the global generators; this process is its own."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     if "torch" in sys.modules:
         import torch
 

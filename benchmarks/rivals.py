@@ -6,6 +6,7 @@ epochs that it asks for, which are counted here as those of every other optimize
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import subprocess
@@ -90,7 +91,7 @@ def points(table: CurveTable) -> tuple[np.ndarray, list[int]]:
 @functools.cache
 def _started(rival: Rival) -> tuple[subprocess.Popen[str], IO[str]]:
     """The rival's process, which searches one table after the other, and what it prints."""
-    printed = tempfile.TemporaryFile("w+")
+    printed = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as the process)
     pipe = subprocess.PIPE
     process = subprocess.Popen(rival.command, stdin=pipe, stdout=pipe, stderr=printed, text=True)
     assert process.stdout is not None
@@ -112,10 +113,8 @@ def race(rival: Rival, table: CurveTable, *, budget: int, seed: int) -> Race:
     done, reached = Race(), [0] * len(x)
     while True:
         start = time.perf_counter()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as the next line tells
             print(json.dumps(answer), file=process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it has ended, as the next line tells
         line = process.stdout.readline()
         done.seconds += time.perf_counter() - start
         if not line:
