@@ -105,6 +105,14 @@ def race(rival: Rival, table: CurveTable, *, budget: int, seed: int) -> Race:
     Raises:
         RuntimeError: the rival failed; with the end of what it printed.
     """
+    try:
+        return _race(rival, table, budget, seed)
+    except RuntimeError:
+        _started.cache_clear()  # its process is of no use any more
+        raise
+
+
+def _race(rival: Rival, table: CurveTable, budget: int, seed: int) -> Race:
     x, choices = points(table)
     answer: dict = {"x": x.tolist(), "choices": choices, "epochs": table.metrics.shape[1]}
     answer |= {"budget": budget, "seed": seed}
@@ -118,7 +126,6 @@ def race(rival: Rival, table: CurveTable, *, budget: int, seed: int) -> Race:
         line = process.stdout.readline()
         done.seconds += time.perf_counter() - start
         if not line:
-            _started.cache_clear()
             printed.seek(0)
             raise RuntimeError(f"{rival.title} failed:\n{printed.read()[-600:]}")
         question = json.loads(line)
