@@ -4,7 +4,7 @@
 and the package, but not alhpo. To make the environments (Python 3.11):
 
     python -m venv dehb && dehb/bin/pip install dehb
-    python -m venv smac && smac/bin/pip install smac
+    python -m venv smac && smac/bin/pip install smac==2.4.1 "scikit-learn<1.8"
     python -m venv neps && neps/bin/pip install neural-pipeline-search
     python -m venv botorch && botorch/bin/pip install botorch
     python benchmarks/hpo.py race --taskset taskset-dev.npz --optimizers \\
@@ -15,6 +15,9 @@ The process runs one search after the other. A search sees the configurations as
 cube and asks, line by line in JSON, for epochs of them; whoever started it holds the curves, counts
 the epochs and answers with their metrics. Rivals that propose points of their own get the nearest
 configuration that no other point stands for.
+
+ifBO runs in the environment of NePS, and only where ``--ifbo-weights`` names its network's weights:
+a folder ``.model`` with the archive that ifbo downloads and the ``.pt`` file out of it.
 """
 
 from __future__ import annotations
@@ -199,7 +202,10 @@ def lkgp(table: Table) -> None:
 
 
 def ifbo(table: Table, weights: Path) -> None:
-    """ifBO as in NePS: one epoch at a time, by a network that has learnt to foresee curves."""
+    """ifBO as in NePS: one epoch at a time, by a network that has learnt to foresee curves.
+
+    NePS loads the weights with pickle, in this process.
+    """
     from neps.optimizers import algorithms
 
     neps(table, lambda space, _: algorithms.ifbo(space, surrogate_path=weights), False)

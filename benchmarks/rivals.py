@@ -57,8 +57,12 @@ def rivals_of(given: Sequence[str], weights: Path | None) -> list[Rival]:
             if weights is None:
                 print("ifbo is skipped: its network's weights are given by --ifbo-weights PATH")
                 continue
-            if not weights.is_dir():
-                sys.exit(f"--ifbo-weights {weights} is no folder; legal: one that holds .model/")
+            files = {one.suffix for one in weights.glob("*")}
+            if weights.name != ".model" or not {".gz", ".pt"} <= files:
+                sys.exit(
+                    f"--ifbo-weights {weights} has no weights; legal: a folder .model with the "
+                    "archive that ifbo downloads, and the .pt file out of it"
+                )
             command.append(f"--ifbo-weights={weights.resolve()}")
         try:
             about = subprocess.run([*command, "--about"], capture_output=True, text=True)

@@ -148,7 +148,7 @@ def test_a_search_that_only_asks_for_what_it_knows_ends():
 def test_ifbo_needs_weights(tmp_path, capsys):
     assert rivals_of(["ifbo=python"], None) == []
     assert "--ifbo-weights PATH" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is no folder"):
+    with pytest.raises(SystemExit, match="has no weights"):
         rivals_of(["ifbo=python"], tmp_path / "none")
 
 
