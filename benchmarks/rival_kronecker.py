@@ -26,7 +26,7 @@ REFIT_GROWTH = 1.2
 #: How many epochs there are to train to, before those that are equal when rounded are one.
 STOPS = 12
 #: Candidates whose final metrics are predicted at a time.
-PART = 100
+PART = 250
 #: Iterations of L-BFGS a fit.
 FIT_STEPS = 50
 
