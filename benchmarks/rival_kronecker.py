@@ -66,10 +66,10 @@ def unfinished(table: Any, row: int) -> bool:
 def surrogate(table: Any, x: torch.Tensor, stops: list[int]) -> tuple[LatentKroneckerGP, float]:
     """The model of what was seen, and the best metric.
 
-    Epochs lie on a log scale from 0 to 1, as in the paper of the model. A training that diverged
-    counts as the worst metric seen at the stop that it did not reach.
+    Epochs lie on a log scale from 0 to 1. A training that diverged counts as the worst metric seen
+    at the stop that it did not reach.
     """
-    finite = [metric for curve in table.curves.values() for metric in curve if metric == metric]
+    finite = [m for curve in table.curves.values() for m in curve if not math.isnan(m)] or [0.0]
     y = torch.full((len(table.curves), len(stops)), torch.nan, dtype=torch.double)
     for place, curve in enumerate(table.curves.values()):
         for column, stop in enumerate(stops):
