@@ -3,14 +3,20 @@
 
     python benchmarks/hpo.py race                          # the curves shipped in benchmarks/data
     python benchmarks/hpo.py race --taskset taskset.npz    # and recorded curves of TaskSet
+    python benchmarks/hpo.py race --taskset taskset.npz --optimizers --rival dehb=PYTHON
     python benchmarks/hpo.py transfer                      # over a growing labelled pool
     python benchmarks/hpo.py seconds --taskset taskset.npz # beside hpo4dl's own DyHPO
     python benchmarks/hpo.py report --figure docs/images/hpo-race.png
 
 Every race is a cell of (task, optimizer, seed); finished cells are kept in ``--cells`` and are not
-run again, so that a long benchmark can be stopped and continued. ``report`` prints the tables from
-the cells. The regret is (best of the table - best found) / (best of the table - worst of it); in
-the figures it is the mean over tasks and seeds with its 95 % confidence interval.
+run again, so that a long benchmark can be stopped and continued. ``report`` prints tables from the
+cells: means, and differences from dyhpo's regret, paired by task and seed. The regret is (best of
+the table - best found) / (best of the table - worst of it); in the figures it is the mean over
+tasks and seeds with its 95 % confidence interval.
+
+``--rival`` adds other packages' searches, each run by the Python of an environment of its own
+(``benchmarks/rival_search.py`` tells how to make it); their cells, with the packages' versions, are
+kept in ``--rival-cells``.
 """
 
 from __future__ import annotations
@@ -22,7 +28,6 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
@@ -39,14 +44,14 @@ from ConfigSpace import (
     EqualsCondition,
     UniformFloatHyperparameter,
 )
+from hpo_report import MARKS, OPTIMIZERS, draw, is_digits, read_cells, report
 from race import CurveTable, race
+from rivals import Rival, rivals_of
+from rivals import race as rival_race
 
 from alhpo.tuning import dyhpo, get_optimizer_factory
 
 HERE = Path(__file__).parent
-MARKS = (25, 50, 100, 200, 400)
-#: TPE is not among them: it proposes configurations of its own, which a table does not have.
-OPTIMIZERS = ("dyhpo", "hpo4dl-dyhpo", "asha", "hyperband", "one-epoch", "random")
 #: TaskSet's first columns are of networks that are hardly trained.
 FIRST_COLUMN = 2
 LINEAR = {"exponential_decay", "linear_decay"}
@@ -112,70 +117,77 @@ def tables(taskset_path: str | None, digits_path: str) -> dict[str, CurveTable]:
     return found
 
 
-def cell(paths: tuple[str | None, str], task: str, optimizer: str, seed: int, budget: int) -> dict:
+def cell(
+    paths: tuple[str | None, str], task: str, optimizer: str | Rival, seed: int, budget: int
+) -> dict:
     """One race: the regret at each mark."""
     torch.set_num_threads(1)
     known = tables(*paths)
     family = [name for name in known if is_digits(name) == is_digits(task)]
     table = known[task].shuffled(seed, family.index(task))
-    factory = get_optimizer_factory(optimizer)
     half = table.metrics.size // 2  # who sees more than that finds the best anyhow
     marks = [mark for mark in MARKS if mark <= min(budget, half)]
     if optimizer == "one-epoch":  # it divides the budget, so it is told each
+        factory = get_optimizer_factory(optimizer)
         runs = [race(factory, table, budget=mark, seed=seed) for mark in marks]
         regret = [float(table.regret(one.best(m))[-1]) for one, m in zip(runs, marks, strict=True)]
         done = runs[-1]
     else:
-        done = race(factory, table, budget=marks[-1], seed=seed)
+        if isinstance(optimizer, Rival):
+            done = rival_race(optimizer, table, budget=marks[-1], seed=seed)
+        else:
+            factory = get_optimizer_factory(optimizer)
+            done = race(factory, table, budget=marks[-1], seed=seed)
         curve = table.regret(done.best(marks[-1]))
         regret = [float(curve[mark - 1]) for mark in marks]
+    versions = {"versions": optimizer.versions} if isinstance(optimizer, Rival) else {}
     return {
         "task": task,
-        "optimizer": optimizer,
+        "optimizer": title(optimizer),
         "seed": seed,
         "budget": budget,
         "regret": dict(zip(map(str, marks), regret, strict=True)),
         "seconds": done.seconds,
         "suggestions": done.suggestions,
-    }
+    } | versions
 
 
-def is_digits(task: str) -> bool:
-    return task.startswith("digits")
+def title(optimizer: str | Rival) -> str:
+    return optimizer.title if isinstance(optimizer, Rival) else optimizer
 
 
 def run_races(args: argparse.Namespace) -> None:
     paths = (args.taskset, str(args.curves))
+    kept = {args.cells: args.optimizers, args.rival_cells: rivals_of(args.rival, args.ifbo_weights)}
     done = {
         (one["task"], one["optimizer"], one["seed"])
-        for one in read_cells(args.cells)
+        for file in kept
+        for one in read_cells(file)
         if one["budget"] >= args.budget
     }
-    wanted = [
-        (task, optimizer, seed)
+    wanted = {
+        (task, optimizer, seed): file
         for seed in range(args.seeds)
-        for optimizer in args.optimizers
+        for file, optimizers in kept.items()
+        for optimizer in optimizers
         for task in tables(*paths)
-        if (task, optimizer, seed) not in done
-    ]
+        if (task, title(optimizer), seed) not in done
+    }
     print(f"{len(wanted)} races to run, {len(done)} done before", flush=True)
-    args.cells.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.jobs) as pool, args.cells.open("a") as file:
-        futures = [pool.submit(cell, paths, *one, args.budget) for one in wanted]
+    failed = 0
+    with ProcessPoolExecutor(args.jobs) as pool:
+        futures = {pool.submit(cell, paths, *one, args.budget): one for one in wanted}
         for future in as_completed(futures):
-            file.write(json.dumps(future.result()) + "\n")
-            file.flush()
-
-
-def read_cells(path: Path) -> list[dict]:
-    """The longest race of each cell."""
-    longest: dict[tuple, dict] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        one = json.loads(line)
-        key = (one["task"], one["optimizer"], one["seed"])
-        if key not in longest or one["budget"] >= longest[key]["budget"]:
-            longest[key] = one
-    return list(longest.values())
+            task, optimizer, seed = one = futures[future]
+            if error := future.exception():
+                failed += 1
+                print(f"{title(optimizer)}, {task}, seed {seed}: {error}", flush=True)
+                continue
+            wanted[one].parent.mkdir(parents=True, exist_ok=True)
+            with wanted[one].open("a") as file:
+                file.write(json.dumps(future.result()) + "\n")
+    if failed:
+        raise SystemExit(f"{failed} races failed")
 
 
 def run_transfer(args: argparse.Namespace) -> None:
@@ -268,67 +280,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def families(cells: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    yield "ResNet-18 on digits", [one for one in cells if is_digits(one["task"])]
-    yield "TaskSet", [one for one in cells if not is_digits(one["task"])]
-
-
-def report(args: argparse.Namespace) -> None:
-    cells = read_cells(args.cells)
-    summary: dict[str, Any] = {}
-    for family, some in families(cells):
-        if not some:
-            continue
-        print(f"\n{family}: mean normalised regret ± 95 % (races)\n")
-        print("| optimizer | " + " | ".join(f"{mark} epochs" for mark in MARKS) + " | ms a step |")
-        print("|---|" + "---|" * (len(MARKS) + 1))
-        for optimizer in OPTIMIZERS:
-            own = [one for one in some if one["optimizer"] == optimizer]
-            if not own:
-                continue
-            entries = []
-            for mark in MARKS:
-                values = [one["regret"][str(mark)] for one in own if str(mark) in one["regret"]]
-                if not values:
-                    entries.append("")
-                    continue
-                mean = statistics.mean(values)
-                half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if values[1:] else 0.0
-                entries.append(f"{mean:.4f} ± {half:.4f} ({len(values)})")
-                figures = {"mean": mean, "half": half, "races": len(values)}
-                summary.setdefault(family, {}).setdefault(optimizer, {})[str(mark)] = figures
-            steps = sum(one["suggestions"] for one in own)
-            cost = 1000 * sum(one["seconds"] for one in own) / steps
-            print(f"| {optimizer} | " + " | ".join(entries) + f" | {cost:.1f} |")
+def run_report(args: argparse.Namespace) -> None:
+    summary = report(read_cells(args.cells) + read_cells(args.rival_cells))
     if args.figure:
         draw(summary, args.figure)
     write(args.output, {"summary": summary})
-
-
-def draw(summary: dict, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(summary), 4), layout="constrained")
-    axes = figure.subplots(1, len(summary), squeeze=False)[0]
-    for axis, (family, optimizers) in zip(axes, summary.items(), strict=True):
-        for optimizer, marks in optimizers.items():
-            x = [int(mark) for mark in marks]
-            mean = np.array([one["mean"] for one in marks.values()])
-            half = np.array([one["half"] for one in marks.values()])
-            width = 2.5 if optimizer == "dyhpo" else 1.2
-            color = f"C{OPTIMIZERS.index(optimizer)}"
-            axis.plot(x, mean, color, marker="o", markersize=3, lw=width, label=optimizer)
-            lower = np.maximum(mean - half, 1e-3)
-            axis.fill_between(x, lower, mean + half, color=color, alpha=0.1)
-        axis.set(title=family, xlabel="epochs", ylabel="normalised regret", xscale="log")
-        axis.set(yscale="log", ylim=(1e-3, 1))
-        shown = sorted({int(mark) for marks in optimizers.values() for mark in marks})
-        axis.set_xticks(shown, [str(mark) for mark in shown])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -337,11 +293,22 @@ def main() -> None:
     shared.add_argument("--curves", type=Path, default=HERE / "data" / "digits-resnet18.npz")
     shared.add_argument("--taskset", help="recorded curves of TaskSet (.npz)")
     shared.add_argument("--cells", type=Path, default=HERE / "results" / "hpo-cells.jsonl")
+    shared.add_argument(
+        "--rival-cells", type=Path, default=HERE / "results" / "hpo-rival-cells.jsonl"
+    )
     shared.add_argument("--seeds", type=int, help="10 by default; 1 for seconds")
     shared.add_argument("--output", type=Path, help="write the figures as JSON")
     kinds = parser.add_subparsers(required=True)
     one = kinds.add_parser("race", parents=[shared])
-    one.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS)
+    one.add_argument("--optimizers", nargs="*", default=list(OPTIMIZERS), choices=OPTIMIZERS)
+    one.add_argument(
+        "--rival",
+        nargs="+",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="dehb, smac, neps, neps-priorband, lkgp or ifbo, and the Python that has it",
+    )
+    one.add_argument("--ifbo-weights", type=Path, help="folder with the weights of ifBO's network")
     one.add_argument("--budget", type=int, default=max(MARKS))
     one.add_argument("--jobs", type=int, default=os.cpu_count())
     one.set_defaults(run=run_races)
@@ -353,7 +320,7 @@ def main() -> None:
     one.set_defaults(run=run_seconds)
     one = kinds.add_parser("report", parents=[shared])
     one.add_argument("--figure", type=Path)
-    one.set_defaults(run=report)
+    one.set_defaults(run=run_report)
     args = parser.parse_args()
     if args.seeds is None:
         args.seeds = 1 if args.run is run_seconds else 10
