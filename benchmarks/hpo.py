@@ -55,6 +55,8 @@ HERE = Path(__file__).parent
 #: TaskSet's first columns are of networks that are hardly trained.
 FIRST_COLUMN = 2
 LINEAR = {"exponential_decay", "linear_decay"}
+#: Those whose choices depend on the budget, which are told each mark; others run once, to the last.
+TOLD = ("one-epoch", "dyhpo")
 
 
 def taskset(path: str) -> dict[str, CurveTable]:
@@ -127,7 +129,7 @@ def cell(
     table = known[task].shuffled(seed, family.index(task))
     half = table.metrics.size // 2  # who sees more than that finds the best anyhow
     marks = [mark for mark in MARKS if mark <= min(budget, half)]
-    if optimizer == "one-epoch":  # it divides the budget, so it is told each
+    if optimizer in TOLD:
         factory = get_optimizer_factory(optimizer)
         runs = [race(factory, table, budget=mark, seed=seed) for mark in marks]
         regret = [float(table.regret(one.best(m))[-1]) for one, m in zip(runs, marks, strict=True)]
