@@ -188,11 +188,16 @@ class RunConfig(CycleSettings, DataSettings):
             "evaluate_at": None,
             "adopt": "better",
             "total_budget": None,
+            "autoal_fit_epochs": None,
+            "autoal_search_epochs": None,
+            "autoal_cycles": 1,
         }
         for name, default in late.items():
             if values.get(name, ...) == default:
                 del values[name]
         needs = strategy_needs(get_strategy(self.strategy))
+        if "strategy_weights" not in needs:
+            values = {key: one for key, one in values.items() if not key.startswith("autoal_")}
         if not needs:
             del values["query_subset"]
         if "passes" not in needs:
