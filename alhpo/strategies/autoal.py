@@ -19,7 +19,6 @@ from alhpo.base.types import PoolOutputs, Query
 from alhpo.strategies import entropy, kmeans, least_confidence, margin, mc_dropout  # noqa: F401
 from alhpo.strategies.arms import named_arms, split_arms
 from alhpo.strategies.checked import run_strategy
-from alhpo.strategies.ranking import Scores, highest
 from alhpo.strategies.registry import register_strategy, register_strategy_family, strategy_needs
 
 #: The arms of plain ``autoal`` and ``votes``: those of the paper.
@@ -40,10 +39,11 @@ _SIMULATED = dict.fromkeys(
 
 
 class Votes:
-    """The images that most arms would choose; ties go to the lowest pool index.
+    """The images that most arms would choose.
 
     Each of the K arms (other strategies) chooses n candidates. An image's score is the share of the
-    arms that chose it. The state has, for the record, the equal weight of each arm and the share of
+    arms that chose it. Of images with equal scores, which are many, the first are drawn: by pool
+    index, those of the first classes would come first in folders. The state has, for the record, the equal weight of each arm and the share of
     the query that it had chosen.
 
     Args:
@@ -60,7 +60,7 @@ class Votes:
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:
         chosen = choices(self.arms, pool, n, dict.fromkeys(self.arms, generator))
-        query = highest(pool, n, Scores(chosen.double().mean(dim=1)))
+        query = _highest(pool, n, chosen.double().mean(dim=1), generator)
         weights = torch.full(chosen.shape, 1 / len(self.arms), dtype=torch.float64)
         return replace(query, state={"arms": _told(self.arms, chosen, weights, pool, query)})
 
@@ -70,8 +70,8 @@ class AutoAL:
 
     Each of the K arms (other strategies) chooses n candidates: S_jκ = 1 if arm κ chose image j. The
     score of an image is u_j = Σ_κ W_jκ S_jκ, with positive weights W that sum to 1 over the arms
-    (``strategy_weights``). The n highest scores are chosen; ties go to the lowest pool index. An
-    image that an arm chose outranks all that none chose.
+    (``strategy_weights``). The n highest scores are chosen, with ties as in ``Votes``, which this
+    is for equal weights. An image that an arm chose outranks all that none chose.
 
     The state is for the record: for each arm its mean weight over the images that any arm chose,
     its mean weight over the query, and the share of the query that it had chosen; and what the
@@ -106,7 +106,7 @@ class AutoAL:
         chosen = choices(self.arms, pool, n, dict.fromkeys(self.arms, generator))
         values = (weights * chosen).sum(dim=1)
         order = torch.where(chosen.any(dim=1), values, -1.0)  # weights may underflow to 0
-        query = highest(pool, n, Scores(values, order))
+        query = _highest(pool, n, values, generator, order)
         told = _told(self.arms, chosen, weights, pool, query)
         return replace(query, state={"arms": told, "search": dict(pool.strategy_search)})
 
@@ -135,6 +135,19 @@ def choices(
         query = run_strategy(arm, seen, n, generators[name])
         chosen[np.searchsorted(indices, query.indices), column] = True
     return chosen
+
+
+def _highest(
+    pool: PoolOutputs,
+    n: int,
+    values: torch.Tensor,
+    generator: np.random.Generator,
+    order: torch.Tensor | None = None,
+) -> Query:
+    """The ``n`` candidates with the highest (N,) values, or the first in an order; ties drawn."""
+    ranked = (values if order is None else order).numpy()
+    rows = np.lexsort((generator.permutation(len(pool)), -ranked))[:n]
+    return Query(tuple(pool.indices[rows].tolist()), tuple(values[rows].tolist()))
 
 
 def _needs(arms: Mapping[str, Strategy]) -> frozenset[str]:
