@@ -256,7 +256,7 @@ def test_what_cannot_be_searched_is_refused_before_any_training(few_digits, tmp_
     for name in ("autoal_fit_epochs", "autoal_search_epochs", "autoal_cycles"):
         with pytest.raises(ConfigurationError, match=f"{name} is 0"):
             ActiveLearner(few_digits, alhpo_toy.__name__, NAME, **{name: 0})
-    with pytest.raises(ConfigurationError, match="'initial_size' is 3.*at least 4"):
+    with pytest.raises(ConfigurationError, match=r"'initial_size' is 3.*at least 4"):
         RunConfig.create(CONFIG | {"initial_size": 3})
     with pytest.raises(ConfigurationError, match=r"predicts losses.*no stages"):
         ActiveLearner(few_digits, "alhpo_stages", NAME)

@@ -140,9 +140,7 @@ def pool_outputs(
     if needs & OF_LABELED:
         assert model is not None
         features = "labeled_features" in needs
-        predicted = predicted_outputs(
-            recipe, model, inputs(), labeled, settings, features=features
-        )
+        predicted = predicted_outputs(recipe, model, inputs(), labeled, settings, features=features)
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
     if needs & HELD_OUT:
         assert held_out is not None

@@ -43,8 +43,8 @@ class Votes:
 
     Each of the K arms (other strategies) chooses n candidates. An image's score is the share of the
     arms that chose it. Of images with equal scores, which are many, the first are drawn: by pool
-    index, those of the first classes would come first in folders. The state has, for the record, the equal weight of each arm and the share of
-    the query that it had chosen.
+    index, those of the first classes would come first in folders. The state has, for the record,
+    the equal weight of each arm and the share of the query that it had chosen.
 
     Args:
         arms: strategies, or their names.
