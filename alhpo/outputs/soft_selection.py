@@ -7,6 +7,8 @@ Wang et al., AutoAL: Automated Active Learning with Differentiable Query Strateg
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,16 +77,15 @@ def mixture_quantile(values: np.ndarray, wanted: int) -> float:
         return float(weights @ ndtr((value - means) / deviations)) - target
 
     low, high = float((means - 10 * deviations).min()), float((means + 10 * deviations).max())
-    return float(brentq(excess, low, high, xtol=1e-12))
+    root: Any = brentq(excess, low, high, xtol=1e-12)
+    return float(root)
 
 
 def _mixture(values: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(k,) weights, means and standard deviations of a fitted mixture."""
-    import warnings
-
     from sklearn.mixture import GaussianMixture  # takes a second to import
 
-    mixture = GaussianMixture(components, random_state=0)
+    mixture: Any = GaussianMixture(components, random_state=0)
     with PROCESS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 100 iterations are enough, converged or not
         mixture.fit(values[:, None])

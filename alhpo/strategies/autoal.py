@@ -31,8 +31,8 @@ _TRAINED = (
     "it looks at networks that are trained for it, which autoal's simulation on labelled images "
     "has not"
 )
-_ORACLES = dict.fromkeys(("retrain", "true_labels"), _ORACLE)
-_SIMULATED = dict.fromkeys(
+_ORACLES: dict[str, str] = dict.fromkeys(("retrain", "true_labels"), _ORACLE)
+_SIMULATED: dict[str, str] = dict.fromkeys(
     ("predicted_losses", "labeled_scores", "heldout_logits", "heldout_labels", "strategy_weights"),
     _TRAINED,
 )
