@@ -8,11 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from quick_figures import undrawn  # noqa: F401 - a fixture
 from toy_models import TOY, alhpo_toy, toy_weights
 
 from alhpo import ActiveLearner, run_experiment
 from alhpo.base.errors import ConfigurationError, DivergedError
 from alhpo.outputs import strategy_search
+from alhpo.reports import write_report
 from alhpo.runs.settings import RunConfig
 from alhpo.strategies import register_strategy, run_strategy, strategy_names
 from alhpo.strategies.autoal import AutoAL
@@ -208,7 +210,8 @@ def test_divergence_gives_equal_weights_and_is_recorded(learner, monkeypatch):
     assert weights == pytest.approx([1 / 3] * 3)
 
 
-def test_a_run_records_what_its_arms_did(few_digits, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_records_what_its_arms_did_and_reports_show_it(few_digits, tmp_path):
     for strategy in (NAME, NAME.replace("autoal", "votes")):
         config = CONFIG | {"strategy": strategy, "output_dir": str(tmp_path)}
         result = run_experiment(config, dataset=few_digits)
@@ -222,6 +225,13 @@ def test_a_run_records_what_its_arms_did(few_digits, tmp_path):
             assert sum(weights) == pytest.approx(1)
             shares = [arm["share_of_picks"] for arm in record["arms"].values()]
             assert 1 <= sum(shares) <= 3
+    report = write_report(tmp_path)
+    (table,) = [table for table in report.tables if table.key.startswith("arms")]
+    assert len(table.rows) == 6
+    assert [column[0] for column in table.columns] == ["12 labels"] * 2 + ["20 labels"] * 2
+    assert [row[0].text for row in table.values[3:]] == [table.values[3][0].text] * 3  # a third
+    assert "arms" in report.figures
+    assert "What the asked strategies did" in report.markdown.read_text()
 
 
 def test_heads_on_frozen_features_have_networks_of_heads(few_digits, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 
 from alhpo.reports.figures.curves import bands, curve
 from alhpo.reports.figures.figure import ReportFigure, name_lines, of_part, panels
-from alhpo.reports.figures.style import finish, line_styles, short
+from alhpo.reports.figures.style import finish, line_styles, short, within
 from alhpo.reports.part import Part, joined
 from alhpo.reports.tables.arms import QUANTITIES
 
@@ -27,6 +27,7 @@ def arms_figure(part: Part) -> ReportFigure | None:
             curve(axes, here, quantity, 100.0, style, arm, part.seeds[names])
         axes.set_title(short(joined(names)), fontsize=9.5, loc="left", weight="bold")
         finish(axes, np.unique(frame["n_labeled"]), f"{QUANTITIES[quantity]} (%)")
+    within(grid[0], 0, 100)
     name_lines(figure, looks)
     caption = (
         "Left: the mean weight of each strategy over the images that any of them chose. Right: the "
