@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from quick_figures import undrawn  # noqa: F401 - a fixture
-from toy_models import TOY, alhpo_toy, toy_weights
+from toy_models import TOY, alhpo_toy, random_weights, toy_weights
 
 from alhpo import ActiveLearner, run_experiment
 from alhpo.base.errors import ConfigurationError, DivergedError
@@ -270,6 +270,9 @@ def test_what_cannot_be_searched_is_refused_before_any_training(few_digits, tmp_
         RunConfig.create(CONFIG | {"initial_size": 3})
     with pytest.raises(ConfigurationError, match=r"predicts losses.*no stages"):
         ActiveLearner(few_digits, "alhpo_stages", NAME)
+    weights = random_weights(tmp_path, "alhpo_stages")
+    with pytest.raises(ConfigurationError, match="recipe 'finetune' does not offer"):
+        ActiveLearner(few_digits, "alhpo_stages", NAME, recipe="finetune", weights=weights)
     few = ActiveLearner(few_digits, alhpo_toy.__name__, NAME, max_epochs=1)
     few.label_initial(3)
     few.fit()
