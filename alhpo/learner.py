@@ -40,6 +40,7 @@ from alhpo.outputs.held_out import held_out_logits
 from alhpo.outputs.initial import initial_outputs
 from alhpo.outputs.oracle import check_oracle, retrained
 from alhpo.outputs.pool_outputs import OutputSettings, pool_outputs, predicted_outputs
+from alhpo.outputs.strategy_search import SearchLength, StrategySearch, search_recipe
 from alhpo.strategies import (
     check_dropout,
     check_initial,
@@ -127,6 +128,11 @@ class ActiveLearner:
             features are those of the pretrained network (``pretrained``, ``weights``), else the
             pixels, averaged down to at most 16 a side.
         vaal_epochs: epochs, over the candidates, for which VAAL trains its networks at each query.
+        autoal_fit_epochs: epochs, over half of the labels, for which AutoAL trains FitNet at each
+            query; None for those of the latest fit.
+        autoal_search_epochs: epochs, over the other half, for which it then trains SearchNet and
+            FitNet in turns; None for twice those of the latest fit.
+        autoal_cycles: how often it does so at each query, with other halves of the labels.
         device: "auto" or a torch device.
         precision: "auto", "float32" or "bfloat16".
         path: folder in which every label is recorded at once, with the identity of its image. A
@@ -162,6 +168,9 @@ class ActiveLearner:
         query_subset: int | None = None,
         initial: str | Strategy = "random",
         vaal_epochs: int = 10,
+        autoal_fit_epochs: int | None = None,
+        autoal_search_epochs: int | None = None,
+        autoal_cycles: int = 1,
         device: str = "auto",
         precision: Precision = "auto",
         path: str | os.PathLike[str] | None = None,
@@ -192,6 +201,14 @@ class ActiveLearner:
             query_subset = whole_number("query_subset", query_subset, 1)
         vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
         mc_passes = whole_number("mc_passes", mc_passes, 1)
+        for name, epochs in (
+            ("autoal_fit_epochs", autoal_fit_epochs),
+            ("autoal_search_epochs", autoal_search_epochs),
+        ):
+            if epochs is not None:
+                whole_number(name, epochs, 1)
+        self._autoal = autoal_fit_epochs, autoal_search_epochs, autoal_cycles
+        whole_number("autoal_cycles", autoal_cycles, 1)
         check_dropout(self.strategy, dropout)
         check_oracle(self.strategy, dataset)
         check_initial(initial)
@@ -214,7 +231,10 @@ class ActiveLearner:
             dropout,
             init,
         )
+        self._make_recipe = make_recipe
         self._recipe = make_recipe(self._spec, seed)
+        if "strategy_weights" in needs:
+            self._search_recipe(self.strategy)  # refuse now what cannot be trained
         size = self._recipe.input_size
         self.compute = Compute.resolve(device, precision, max(size or dataset.image_size))
         mean, std = self._recipe.input_statistics or dataset.channel_statistics()
@@ -373,15 +393,17 @@ class ActiveLearner:
             candidates,
             self.dataset,
             lambda: self._inputs,
-            self.pool,
+            self.pool.labeled,
+            self.pool.labels,
             self._recipe,
             self.model if needs_model(chooser) else None,
             self._outputs,
-            owner=strategy_name(chooser),
             cycle=self.cycle,
+            state=self.pool.state(strategy_name(chooser)),
             folder=folder,
             retrain=self._retrained,
             held_out=lambda: self.held_out()[:2],
+            search=lambda: self._strategy_search(chooser, n, candidates).weights(folder),
         )
         generator = numpy_generator(self.seed, "query", step)
         query = run_strategy(chooser, outputs, n, generator)
@@ -732,6 +754,34 @@ class ActiveLearner:
             augmentation=self.dataset.augmentation,
         )
 
+    def _search_recipe(self, strategy: Strategy) -> Recipe:
+        """The recipe of the network that weighs the strategies that a strategy asks."""
+        return search_recipe(self._make_recipe, self._spec, len(_arms(strategy)), self.seed)
+
+    def _strategy_search(
+        self, strategy: Strategy, n: int, candidates: np.ndarray
+    ) -> StrategySearch:
+        """The training behind ``PoolOutputs.strategy_weights``."""
+        assert self._fitted_with is not None  # there is a model
+        hp, epochs = self._fitted_with
+        fit_epochs, search_epochs, cycles = self._autoal
+        return StrategySearch(
+            arms=_arms(strategy),
+            n=n,
+            cycle=self.cycle,
+            dataset=self.dataset,
+            inputs=self._inputs,
+            indices=self.pool.labeled,
+            labels=self.pool.labels,
+            candidates=candidates,
+            recipe=self._recipe,
+            searching=self._search_recipe(strategy),
+            spec=self._spec,
+            hp=hp,
+            length=SearchLength(fit_epochs or epochs, search_epochs or 2 * epochs, cycles),
+            settings=self._outputs,
+        )
+
     def _retrained(
         self, batches: Sequence[Sequence[int]], max_epochs: int | None = None
     ) -> list[Evaluation]:
@@ -782,6 +832,16 @@ class ActiveLearner:
                 f"Data set {self.dataset.name!r} has no labels to simulate with. Use ask() and "
                 "tell()."
             )
+
+
+def _arms(strategy: Strategy) -> Mapping[str, Strategy]:
+    arms: Mapping[str, Strategy] = getattr(strategy, "arms", {})
+    if not arms:
+        raise ConfigurationError(
+            f"Strategy {strategy_name(strategy)!r} needs strategy_weights, but has no strategies "
+            "to weigh; expected them as its attribute arms, by name."
+        )
+    return arms
 
 
 def _warn_of_missing(pool: Pool) -> None:

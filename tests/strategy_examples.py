@@ -6,6 +6,7 @@ from alhpo.strategies import strategy_families, strategy_names
 
 FAMILIES = {
     "albl": "albl:entropy,random",
+    "autoal": "autoal:entropy,kmeans",
     "bait": "bait:binary@0.5",
     "boss": "boss:margin,typiclass",
     "maxherding": "maxherding:0.5",
@@ -17,6 +18,7 @@ FAMILIES = {
     "softrank": "softrank:ddu",
     "uherding": "uherding:entropy@0.5",
     "tcm": "tcm:2",
+    "votes": "votes:entropy,kmeans",
 }
 #: The package that a family's example needs.
 PACKAGES = {"skactiveml": "skactiveml"}

@@ -70,6 +70,17 @@ def test_a_strategy_that_looks_predicts_its_candidates_and_the_labelled():
     assert subset.predicted == 300 + 50 + 12 + 50 + 22
 
 
+def test_networks_that_weigh_strategies_are_trained_on_halves_of_the_labels():
+    autoal = {"validate_fixed": False, "strategy": "autoal:margin,entropy"}
+    (without,) = costs(autoal | {"strategy": "votes:margin,entropy"})
+    (cost,) = costs(autoal)  # for 2 and 4 epochs
+    assert cost.trained - without.trained == 12 // 2 * 6 + 22 // 2 * 6
+    assert cost.predicted - without.predicted == 6 * 5 + 988 + 11 * 5 + 978
+    longer = {"autoal_fit_epochs": 10, "autoal_search_epochs": 30, "autoal_cycles": 2}
+    (cost,) = costs(autoal | longer)
+    assert cost.trained - without.trained == 2 * 40 * (6 + 11)
+
+
 def test_k_folds_train_k_models_in_an_epoch():
     (cost,) = costs({"hpo": "final", "validate_fixed": False, "validation": "kfold:5"})
     (without,) = costs({"validate_fixed": False})

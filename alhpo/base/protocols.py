@@ -15,6 +15,7 @@ POOL_OUTPUTS = frozenset(
         *("logits", "features", "passes", "predicted_losses", "labeled_scores", "images"),
         *("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images"),
         *("heldout_logits", "heldout_labels", "state", "classify", "retrain", "true_labels"),
+        *("strategy_weights", "strategy_search"),
     }
 )
 
@@ -23,6 +24,7 @@ MODEL_OUTPUTS = frozenset(
     {
         *("logits", "features", "passes", "predicted_losses", "labeled_logits"),
         *("labeled_features", "heldout_logits", "heldout_labels", "classify", "retrain"),
+        *("strategy_weights", "strategy_search"),
     }
 )
 
@@ -37,7 +39,8 @@ class Strategy(Protocol):
 
     The attribute ``needs`` names the outputs in ``POOL_OUTPUTS`` that it uses; without it, those of
     one pass of the model (``alhpo.strategies.registry.DEFAULT_NEEDS``). The engine computes these
-    once, and no others.
+    once, and no others. A strategy that needs ``strategy_weights`` has the attribute ``arms``: the
+    strategies that are weighed, by name.
     """
 
     def __call__(self, pool: PoolOutputs, n: int, generator: np.random.Generator) -> Query:

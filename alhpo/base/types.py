@@ -132,6 +132,10 @@ class PoolOutputs:
             rows alone, and has gradients of the features if these require them.
         retrain: for oracles in simulations: what models would score with more labels.
         true_labels: for oracles in simulations: (N,) int64 class of each candidate.
+        strategy_weights: (N, K) float32 in [0, 1], for each candidate a weight of each of the K
+            strategies that the strategy asks (its ``arms``, in their order), which sum to 1; from
+            networks that are trained for the query (AutoAL).
+        strategy_search: what that training did, as a mapping that JSON can hold.
     """
 
     indices: torch.Tensor
@@ -152,6 +156,8 @@ class PoolOutputs:
     classify: Callable[[torch.Tensor], torch.Tensor] | None = None
     retrain: Retraining | None = None
     true_labels: torch.Tensor | None = None
+    strategy_weights: torch.Tensor | None = None
+    strategy_search: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -166,7 +172,8 @@ class Query:
         scores: the strategy's score of each (in the strategy's own unit), or None.
         paths: the files of the images, if the data set came from files.
         state: the strategy's state until its next query, as a JSON-able mapping. It is recorded
-            with the query, so that a killed run continues with it.
+            with the query, so that a killed run continues with it. If its entry ``arms`` is a
+            mapping, of strategies that were asked to numbers by name, records of cycles have it.
         probabilities: the probability of each image at its draw, given the earlier draws, if the
             strategy drew one by one without replacement and could have drawn any candidate; else
             None. It is recorded with the query, for validation by ``acquisition:SCHEME``.
@@ -238,6 +245,8 @@ class CycleRecord:
             ``current_test`` and ``adopted_test``, None if not measured. ``search`` is None without
             a search, or if the current configuration was not measured in it or diverged. Tunings,
             and records of older versions, lack some of them.
+        arms: of a strategy that asks other strategies, numbers by name for each of these, from the
+            entry ``arms`` of ``Query.state``; None if there is none.
         seconds: wall-clock seconds per part; the only values that differ between repetitions.
     """
 
@@ -254,6 +263,7 @@ class CycleRecord:
     diverged: bool = False
     fitted: bool = True
     search: Mapping[str, float | None] | None = None
+    arms: Mapping[str, Mapping[str, float]] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

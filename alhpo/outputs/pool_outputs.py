@@ -6,7 +6,7 @@ most once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from alhpo.base.seeding import derive_seed, torch_generator
 from alhpo.base.types import PoolOutputs, Retraining
 from alhpo.data.batches import InputFormat
 from alhpo.data.dataset import ImageDataset
-from alhpo.data.pool import Pool
 from alhpo.outputs.adversarial import Discrimination
 from alhpo.outputs.dropout_passes import DropoutPasses, keep_masks
 from alhpo.training.compute import Compute
@@ -31,6 +30,8 @@ OF_CANDIDATES = frozenset({"logits", "features", "passes", "predicted_losses"})
 OF_LABELED = frozenset({"labeled_logits", "labeled_features"})
 #: Fields from models of parts of the labelled images.
 HELD_OUT = frozenset({"heldout_logits", "heldout_labels"})
+#: Fields from networks that weigh strategies.
+SEARCHED = frozenset({"strategy_weights", "strategy_search"})
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,18 @@ def pool_outputs(
     candidates: np.ndarray,
     dataset: ImageDataset,
     inputs: Callable[[], ModelInputs],
-    pool: Pool,
+    labeled: np.ndarray,
+    labels: np.ndarray,
     recipe: Recipe,
     model: Any,
     settings: OutputSettings,
     *,
-    owner: str,
     cycle: int,
-    folder: Path | None,
-    retrain: Retraining,
-    held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    state: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    retrain: Retraining | None = None,
+    held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    search: Callable[[], tuple[torch.Tensor, Mapping[str, Any]]] | None = None,
 ) -> PoolOutputs:
     """Compute the fields of ``PoolOutputs`` that a strategy needs, and no others.
 
@@ -103,21 +106,23 @@ def pool_outputs(
         candidates: (N,) pool indices, ascending.
         dataset: the data set.
         inputs: the data set as the model takes it, asked for only if the model is.
-        pool: the pool with its labels.
+        labeled: (L,) int64 pool indices of the labelled images, in the order of labelling.
+        labels: (L,) int64, their classes.
         recipe: the recipe of the model.
         model: the model of the last fit; None if no ``MODEL_OUTPUTS`` are needed.
         settings: see ``OutputSettings``.
-        owner: name of the strategy whose state is passed on.
         cycle: number of the current cycle; it names the random streams.
+        state: see ``PoolOutputs``.
         folder: folder for checkpoints of trainings for this query; None: not saved.
         retrain: see ``PoolOutputs``.
         held_out: computes ``heldout_logits`` and ``heldout_labels``.
+        search: computes ``strategy_weights`` and ``strategy_search``.
     """
-    rows, labeled = torch.from_numpy(candidates), torch.from_numpy(pool.labeled)
+    rows, chosen = torch.from_numpy(candidates), torch.from_numpy(labeled)
     outputs: dict[str, Any] = {
-        "labels": torch.from_numpy(pool.labels),
-        "labeled_indices": labeled,
-        "state": pool.state(owner),
+        "labels": torch.from_numpy(labels),
+        "labeled_indices": chosen,
+        "state": state,
         "retrain": retrain,
     }
     if needs & OF_CANDIDATES:
@@ -135,11 +140,10 @@ def pool_outputs(
     if needs & OF_LABELED:
         assert model is not None
         features = "labeled_features" in needs
-        predicted = predicted_outputs(
-            recipe, model, inputs(), pool.labeled, settings, features=features
-        )
+        predicted = predicted_outputs(recipe, model, inputs(), labeled, settings, features=features)
         outputs |= {"labeled_logits": predicted.logits, "labeled_features": predicted.features}
     if needs & HELD_OUT:
+        assert held_out is not None
         outputs["heldout_logits"], outputs["heldout_labels"] = held_out()
     if "true_labels" in needs:
         assert dataset.labels is not None  # check_oracle
@@ -149,7 +153,7 @@ def pool_outputs(
     if needs & {"images", "labeled_scores"}:
         outputs["images"] = dataset.images[rows]
     if needs & {"labeled_images", "labeled_scores"}:
-        outputs["labeled_images"] = dataset.images[labeled]
+        outputs["labeled_images"] = dataset.images[chosen]
     if "labeled_scores" in needs:
         training = Discrimination(
             labeled=outputs["labeled_images"],
@@ -160,6 +164,9 @@ def pool_outputs(
             seed=derive_seed(settings.seed, "labeled scores", cycle),
         )
         outputs["labeled_scores"] = training.scores(folder)
+    if needs & SEARCHED:
+        assert search is not None
+        outputs["strategy_weights"], outputs["strategy_search"] = search()
     return PoolOutputs(rows, **{name: value for name, value in outputs.items() if name in needs})
 
 

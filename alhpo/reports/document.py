@@ -26,6 +26,7 @@ SECTIONS = (
     ("calibration", "Calibration", ("ece", "brier", "nll", "calibration")),
     ("validation", "Validation and test", ("validation", "regret")),
     ("searches", "What the searches did", ("gain", "found", "hyperparameters")),
+    ("arms", "What the asked strategies did", ("arms",)),
     ("cost", "Cost", ("cost",)),
 )
 

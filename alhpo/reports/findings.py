@@ -41,6 +41,7 @@ GAINED = [
 ]
 SEARCHES = [*PLACE, "search", "n_labeled", "metric_name", "epochs", *GAINED]
 HYPERPARAMETERS = [*PLACE, "kind", "cycle", "n_labeled", "hyperparameter", "value", "log"]
+ARMS = [*PLACE, "n_labeled", "arm", "weight", "weight_of_picks", "share_of_picks"]
 EXPECTED = [*PLACE, "column", "n_labeled"]
 
 
@@ -151,6 +152,9 @@ class Findings:
             searched:
             ``kind``, ``cycle``, ``n_labeled``, ``hyperparameter``, ``value`` (of the record's
             configuration), ``log`` (whether the space has it on a log scale).
+        arms: one row per strategy that the run's strategy asked (``arm``) and query: ``n_labeled``,
+            ``weight`` (the mean over the images that any of them chose), ``weight_of_picks`` (the
+            mean over the query) and ``share_of_picks`` (the share of the query that it had chosen).
         expected: what ``outcomes`` will have at the end, one row per cell and ``column``, for runs
             at the last number of labels that they evaluate: ``PLACE``, ``column``, ``n_labeled``.
         settings: the values of ``setting`` in the order of the grid.
@@ -165,6 +169,7 @@ class Findings:
     trials: pd.DataFrame
     searches: pd.DataFrame
     hyperparameters: pd.DataFrame
+    arms: pd.DataFrame
     expected: pd.DataFrame
     settings: tuple[str, ...]
     tunings: tuple[str, ...]

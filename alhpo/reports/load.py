@@ -9,6 +9,7 @@ from typing import Any
 from alhpo.base.errors import DataError, error_line
 from alhpo.reports.findings import (
     ACTIVE,
+    ARMS,
     CURVES,
     EXPECTED,
     HYPERPARAMETERS,
@@ -85,6 +86,7 @@ def _read(grid: Grid) -> Findings:
     trials: list[Row] = []
     searches: list[Row] = []
     hyperparameters: list[Row] = []
+    arms: list[Row] = []
     expected: list[Row] = []
     for cell, name, place in zip(grid.cells, grid.names, where, strict=True):
         config = cell.config
@@ -101,6 +103,7 @@ def _read(grid: Grid) -> Findings:
             curves += _at(place, rows.records)
             searches += _at(place, rows.searches)
             hyperparameters += _at(place, rows.hyperparameters)
+            arms += _at(place, rows.arms)
             due = {ACTIVE: config.evaluated_sizes[-1]}
             if recorded_mode(config.hpo).final_search:
                 due[WITHIN] = config.budget
@@ -120,6 +123,7 @@ def _read(grid: Grid) -> Findings:
         trials=to_frame(trials, TRIALS),
         searches=to_frame(searches, SEARCHES),
         hyperparameters=to_frame(hyperparameters, HYPERPARAMETERS),
+        arms=to_frame(arms, ARMS),
         expected=to_frame(expected, EXPECTED),
         settings=tuple(dict.fromkeys(place["setting"] for place in where)),
         tunings=tuple(dict.fromkeys(tunings.values())),

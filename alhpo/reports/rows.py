@@ -38,11 +38,13 @@ class CellRows:
     trials: list[Row] = field(default_factory=list)
     searches: list[Row] = field(default_factory=list)
     hyperparameters: list[Row] = field(default_factory=list)
+    arms: list[Row] = field(default_factory=list)
 
 
 def run_rows(path: Path, config: RunConfig) -> CellRows:
     """The records of a run with an evaluation, with the epochs, images and seconds spent so far;
-    its searches; and the hyperparameters that they searched, over these records.
+    its searches, and the hyperparameters that they searched, over these records; and what the
+    strategies did that its strategy asked.
 
     Raises:
         DataError: a file that cannot be read.
@@ -61,6 +63,11 @@ def run_rows(path: Path, config: RunConfig) -> CellRows:
         records=rows,
         searches=[_search_row(record, config) for record in tuned],
         hyperparameters=_hyperparameter_rows(fitted, _searched_space(path)) if tuned else [],
+        arms=[
+            {"n_labeled": record.n_labeled, "arm": arm, **numbers}
+            for record in records
+            for arm, numbers in (record.arms or {}).items()
+        ],
     )
 
 

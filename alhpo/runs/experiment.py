@@ -308,6 +308,7 @@ class _Run:
     ) -> None:
         """Write the record of a cycle, and delete checkpoints that are no longer needed."""
         strategy = strategy_name(learner.strategy)
+        random_query = any(learner.pool.asked_by(index) != strategy for index in queried)
         record = CycleRecord(
             kind=kind,
             cycle=cycle,
@@ -321,16 +322,22 @@ class _Run:
                 "fit": fit.epochs if fit else 0,
             },
             queried=queried,
-            random_query=any(learner.pool.asked_by(index) != strategy for index in queried),
+            random_query=random_query,
             diverged=fit is not None and fit.diverged,
             fitted=fit is not None,
             search=found.search,
+            arms=self._arms(learner, strategy) if queried and not random_query else None,
             seconds=self._watch.seconds,
         )
         self._journal.append(record.to_dict())
         self.records.append(record)
         self._clean_up()
         self._observer.recorded(record)
+
+    def _arms(self, learner: ActiveLearner, strategy: str) -> Mapping[str, Any] | None:
+        """What the strategies did that the strategy of the query asked, if it tells."""
+        told = (learner.pool.state(strategy) or {}).get("arms")
+        return told if isinstance(told, Mapping) else None
 
     def _clean_up(self) -> None:
         """Delete checkpoints that are no longer needed; failures are ignored.

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 #: The strategies that come with alhpo, for the help that is shown without importing them.
 STRATEGIES = (
-    *("albl", "alfamix", "badge", "bait", "bald", "batchbald", "boss", "centroids", "coreset"),
-    *("ddu", "dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin", "maxherding"),
-    *("mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust", "uherding"),
-    *("vaal", "variation-ratio", "albl:A,B,...", "bait:FORM@LAMBDA", "boss:A,B,..."),
+    *("albl", "alfamix", "autoal", "badge", "bait", "bald", "batchbald", "boss", "centroids"),
+    *("coreset", "ddu", "dropquery", "entropy", "kmeans", "least-confidence", "lpl", "margin"),
+    *("maxherding", "mc-dropout", "mean-std", "probcover", "random", "refine", "tcm", "typiclust"),
+    *("uherding", "vaal", "variation-ratio", "votes", "albl:A,B,...", "autoal:A,B,..."),
+    *("bait:FORM@LAMBDA", "boss:A,B,..."),
     *("maxherding:SIGMA", "power:SCORE@BETA", "probcover:RADIUS", "refine:A,B,..."),
     *("skactiveml:NAME", "softmax:SCORE@BETA", "softrank:SCORE@BETA", "tcm:K"),
-    *("uherding:MEASURE@SIGMA",),
+    *("uherding:MEASURE@SIGMA", "votes:A,B,..."),
 )
 
 
@@ -297,6 +298,24 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         10,
         ge=1,
         description="Epochs for which vaal trains its networks at each query.",
+    )
+    autoal_fit_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs for which autoal trains, at each query, the network that it simulates "
+        "labelling with (FitNet); by default max_epochs.",
+    )
+    autoal_search_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs for which autoal then trains the network that weighs strategies "
+        "(SearchNet) and FitNet in turns; by default twice max_epochs.",
+    )
+    autoal_cycles: int = Field(
+        1,
+        ge=1,
+        description="Number of times that autoal simulates labelling at each query, each on other "
+        "halves of the labels.",
     )
     query_subset: int | None = Field(
         None,

@@ -82,10 +82,23 @@ class RunConfig(CycleSettings, DataSettings):
                 )
             self._check_budget()
         self.check_adopt(min(self.search_budgets, default=self.max_budget))
+        self._check_halves()
         if self.evaluate_at is not None:
             with naming("evaluate_at", self.evaluate_at):
                 self._check_left_out(self.evaluate_at)
         return self
+
+    def _check_halves(self) -> None:
+        """Refuse too few initial labels for a strategy that splits them into halves."""
+        from alhpo.strategies import get_strategy, strategy_needs
+
+        if self.initial_size < 4 and "strategy_weights" in strategy_needs(
+            get_strategy(self.strategy)
+        ):
+            raise ConfigurationError(
+                f"Setting 'initial_size' is {self.initial_size}, but strategy {self.strategy!r} "
+                "splits the labels into halves; expected at least 4. Raise it."
+            )
 
     def _check_budget(self) -> None:
         """Refuse a total budget that cannot be divided, or a second budget."""
@@ -188,11 +201,16 @@ class RunConfig(CycleSettings, DataSettings):
             "evaluate_at": None,
             "adopt": "better",
             "total_budget": None,
+            "autoal_fit_epochs": None,
+            "autoal_search_epochs": None,
+            "autoal_cycles": 1,
         }
         for name, default in late.items():
             if values.get(name, ...) == default:
                 del values[name]
         needs = strategy_needs(get_strategy(self.strategy))
+        if "strategy_weights" not in needs:
+            values = {key: one for key, one in values.items() if not key.startswith("autoal_")}
         if not needs:
             del values["query_subset"]
         if "passes" not in needs:

@@ -8,6 +8,7 @@ arguments, is registered by ``register_strategy_family``.
 
 from alhpo.strategies import albl as albl
 from alhpo.strategies import alfamix as alfamix
+from alhpo.strategies import autoal as autoal
 from alhpo.strategies import badge as badge
 from alhpo.strategies import bait as bait
 from alhpo.strategies import batchbald as batchbald

@@ -58,7 +58,8 @@ class ActiveLearningByLearning:
         arms: names of at least two strategies, which may have state.
 
     Raises:
-        ConfigurationError: there are fewer than two arms, an arm is there twice or is unknown.
+        ConfigurationError: there are fewer than two arms, an arm is there twice, is unknown, or is
+            ``autoal``.
     """
 
     def __init__(self, arms: Sequence[str]) -> None:
@@ -68,6 +69,12 @@ class ActiveLearningByLearning:
                 "different strategies, as in 'albl:entropy,margin,random'."
             )
         self.arms = {name: get_strategy(name) for name in arms}
+        for name, arm in self.arms.items():
+            if "strategy_weights" in strategy_needs(arm):
+                raise ConfigurationError(
+                    f"Strategy {name!r} cannot be an arm of albl: networks are trained for its own "
+                    "arms. Leave it out."
+                )
         own = {"labels", "labeled_indices", "labeled_logits", "state"}
         self.needs = frozenset(own).union(*map(strategy_needs, self.arms.values()))
 

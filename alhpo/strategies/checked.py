@@ -34,6 +34,7 @@ SHAPES = {
     "heldout_logits": "V C",
     "heldout_labels": "V",
     "true_labels": "N",
+    "strategy_weights": "N K",
 }
 INTEGERS = frozenset({"labels", "labeled_indices", "heldout_labels", "true_labels"})
 #: Dimensions that may be 0.
@@ -95,9 +96,12 @@ def check_dropout(strategy: str | Strategy, dropout: float) -> None:
     """
     strategy = get_strategy(strategy)
     if "passes" in strategy_needs(strategy) and not dropout:
+        arms: Mapping[str, Strategy] = getattr(strategy, "arms", {})
+        others = [name for name, arm in arms.items() if "passes" not in strategy_needs(arm)]
         raise ConfigurationError(
             f"Strategy {strategy_name(strategy)!r} looks at passes with dropout, but the model's "
-            "classifier has none (dropout=0), so all passes would be equal. Set dropout=0.5."
+            "classifier has none (dropout=0), so all passes would be equal. Set dropout=0.5"
+            + (f", or ask only those that need none: {', '.join(others)}." if others else ".")
         )
 
 
@@ -210,7 +214,7 @@ def _check_outputs(pool: PoolOutputs, needs: frozenset[str], name: str) -> None:
         if output.is_floating_point():
             _check_finite(output, field, name)
     _check_values(pool, needs, sizes.get("C"), name)
-    for field in sorted(needs & {"classify", "retrain"}):
+    for field in sorted(needs & {"classify", "retrain", "strategy_search"}):
         if getattr(pool, field) is None:
             raise ConfigurationError(
                 f"Strategy {name!r} needs {field} of the pool, which is not offered here."
@@ -232,11 +236,11 @@ def _check_finite(output: torch.Tensor, field: str, name: str) -> None:
 
 def _check_values(pool: PoolOutputs, needs: frozenset[str], classes: int | None, name: str) -> None:
     """Refuse values out of range, in outputs of the right shape."""
-    if "labeled_scores" in needs and pool.labeled_scores is not None:
-        low, high = map(float, pool.labeled_scores.aminmax())
+    for field in sorted(needs & {"labeled_scores", "strategy_weights"}):
+        low, high = map(float, getattr(pool, field).aminmax())
         if low < 0 or high > 1:
             raise ConfigurationError(
-                f"The labeled_scores given to strategy {name!r} are in [{low:g}, {high:g}]; "
+                f"The {field} given to strategy {name!r} are in [{low:g}, {high:g}]; "
                 "expected values in [0, 1]."
             )
     for field in sorted(needs & {"labels", "heldout_labels", "true_labels"}):

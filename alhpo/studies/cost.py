@@ -34,7 +34,7 @@ UNKNOWN_BATCH = 32
 
 @dataclass(frozen=True)
 class Cost:
-    """An upper limit of training and prediction, without training inside strategies.
+    """An upper limit of training and prediction, without training inside strategies but ``autoal``.
 
     Attributes:
         epochs: training epochs as in records: an epoch of a search counts once, whatever the number
@@ -195,6 +195,8 @@ def _run_cost(config: RunConfig, data: DatasetSize) -> Cost:
             total += _fit_cost(config, n, data)
         if n < sizes[-1] and needs:
             total += Cost(predicted=min(data.pool - n, config.query_subset or data.pool) + n)
+        if n < sizes[-1] and "strategy_weights" in needs:
+            total += _autoal_cost(config, n, min(data.pool - n, config.query_subset or data.pool))
     if config.mode.final_search:
         budget = config.search_budget(len(sizes) - 1, final=True)
         if config.measures_once:  # the last cycle has trained that part of it
@@ -213,6 +215,16 @@ def _tuning_cost(config: TuneConfig, data: DatasetSize) -> Cost:
 def _fit_cost(config: RunConfig | TuneConfig, n: int, data: DatasetSize) -> Cost:
     images = config.max_epochs * images_of_epoch(n, _configuration(config))
     return Cost(config.max_epochs, images, data.evaluation)
+
+
+def _autoal_cost(config: RunConfig, n: int, candidates: int) -> Cost:
+    """Of the networks that weigh strategies: a pass over half of the labels trains one of them, and
+    in the search the other predicts."""
+    fit = config.autoal_fit_epochs or config.max_epochs
+    search = config.autoal_search_epochs or 2 * config.max_epochs
+    half = n - n // 2
+    trained = config.autoal_cycles * (fit * (n // 2) + search * half)
+    return Cost(trained=trained, predicted=config.autoal_cycles * (search + 1) * half + candidates)
 
 
 def _search_cost(config: RunConfig | TuneConfig, n: int, epochs: int, tested: int) -> Cost:

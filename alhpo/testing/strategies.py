@@ -20,7 +20,10 @@ from alhpo.strategies import get_strategy, run_strategy, strategy_name, strategy
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
 #: Outputs with one row per candidate; ``passes`` have one too.
-ROWS = ("logits", "features", "predicted_losses", "labeled_scores", "images", "true_labels")
+ROWS = (
+    *("logits", "features", "predicted_losses", "labeled_scores", "images", "true_labels"),
+    "strategy_weights",
+)
 #: Outputs with one row per labelled image.
 LABELED = ("labels", "labeled_indices", "labeled_logits", "labeled_features", "labeled_images")
 #: Outputs with one row per labelled image that a model was not trained on.
@@ -57,7 +60,7 @@ def check_strategy(strategy: str | Strategy) -> None:
     """
     strategy = get_strategy(strategy)
     name = f"Strategy {strategy_name(strategy)!r}"
-    for case, pool in _pools(strategy_needs(strategy)):
+    for case, pool in _pools(strategy):
         for n in sorted({1, min(7, len(pool)), len(pool)}):
             where = f"{name} on {case}, {n} of {len(pool)}"
             before = _copy(pool)
@@ -79,15 +82,15 @@ def check_strategy(strategy: str | Strategy) -> None:
     _check_state(strategy, name)
 
 
-def _pools(needs: frozenset[str]) -> Iterator[tuple[str, PoolOutputs]]:
+def _pools(strategy: Strategy) -> Iterator[tuple[str, PoolOutputs]]:
     """Pools that hold only what is needed, each with a description."""
-    ordinary = _pool(30, needs)
+    ordinary = _pool(30, strategy)
     zero_features = _changed(ordinary, ("features",), torch.zeros_like)
     yield "an ordinary pool", ordinary
-    yield "a pool of one class", _pool(20, needs, classes=1)
-    yield "a pool with no labelled images", _pool(20, needs, labeled=0)
-    yield "a pool with one labelled image", _pool(20, needs, labeled=1)
-    yield "a single candidate", _pool(1, needs)
+    yield "a pool of one class", _pool(20, strategy, classes=1)
+    yield "a pool with no labelled images", _pool(20, strategy, labeled=0)
+    yield "a pool with one labelled image", _pool(20, strategy, labeled=1)
+    yield "a single candidate", _pool(1, strategy)
     yield "zero features", zero_features
     yield "zero features everywhere", _changed(zero_features, LABELED[3:4], torch.zeros_like)
     yield (
@@ -114,7 +117,7 @@ def _pools(needs: frozenset[str]) -> Iterator[tuple[str, PoolOutputs]]:
 def _check_refusals(strategy: Strategy, name: str) -> None:
     """The engine refuses these on behalf of every strategy."""
     needs = strategy_needs(strategy)
-    pool = _pool(12, needs)
+    pool = _pool(12, strategy)
     empty = replace(_rows(pool, []), indices=pool.indices[:0])
     cases = [("an empty pool", empty, 1), ("n = 0", pool, 0), ("n of 13 of 12", pool, 13)]
     for field in sorted(needs):
@@ -135,7 +138,7 @@ def _check_refusals(strategy: Strategy, name: str) -> None:
 
 
 def _check_numbering(strategy: Strategy, name: str) -> None:
-    pool = _pool(40, strategy_needs(strategy))
+    pool = _pool(40, strategy)
     renumbered = _numbered(pool, torch.arange(len(pool)) * 11 + 1000)
     positions = [
         [p.indices.tolist().index(i) for i in _query(strategy, p, 9, name).indices]
@@ -149,7 +152,7 @@ def _check_numbering(strategy: Strategy, name: str) -> None:
 
 def _check_layout(strategy: Strategy, name: str) -> None:
     """Engines hand out slices and transposed tensors too."""
-    pool = _pool(40, strategy_needs(strategy))
+    pool = _pool(40, strategy)
     strided = _changed(pool, (*ROWS, *LABELED[2:], *HELD_OUT), _strided)
     require(
         _query(strategy, strided, 9, name).indices == _query(strategy, pool, 9, name).indices,
@@ -158,10 +161,9 @@ def _check_layout(strategy: Strategy, name: str) -> None:
 
 
 def _check_order(strategy: Strategy, name: str) -> None:
-    needs = strategy_needs(strategy)
-    if not needs:
+    if not strategy_needs(strategy):
         return
-    pool = _pool(40, needs)
+    pool = _pool(40, strategy)
     order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
     if not _draws(strategy, pool, 9):
         query = _query(strategy, pool, 9, name)
@@ -184,7 +186,7 @@ def _check_order(strategy: Strategy, name: str) -> None:
         return
     # few choices among many make pairs rare, whose members tie: they are equally far from their
     # mean
-    pool = _pool(20, needs)
+    pool = _pool(20, strategy)
     order = torch.randperm(len(pool), generator=torch_generator("order")).tolist()
     counts = np.zeros((2, len(pool)))
     for row, one in enumerate((pool, _rows(pool, order))):
@@ -206,7 +208,7 @@ def _of_score(score: float, indices: tuple[int, ...], scores: tuple[float, ...])
 
 
 def _check_ties(strategy: Strategy, name: str) -> None:
-    ordinary = _pool(30, strategy_needs(strategy))
+    ordinary = _pool(30, strategy)
     for case, groups in (
         ("identical points", [0] * 30),
         ("every point twice", [i // 2 for i in range(30)]),
@@ -228,7 +230,7 @@ def _check_ties(strategy: Strategy, name: str) -> None:
 def _check_state(strategy: Strategy, name: str) -> None:
     """Make three queries in a row, and label the chosen candidates after each."""
     needs = strategy_needs(strategy)
-    pool = _pool(40, needs)
+    pool = _pool(40, strategy)
     for step in range(3):
         where = f"{name}, query {step + 1} of a run"
         before = _copy(pool)
@@ -284,7 +286,14 @@ def _query(strategy: Strategy, pool: PoolOutputs, n: int, where: str) -> Query:
         ) from error
 
 
-def _pool(n: int, needs: frozenset[str], *, classes: int = 5, labeled: int = 10) -> PoolOutputs:
+def _pool(n: int, strategy: Strategy, *, classes: int = 5, labeled: int = 10) -> PoolOutputs:
+    arms = len(getattr(strategy, "arms", ())) or 3
+    outputs = _outputs(n, classes, labeled, arms)
+    needed = {name: outputs[name] for name in strategy_needs(strategy)}
+    return PoolOutputs(torch.arange(n) * 3 + 7, **needed)
+
+
+def _outputs(n: int, classes: int, labeled: int, arms: int) -> dict[str, Any]:
     draw = torch_generator("pool", n, classes)
     outputs = {
         "logits": 2 * torch.randn(n, classes, generator=draw),
@@ -304,9 +313,11 @@ def _pool(n: int, needs: frozenset[str], *, classes: int = 5, labeled: int = 10)
         "true_labels": torch.randint(classes, (n,), generator=draw),
         "heldout_logits": 2 * torch.randn(labeled, classes, generator=draw),
         "heldout_labels": torch.randint(classes, (labeled,), generator=draw),
+        "strategy_weights": torch.randn(n, arms, generator=draw).softmax(dim=1),
+        "strategy_search": {},
     }
     assert outputs.keys() == POOL_OUTPUTS
-    return PoolOutputs(torch.arange(n) * 3 + 7, **{name: outputs[name] for name in needs})
+    return outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,7 +361,7 @@ def _pixels(n: int, draw: torch.Generator) -> torch.Tensor:
 
 def _random_rows(field: str, n: int) -> torch.Tensor:
     """Rows of an output for labelled images, if the pool did not have that output."""
-    return getattr(_pool(1, frozenset({field}), labeled=n), field)
+    return _outputs(1, 5, n, 3)[field]
 
 
 def _changed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alhpo.reports.figures.agreement import agreement_figure
+from alhpo.reports.figures.arms import arms_figure
 from alhpo.reports.figures.cost import cost_figure
 from alhpo.reports.figures.curves import calibration_figure, curves_figure
 from alhpo.reports.figures.figure import ReportFigure
@@ -37,6 +38,7 @@ def report_figures(findings: Findings, tables: Sequence[Table] = ()) -> list[Rep
             validation_figure(part),
             gain_figure(part),
             hyperparameters_figure(part),
+            arms_figure(part),
             cost_figure(part),
         ]
     figures += [agreement_figure(table) for table in tables if table.key.startswith("order-")]

@@ -75,9 +75,11 @@ def canvas(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def panels(n: int, *, share: bool = True, height: float = PANEL) -> tuple[Figure, list[Axes]]:
-    """``n`` panels, two or three to a row."""
-    columns = n if n < 3 else 2 if n == 4 else 3
+def panels(
+    n: int, *, share: bool = True, height: float = PANEL, columns: int = 0
+) -> tuple[Figure, list[Axes]]:
+    """``n`` panels, two or three to a row unless ``columns`` says how many."""
+    columns = columns or (n if n < 3 else 2 if n == 4 else 3)
     rows = -(-n // columns)
     width = WIDTH if columns > 1 else 0.7 * WIDTH
     figure = canvas(width, 0.5 + height * rows * (1 if columns > 1 else 1.25))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alhpo.reports.findings import Findings
 from alhpo.reports.formats import Table
 from alhpo.reports.part import parts
+from alhpo.reports.tables.arms import arms_table
 from alhpo.reports.tables.cost import cost_table
 from alhpo.reports.tables.gains import gain_table
 from alhpo.reports.tables.learning import learning_table
@@ -23,7 +24,7 @@ def report_tables(findings: Findings) -> list[Table]:
     last, and over labels; there, rank correlations of the strategies and gaps to random; scores in
     which all classes count equally, and calibration, at the last; what searching brought; what was
     spent; how well validation told the test; what the searches gained, and the hyperparameters that
-    were found.
+    were found; and what the strategies did that others asked.
     """
     tables: list[Table | None] = []
     for part in parts(findings):
@@ -36,4 +37,5 @@ def report_tables(findings: Findings) -> list[Table]:
         tables += [tuning_table(part), cost_table(part), validation_table(part), regret_table(part)]
         tables += [gain_table(part)]
         tables += [found_table(part, n) for n in labels]
+        tables += [arms_table(part)]
     return [table for table in tables if table is not None]
