@@ -81,7 +81,9 @@ def test_files_are_read_by_the_source_of_their_ending(tmp_path):
     assert (len(dataset), len(dataset.eval_images), dataset.classes) == (8, 2, ("0", "1"))
     check_data_source(str(tmp_path / "some.ROWS"))
     (tmp_path / "some.txt").touch()
-    with pytest.raises(DataError, match=r"nor a file .* \(\.csv, \.parquet, \.rows\).*is a file"):
+    with pytest.raises(
+        DataError, match=r"nor a file .* \(\.csv, \.npz, \.parquet, \.rows\).*is a file"
+    ):
         load_dataset(str(tmp_path / "some.txt"))
 
 
@@ -129,6 +131,7 @@ BAD = {
     "mode F": with_pool(get=lambda i: (Image.new("F", (4, 4)), 0)),
     "other images": with_pool(get=lambda i: (Image.new("L", (4, 4), next(CALLS) % 251), 0)),
     "images or labels": with_pool(get=lambda i: (Image.new("L", (4, 4)), next(CALLS) % 3)),
+    "told to be": with_pool(shape=(6, 6, 1)),
     "whole process": lambda options: (torch.rand(1), SourceData(images()))[1],
     "classes that the pool lacks": lambda options: SourceData(
         replace(images(), classes=["a", "b", "c"]), replace(images(), classes=["a", "b", "d"])

@@ -619,6 +619,7 @@ def test_torchvision_set_through_timm(mnist):
     )
     assert dataset.labels.tolist() == [i % 9 for i in range(30)]
     assert dataset.num_classes == 10 and dataset.channels == 1
+    assert dataset.augmentation == "crop"
 
 
 def test_torchvision_splits_and_subsets(mnist):
@@ -658,6 +659,7 @@ def test_svhn_which_timm_leaves_out(svhn):
     assert np.array_equal(dataset.images.numpy().reshape(-1, 32, 3), pixels(40, 40 * 32, 32, 3))
     assert dataset.labels.tolist() == [(i % 10 + 1) % 10 for i in range(40)]
     assert dataset.name == "svhn" and dataset.num_classes == 10
+    assert dataset.augmentation == "crop"  # a mirrored digit is none
 
 
 @pytest.mark.parametrize("pool_size", [1, 2])

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhpo.base.errors import ConfigurationError
+from alhpo.runs.data import size_of_data
 from alhpo.runs.settings import RunConfig, TuneConfig
+from alhpo.strategies import get_strategy, strategy_needs
+from alhpo.strategies.autoal import DEFAULT_ARMS
 from alhpo.studies import StudyConfig, expand, load_study, shipped_studies
 
 SETTINGS = {"initial_size": 20, "acquisition_size": 10, "budget": 40, "max_epochs": 3}
@@ -302,3 +305,35 @@ def test_figure_1_has_the_eight_settings():
     grid = {(lr, wd) for lr in (0.001, 0.01, 0.1) for wd in (0.0005, 0.005, 0.05)}
     assert pairs == grid - {(0.1, 0.05)}
     assert {c.config.strategy for c in cells} == {"random", "badge"}
+
+
+AUTOAL = {
+    "cifar10": (50_000, 200),
+    "cifar100": (50_000, 200),
+    "svhn": (73_257, 200),
+    "tinyimagenet": (100_000, 40),
+    "organcmnist": (12_975, 400),
+    "pathmnist": (89_996, 400),
+    "tissuemnist": (165_466, 400),
+}
+
+
+@pytest.mark.parametrize("name", AUTOAL)
+def test_the_protocol_of_autoal(name, tmp_path):
+    """Wang et al. (2025) and their code: docs/autoal-protocol.md."""
+    cells = expand(load_study(f"autoal-{name}"))
+    pool, epochs = AUTOAL[name]
+    config = cells[0].config
+    assert size_of_data(config.model_copy(update={"data_dir": str(tmp_path)})).pool == pool
+    assert len(cells) == 16 * 3
+    strategies = [cell.config.strategy for cell in cells if cell.config.seed == 0]
+    assert strategies[:9] == ["autoal", "votes", *DEFAULT_ARMS] and len(set(strategies)) == 16
+    assert "passes" in strategy_needs(get_strategy("autoal")) and config.dropout > 0
+    queries = (config.budget - config.initial_size) / config.acquisition_size
+    assert queries == 18 and config.initial_size == 2 * config.acquisition_size
+    if pool < 20_000:
+        assert round(config.acquisition_size / pool, 2) == 0.02
+    else:
+        assert (config.initial_size, config.budget) == (2000, 20_000)
+    for cell in cells:
+        assert (cell.config.max_epochs, cell.config.autoal_search_epochs) == (epochs, 400)

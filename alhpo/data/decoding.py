@@ -153,7 +153,10 @@ class OrderedPart:
         )
 
     def sizes(self) -> tuple[set[tuple[int, int]], bool]:
-        """The sizes (height, width) that occur among some images, and whether these are grey."""
+        """The sizes (height, width) that occur among some images, and whether these are grey; of
+        images of a known shape, none is read."""
+        if self.images.shape is not None:
+            return {self.images.shape[:2]}, self.images.shape[2] == 1
         rows = np.unique(np.linspace(0, self.count - 1, min(self.count, SAMPLE)).astype(int))
         looked_at = [self._shown(int(row))[0] for row in rows]
         sizes = {(image.height, image.width) for image in looked_at}

@@ -25,12 +25,17 @@ class LazyImages:
             label, the same at every call. Several threads call it.
         classes: names of the classes in the order of their labels; None if only the labels tell
             how many classes there are.
+        shape: (height, width, channels) of every image, with 1 or 3 channels, if it is known
+            without reading one; so images that do not fit into memory are refused before that.
+        notes: what a user should know about how they were found, a sentence each.
     """
 
     where: str
     count: int
     get: Callable[[int], tuple[Image.Image, int]]
     classes: Sequence[str] | None = None
+    shape: tuple[int, int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of_files(

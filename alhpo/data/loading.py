@@ -53,17 +53,19 @@ def load_dataset(
 
     Args:
         name: ``"digits"`` (scikit-learn's, 8 x 8, no download); a name of timm's data set factory,
-            such as ``"torch/cifar10"``, ``"torch/svhn"`` or ``"hfds/user/dataset"``; the name of
+            such as ``"torch/cifar10"``, ``"torch/svhn"`` or ``"hfds/user/dataset"``;
+            ``"medmnist/pathmnist"`` and the like; ``"tiny-imagenet"``; the name of
             a registered data source; a folder with one sub-folder per class, or with such
-            sub-folders per split, or of images without labels; or a table (.csv, .parquet). A name
-            wins over a folder; ``"./digits"`` is the folder.
+            sub-folders per split, or of images without labels; a table (.csv, .parquet); or arrays
+            of MedMNIST's form (.npz). A name wins over a folder; ``"./digits"`` is the folder.
         root: folder of downloaded data sets, by default ``~/.cache/alhpo/data``; of a table, the
             folder that its paths are relative to, by default its own.
         train_split: name of the split that is the pool, in timm or in the folder. ``"."`` reads a
             folder whose sub-folders are all classes.
         eval_split: name of the evaluation split. For torchvision's sets, timm takes the test set
-            for "validation"; a folder may call it val or test. Without an evaluation split (digits,
-            some folders), ``eval_fraction`` of the images is held out, always the same ones.
+            for "validation", and so does alhpo for MedMNIST's ("val" is another split); a folder
+            may call it val or test. Without an evaluation split (digits, some folders),
+            ``eval_fraction`` of the images is held out, always the same ones.
         download: whether a missing data set may be downloaded.
         image_size: side in pixels; images are resized and centre-cropped to a square. By default
             the size of the pool's images if they all have the same, else 224.
@@ -90,7 +92,7 @@ def load_dataset(
     if on_error not in ("raise", "skip"):
         raise DataError(f"Argument on_error is {on_error!r}. Legal: raise, skip.")
     found = find_data(
-        _options(name, root, train_split, eval_split, download),
+        _options(name, root, train_split, eval_split, download, image_size),
         image_size=image_size,
         eval_fraction=eval_fraction,
         pool_size=pool_size,
@@ -299,7 +301,7 @@ def dataset_size(
         ConfigurationError: see ``load_dataset``.
     """
     tell = getattr(find_source(name), "size", None)
-    options = _options(name, root, train_split, eval_split, download=False)
+    options = _options(name, root, train_split, eval_split, False, image_size)
     known = tell(options) if tell else None
     if known is not None:
         return DatasetSize(
@@ -317,11 +319,16 @@ def dataset_size(
 
 
 def _options(
-    name: str, root: str | Path | None, train_split: str, eval_split: str, download: bool
+    name: str,
+    root: str | Path | None,
+    train_split: str,
+    eval_split: str,
+    download: bool,
+    image_size: int | None,
 ) -> SourceOptions:
     given = None if root is None else Path(root).expanduser()
     folder = given or Path.home() / ".cache" / "alhpo" / "data"
-    return SourceOptions(name, folder, train_split, eval_split, download, given)
+    return SourceOptions(name, folder, train_split, eval_split, download, given, image_size)
 
 
 def _classes(

@@ -22,7 +22,7 @@ def listed(problems: Sequence[tuple[str, str]]) -> str:
 
 def source_notes(*parts: ImageFiles | LazyImages | None) -> list[str]:
     """What the source noted when it found the images."""
-    notes = [note for part in parts if isinstance(part, ImageFiles) for note in part.notes]
+    notes = [note for part in parts if part is not None for note in part.notes]
     return list(dict.fromkeys(notes))
 
 

@@ -57,8 +57,9 @@ class DataSettings(Settings):
         "digits",
         min_length=1,
         description="digits; a folder with one sub-folder per class (or train and val splits of "
-        "them); a table of image files and labels (.csv, .parquet); a name of timm's factory: "
-        "torch/cifar10, torch/svhn, hfds/USER/NAME, ...; or a registered data source.",
+        "them); a table of image files and labels (.csv, .parquet); arrays of MedMNIST's form "
+        "(.npz); a name of timm's factory: torch/cifar10, torch/svhn, hfds/USER/NAME, ...; "
+        "medmnist/FLAG; tiny-imagenet; or a registered data source.",
     )
     data_dir: str | None = Field(
         None,
@@ -70,7 +71,9 @@ class DataSettings(Settings):
         description="Name of the split that is the pool; . if all sub-folders are classes.",
     )
     val_split: str = Field("validation", description="Name of the evaluation split.")
-    download: bool = Field(True, description="Download a torchvision data set that is missing.")
+    download: bool = Field(
+        True, description="Download a data set of torchvision or MedMNIST that is missing."
+    )
     image_size: int | None = Field(
         None, ge=1, description="Side in pixels to which images are decoded; by default their own."
     )

@@ -31,11 +31,12 @@ def check_data_source(
 ) -> None:
     """Check that a data source describes its images correctly and always returns the same ones.
 
-    Both splits have images. Each image is a PIL image with 8 or 16 bits per channel, and has a
-    label from 0, below the number of classes if the classes are named. At every call, from any
-    thread and with any global seed, the source returns the same images. The state of the process
-    does not change. A ``size`` known without reading is correct. ``load_dataset`` gives the same
-    data set twice. An unknown split is refused with a ``DataError`` or treated as any other.
+    Both splits have images. Each image is a PIL image with 8 or 16 bits per channel, of the
+    ``shape`` that is told of its part, if one is, and has a label from 0, below the number of
+    classes if the classes are named. At every call, from any thread and with any global seed, the
+    source returns the same images. The state of the process does not change. A ``size`` known
+    without reading is correct. ``load_dataset`` gives the same data set twice. An unknown split is
+    refused with a ``DataError`` or treated as any other.
 
     Args:
         name: name of a data set whose images are on disk; nothing is downloaded. Register a source
@@ -104,7 +105,7 @@ def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
     where = f"{where}, image {index}"
     require(isinstance(image, Image.Image), f"{where} must be a PIL image, not {image!r}.")
     try:
-        as_shown(image)
+        shown = as_shown(image)
     except UnreadableImage as error:
         raise AssertionError(f"{where} cannot be shown: {error}.") from error
     if label is None and isinstance(images, ImageFiles) and images.labels is None:
@@ -114,6 +115,9 @@ def _content(images: LazyImages, index: int, where: str) -> tuple[Any, ...]:
     if images.classes is not None:
         known = label < len(images.classes)
         require(known, f"{where} has the label {label}, of {len(images.classes)} classes.")
+    if isinstance(images, LazyImages) and images.shape is not None:
+        shape = (shown.height, shown.width, len(shown.getbands()))
+        require(shape == images.shape, f"{where} is told to be {images.shape}, and is {shape}.")
     return image.mode, image.size, image.tobytes(), int(label)
 
 

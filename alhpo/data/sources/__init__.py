@@ -5,8 +5,10 @@ module imported here, or in another package under the entry point group ``alhpo.
 """
 
 from alhpo.data.sources import digits as digits
+from alhpo.data.sources import medmnist as medmnist
 from alhpo.data.sources import table as table
 from alhpo.data.sources import timm_factory as timm_factory
+from alhpo.data.sources import tiny_imagenet as tiny_imagenet
 from alhpo.data.sources.find import find_source
 from alhpo.data.sources.registry import data_source_names, register_data_source
 from alhpo.data.sources.source import DatasetSize, DataSource, SourceData, SourceOptions

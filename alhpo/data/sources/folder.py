@@ -4,6 +4,8 @@ pets/cat/1.jpg                         classes
 pets/train/cat/1.jpg, pets/val/...     splits of classes, under any usual name in any case
 pets/1.jpg                             images without labels
 pets/images/1.jpg, pets/labels.csv     a table of labels, see ``table.py``
+
+A split may have its labels in a file, as TinyImageNet's, see ``annotations.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import ImageFiles
+from alhpo.data.sources.annotations import annotated, with_words
 from alhpo.data.sources.source import (
     EVAL_SPLITS,
     OTHER_SPLITS,
@@ -94,10 +97,8 @@ def read_folder(options: SourceOptions) -> SourceData:
             f"splits, beside {', '.join(others)}, which look like classes. Set train_split "
             "(--train-split) to '.' if all are classes; else move the others away."
         )
-    pool, evaluation = (
-        _classes_or_images(inner, _sub_folders(inner))
-        for inner in (_inner(train), _inner(held_out))
-    )
+    parts = [_images_of_split(_inner(split)) for split in (train, held_out)]
+    pool, evaluation = with_words(parts, folder)
     unused = [name for name in present if name not in chosen]
     if unused:
         note = f"{folder}: {train.name} and {held_out.name} are used, {', '.join(unused)} not."
@@ -153,6 +154,14 @@ def _inner(split: Path) -> Path:
     inside = _sub_folders(split)
     same = [name.lower() for name in inside] == [split.name.lower()]
     return split / inside[0] if same else split
+
+
+def _images_of_split(split: Path) -> ImageFiles:
+    """Images by annotations or class; without labels if the only sub-folder is ``images``."""
+    inside = _sub_folders(split)
+    if inside == ["images"]:
+        return annotated(split) or images_below(split / "images")
+    return _classes_or_images(split, inside)
 
 
 def _classes_or_images(folder: Path, classes: Sequence[str]) -> ImageFiles:

@@ -33,7 +33,7 @@ def register_data_source(
 
     Args:
         name: what users write, such as ``"digits"``; or a family, such as ``"torch/NAME"``: the
-            text after the slash is ``options.member``; or a file ending, such as ``".npz"``: the
+            text after the slash is ``options.member``; or a file ending, such as ``".h5"``: the
             file is ``options.path``.
         size: returns the size of the data set without reading it, see ``DataSource``.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from filelock import FileLock
 
 from alhpo.data.lazy import ImageFiles, LazyImages
 
@@ -35,6 +38,8 @@ class SourceOptions:
         eval_split: name of the evaluation split.
         download: whether missing data may be downloaded.
         given_root: ``root`` if the user gave one, else None.
+        image_size: side in pixels that images are going to have, for sources that have images of
+            several sizes; None: their own.
     """
 
     name: str
@@ -43,6 +48,7 @@ class SourceOptions:
     eval_split: str = "validation"
     download: bool = True
     given_root: Path | None = None
+    image_size: int | None = None
 
     @property
     def member(self) -> str:
@@ -53,6 +59,15 @@ class SourceOptions:
     def path(self) -> Path:
         """The name as a path."""
         return user_path(self.name)
+
+
+def download_lock(options: SourceOptions) -> AbstractContextManager[Any]:
+    """A block in which data is downloaded: of several processes of a study, one does it and the
+    others wait. Without ``options.download``, nobody waits."""
+    if not options.download:
+        return nullcontext()
+    options.root.mkdir(parents=True, exist_ok=True)
+    return FileLock(options.root / ".download.lock")
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@ data sets."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from alhpo.base.errors import DataError
 from alhpo.data.lazy import LazyImages
 from alhpo.data.sources.registry import register_data_source
-from alhpo.data.sources.source import TRAIN_SPLITS, DatasetSize, SourceData, SourceOptions
+from alhpo.data.sources.source import (
+    TRAIN_SPLITS,
+    DatasetSize,
+    SourceData,
+    SourceOptions,
+    download_lock,
+)
 
 #: Sizes of data sets that are known before the download.
 PUBLIC_SIZES = {
@@ -20,6 +24,8 @@ PUBLIC_SIZES = {
     "torch/cifar100": DatasetSize(50_000, 10_000, (32, 32, 3), 100),
     "torch/svhn": DatasetSize(73_257, 26_032, (32, 32, 3), 10),
 }
+#: Sets, by the last part of their names, of digits and characters, which a flip turns into none.
+WRITING = frozenset({"mnist", "qmnist", "kmnist", "emnist", "svhn", "svhn_cropped"})
 
 
 def public_size(options: SourceOptions) -> DatasetSize | None:
@@ -42,7 +48,9 @@ def timm_factory(options: SourceOptions) -> SourceData:
     pool, evaluation = (
         _images(options, split) for split in (options.train_split, options.eval_split)
     )
-    return SourceData(pool, evaluation, name=options.member.replace("/", "-"))
+    written = options.name.rpartition("/")[2].lower() in WRITING
+    augmentation = "crop" if written else "crop-flip"
+    return SourceData(pool, evaluation, augmentation, options.member.replace("/", "-"))
 
 
 def _images(options: SourceOptions, split: str) -> LazyImages:
@@ -51,11 +59,9 @@ def _images(options: SourceOptions, split: str) -> LazyImages:
 
     name, root, download = options.name, options.root, options.download
     where = f"{name} ({split})"
-    # of several processes of a study, one downloads and the others wait
-    lock = FileLock(root / ".download.lock") if download else nullcontext()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with lock:
+        with download_lock(options):
             if name == "torch/svhn":
                 part = "train" if split in TRAIN_SPLITS else "test"
                 source: Any = SVHN(str(root), split=part, download=download)
