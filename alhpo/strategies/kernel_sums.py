@@ -34,6 +34,8 @@ class KernelSums:
         self._log_errors = {d: self._log_error(d) for d in (torch.float32, torch.float64)}
         single = rows.values.dtype == torch.float32 and self._log_errors[torch.float32] <= 1
         self.dtype = torch.float32 if single else torch.float64
+        # Memory that is new for each tile would take a third as long as the products.
+        self._memory = {self.dtype: self._new_memory(self.dtype)}
 
     def everywhere(self, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds for all candidates, (N,) each; every pair is looked at once.
@@ -47,16 +49,16 @@ class KernelSums:
         for one in tiles(0, len(values)):
             block = values[one].to(dtype)
             for other in tiles(one.start, len(values)):
-                kernel = self._upper_kernel(block, one, values[other].to(dtype), other)
+                kernel, spare = self._upper_kernel(block, one, values[other].to(dtype), other)
                 kernel.clamp_(max=1)
                 if other == one:
                     kernel.fill_diagonal_(0)
                 for bound in (upper, lower):
                     if bound is lower:
                         kernel.mul_(self._lowered(dtype))
-                    bound[one] += _sums(kernel, known[other], weights[other])
+                    bound[one] += _sums(kernel, known[other], weights[other], spare)
                     if other != one:
-                        bound[other] += _sums(kernel.T, known[one], weights[one])
+                        bound[other] += _sums(kernel.T, known[one], weights[one], spare.T)
         return self._bounds(lower, upper, self.weights * (1 - covered), dtype)
 
     def at(
@@ -95,13 +97,13 @@ class KernelSums:
         lower, upper = np.zeros((2, len(some)))
         for part in tiles(0, len(where)):
             others = values[part] if targets is None else rows_at(values, targets[part])
-            kernel = self._upper_kernel(block, some, others.to(dtype), where[part])
+            kernel, spare = self._upper_kernel(block, some, others.to(dtype), where[part])
             mine = found[slots[found] // TILE == part.start // TILE]
             kernel[mine, slots[mine] - part.start] = 0
             low = lows[:, part] if len(lows) == 1 else lows[:, part][level]
-            upper += _sums(kernel, low, weight[part], most[part])
+            upper += _sums(torch.minimum(kernel, most[part], out=spare), low, weight[part], spare)
             kernel.mul_(self._lowered(dtype))
-            lower += _sums(kernel, low, weight[part], least[part])
+            lower += _sums(torch.minimum(kernel, least[part], out=spare), low, weight[part], spare)
         own = np.zeros(len(some))
         slots = slots[found]
         own[found] = weights[slots] * (after[slots] - before[levels[found], slots])
@@ -113,14 +115,23 @@ class KernelSums:
         own: np.ndarray | slice,
         others: torch.Tensor,
         theirs: np.ndarray | slice,
-    ) -> torch.Tensor:
-        """(A, B) upper bounds of the kernel of A and B rows, which stand at given positions."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A, B) upper bounds of the kernel of A and B rows, which stand at given positions, and
+        spare memory of that shape. Both are valid until the next call."""
         scale = 1 / self.sigma**2
         squares = self.rows.squares
         shift = torch.from_numpy(self._log_errors[block.dtype] - scale * squares[theirs]).to(block)
-        exponents = torch.addmm(shift, block, others.T, alpha=2 * scale)
+        if block.dtype not in self._memory:
+            self._memory[block.dtype] = self._new_memory(block.dtype)
+        shape = len(block), len(others)
+        parts = (part[: shape[0] * shape[1]].view(shape) for part in self._memory[block.dtype])
+        exponents, spare = parts
+        torch.addmm(shift, block, others.T, alpha=2 * scale, out=exponents)
         exponents -= torch.from_numpy(scale * squares[own]).to(block)[:, None]
-        return exponents.exp_()
+        return exponents.exp_(), spare
+
+    def _new_memory(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.rows.values.new_empty(2, TILE * TILE, dtype=dtype)
 
     def _log_error(self, dtype: torch.dtype) -> float:
         """Largest error of the logarithms of the kernel, and of what is computed with it."""
@@ -145,12 +156,8 @@ def tiles(start: int, stop: int) -> Iterator[slice]:
 
 
 def _sums(
-    kernel: torch.Tensor,
-    before: torch.Tensor,
-    weights: torch.Tensor,
-    after: torch.Tensor | None = None,
+    kernel: torch.Tensor, before: torch.Tensor, weights: torch.Tensor, out: torch.Tensor
 ) -> np.ndarray:
-    """(A,) Σ_j u_j max(min(k_ij, after_j) − before_ij, 0)."""
-    most = kernel if after is None else torch.minimum(kernel, after)
-    rises = torch.sub(most, before, out=None if after is None else most).clamp_(min=0)
+    """(A,) Σ_j u_j max(k_ij − before_ij, 0), through memory of the shape of the kernel."""
+    rises = torch.sub(kernel, before, out=out).clamp_(min=0)
     return (rises @ weights).double().cpu().numpy()
