@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from alhpo.strategies.kernel_sums import TILE, KernelSums, tiles
-from alhpo.strategies.rows import NearestRows, Rows, normalised
+from alhpo.strategies.rows import NearestRows, Rows, normalised, rows_at
 
 _FIRST_BLOCK = 64
+# Bounds are lowered by what choices took that together changed this share of all m_j.
 _SHARE = 1 / 8
-#: So many gains that may be the largest are compared as exact ones without more ado.
+# So many gains that may be the largest are computed exactly without more ado.
 _FEW = 16
 # Gains below this share of all that can be gained are rounding errors of float64.
 _NOTHING = 1e-12
@@ -74,7 +75,8 @@ class KernelCoverage:
             if gain <= _NOTHING * self.weights.sum():
                 break
             positions.append(position)
-            gains.append(float(np.float32(gain / len(self.rows))))
+            # Gains do not rise, but equal ones may round to different sides.
+            gains.append(min([float(np.float32(gain / len(self.rows))), *gains[-1:]]))
             if len(positions) < n:
                 self._take(position)
             self.free[position] = False
@@ -119,14 +121,15 @@ class KernelCoverage:
         """The one with the largest gain of ascending positions, the lowest of equals; its gain."""
         if len(open_) > _FEW:
             for part in tiles(0, len(open_)):
-                some, double = open_[part], torch.float64
-                self.lower[some], self.upper[some] = self.sums.at(some, self.covered[None], dtype=double)
+                some = open_[part]
+                bounds = self.sums.at(some, self.covered[None], dtype=torch.float64)
+                self.lower[some], self.upper[some] = bounds
             open_ = open_[self.upper[open_] >= self.lower[open_].max() * _TIE]
             if self.upper[open_].max() <= _NOTHING * self.weights.sum():
                 return int(open_[0]), 0.0
-            rows = self.rows.values[torch.from_numpy(open_).to(self.rows.values.device)]
             # of equal rows, whose gains are equal, the first
-            open_ = open_[np.sort(np.unique(rows.cpu().numpy(), axis=0, return_index=True)[1])]
+            rows = rows_at(self.rows.values, open_).cpu().numpy()
+            open_ = open_[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
         exact = []
         for start in range(0, len(open_), _FEW):
             some = open_[start : start + _FEW].tolist()
@@ -149,7 +152,7 @@ class KernelCoverage:
             if len(behind):
                 low, high = self._taken(behind, start, stop)
                 self.lower[behind] -= high
-                self.upper[behind] -= low
+                self.upper[behind] = np.maximum(self.upper[behind] - low, 0)
                 self.seen[behind] = stop
 
     def _taken(self, some: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,9 @@ class KernelSums:
         """
         values, dtype = self.rows.values, self.dtype
         lower, upper = np.zeros((2, len(values)))
-        known, weights = (torch.from_numpy(v).to(values.device, dtype) for v in (covered, self.weights))
+        known, weights = (
+            torch.from_numpy(v).to(values.device, dtype) for v in (covered, self.weights)
+        )
         for one in tiles(0, len(values)):
             block = values[one].to(dtype)
             for other in tiles(one.start, len(values)):
