@@ -10,7 +10,8 @@ and the logits of a linear layer on them. Memory is the highest resident size du
 less that before it (Linux). ``ratio`` compares the seconds of processor time with those of as many
 products of the (N, D) float32 features and a vector as there are picks, made in turn with the
 queries in the same process: the median over the rounds. ``passes`` compares with one product of all
-pairs of features, N²/2 in square tiles, for strategies that make them. Strategies that score each candidate by itself run for the first number of picks only.
+pairs of features, N²/2 in square tiles, for strategies that make them. Strategies that score each
+candidate by itself run for the first number of picks only.
 
 Peers run once each and are given up after ``--limit`` seconds or ``--memory`` GB; one whose time
 for fewer picks foretells more is left out, and the table says so. ``explicit`` is what one would
