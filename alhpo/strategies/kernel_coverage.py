@@ -95,7 +95,8 @@ class KernelCoverage:
 
     def _best(self) -> tuple[int, float]:
         """The next choice and its gain."""
-        now, n, size, spent = len(self.changes), len(self.rows), _FIRST_BLOCK, 0
+        now, n, spent = len(self.changes), len(self.rows), 0
+        size = min(_FIRST_BLOCK, TILE)
         while True:
             fresh = self.seen == now
             best = max(0.0, float(self.lower[fresh].max(initial=0))) * _TIE
