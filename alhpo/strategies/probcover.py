@@ -151,7 +151,7 @@ class _Cover:
     def _numbers(self, centres: torch.Tensor, start: int, stop: int) -> np.ndarray:
         """(B,) numbers of the rows from ``start`` to ``stop`` in the balls around B centres."""
         numbers = np.zeros(len(centres), np.int64)
-        for part in _tiles(start, stop):
+        for part in _tiles(start, stop, len(centres)):
             numbers += self.balls.counts(centres, self.values[part])[0]
         return numbers
 
@@ -173,7 +173,7 @@ class _Cover:
     def _cover(self, centres: torch.Tensor) -> None:
         """Cover what is in the balls around at most a tile of centres."""
         newly = np.zeros(len(self.values), dtype=bool)
-        for part in _tiles(self.n_covered, len(newly)):
+        for part in _tiles(self.n_covered, len(newly), len(centres)):
             newly[part] = self.balls.counts(centres, self.values[part])[1] > 0
         stop = self.n_covered + int(newly.sum())
         front = self.n_covered + np.flatnonzero(~newly[self.n_covered : stop])
@@ -206,7 +206,7 @@ class Balls:
 
         Args:
             rows: (A, D), at most a tile.
-            others: (B, D), at most a tile.
+            others: (B, D), at most as many as make A·B the square of a tile.
         """
         shape = len(rows), len(others)
         products, inside = (part[: shape[0] * shape[1]].view(shape) for part in self.memory)
@@ -227,8 +227,10 @@ class Balls:
         return ours.cpu().numpy().astype(np.int64), theirs.cpu().numpy().astype(np.int64)
 
 
-def _tiles(start: int, stop: int) -> Iterator[slice]:
-    return (slice(one, min(one + TILE, stop)) for one in range(start, stop, TILE))
+def _tiles(start: int, stop: int, n_rows: int | None = None) -> Iterator[slice]:
+    """Slices of a tile each, or of as many rows as make a square tile's area with some others."""
+    step = TILE * TILE // (n_rows or TILE)
+    return (slice(one, min(one + step, stop)) for one in range(start, stop, step))
 
 
 def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> float:
