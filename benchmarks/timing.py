@@ -46,22 +46,33 @@ def _wait(device: torch.device) -> None:
 
 
 def beside_products(
-    seconds: Sequence[float], bare: Sequence[float], extra_mb: float, indices: object
+    seconds: Sequence[float],
+    busy: Sequence[float],
+    bare: Sequence[float],
+    extra_mb: float,
+    indices: object,
+    passes: Sequence[float] = (),
 ) -> dict[str, object]:
     """What a strategy took beside its bare products, round by round, as a record.
 
     Args:
-        seconds: of the query in each round.
-        bare: of the products in each round.
+        seconds: of the query in each round, as the clock on the wall has them.
+        busy: of the query, as the processor has them.
+        bare: of the products, as the processor has them.
         extra_mb: memory beyond what was there.
         indices: what it chose.
+        passes: of the products of all pairs, as the processor has them, if it makes them.
     """
-    return {
+    result: dict[str, object] = {
         "seconds": statistics.median(seconds),
+        "cpu_seconds": statistics.median(busy),
         "extra_mb": extra_mb,
         "products_seconds": statistics.median(bare),
-        "ratio": statistics.median(a / b for a, b in zip(seconds, bare, strict=True)),
+        "ratio": statistics.median(a / b for a, b in zip(busy, bare, strict=True)),
         "rounds": len(seconds),
         "measured": date.today().isoformat(),
         "indices": indices,
     }
+    if passes:
+        result["passes"] = statistics.median(a / b for a, b in zip(busy, passes, strict=True))
+    return result

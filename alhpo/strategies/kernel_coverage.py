@@ -5,17 +5,19 @@ Bae, Noh, Sutherland: Generalized Coverage for More Robust Low-Budget Active Lea
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from alhpo.strategies.rows import NearestRows, Rows, normalised, product_error, row_blocks
+from alhpo.strategies.kernel_sums import TILE, KernelSums, tiles
+from alhpo.strategies.rows import NearestRows, Rows, normalised, rows_at
 
-_TILE = 2048
-_FIRST_BLOCK, _LARGEST_BLOCK = 16, 512
-# A sweep over all pairs costs as much as half of the rows one by one.
-_SHARE = 1 / 4
+_FIRST_BLOCK = 64
+# Bounds are lowered by what choices took that together changed this share of all m_j.
+_SHARE = 1 / 8
+# So many gains that may be the largest are computed exactly without more ado.
+_FEW = 16
 # Gains below this share of all that can be gained are rounding errors of float64.
 _NOTHING = 1e-12
 # Gains that may be equal as float32.
@@ -28,11 +30,12 @@ class KernelCoverage:
     With unit rows z, k(x, y) = exp(−‖z_x − z_y‖² / σ²) and m_j the largest k of candidate j and a
     labelled or chosen image, choosing i gains g_i = Σ_j u_j max(k(i, j) − m_j, 0).
 
-    Gains only fall, so an old gain bounds a new one from above and most need not be computed again
-    (lazy greedy; Minoux 1978). Products in float32, then in float64, give bounds that rule out all
-    but a few candidates. The gains of these are summed in sorted order from float64 differences and
-    compared as float32, so that what is equal up to rounding is equal, and the lowest position is
-    taken. No N×N matrix is ever made.
+    One pass over all pairs bounds all gains. A choice changes few m_j, and gains only fall, so that
+    an old bound holds until its candidate comes up (lazy greedy; Minoux 1978); then it is lowered
+    by what the choices since then took, which needs only products with the rows whose m_j they
+    changed. Products in float32 give bounds that rule out all but a few candidates. The gains of
+    these are summed in sorted order from float64 differences and compared as float32, so that what
+    is equal up to rounding is equal, and the lowest position is taken. No N×N matrix is ever made.
 
     Args:
         candidates: (N, D) features; their rows are scaled to length 1, rows of zeros stay.
@@ -45,7 +48,6 @@ class KernelCoverage:
         self, candidates: torch.Tensor, labeled: torch.Tensor, weights: np.ndarray, sigma: float
     ) -> None:
         self.rows = Rows(normalised(candidates))
-        self.squares = torch.from_numpy(self.rows.squares).to(self.rows.values.device)
         self.sigma = sigma
         self.weights = weights
         distances = None
@@ -55,8 +57,13 @@ class KernelCoverage:
         self.nearest = NearestRows(self.rows, distances)
         self.free = np.ones(len(self.rows), dtype=bool)
         self.covered = self._covered()
-        self.upper = self._all_upper()
-        self.swept = True
+        self.changes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.n_changed = np.zeros(1, np.int64)  # how many m_j the first choices changed in all
+        self.marks = [0]  # numbers of choices that together changed a share of all m_j
+        self.sums = KernelSums(self.rows, weights, sigma)
+        # Bounds of the gains after the first `seen` choices; -1 for what is chosen.
+        self.lower, self.upper = self.sums.everywhere(self.covered)
+        self.seen = np.zeros(len(self.rows), np.int64)
 
     def choose(self, n: int) -> tuple[list[int], list[float]]:
         """Positions of ``n`` candidates in the order of choice, and their gains over N; 0 and the
@@ -68,135 +75,106 @@ class KernelCoverage:
             if gain <= _NOTHING * self.weights.sum():
                 break
             positions.append(position)
-            # A bound may stand for a gain and round up, but gains do not rise.
-            score = float(np.float32(gain / len(self.rows)))
-            gains.append(min([score, *gains[-1:]]))
-            self.free[position] = False
-            self.upper[position] = -1
+            # Gains do not rise, but equal ones may round to different sides.
+            gains.append(min([float(np.float32(gain / len(self.rows))), *gains[-1:]]))
             if len(positions) < n:
-                self.nearest.add(position)
-                self.covered, self.swept = self._covered(), False
+                self._take(position)
+            self.free[position] = False
         rest = np.flatnonzero(self.free)[: n - len(positions)]
         return [*positions, *rest.tolist()], [*gains, *[0.0] * len(rest)]
 
+    def _take(self, position: int) -> None:
+        self.lower[position] = self.upper[position] = -1
+        self.nearest.add(position)
+        before, self.covered = self.covered, self._covered()
+        changed = np.flatnonzero(self.covered > before)
+        self.changes.append((changed, before[changed], self.covered[changed]))
+        if self.n_changed[-1] - self.n_changed[self.marks[-1]] > len(self.rows) * _SHARE:
+            self.marks.append(len(self.changes) - 1)
+        self.n_changed = np.append(self.n_changed, self.n_changed[-1] + len(changed))
+
     def _best(self) -> tuple[int, float]:
         """The next choice and its gain."""
-        fresh = ~self.free
-        best, size = 0.0, _FIRST_BLOCK
-        lower = np.zeros(len(self.rows))
-        dtype = self._fast_dtype()
+        now, n, spent = len(self.changes), len(self.rows), 0
+        size = min(_FIRST_BLOCK, TILE)
         while True:
+            fresh = self.seen == now
+            best = max(0.0, float(self.lower[fresh].max(initial=0))) * _TIE
             stale = np.flatnonzero(~fresh & (self.upper >= best))
             if not len(stale):
                 break
-            looked_at = int((fresh & self.free).sum())
-            if not self.swept and looked_at > _SHARE * len(fresh) and len(stale) > looked_at:
-                self.upper = np.where(self.free, np.minimum(self.upper, self._all_upper()), -1)
-                self.swept = True
+            missed = np.minimum(n, self.n_changed[now] - self.n_changed[self.seen[stale]])
+            if spent > n**2 / 16 and missed.sum() > n**2 / 2:  # what one pass over all pairs takes
+                chosen = ~self.free
+                self.lower, self.upper = self.sums.everywhere(self.covered)
+                self.lower[chosen] = self.upper[chosen] = -1
+                self.seen[:] = now
                 continue
             if len(stale) > size:
-                stale = np.sort(stale[np.argpartition(-self.upper[stale], size - 1)[:size]])
-            lower[stale], self.upper[stale] = self._bounds(stale, dtype)
-            fresh[stale] = True
-            best = max(best, float(lower[stale].max()) * _TIE)
-            size = min(2 * size, _LARGEST_BLOCK)
-        open_ = np.flatnonzero(self.free & (self.upper >= best))
-        if dtype == torch.float32:
-            bounds = [self._bounds(part, torch.float64) for part in _parts(open_)]
-            lower, self.upper[open_] = (np.concatenate(one) for one in zip(*bounds, strict=True))
-            open_ = open_[self.upper[open_] >= lower.max() * _TIE]
-        if self.upper[open_].max() <= _NOTHING * self.weights.sum():
-            return int(open_[0]), 0.0
-        if len(open_) == 1:
-            return int(open_[0]), float(self.upper[open_[0]])
-        exact = np.array([self._exact_gain(position) for position in open_.tolist()])
-        first = int(exact.astype(np.float32).argmax())
-        return int(open_[first]), float(exact[first])
+                top = np.argpartition(-self.upper[stale], size - 1)[:size]
+                stale, missed = stale[top], missed[top]
+            spent += int(missed.sum())
+            self._update(stale, best)
+            size = min(2 * size, TILE)
+        return self._first(np.flatnonzero(self.free & fresh & (self.upper >= best)))
 
-    def _fast_dtype(self) -> torch.dtype:
-        """float32 where its bounds tell gains apart."""
-        values = self.rows.values
-        decides = values.dtype == torch.float32 and self._exponent_error(torch.float32) <= 1
-        return torch.float32 if decides else torch.float64
+    def _first(self, open_: np.ndarray) -> tuple[int, float]:
+        """The one with the largest gain of ascending positions, the lowest of equals; its gain."""
+        if len(open_) > _FEW:
+            for part in tiles(0, len(open_)):
+                some = open_[part]
+                bounds = self.sums.at(some, self.covered[None], dtype=torch.float64)
+                self.lower[some], self.upper[some] = bounds
+            open_ = open_[self.upper[open_] >= self.lower[open_].max() * _TIE]
+            if self.upper[open_].max() <= _NOTHING * self.weights.sum():
+                return int(open_[0]), 0.0
+            # of equal rows, whose gains are equal, the first
+            rows = rows_at(self.rows.values, open_).cpu().numpy()
+            open_ = open_[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
+        exact = []
+        for start in range(0, len(open_), _FEW):
+            some = open_[start : start + _FEW].tolist()
+            exact += [self._exact_gain(one, some[k + 1 :]) for k, one in enumerate(some)]
+        first = int(np.array(exact, np.float32).argmax())
+        return int(open_[first]), exact[first]
 
-    def _exponent_error(self, dtype: torch.dtype) -> float:
-        """Largest error of the kernel's exponent, and of the logarithms of what is computed."""
-        error, absolute = product_error(self.rows.values[:1].to(dtype))
-        eps = torch.finfo(dtype).eps
-        return (2 * error + absolute + 16 * eps) / self.sigma**2 + 8 * eps
+    def _exact_gain(self, position: int, ahead: list[int]) -> float:
+        near, distances = self.nearest.nearer(position, ahead)
+        kernel = np.exp(-(distances**2) / self.sigma**2)
+        terms = self.weights[near] * np.maximum(kernel - self.covered[near], 0)
+        return float(np.sort(terms).sum())
 
-    def _bounds(self, positions: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of the gains at B positions, (B,) float64."""
-        values = self.rows.values
-        where = torch.from_numpy(positions).to(values.device)
-        block = values[where].to(dtype)
-        covered, weights = self._vectors(dtype)
-        lower, upper = np.zeros((2, len(positions)))
-        for start in range(0, len(values), _TILE):
-            part = slice(start, start + _TILE)
-            kernel = self._kernel(block, where, part)
-            own = (where >= start) & (where < start + _TILE)
-            kernel[own, where[own] - start] = 0
-            low, high = self._tile_gains(kernel, covered[part], weights[part])
-            lower += low
-            upper += high
-        own = self.weights[positions] * (1 - self.covered[positions])
-        slack = 2 * _TILE * torch.finfo(dtype).eps
-        return lower * (1 - slack) + own, upper * (1 + slack) + own
+    def _update(self, some: np.ndarray, best: float) -> None:
+        """Make at most a tile of bounds those of now, or of as many choices as it takes to bring
+        them below ``best``."""
+        now = len(self.changes)
+        for start, stop in pairwise([*self.marks, now]):
+            behind = some[(self.seen[some] < stop) & (self.upper[some] >= best)]
+            if len(behind):
+                low, high = self._taken(behind, start, stop)
+                self.lower[behind] -= high
+                self.upper[behind] = np.maximum(self.upper[behind] - low, 0)
+                self.seen[behind] = stop
 
-    def _tile_gains(
-        self, kernel: torch.Tensor, covered: torch.Tensor, weights: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of Σ_j u_j max(k − m_j, 0) over the columns of a tile."""
-        factor = math.exp(self._exponent_error(kernel.dtype))
-        low = (kernel / factor).sub_(covered).clamp_(min=0) @ weights
-        high = kernel.mul_(factor).clamp_(max=1).sub_(covered).clamp_(min=0) @ weights
-        return low.double().cpu().numpy(), high.double().cpu().numpy()
-
-    def _all_upper(self) -> np.ndarray:
-        """(N,) upper bounds of all gains; every pair of candidates is looked at once."""
-        values = self.rows.values
-        dtype = self._fast_dtype()
-        covered, weights = self._vectors(dtype)
-        factor = math.exp(min(self._exponent_error(dtype), 80.0))
-        upper = np.zeros(len(values))
-        for start in range(0, len(values), _TILE):
-            one = slice(start, min(start + _TILE, len(values)))
-            block = values[one].to(dtype)
-            for begin in range(start, len(values), _TILE):
-                other = slice(begin, min(begin + _TILE, len(values)))
-                kernel = self._kernel(block, one, other).mul_(factor).clamp_(max=1)
-                gains = (kernel - covered[other]).clamp_(min=0) @ weights[other]
-                upper[one] += gains.double().cpu().numpy()
-                if begin > start:
-                    gains = weights[one] @ kernel.sub_(covered[one, None]).clamp_(min=0)
-                    upper[other] += gains.double().cpu().numpy()
-        return upper * (1 + 2 * _TILE * torch.finfo(dtype).eps)
-
-    def _kernel(
-        self, block: torch.Tensor, where: torch.Tensor | slice, others: slice
-    ) -> torch.Tensor:
-        """The kernel of the rows ``where``, given in the precision to compute in, and others."""
-        own, theirs = (self.squares[part].to(block.dtype) for part in (where, others))
-        values = self.rows.values[others].to(block.dtype)
-        exponent = torch.addmm(-theirs, block, values.T, alpha=2).sub_(own[:, None])
-        return exponent.clamp_(max=0).div_(self.sigma**2).exp_()
+    def _taken(self, some: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of what the choices from ``start`` to ``stop``, as far as they have not seen them,
+        took of the gains of some."""
+        seen = np.maximum(self.seen[some], start)
+        values, levels = np.unique(seen, return_inverse=True)
+        covered, after = np.zeros((2, len(self.rows)))
+        for changed, _, new in self.changes[start:stop]:
+            after[changed] = new
+        targets = np.flatnonzero(after)
+        before, row = np.empty((len(values), len(targets))), len(values)
+        covered[:] = after
+        for step in range(stop - 1, start - 1, -1):
+            changed, old, _ = self.changes[step]
+            covered[changed] = old
+            if step == values[row - 1]:
+                row -= 1
+                before[row] = covered[targets]
+        return self.sums.at(some, before, levels, after[targets], targets)
 
     def _covered(self) -> np.ndarray:
         """(N,) m: 0 without any image."""
         return np.exp(-self.nearest.squares / self.sigma**2)
-
-    def _vectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.rows.values.device
-        covered, weights = (torch.from_numpy(v) for v in (self.covered, self.weights))
-        return covered.to(device, dtype), weights.to(device, dtype)
-
-    def _exact_gain(self, position: int) -> float:
-        distances = self.rows.distances(None, self.rows.values[position])
-        kernel = np.exp(-(distances**2) / self.sigma**2)
-        terms = self.weights * np.maximum(kernel - self.covered, 0)
-        return float(np.sort(terms).sum())
-
-
-def _parts(positions: np.ndarray) -> list[np.ndarray]:
-    return [positions[part] for part in row_blocks(len(positions), _TILE)]

@@ -94,7 +94,7 @@ class _Cover:
         self, values: torch.Tensor, labeled: torch.Tensor, radius: float, ranks: np.ndarray
     ) -> None:
         self.values = values
-        self.radius = radius
+        self.balls = Balls(radius, values)
         self.ranks = ranks.copy()
         self.positions = np.arange(len(values))
         # Gains when the first `seen` rows were covered; -1 for what is chosen.
@@ -151,8 +151,8 @@ class _Cover:
     def _numbers(self, centres: torch.Tensor, start: int, stop: int) -> np.ndarray:
         """(B,) numbers of the rows from ``start`` to ``stop`` in the balls around B centres."""
         numbers = np.zeros(len(centres), np.int64)
-        for part in _tiles(start, stop):
-            numbers += numbers_near(centres, self.values[part], self.radius)[0]
+        for part in _tiles(start, stop, len(centres)):
+            numbers += self.balls.counts(centres, self.values[part])[0]
         return numbers
 
     def _count_all(self) -> None:
@@ -161,20 +161,20 @@ class _Cover:
         self.gains[:] = 0
         for part in _tiles(self.n_covered, n):
             rows = self.values[part]
-            self.gains[part] += numbers_near(rows, rows, self.radius)[0]
+            self.gains[part] += self.balls.counts(rows, rows)[0]
             for other in _tiles(part.stop, n):
-                ours, theirs = numbers_near(rows, self.values[other], self.radius)
+                ours, theirs = self.balls.counts(rows, self.values[other])
                 self.gains[part] += ours
                 self.gains[other] += theirs
             for other in _tiles(0, self.n_covered):
-                self.gains[other] += numbers_near(rows, self.values[other], self.radius)[1]
+                self.gains[other] += self.balls.counts(rows, self.values[other])[1]
         self.seen[:] = self.n_covered
 
     def _cover(self, centres: torch.Tensor) -> None:
         """Cover what is in the balls around at most a tile of centres."""
         newly = np.zeros(len(self.values), dtype=bool)
-        for part in _tiles(self.n_covered, len(newly)):
-            newly[part] = numbers_near(centres, self.values[part], self.radius)[1] > 0
+        for part in _tiles(self.n_covered, len(newly), len(centres)):
+            newly[part] = self.balls.counts(centres, self.values[part])[1] > 0
         stop = self.n_covered + int(newly.sum())
         front = self.n_covered + np.flatnonzero(~newly[self.n_covered : stop])
         back = stop + np.flatnonzero(newly[stop:])
@@ -186,31 +186,51 @@ class _Cover:
         self.n_covered = stop
 
 
-def numbers_near(
-    rows: torch.Tensor, others: torch.Tensor, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the others each row has at most the radius away, (A,), and vice versa, (B,)."""
-    error, absolute_error = product_error(rows)
-    margin = 2 * error + absolute_error  # for rows of length 1
-    # ‖x − y‖ ≤ δ where x·y − ‖y‖²/2 ≥ ‖x‖²/2 − δ²/2
-    products = torch.addmm(-_half_squares(others), rows, others.T)
-    limits = (_half_squares(rows) - radius**2 / 2)[:, None]
-    # Zeros and ones as floats, which are compared and summed faster than Booleans.
-    inside = torch.gt(products, limits + margin, out=torch.empty_like(products))
-    maybe = torch.ge(products, limits - margin, out=products)
-    ours, theirs = inside.sum(dim=1), inside.sum(dim=0)
-    unclear = (maybe.sum(dim=1) > ours).nonzero()[:, 0]
-    if len(unclear):
-        i, j = (maybe[unclear] > inside[unclear]).nonzero().unbind(dim=1)
-        i = unclear[i]
-        near = (pair_distances(rows, i, others, j) <= radius).to(i.device)
-        ours += torch.bincount(i[near], minlength=len(ours))
-        theirs += torch.bincount(j[near], minlength=len(theirs))
-    return ours.cpu().numpy().astype(np.int64), theirs.cpu().numpy().astype(np.int64)
+class Balls:
+    """Counts which rows of length 1 or 0 are at most a radius apart, in tiles.
+
+    Args:
+        radius: in (0, 2].
+        like: rows, of whose dtype and device the others are.
+    """
+
+    def __init__(self, radius: float, like: torch.Tensor) -> None:
+        self.radius = radius
+        error, absolute_error = product_error(like)
+        self.margin = 2 * error + absolute_error
+        # Memory that is new for each tile would take a third as long as the products.
+        self.memory = like.new_empty(2, TILE * TILE)
+
+    def counts(self, rows: torch.Tensor, others: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """How many of B others each of A rows has near, (A,), and vice versa, (B,).
+
+        Args:
+            rows: (A, D), at most a tile.
+            others: (B, D), at most as many as make A·B the square of a tile.
+        """
+        shape = len(rows), len(others)
+        products, inside = (part[: shape[0] * shape[1]].view(shape) for part in self.memory)
+        # ‖x − y‖ ≤ δ where x·y − ‖y‖²/2 ≥ ‖x‖²/2 − δ²/2
+        torch.addmm(-_half_squares(others), rows, others.T, out=products)
+        limits = (_half_squares(rows) - self.radius**2 / 2)[:, None]
+        # Zeros and ones as floats, which are compared and summed faster than Booleans.
+        torch.gt(products, limits + self.margin, out=inside)
+        maybe = torch.ge(products, limits - self.margin, out=products)
+        ours, theirs = inside.sum(dim=1), inside.sum(dim=0)
+        unclear = (maybe.sum(dim=1) > ours).nonzero()[:, 0]
+        if len(unclear):
+            i, j = (maybe[unclear] > inside[unclear]).nonzero().unbind(dim=1)
+            i = unclear[i]
+            near = (pair_distances(rows, i, others, j) <= self.radius).to(i.device)
+            ours += torch.bincount(i[near], minlength=len(ours))
+            theirs += torch.bincount(j[near], minlength=len(theirs))
+        return ours.cpu().numpy().astype(np.int64), theirs.cpu().numpy().astype(np.int64)
 
 
-def _tiles(start: int, stop: int) -> Iterator[slice]:
-    return (slice(one, min(one + TILE, stop)) for one in range(start, stop, TILE))
+def _tiles(start: int, stop: int, n_rows: int | None = None) -> Iterator[slice]:
+    """Slices of a tile each, or of as many rows as make a square tile's area with some others."""
+    step = TILE * TILE // (n_rows or TILE)
+    return (slice(one, min(one + step, stop)) for one in range(start, stop, step))
 
 
 def pure_radius(rows: Rows, n_classes: int, generator: np.random.Generator) -> float:

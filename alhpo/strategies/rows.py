@@ -26,6 +26,12 @@ def as_float64(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to(torch.float64, copy=True)
 
 
+def rows_at(rows: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+    """A copy of the rows at these positions; ``index_select`` copies rows six times as fast as an
+    index."""
+    return rows.index_select(0, torch.from_numpy(positions).to(rows.device))
+
+
 def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
     """Consecutive slices of ``n_rows`` rows, each of at most half a million values."""
     step = max(1, BLOCK // max(1, width))
@@ -69,11 +75,10 @@ class Rows:
         differences and do not depend on which rows are asked for.
         """
         everything = positions is None or len(positions) == len(self)
-        wanted = None if everything else torch.from_numpy(positions).to(self.values.device)
-        result = np.empty(len(self) if wanted is None else len(wanted))
+        result = np.empty(len(self) if everything else len(positions))
         centre = as_float64(point)
         for part in row_blocks(len(result), self.values.shape[1]):
-            block = self.values[part] if wanted is None else self.values[wanted[part]]
+            block = self.values[part] if everything else rows_at(self.values, positions[part])
             differences = as_float64(block).sub_(centre)
             result[part] = torch.linalg.vector_norm(differences, dim=1).cpu().numpy()
         return result
@@ -120,16 +125,23 @@ class NearestRows:
             ahead: rows that are likely to be added next. If a product with all rows is needed,
                 theirs are computed at the same time and kept.
         """
+        near, exact = self.nearer(position, ahead)
+        self._products.pop(position)
+        self.distances[near] = np.minimum(self.distances[near], exact)
+        self.squares[near] = self.distances[near] ** 2
+
+    def nearer(self, position: int, ahead: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending positions of all rows that may be nearer to the row at ``position`` than to
+        any added one, and their exact distances to it. ``add`` after it needs no other product.
+        """
         rows = self.rows
         if position not in self._products:
             wanted = [position, *ahead]
             self._products = dict(zip(wanted, rows.products(wanted), strict=True))
         norms = rows.squares + rows.squares[position]
-        bound = (1 - rows.error) * norms - 2 * self._products.pop(position) - rows.absolute_error
+        bound = (1 - rows.error) * norms - 2 * self._products[position] - rows.absolute_error
         near = np.flatnonzero(~(bound >= self.squares))
-        exact = rows.distances(near, rows.values[position])
-        self.distances[near] = np.minimum(self.distances[near], exact)
-        self.squares[near] = self.distances[near] ** 2
+        return near, rows.distances(near, rows.values[position])
 
 
 def products(rows: torch.Tensor, positions: Sequence[int]) -> np.ndarray:
@@ -225,6 +237,7 @@ def pair_distances(
     """(P,) exact float64 distances, on the CPU, of the rows at ``i`` to the others at ``j``."""
     distances = torch.empty(len(i), dtype=torch.float64)
     for part in row_blocks(len(i), rows.shape[1]):
-        differences = as_float64(rows[i[part]]).sub_(as_float64(others[j[part]]))
+        ours, theirs = rows.index_select(0, i[part]), others.index_select(0, j[part])
+        differences = as_float64(ours).sub_(as_float64(theirs))
         distances[part] = torch.linalg.vector_norm(differences, dim=1).cpu()
     return distances

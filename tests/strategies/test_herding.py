@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.types import PoolOutputs
-from alhpo.strategies import run_strategy
+from alhpo.strategies import kernel_coverage, kernel_sums, run_strategy
 
 
 def pool_of(features, labeled, **outputs):
@@ -103,6 +103,31 @@ def test_larger_pools_than_a_tile_equal_the_definition():
         assert gains[position] == pytest.approx(gains.max(), rel=1e-7)
         assert score == pytest.approx(gains[position], rel=1e-6)
         m = np.maximum(m, k[position])
+
+
+@pytest.mark.parametrize("sigma, labeled", itertools.product([0.3, 1.0], [0, 20]))
+def test_tiles_do_not_change_the_choice(sigma, labeled, monkeypatch):
+    for module in (kernel_coverage, kernel_sums):
+        monkeypatch.setattr(module, "TILE", 16)
+    draw = np.random.default_rng(labeled)
+    images = draw.normal(size=(12, 5))[draw.integers(12, size=220)]
+    images = (images + 0.3 * draw.normal(size=(220, 5))).astype(np.float32)
+    known, features = images[:labeled], images[labeled:]
+    chosen, scores, _ = query(f"maxherding:{sigma}", pool_of(features, known), 90)
+    expected, gains = brute_force(features, known, 90, sigma)
+    assert chosen == expected
+    np.testing.assert_allclose(scores, gains, rtol=1e-6, atol=1e-12)
+
+
+def test_many_equal_images_come_after_all_others():
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(90, 4)).astype(np.float32)
+    features[10:60] = features[10]
+    chosen, scores, _ = query("maxherding", pool_of(features, features[:1]), 89)
+    others = [*range(1, 11), *range(60, 90)]
+    assert sorted(chosen[:40]) == others
+    assert chosen[40:] == [0, *range(11, 59)]
+    assert scores[40:] == [0.0] * 49
 
 
 def kernel_of_many(z):
