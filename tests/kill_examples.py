@@ -151,8 +151,18 @@ class TogetherObjective(ToyObjective):
         return [self(*request) for request in reversed(requests)][::-1]
 
 
+def extended_search(folder: Path, optimizer: str, **settings: Any) -> list[list[dict[str, Any]]]:
+    """A search that then goes on with a larger budget; returns what both return."""
+    return [search(folder, optimizer, True, max_budget=n, **settings) for n in (4, 7)]
+
+
 def search(
-    folder: Path, optimizer: str, replaces_files: bool, elsewhere: bool = False, parallel: int = 1
+    folder: Path,
+    optimizer: str,
+    replaces_files: bool,
+    elsewhere: bool = False,
+    parallel: int = 1,
+    max_budget: int = 7,
 ) -> list[dict[str, Any]]:
     """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
     row and all rows."""
@@ -161,7 +171,7 @@ def search(
         TogetherObjective(replaces_files),
         ConfigurationSpace({"x": (0.0, 1.0)}),
         max_epochs=3,
-        max_budget=7,
+        max_budget=max_budget,
         output_path=folder / "results",
         optimizer=optimizer,
         num_configurations=4,

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import finetune_run, frozen_run, lagging_search, recorded, run, search, study
+from kill_examples import (
+    extended_search,
+    finetune_run,
+    frozen_run,
+    lagging_search,
+    recorded,
+    run,
+    search,
+    study,
+)
 from killing import (
     Tree,
     changed,
@@ -136,6 +145,17 @@ def test_a_search_of_three_trials_at_a_time_killed_anywhere_ends_with_the_same_r
 ):
     folder = tmp_path / "killed"
     check_every_kill(partial(search, folder, optimizer, replaces_files, parallel=3), folder)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "parallel"),
+    [("hyperband", 1), *(slow(name, n) for name in ("dyhpo", "one-epoch") for n in (1, 3))],
+)
+def test_a_search_that_is_extended_killed_anywhere_ends_with_the_same_rows(
+    tmp_path, optimizer, parallel
+):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(extended_search, folder, optimizer, parallel=parallel), folder)
 
 
 @pytest.mark.slow
