@@ -99,6 +99,11 @@ def finetune_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, A
     return run(folder / "runs", model="alhpo_stages", **tuned, **changes)
 
 
+def longer_run(folder: Path, **changes: Any) -> list[Any]:
+    """A run, and then one to more labels that begins with it."""
+    return [run(folder, budget=budget, **changes) for budget in (8, 12)]
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 

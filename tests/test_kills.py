@@ -14,6 +14,7 @@ from kill_examples import (
     finetune_run,
     frozen_run,
     lagging_search,
+    longer_run,
     recorded,
     run,
     search,
@@ -87,6 +88,14 @@ def slow(*values: Any) -> Any:
 def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start):
     folder = tmp_path / "killed"
     check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fixed", "per-cycle", "final"])
+def test_a_run_to_more_labels_killed_anywhere_ends_with_the_same_records(tmp_path, mode):
+    folder, settings = tmp_path / "killed", MODES[mode] | {"optimizer": "random"}
+    settings.pop("budget", None)
+    check_every_kill(partial(longer_run, folder, **settings), folder)
 
 
 @pytest.mark.parametrize("mode", ["fixed", slow("final")])

@@ -136,9 +136,7 @@ def test_a_shared_budget_is_gone_on_with_where_the_shares_are_the_same(
     few_digits, tmp_path, total, cycles_kept
 ):
     changes = {"hpo": "per-cycle", "max_budget": 100}
-    whole, epochs = run(
-        few_digits, tmp_path / "whole", budget=36, total_budget=total, **changes
-    )
+    whole, epochs = run(few_digits, tmp_path / "whole", budget=36, total_budget=total, **changes)
     run(few_digits, tmp_path / "out", budget=20, total_budget=8, **changes)
     longer, trained = run(few_digits, tmp_path / "out", budget=36, total_budget=total, **changes)
     assert content(longer) == content(whole)
@@ -200,9 +198,7 @@ def test_what_differs_in_more_is_left_alone(few_digits, tmp_path, monkeypatch):
     assert not (longer.path / "earlier_run.json").exists() and epochs == spent(longer)
 
 
-def test_a_study_to_more_labels_and_seeds_goes_on_from_its_cells(
-    few_digits, tmp_path, monkeypatch
-):
+def test_a_study_to_more_labels_and_seeds_goes_on_from_its_cells(few_digits, tmp_path, monkeypatch):
     monkeypatch.setattr("alhpo.runs.experiment.load_data", lambda _: few_digits)
     epochs = []
 

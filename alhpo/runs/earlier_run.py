@@ -30,7 +30,7 @@ from alhpo.runs.config_files import read_run_config
 from alhpo.runs.data import check_dataset
 from alhpo.runs.provenance import Sessions
 from alhpo.runs.records import read_records
-from alhpo.runs.search import is_measurement
+from alhpo.runs.search import epochs_in, is_measurement
 from alhpo.runs.settings import RunConfig
 from alhpo.training.compute import Compute
 
@@ -40,8 +40,9 @@ logger = logging.getLogger("alhpo.runs")
 DIFFERENT = ("budget", "max_budget", "total_budget", "evaluate_at", "extend")
 SEARCHES = "earlier_hpo"
 _TAKING, _TAKEN = ".taking", ".taken"
-#: A run that was begun has one of these.
+#: A run that was begun has one of these; after its first start it has all of those.
 _BEGUN = ("dataset.json", "labels.jsonl", "cycles.jsonl")
+_OF_BEGUN = ("dataset.json", "sessions.jsonl", "config.yaml")
 
 
 def finish_taking_over(path: Path) -> None:
@@ -70,7 +71,7 @@ def take_over(config: RunConfig, path: Path, dataset: ImageDataset, compute: Com
     stem = path.name.rpartition("-")[0]
     found = []
     for other in sorted(path.parent.glob(f"{glob.escape(stem)}-*")):
-        if other == path or not all((other / n).exists() for n in ("config.yaml", "dataset.json")):
+        if other == path or not all((other / name).exists() for name in _OF_BEGUN):
             continue
         try:
             found.append((len(_usable(config, other, dataset, compute)), other))
@@ -110,7 +111,20 @@ def _usable(
         if record.kind != "cycle" or not _is_same(record, config, theirs, usable):
             break
         usable.append(record)
+    _check_whole(other, usable)
     return usable
+
+
+def _check_whole(other: Path, records: Sequence[CycleRecord]) -> None:
+    """Refuse a run that lacks labels or searches of these records, its first ones."""
+    n = len(records)
+    asked = [one for one in Journal(other / "labels.jsonl").read() if one["event"] == "ask"]
+    found = sum(len(entry["images"]) for entry in asked if entry["cycle"] <= n)
+    if records and found != records[-1].n_labeled + len(records[-1].queried):
+        raise AlhpoError(f"its labels.jsonl holds {found} images, which do not fit its records")
+    for cycle, record in enumerate(records):
+        if epochs_in(other / "hpo" / f"cycle_{cycle:03d}") < record.epochs["hpo"]:
+            raise AlhpoError(f"searches of its cycle {cycle} were cut short or removed")
 
 
 def _is_same(
