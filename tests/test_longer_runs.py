@@ -171,7 +171,7 @@ def test_searches_with_a_larger_budget_go_on_where_that_is_asked_for(
 def test_a_final_search_goes_on(few_digits, tmp_path, extend):
     """All cycles are those of the run with the smaller budget."""
     changes = {"hpo": "final", "budget": 20}
-    whole, epochs = run(few_digits, tmp_path / "whole", max_budget=9, **changes)
+    whole, _ = run(few_digits, tmp_path / "whole", max_budget=9, **changes)
     shorter, _ = run(few_digits, tmp_path / "out", max_budget=6, **changes)
     longer, trained = run(few_digits, tmp_path / "out", max_budget=9, extend=extend, **changes)
     assert json.loads((longer.path / "earlier_run.json").read_text())["records"] == 2

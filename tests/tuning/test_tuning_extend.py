@@ -120,8 +120,8 @@ def test_one_that_plans_with_its_budget_says_that_the_whole_may_differ(
         assert calls == [first, WHOLE - first]
         assert rows_of(search)[:first] == rows_of(whole(name, first)), first
         assert search.stop_reason == (
-            f"max_budget, {WHOLE} epochs, is spent; max_budget was {first} before, and one search of "
-            "the whole budget may have chosen otherwise"
+            f"max_budget, {WHOLE} epochs, is spent; max_budget was {first} before, and one search "
+            "of the whole budget may have chosen otherwise"
         )
         assert search.budgets == [first, WHOLE]
     assert "plans with max_budget, which was 1, then 14" in caplog.text
