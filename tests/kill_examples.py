@@ -99,6 +99,11 @@ def finetune_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, A
     return run(folder / "runs", model="alhpo_stages", **tuned, **changes)
 
 
+def longer_run(folder: Path, **changes: Any) -> list[Any]:
+    """A run, and then one to more labels that begins with it."""
+    return [run(folder, budget=budget, **changes) for budget in (8, 12)]
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 
@@ -151,8 +156,18 @@ class TogetherObjective(ToyObjective):
         return [self(*request) for request in reversed(requests)][::-1]
 
 
+def extended_search(folder: Path, optimizer: str, **settings: Any) -> list[list[dict[str, Any]]]:
+    """A search that then goes on with a larger budget; returns what both return."""
+    return [search(folder, optimizer, True, max_budget=n, **settings) for n in (4, 7)]
+
+
 def search(
-    folder: Path, optimizer: str, replaces_files: bool, elsewhere: bool = False, parallel: int = 1
+    folder: Path,
+    optimizer: str,
+    replaces_files: bool,
+    elsewhere: bool = False,
+    parallel: int = 1,
+    max_budget: int = 7,
 ) -> list[dict[str, Any]]:
     """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
     row and all rows."""
@@ -161,7 +176,7 @@ def search(
         TogetherObjective(replaces_files),
         ConfigurationSpace({"x": (0.0, 1.0)}),
         max_epochs=3,
-        max_budget=7,
+        max_budget=max_budget,
         output_path=folder / "results",
         optimizer=optimizer,
         num_configurations=4,

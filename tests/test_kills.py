@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import finetune_run, frozen_run, lagging_search, recorded, run, search, study
+from kill_examples import (
+    extended_search,
+    finetune_run,
+    frozen_run,
+    lagging_search,
+    longer_run,
+    recorded,
+    run,
+    search,
+    study,
+)
 from killing import (
     Tree,
     changed,
@@ -80,6 +90,14 @@ def test_a_run_killed_anywhere_ends_with_the_same_records(tmp_path, mode, start)
     check_every_kill(partial(run, folder, start=start, **MODES[mode]), folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fixed", "per-cycle", "final"])
+def test_a_run_to_more_labels_killed_anywhere_ends_with_the_same_records(tmp_path, mode):
+    folder, settings = tmp_path / "killed", MODES[mode] | {"optimizer": "random"}
+    settings.pop("budget", None)
+    check_every_kill(partial(longer_run, folder, **settings), folder)
+
+
 @pytest.mark.parametrize("mode", ["fixed", slow("final")])
 def test_a_run_that_leaves_out_fits_killed_anywhere_ends_with_the_same_records(tmp_path, mode):
     folder, settings = tmp_path / "killed", MODES[mode] | {"budget": 16, "evaluate_at": [12]}
@@ -136,6 +154,17 @@ def test_a_search_of_three_trials_at_a_time_killed_anywhere_ends_with_the_same_r
 ):
     folder = tmp_path / "killed"
     check_every_kill(partial(search, folder, optimizer, replaces_files, parallel=3), folder)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "parallel"),
+    [("hyperband", 1), *(slow(name, n) for name in ("dyhpo", "one-epoch") for n in (1, 3))],
+)
+def test_a_search_that_is_extended_killed_anywhere_ends_with_the_same_rows(
+    tmp_path, optimizer, parallel
+):
+    folder = tmp_path / "killed"
+    check_every_kill(partial(extended_search, folder, optimizer, parallel=parallel), folder)
 
 
 @pytest.mark.slow

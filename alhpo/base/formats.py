@@ -15,7 +15,7 @@ from alhpo.base.errors import DataError, FormatError
 from alhpo.base.files import write_json
 
 #: The format of this version. A new number means: earlier folders cannot be continued exactly.
-FORMAT = 5
+FORMAT = 6
 FILE = "format.json"
 #: A folder that was begun has at least one of these files.
 _BEGUN = (

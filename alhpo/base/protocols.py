@@ -153,6 +153,11 @@ class Optimizer(Protocol):
     configurations whenever that many can be chosen before their results are known. The Tuner trains
     N of a suggestion at a time, and all of it before it asks for the next.
 
+    An optimizer whose choices depend on ``max_budget`` also offers ``extend(max_budget)``: the
+    search goes on with another budget (None: no limit). It is called before the results of the
+    latest suggestion are observed. Without it, a search that goes on counts as one search of the
+    whole budget.
+
     An optimizer whose factory has the attribute ``tells_gain = True`` also offers
     ``expected_gain() -> float | None``: the expected improvement of the best metric by one more
     epoch or configuration, at least 0, or None if not known. ``Tuner(min_gain=...)`` asks for it,

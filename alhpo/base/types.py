@@ -242,7 +242,8 @@ class CycleRecord:
             difference between the first two over the validation images and its standard error
             (``alhpo.training.image_scores``); ``replaced`` tells whether the best replaced the
             current one. On the evaluation split, of fully trained models of the validation splits,
-            ``current_test`` and ``adopted_test``, None if not measured. ``search`` is None without
+            ``current_test`` and ``adopted_test``, None if not measured. ``extended_from`` is there
+            if the search went on from one with that smaller budget. ``search`` is None without
             a search, or if the current configuration was not measured in it or diverged. Tunings,
             and records of older versions, lack some of them.
         arms: of a strategy that asks other strategies, numbers by name for each of these, from the

@@ -17,6 +17,7 @@ from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.observer import Observer
 from alhpo.runs.search import (
+    EarlierSearches,
     epochs_in,
     has_ended,
     in_space,
@@ -61,15 +62,25 @@ class CycleSearch:
         path: its folder.
         observer: is told of the progress.
         storage: folder for checkpoints; None for the folders of the searches.
+        earlier: folder with searches of another run, in folders of their cycles.
+        extend: whether those with a smaller budget may go on with a larger one.
     """
 
     def __init__(
-        self, config: CycleSettings, path: Path, observer: Observer, storage: Path | None = None
+        self,
+        config: CycleSettings,
+        path: Path,
+        observer: Observer,
+        storage: Path | None = None,
+        earlier: Path | None = None,
+        extend: bool = False,
     ) -> None:
         self._config = config
         self._folder = path / "hpo"
         self._observer = observer
         self._storage = storage
+        self._earlier = earlier
+        self._extend = extend
         self._measure_test = config.measures_test
 
     def search(
@@ -103,11 +114,13 @@ class CycleSearch:
         start = self._start(objective.configuration_space, records, measured)
         place = self._place(cycle, budget)
         tuner, best = run_search(objective, config, budget=budget, **place, **start)
+        budgets = tuner.budgets
+        extended = {"extended_from": budgets[-2]} if len(budgets) > 1 else {}
         found = None
         if best is not None:
             found = self._found(tuner, best, objective.hyperparameters(best["configuration"]))
         if current.row is None:
-            return found or current
+            return replace(found or current, search=extended or None)
         adopted, gain = current, None
         if best is not None and found is not None:
             gain = objective.gain(best, over=current.row)
@@ -122,6 +135,7 @@ class CycleSearch:
             "replaced": adopted is found,
             "current_test": current.test,
             "adopted_test": adopted.test,
+            **extended,
         }
         return replace(adopted, search=search)
 
@@ -154,6 +168,8 @@ class CycleSearch:
             "folder": self._cycle_folder(cycle),
             "seed": derive_seed(self._config.seed, "hpo", cycle),
             "storage": self._storage and self._storage / f"cycle_{cycle:03d}",
+            "earlier": self._earlier
+            and EarlierSearches(self._earlier / f"cycle_{cycle:03d}", self._extend),
             "callback": progress,
         }
 

@@ -14,8 +14,11 @@ All state is on disk, so the same call continues a killed run:
     labels.jsonl          what was asked and told, in order
     cycles.jsonl          one record per cycle
     hpo/cycle_000/        the tuner's experiment of a cycle
-    fit/cycle_000/        the model of the last cycle with one, and that of the cycle under way
+    fit/cycle_000/        the model of the last cycle with one (with start="warm" of the last two),
+                          and that of the cycle under way
     fit/final/            the model of the fit after a final search
+    earlier_run.json      the run whose first records these are, if there is one
+    earlier_hpo/          searches of it that a cycle may find again, until the end
     query/cycle_000/      what a strategy trains for a query, until that is recorded
     queried_indices.json  the labelled pool in dal-toolbox's form
     first_query.png       the first images that the first query picked
@@ -53,6 +56,7 @@ from alhpo.runs.data import (
     load_data,
     need_evaluation_split,
 )
+from alhpo.runs.earlier_run import SEARCHES, finish_taking_over, take_over
 from alhpo.runs.first_query import FirstQuery
 from alhpo.runs.fit import Fit, fit_or_continue
 from alhpo.runs.observer import Observer, Observers
@@ -72,6 +76,9 @@ def run_experiment(
     observer: Observer | None = None,
 ) -> RunResult:
     """Run active learning, or continue or return an earlier run with the same settings.
+
+    A new run takes over the cycles of earlier runs in ``output_dir`` that differ in numbers of
+    labels or in budgets only, where it would do the same: see ``alhpo.runs.earlier_run``.
 
     Args:
         config: the settings, or a mapping of them.
@@ -94,6 +101,7 @@ def run_experiment(
         config = RunConfig.create(config)
     path = Path(config.output_dir).expanduser() / config.name
     with exclusive(path):
+        finish_taking_over(path)
         return _Run(config, path, dataset, Observers(observer)).complete()
 
 
@@ -116,11 +124,17 @@ class _Run:
             check_data_of_finished(self.path / "dataset.json", self.config, self._dataset)
             return RunResult(self.path, tuple(self.records), resumed=True)
         claim_format(self.path)
-        resumed = bool(self.records)
         learner = self._begin()
+        resumed = bool(self.records)
         self._observer = Observers(FirstQuery(self.path, learner.dataset), self._observer)
-        storage = storage_of(self.config)
-        self._searches = CycleSearch(self.config, self.path, self._observer, storage)
+        self._searches = CycleSearch(
+            self.config,
+            self.path,
+            self._observer,
+            storage_of(self.config),
+            earlier=self.path / SEARCHES,
+            extend=self.config.extend,
+        )
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)
         self._observer.loaded(learner.dataset)
@@ -133,6 +147,7 @@ class _Run:
         if self._mode.final_search and self.records[-1].kind == "cycle":
             self._final(learner)
         self._clean_up()  # a kill after the last record may have prevented it
+        shutil.rmtree(self.path / SEARCHES, ignore_errors=True)
         learner.pool.export(self.path / "queried_indices.json")
         write_json(self.path / "run.json", {"cycles": self._cycles, "records": len(self.records)})
         return RunResult(self.path, tuple(self.records), resumed)
@@ -170,6 +185,9 @@ class _Run:
                 f"{len(dataset)} images. Lower the budget."
             )
         need_evaluation_split(dataset)
+        if take_over(config, self.path, dataset, compute):
+            self.records = read_records(self._journal.path)
+            sessions = Sessions(self.path / "sessions.jsonl", config.search_packages)
         check_dataset(self.path / "dataset.json", dataset)
         learner = ActiveLearner.of(config, dataset, precision=precision, path=self.path)
         self._check_labels(learner)
@@ -345,8 +363,11 @@ class _Run:
         What cannot be deleted now is tried again after the next record.
         """
         fitted = [record for record in self.records if record.fitted]
-        kept = self._fit_folder(fitted[-1].kind, fitted[-1].cycle) if fitted else None
-        old = [folder for folder in (self.path / "fit").glob("*") if folder != kept]
+        # a run to more labels goes on from the last cycle; warm, from the fit before it
+        cycles = [record for record in fitted if record.kind == "cycle"]
+        needed = [*cycles[-2 if self.config.start == "warm" else -1 :], *fitted[-1:]]
+        kept = [self._fit_folder(record.kind, record.cycle) for record in needed]
+        old = [folder for folder in (self.path / "fit").glob("*") if folder not in kept]
         checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
         for folder in (*old, self.path / "query", *checkpoints):
             shutil.rmtree(folder, ignore_errors=True)

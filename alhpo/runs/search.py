@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def run_search(
     seed: int,
     storage: Path | None,
     callback: Progress,
+    earlier: EarlierSearches | None = None,
     **start: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     """Search the objective's space, or continue the search in the folder.
@@ -53,6 +55,7 @@ def run_search(
         seed: seed of the search.
         storage: folder for checkpoints; None for the experiment's own folder.
         callback: see ``Progress``.
+        earlier: searches of another run, of which one that is the same is moved into the folder.
         start: arguments of the Tuner about earlier results, such as ``warm_start``.
 
     Returns:
@@ -66,6 +69,7 @@ def run_search(
     return _run_tuner(
         objective,
         callback,
+        earlier,
         max_budget=budget,
         output_path=folder,
         optimizer=settings.optimizer,
@@ -86,6 +90,7 @@ def measure(
     seed: int,
     storage: Path | None,
     callback: Progress,
+    earlier: EarlierSearches | None = None,
     measure_test: bool = False,
     image_scores: bool = False,
 ) -> tuple[Tuner, dict[str, Any] | None]:
@@ -94,7 +99,7 @@ def measure(
     Args:
         learner: the learner with the labels.
         hp: the configuration.
-        folder, seed, storage, callback: see ``run_search``.
+        folder, seed, storage, callback, earlier: see ``run_search``.
         measure_test: also measure it on the evaluation split, for the record.
         image_scores: also keep the scores of all validation images, for ``Objective.gain``.
 
@@ -106,6 +111,7 @@ def measure(
     return _run_tuner(
         objective,
         callback,
+        earlier,
         max_budget=objective.max_epochs,
         output_path=folder,
         optimizer="random",
@@ -116,7 +122,12 @@ def measure(
 
 
 def _run_tuner(
-    objective: Objective, callback: Progress, **arguments: Any
+    objective: Objective,
+    callback: Progress,
+    earlier: EarlierSearches | None,
+    *,
+    max_budget: int,
+    **arguments: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     objective.let_checkpoints_lag()  # runs keep no best_trial
     spent = 0
@@ -130,11 +141,15 @@ def _run_tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
         max_epochs=objective.max_epochs,
+        max_budget=max_budget,
         resume="quiet",
+        keep_mib=0,
         progress=False,
         callback=trained,
         **arguments,
     )
+    if earlier is not None:
+        earlier.give(tuner.experiment_path, max_budget)
     spent = tuner.epochs_spent
     try:
         best = tuner.run()
@@ -144,6 +159,38 @@ def _run_tuner(
             return tuner, None
         raise
     return tuner, None if best.get("diverged") else best
+
+
+@dataclass(frozen=True)
+class EarlierSearches:
+    """The ended searches of a cycle of another run.
+
+    Attributes:
+        folder: where they lie.
+        extend: whether one with a smaller budget may go on with a larger one.
+    """
+
+    folder: Path
+    extend: bool
+
+    def give(self, experiment: Path, max_budget: int) -> None:
+        """Move the search of this name to ``experiment``, if it can be used with this budget."""
+        found = self.folder / experiment.name
+        if experiment.exists() or not found.exists():
+            return
+        record = _record_of(found)
+        same = record.ended and record.budgets == [max_budget]
+        extended = record.ended and self.extend and len(record.outcomes) <= max_budget
+        own_storage = record.start is not None and record.start["storage"] is None
+        if same or (extended and own_storage):
+            experiment.parent.mkdir(parents=True, exist_ok=True)
+            found.rename(experiment)
+
+
+def is_measurement(experiment: Path) -> bool:
+    """Whether an experiment is the training of one configuration; see ``measure``."""
+    start = _record_of(experiment).start or {}
+    return (start.get("optimizer"), start.get("num_configurations")) == ("random", 1)
 
 
 def epochs_in(folder: Path) -> int:

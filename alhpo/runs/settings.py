@@ -53,6 +53,12 @@ class RunConfig(CycleSettings, DataSettings):
         "cold",
         description="Trainings start from the same initial weights (cold) or the last fit (warm).",
     )
+    extend: bool = Field(
+        False,
+        description="Go on with the searches of an earlier run that differs in its budgets only, "
+        "where this one has more epochs for them. The optimizers dyhpo and one-epoch plan with "
+        "their budget: with them, results may differ from those of a run that began anew.",
+    )
     output_dir: str = Field("runs", description="Folder for the folders of runs.")
 
     @pydantic.field_validator("evaluate_at", mode="before")
@@ -204,6 +210,7 @@ class RunConfig(CycleSettings, DataSettings):
             "autoal_fit_epochs": None,
             "autoal_search_epochs": None,
             "autoal_cycles": 1,
+            "extend": False,
         }
         for name, default in late.items():
             if values.get(name, ...) == default:

@@ -45,6 +45,8 @@ def check_optimizer(
       suggestions hold several configurations whenever there are several to choose from;
     - ``expected_gain``, if there is one, is a number from 0 or None, and asking for it changes no
       suggestion;
+    - a search that goes on with a larger budget keeps these rules; if the optimizer has no
+      ``extend``, its suggestions are those of one search of the whole budget;
     - the state of the process does not change.
 
     A search ends when the optimizer says so or ``max_budget`` epochs are spent, even within a
@@ -58,7 +60,7 @@ def check_optimizer(
             ``SampledConfigurations`` of a small space with logarithmic, integer, categorical and
             conditional hyperparameters, with two initial configurations.
         max_epochs: epochs of a full training, at least 2.
-        max_budget: epochs of each of the about fifteen searches.
+        max_budget: epochs of each of the about twenty searches.
         num_configurations: number of candidates.
         seed: seed of the optimizer.
 
@@ -109,9 +111,35 @@ def check_optimizer(
     list(search("no limit of the budget", _curve, max_budget=None))
     for budget in (1, max_epochs - 1, max_epochs + 1):
         list(search(f"a budget of {budget}", _curve, max_budget=budget))
+        _check_extension(make, factory, settings | {"max_budget": budget}, first, max_budget)
     longer = {"max_epochs": 3 * max_epochs + 1, "max_budget": 6 * max_epochs}
     list(search("longer trainings", _curve, **longer))
     list(search("longer trainings, diverging late", _diverging_late(max_epochs), **longer))
+
+
+def _check_extension(
+    make: Callable[[], Configurations],
+    factory: Callable[..., Optimizer],
+    settings: dict[str, Any],
+    whole: Trace,
+    budget: int,
+) -> None:
+    """Check a search that goes on with a larger budget.
+
+    Args:
+        settings: those of the search with its first budget.
+        whole: the suggestions of one search of the whole budget.
+        budget: the whole budget.
+    """
+    case = f"a budget of {settings['max_budget']}, then of {budget}"
+    extended = list(_search(factory, make(), _curve, settings, case, budget))
+    depends = hasattr(factory(make(), **settings), "extend")
+    require(
+        depends or extended == whole,
+        f"The optimizer has no extend, but on {case}, it gave other suggestions than on a budget "
+        f"of {budget}: {_difference(whole, extended)}. If its choices depend on max_budget, give "
+        "it extend(max_budget).",
+    )
 
 
 def _check_parallel(search: Callable[..., Iterator[Any]], parallel: int) -> None:
@@ -152,7 +180,8 @@ def _search(
 ) -> Iterator[tuple[tuple[int, int], ...]]:
     """Run one search; yields the (number, epoch) pairs of each suggestion.
 
-    With ``ask``, the optimizer is asked for its expected gain before and after each of them.
+    With ``ask``, the optimizer is asked for its expected gain before and after each of them. If
+    ``budget`` exceeds that of the settings, the optimizer is told once the latter is spent.
     """
     who = f"The optimizer, on {case},"
     reached: dict[int, int] = {}
@@ -196,6 +225,8 @@ def _search(
             while reached[i] < epoch and i not in failed and spent < budget:
                 reached[i] += 1
                 spent += 1
+                if spent == settings["max_budget"] < budget and hasattr(optimizer, "extend"):
+                    _call(who, optimizer.extend, budget)  # type: ignore[attr-defined]
                 metric = curve(i, reached[i])
                 results.append(
                     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from alhpo.base.errors import DataError
@@ -23,6 +23,8 @@ class RecordedSuggestion:
         suggest_time: seconds the optimizer took to suggest.
         observe_time: seconds the optimizer took to learn the results, or None if it did not.
         outcomes: one per epoch trained.
+        budgets: changes of ``max_budget`` while this was the latest suggestion: the number of
+            outcomes before each, and the new budget.
     """
 
     configuration_ids: list[int]
@@ -31,10 +33,30 @@ class RecordedSuggestion:
     suggest_time: float
     observe_time: float | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    budgets: list[tuple[int, int | None]] = field(default_factory=list)
 
     def overhead(self, n: int) -> float:
         """The optimizer's seconds, shared among ``n`` rows."""
         return (self.suggest_time + (self.observe_time or 0.0)) / max(1, n)
+
+
+@dataclass(frozen=True)
+class SegmentEnd:
+    """Where a search ended with one budget, perhaps to go on with another.
+
+    Attributes:
+        max_budget: the budget.
+        suggestions: the number of suggestions so far.
+        outcomes: the number of outcomes of the latest suggestion so far.
+        changes: the number of changes of the budget during the latest suggestion so far.
+        reason: why it ended.
+    """
+
+    max_budget: int | None
+    suggestions: int
+    outcomes: int
+    changes: int
+    reason: str | None
 
 
 @dataclass
@@ -42,12 +64,14 @@ class Record:
     """The content of a journal.
 
     Attributes:
-        start: the settings of the search, or None for an empty journal.
+        start: the settings of the search with its first ``max_budget``, or None for an empty
+            journal.
         suggestions: all of them, oldest first.
         ended: whether the search has ended.
         stop_reason: why it ended.
         stopped: whether the last entry is a failure of the objective that stopped the search.
         unusable: the trials that were being trained again from epoch 0 when the search stopped.
+        segments: the ends of the search, oldest first: with another budget it went on.
     """
 
     start: dict[str, Any] | None = None
@@ -56,6 +80,41 @@ class Record:
     stop_reason: str | None = None
     stopped: bool = False
     unusable: set[int] = field(default_factory=set)
+    segments: list[SegmentEnd] = field(default_factory=list)
+
+    @property
+    def budgets(self) -> list[int | None]:
+        """The values of ``max_budget``, oldest first; none for an empty journal."""
+        if self.start is None:
+            return []
+        return [
+            self.start["max_budget"],
+            *(budget for one in self.suggestions for _, budget in one.budgets),
+        ]
+
+    def end(self) -> SegmentEnd:
+        """The place that the search has come to, with its latest budget."""
+        latest = self.suggestions[-1] if self.suggestions else None
+        return SegmentEnd(
+            max_budget=self.budgets[-1] if self.budgets else None,
+            suggestions=len(self.suggestions),
+            outcomes=len(latest.outcomes) if latest else 0,
+            changes=len(latest.budgets) if latest else 0,
+            reason=self.stop_reason,
+        )
+
+    def ended_with(self, max_budget: int | None) -> Record | None:
+        """The record as it was when the search ended with this budget; None if it never did."""
+        end = next((one for one in self.segments[::-1] if one.max_budget == max_budget), None)
+        if end is None:
+            return None
+        suggestions = self.suggestions[: end.suggestions]
+        if suggestions:
+            last = suggestions[-1]
+            suggestions[-1] = replace(
+                last, outcomes=last.outcomes[: end.outcomes], budgets=last.budgets[: end.changes]
+            )
+        return replace(self, suggestions=suggestions, ended=True, stop_reason=end.reason)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -75,7 +134,7 @@ class SearchJournal:
     Kinds of entries: ``start``, ``suggestion``, ``epoch`` and ``end`` are the course of the search.
     ``retrain`` and ``retrained`` begin and end the training from epoch 0 of a trial whose
     checkpoint is lost. ``stop`` is a failure at which the search stopped. ``restart`` voids all
-    suggestions before it.
+    suggestions before it. After ``extend`` the search goes on with another ``max_budget``.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -129,6 +188,9 @@ class SearchJournal:
     def restart(self) -> None:
         self._append("restart", {})
 
+    def extend(self, max_budget: int | None) -> None:
+        self._append("extend", {"max_budget": max_budget})
+
     def read(self) -> Record:
         """Everything in the journal.
 
@@ -155,9 +217,17 @@ class SearchJournal:
         record.stopped = kind == "stop"
         if kind == "start":
             record.start = entry
-        elif kind == "restart":
-            record.suggestions, record.unusable = [], set()
+        elif kind == "restart" and record.start is not None:
+            record.start["max_budget"] = record.budgets[-1]
+            record.suggestions, record.segments, record.unusable = [], [], set()
             record.ended, record.stop_reason = False, None
+        elif kind == "extend" and record.start is not None:
+            record.ended, record.stop_reason = False, None
+            if record.suggestions:
+                latest = record.suggestions[-1]
+                latest.budgets.append((len(latest.outcomes), entry["max_budget"]))
+            else:
+                record.start["max_budget"] = entry["max_budget"]
         elif kind == "retrain":
             record.unusable.add(entry["configuration_id"])
         elif kind == "retrained":
@@ -173,6 +243,7 @@ class SearchJournal:
         elif kind == "end":
             record.ended = True
             record.stop_reason = entry.get("reason")
+            record.segments.append(record.end())
         else:
             raise ValueError(f"unexpected entry of kind {kind!r}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from alhpo.base.errors import ConfigurationError, EarlierResultWarning
 from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import Record
 from alhpo.tuning.results import Results
-from alhpo.tuning.trials import TrialFolders
+from alhpo.tuning.trials import TrialFolders, checksum
 
 logger = logging.getLogger("alhpo.tuning")
 
@@ -57,13 +58,34 @@ def recorded_rows(record: Record, *, minimize: bool) -> Results:
     return results
 
 
-def recover(record: Record, folders: TrialFolders, max_epochs: int, *, minimize: bool) -> None:
-    """Bring the checkpoints back to the last epochs in the journal."""
+def unfinished_trials(results: Results, max_epochs: int, *, minimize: bool) -> list[int]:
+    """The trials that can be trained further, those with the best latest metric first."""
+    last = {row["configuration_id"]: row for row in results.rows}
+    metrics = {
+        number: row["metric"]
+        for number, row in last.items()
+        if row["epoch"] < max_epochs and not math.isnan(row["metric"])
+    }
+    return sorted(metrics, key=lambda number: metrics[number] * (1 if minimize else -1))
+
+
+def recover(
+    record: Record, folders: TrialFolders, max_epochs: int, exported: Path, *, minimize: bool
+) -> None:
+    """Bring the checkpoints back to the last epochs in the journal.
+
+    Args:
+        record: the journal.
+        folders: the checkpoints.
+        max_epochs: the epoch at which a trial has ended.
+        exported: the best checkpoint when the search ended with an earlier budget, if it did.
+        minimize: whether the best metric is the lowest.
+    """
     best = _recorded_best(record, minimize=minimize)
     last = {outcome.configuration_id: outcome for outcome in record.outcomes}
     if best is not None and best.checkpoint:
         number, epoch = best.configuration_id, best.epoch
-        if not folders.has_best(number, epoch, best.digest):
+        if not folders.has_best(number, epoch, best.digest) and checksum(exported) != best.digest:
             if last[number] is best and folders.checksum(number) == best.digest:
                 folders.keep_best(number, epoch, anew=True)
             else:
@@ -82,7 +104,24 @@ def _recorded_best(record: Record, *, minimize: bool) -> Outcome | None:
     return max(ok, key=lambda outcome: sign * (outcome.metric or 0.0), default=None)
 
 
-def warn_of_earlier(record: Record, path: Path) -> None:
+def check_budget(record: Record, max_budget: int | None, path: Path) -> None:
+    """Refuse a budget that is smaller than what the search in ``path`` has spent.
+
+    Raises:
+        ConfigurationError: the message names the budgets that are legal.
+    """
+    spent = len(record.outcomes)
+    if max_budget is None or max_budget >= spent:
+        return
+    ended = [str(one.max_budget) for one in record.segments]
+    known = f"{' or '.join(dict.fromkeys(ended))} for an earlier result, " if ended else ""
+    raise ConfigurationError(
+        f"Argument max_budget is {max_budget}, but the search in {path} has spent {spent} epochs. "
+        f"Give {known}{spent} or more to go on, or resume=False for a new search."
+    )
+
+
+def warn_of_earlier(record: Record, path: Path, max_budget: int | None) -> None:
     """Warn the caller of ``Tuner.run`` that an earlier search was found, every time.
 
     Python shows the same warning of the same line only once. But it must be seen when a notebook
@@ -91,6 +130,11 @@ def warn_of_earlier(record: Record, path: Path) -> None:
     epochs = len(record.outcomes)
     if record.all_failed:
         what = f"Every trial of the earlier search in {path} had failed; it starts anew."
+    elif record.budgets and record.budgets[-1] != max_budget:
+        what = (
+            f"The earlier search in {path} with max_budget {record.budgets[-1]} goes on after "
+            f"{epochs} epochs with max_budget {max_budget}."
+        )
     elif record.ended:
         what = f"This is the result of an earlier search of {epochs} epochs in {path}."
     elif epochs:

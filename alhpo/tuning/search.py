@@ -1,5 +1,9 @@
 """The loop of a search: suggest, train epoch by epoch, observe. The record is replayed first.
 
+A search goes on with another budget where it was, within a suggestion or after it. The optimizer
+observes a suggestion that a budget cut short only once the rest of it is trained. So an optimizer
+whose choices do not depend on the budget chooses as in one search of the whole.
+
 Up to ``parallel`` trials of a suggestion are trained at a time: each step trains one epoch of the
 first trials that have not reached their target, and records them in the order of the suggestion.
 So the record is a function of the seed and of ``parallel``, and an interrupted step continues with
@@ -23,7 +27,7 @@ from alhpo.tuning.evaluation import Outcome
 from alhpo.tuning.record import RecordedSuggestion, SearchJournal
 from alhpo.tuning.results import Results
 from alhpo.tuning.training import NotReproducedError, Trial, TrialTraining
-from alhpo.tuning.trials import TrialFolders
+from alhpo.tuning.trials import TrialFolders, checksum
 
 logger = logging.getLogger("alhpo.tuning")
 
@@ -42,7 +46,7 @@ class Search:
         folders: the trials' checkpoints, as of the last epochs in the record.
         results: gets one row per epoch.
         max_epochs: the epoch at which a configuration is fully trained.
-        max_budget: epochs to spend in all, or None.
+        max_budget: epochs to spend in all, or None; the first budget, if the record has several.
         parallel: the number of trials of a suggestion that are trained at a time.
         minimize: whether the optimizer gets negated metrics.
         min_gain: stop when the optimizer expects less gain than this; None never stops.
@@ -85,6 +89,7 @@ class Search:
         self._on_suggestion = on_suggestion
         self._outcomes: dict[int, list[Outcome]] = {}
         self._recorded_configurations: dict[int, dict[str, Any]] = {}
+        self._earlier_budgets: list[float] = []
         #: Seconds of the latest ``observe``.
         self.observe_time: float | None = None
 
@@ -98,7 +103,21 @@ class Search:
             TunerError: the objective or the optimizer breaks its contract.
             DataError: the record contradicts itself.
         """
-        record = deque(recorded)
+        reason = self._run(deque(recorded))
+        if self._earlier_budgets and self.plans_with_budget:
+            earlier = ", then ".join(f"{budget:.0f}" for budget in self._earlier_budgets)
+            reason += (
+                f"; max_budget was {earlier} before, and one search of the whole budget may have "
+                "chosen otherwise"
+            )
+        return reason
+
+    @property
+    def plans_with_budget(self) -> bool:
+        """Whether the optimizer's choices depend on ``max_budget``."""
+        return hasattr(self._optimizer, "extend")
+
+    def _run(self, record: deque[RecordedSuggestion]) -> str:
         fruitless = 0
         while len(self._results.rows) < self._budget:
             suggestion = self._replayed(record.popleft()) if record else self._suggested()
@@ -131,6 +150,8 @@ class Search:
             logger.info("The objective wrote no checkpoint at the best epoch.")
             return
         digest = known[-1].digest
+        if digest is not None and checksum(destination) == digest:
+            return  # since the search ended with an earlier budget
         if digest is None or not self._folders.has_best(number, epoch, digest):
             reason = "the copy of the best epoch's checkpoint is missing or damaged"
             trial = Trial(number, self._configuration(number), tuple(known))
@@ -203,11 +224,20 @@ class Search:
         pairs = list(zip(suggestion.configuration_ids, suggestion.epochs, strict=True))
         reached = {number: len(self._outcomes.setdefault(number, [])) for number, _ in pairs}
         recorded = deque(suggestion.outcomes)
-        while step := self._next_step(pairs):
-            recalled, due = step[: len(recorded)], step[len(recorded) :]
+        budgets = deque(suggestion.budgets)
+        while True:
+            done = len(suggestion.outcomes) - len(recorded)
+            while budgets and budgets[0][0] == done:
+                self._go_on_with(budgets.popleft()[1])
+            step = self._next_step(pairs)
+            if not step:
+                break
+            known = budgets[0][0] - done if budgets else len(recorded)
+            recalled, due = step[:known], step[known:]
             for number in recalled:
                 self._recall(number, recorded.popleft(), overhead)
-            self._train(due, overhead)
+            if not budgets:
+                self._train(due, overhead)
         observations: list[dict[str, Any]] = []
         for number, target in pairs:
             known = self._outcomes[number]
@@ -218,6 +248,13 @@ class Search:
                 new = [known[-1 if over else target - 1]]
             observations += map(self._observation, new)
         return observations
+
+    def _go_on_with(self, max_budget: int | None) -> None:
+        """Take another budget, and tell an optimizer that plans with it."""
+        self._earlier_budgets.append(self._budget)
+        self._budget = math.inf if max_budget is None else max_budget
+        if self.plans_with_budget:
+            self._optimizer.extend(max_budget)  # type: ignore[attr-defined]
 
     def _next_step(self, pairs: list[tuple[int, int]]) -> list[int]:
         """The trials of a suggestion that are now trained for one more epoch.

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 
@@ -99,11 +99,11 @@ class TrialFolders:
 
     def checksum(self, configuration_id: int) -> str | None:
         """Checksum of a trial's checkpoint, or None if there is no checkpoint."""
-        return _checksum(self.path(configuration_id))
+        return checksum(self.path(configuration_id))
 
-    def has_best(self, configuration_id: int, epoch: int, checksum: str | None) -> bool:
+    def has_best(self, configuration_id: int, epoch: int, digest: str | None) -> bool:
         """Whether there is a copy of this epoch with this checksum."""
-        return _checksum(self._best(configuration_id, epoch) / "checkpoint") == checksum
+        return checksum(self._best(configuration_id, epoch) / "checkpoint") == digest
 
     def export_best(self, configuration_id: int, epoch: int, destination: Path) -> None:
         """Copy the best checkpoint to ``destination``, and replace what is there."""
@@ -114,9 +114,28 @@ class TrialFolders:
         _delete(destination)
         temporary.rename(destination)
 
-    def close(self) -> None:
-        """Delete the folder and everything in it."""
-        shutil.rmtree(self.root, ignore_errors=True)
+    def close(self, keep: Sequence[int] = (), most_bytes: int = 0) -> None:
+        """Delete the folder and everything in it but some checkpoints; may be repeated.
+
+        Args:
+            keep: trials whose checkpoints are kept as far as there is room, those that matter most
+                first.
+            most_bytes: the room for them.
+        """
+        kept: set[str] = set()
+        for number in keep:
+            path = self.path(number)
+            size = _size(path)
+            if path.exists() and size <= most_bytes:
+                kept.add(path.name)
+                most_bytes -= size
+        for name in [path.name for path in self.root.iterdir()] if self.root.exists() else []:
+            if name.startswith("."):
+                _delete(self.root / name)
+            elif name not in kept:
+                self._discard(self.root / name)
+        if not kept:
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def _before(self, configuration_id: int, epoch: int) -> Path:
         return self.root / f"trial_{configuration_id}.before_{epoch}"
@@ -157,7 +176,7 @@ class TrialFolders:
             copy(str(source), str(destination))
 
 
-def _checksum(path: Path) -> str | None:
+def checksum(path: Path) -> str | None:
     """CRC-32 of a file, or of all files in a folder with their names."""
     if not path.exists():
         return None
@@ -169,6 +188,12 @@ def _checksum(path: Path) -> str | None:
             while block := content.read(1 << 20):
                 value = zlib.crc32(block, value)
     return f"{value:08x}"
+
+
+def _size(path: Path) -> int:
+    """Bytes in a file, or in all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _link(source: str, destination: str) -> None:

@@ -29,9 +29,11 @@ from alhpo.tuning.identity import identity_of
 from alhpo.tuning.progress import SearchProgress
 from alhpo.tuning.record import Record, SearchJournal
 from alhpo.tuning.recovery import (
+    check_budget,
     experiment_folder,
     recorded_rows,
     recover,
+    unfinished_trials,
     warn_of_earlier,
     why_nothing_succeeded,
 )
@@ -48,9 +50,9 @@ class Tuner:
 
     It takes the arguments of ``hpo4dl.tuner.Tuner`` in the same order, returns the same keys and
     writes the same files, to ``<output_path>/experiment_<hash>/``. The hash is that of everything
-    that defines the search. Every epoch is written to ``journal.jsonl`` as soon as it is trained.
-    Run the same search again and it continues after the last epoch in the journal; a search that
-    has ended returns its result.
+    that defines the search but ``max_budget``. Every epoch is written to ``journal.jsonl`` as soon
+    as it is trained. Run the same search again and it continues after the last epoch in the
+    journal; a search that has ended returns its result, or goes on with a larger ``max_budget``.
 
     Args:
         objective_function: ``f(configuration, epoch, previous_epoch, checkpoint_path)``. It is
@@ -68,7 +70,10 @@ class Tuner:
         configuration_space: the space to search. It and its generator do not change.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to train in all. None is for optimizers that end by themselves
-            ("hyperband", "asha", "one-epoch", "random", "tpe").
+            ("hyperband", "asha", "one-epoch", "random", "tpe"). A search that spent a smaller
+            budget goes on: it has the result of one search of the whole budget, unless the
+            optimizer plans with its budget ("dyhpo", "one-epoch"; ``stop_reason`` then says so).
+            With a budget that it ended with before, its result of then is returned.
         output_path: the folder in which the experiment folder is made.
         optimizer: a name (see ``optimizer_names``) or an ``OptimizerFactory``.
         minimize: True if the lowest metric is the best.
@@ -103,6 +108,10 @@ class Tuner:
             not trained any further. The next failure stops the search. Run again, the search goes
             on with the trial that failed. Lack of memory, a full disk and a broken GPU are
             not failures of a trial: they always stop the search.
+        keep_mib: the room in MiB, 256 by default, for checkpoints of unfinished trials, the best
+            first, after a budget is spent. A trial whose checkpoint is not kept is trained again
+            from epoch 0 if the search goes on with a larger budget and with that trial, at no cost
+            to the budget. 0 keeps none.
         progress: show a progress bar if stderr is a terminal.
         callback: called with the row of every newly trained epoch (not with rows of the journal).
         clock: measures the seconds in the results; for tests.
@@ -133,6 +142,7 @@ class Tuner:
         resume: bool | Literal["quiet"] = True,
         identity: Any = None,
         max_failures: int = 0,
+        keep_mib: int = 256,
         progress: bool = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -157,6 +167,7 @@ class Tuner:
         )
         self._quiet = arguments.resume(resume) == "quiet"
         self._max_failures = arguments.whole_number("max_failures", max_failures, 0)
+        self._keep_bytes = arguments.whole_number("keep_mib", keep_mib, 0) * 2**20
         self._progress = arguments.flag("progress", progress)
         self._clock: Callable[[], float] = arguments.function("clock", clock)
         self._callback = None if callback is None else arguments.function("callback", callback)
@@ -175,7 +186,6 @@ class Tuner:
         self._settings = {
             "optimizer": optimizer if isinstance(optimizer, str) else identity_of(optimizer),
             "max_epochs": self._max_epochs,
-            "max_budget": self._max_budget,
             "minimize": self._minimize,
             "num_configurations": self._n,
             "seed": self._seed,
@@ -209,17 +219,22 @@ class Tuner:
     @property
     def epochs_spent(self) -> int:
         """Epochs trained in this experiment so far, in this process or before."""
-        return len(self._journal.read().outcomes)
+        return len(self._read().outcomes)
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """The rows of all epochs trained in this experiment so far, oldest first."""
-        return recorded_rows(self._journal.read(), minimize=self._minimize).rows
+        return recorded_rows(self._read(), minimize=self._minimize).rows
 
     @property
     def stop_reason(self) -> str | None:
         """Why the search ended; None while it has not."""
-        return self._journal.read().stop_reason
+        return self._read().stop_reason
+
+    @property
+    def budgets(self) -> list[int | None]:
+        """The values of ``max_budget`` that the search had, oldest first; none before ``run``."""
+        return self._read().budgets
 
     def run(self) -> dict[str, Any]:
         """Search, or continue the search, until the budget is spent or nothing is left to train.
@@ -230,6 +245,8 @@ class Tuner:
             the objective returned.
 
         Raises:
+            ConfigurationError: ``max_budget`` is smaller than what the search has spent, and it
+                never ended with that budget.
             TunerError: the objective raised an exception; memory or disk are full; a trial that
                 was trained again had other metrics; no trial succeeded; or the objective or the
                 optimizer breaks its contract.
@@ -237,34 +254,58 @@ class Tuner:
             FormatError: a version of alhpo with another folder format began it.
         """
         with exclusive(self._path), _full_disk_explained():
-            record = self._journal.read()
-            if record.all_failed or not record.ended:
+            whole = self._journal.read()
+            record = self._seen(whole)
+            goes_on = record.start is not None and record.budgets[-1] != self._max_budget
+            if goes_on and not record.all_failed:
+                check_budget(record, self._max_budget, self._path)
+            if goes_on or record.all_failed or not record.ended:
                 claim_format(self._path)
             if not self._quiet:
-                warn_of_earlier(record, self._path)
+                warn_of_earlier(record, self._path, self._max_budget)
             if record.all_failed:
                 self._journal.restart()
-                record = self._journal.read()
+            if goes_on:
+                self._journal.extend(self._max_budget)
+            if goes_on or record.all_failed:
+                whole = record = self._journal.read()
             if record.start is None:
                 record.start = self._start()
             folders = self._folders(record.start)
             if record.ended:
                 logger.info("The search in %s has ended; its result is returned.", self._path)
                 results = recorded_rows(record, minimize=self._minimize)
-                if not self._csv.exists():
-                    results.write(self._csv)
-                folders.close()
+                if record is whole:
+                    if not self._csv.exists():
+                        results.write(self._csv)
+                    self._close(folders, results)
             else:
                 results = self._search(record, folders)
             if results.best is None:
-                raise TunerError(why_nothing_succeeded(self._journal.read()))
+                raise TunerError(why_nothing_succeeded(self._read()))
             return dict(results.best)
+
+    def _read(self) -> Record:
+        return self._seen(self._journal.read())
+
+    def _seen(self, record: Record) -> Record:
+        """The record as it was when the search ended with this budget; else all of it."""
+        if record.start is None or record.budgets[-1] == self._max_budget:
+            return record
+        return record.ended_with(self._max_budget) or record
+
+    def _close(self, folders: TrialFolders, results: Results) -> None:
+        """Delete the checkpoints, but those that a larger budget could go on from."""
+        keep: list[int] = []
+        if self._max_budget is not None and len(results.rows) >= self._max_budget:
+            keep = unfinished_trials(results, self._max_epochs, minimize=self._minimize)
+        folders.close(keep, self._keep_bytes)
 
     def _start(self) -> dict[str, Any]:
         write_json(self._path / "configuration_space.json", space_to_json(self._space))
         token = f"{self._path.name}-{secrets.token_hex(4)}"
         storage = None if self._storage is None else str(self._storage / "hpo4dl" / token)
-        start = {**self._settings, "storage": storage}
+        start = {**self._settings, "max_budget": self._max_budget, "storage": storage}
         self._journal.start(start)
         return start
 
@@ -274,8 +315,10 @@ class Tuner:
         return TrialFolders(root, replaces_files=replaces_files)
 
     def _search(self, record: Record, folders: TrialFolders) -> Results:
+        assert record.start is not None
+        first_budget: int | None = record.start["max_budget"]
         results = Results(minimize=self._minimize)
-        recover(record, folders, self._max_epochs, minimize=self._minimize)
+        recover(record, folders, self._max_epochs, self._best_trial, minimize=self._minimize)
         if record.outcomes:
             logger.info(
                 "The search in %s goes on after %d epochs.", self._path, len(record.outcomes)
@@ -290,11 +333,17 @@ class Tuner:
             configurations,
             **further,
             max_epochs=self._max_epochs,
-            max_budget=self._max_budget,
+            max_budget=first_budget,
             num_configurations=self._n,
             seed=self._seed,
             device=self._device,
         )
+        if len(record.budgets) > 1 and hasattr(optimizer, "extend"):
+            logger.info(
+                "The optimizer plans with max_budget, which was %s: one search of the whole budget "
+                "may choose otherwise.",
+                ", then ".join(map(str, record.budgets)),
+            )
         with SearchProgress(self._max_budget, shown=self._progress) as progress:
 
             def on_row(row: dict[str, Any]) -> None:
@@ -321,7 +370,7 @@ class Tuner:
                 folders,
                 results,
                 max_epochs=self._max_epochs,
-                max_budget=self._max_budget,
+                max_budget=first_budget,
                 parallel=self._parallel,
                 minimize=self._minimize,
                 min_gain=self._min_gain,
@@ -333,11 +382,15 @@ class Tuner:
                 reason = search.run(record.suggestions)
             finally:
                 results.write(self._csv)
-        search.export_best(self._path / "best_trial")
+        search.export_best(self._best_trial)
         self._journal.end(reason, search.observe_time)
         logger.info("The search in %s has ended: %s.", self._path, reason)
-        folders.close()
+        self._close(folders, results)
         return results
+
+    @property
+    def _best_trial(self) -> Path:
+        return self._path / "best_trial"
 
     @property
     def _csv(self) -> Path:

@@ -141,6 +141,25 @@ class ComesBack(OneEpochThenBest):
         return (None, None) if self.paused else super().suggest()
 
 
+class StopsExploring(OneEpochThenBest):
+    """Chooses by the budget, and does not say so."""
+
+    def __init__(self, configurations, *, max_budget, **settings):
+        super().__init__(configurations, max_budget=max_budget, **settings)
+        self.most = 1 + (max_budget or 20) // 4
+
+    def suggest(self):
+        if len(self.metric) >= self.most:
+            for i in set(self.reached) - set(self.metric):
+                del self.reached[i]
+        return super().suggest()
+
+
+class CannotExtend(StopsExploring):
+    def extend(self, max_budget):
+        raise NotImplementedError("extend")
+
+
 class SeedsGlobally(OneEpochThenBest):
     def __init__(self, configurations, *, seed, **settings):
         torch.manual_seed(seed)
@@ -321,6 +340,8 @@ def test_correct_optimizers_pass_on_the_default_space(factory):
         (ExpectsToLose, r"expects to gain -0\.1"),
         (TakesParallelInVain, "never suggested several of its 5"),
         (SuggestsOneTwice, "2 trials at a time, ordinary curves, suggested .* a repetition"),
+        (StopsExploring, "has no extend, but on a budget of 1, then of 20, it gave other"),
+        (CannotExtend, "a budget of 1, then of 20, raised NotImplementedError.* in extend"),
         (NeedsBudget, "no limit of the budget, raised TypeError"),
         (NeedsSpread, "constant curves, raised ZeroDivisionError"),
     ],

@@ -50,7 +50,7 @@ class Checked(ToyObjective):
 
 def tuner(objective, output, optimizer="random", **settings):
     settings = {"max_epochs": 4, "max_budget": 14, "num_configurations": 12} | settings
-    settings = {"seed": 5, "progress": False, "resume": "quiet"} | settings
+    settings = {"seed": 5, "progress": False, "resume": "quiet", "keep_mib": 0} | settings
     sizes = [settings.pop(name) for name in ("max_epochs", "max_budget")]
     return Tuner(objective, toy_space(), *sizes, output, optimizer, **settings)
 

@@ -311,7 +311,6 @@ def test_whatever_defines_the_search_names_its_folder(tmp_path):
         {},
         {"seed": 1},
         {"max_epochs": 4},
-        {"max_budget": 13},
         {"num_configurations": 11},
         {"minimize": True},
         {"optimizer": "hyperband"},
@@ -322,7 +321,8 @@ def test_whatever_defines_the_search_names_its_folder(tmp_path):
     paths.append(tuner(other, tmp_path).experiment_path)
     paths += [tuner(_offset(shift), tmp_path).experiment_path for shift in (0.1, 0.2)]
     assert len(set(paths)) == len(paths)
-    assert tuner(_offset(0.1), tmp_path, device="cpu").experiment_path == paths[-2]
+    for incidental in ({"device": "cpu"}, {"max_budget": 13}, {"keep_mib": 0}):
+        assert tuner(_offset(0.1), tmp_path, **incidental).experiment_path == paths[-2]
 
 
 def _offset(shift):

@@ -52,7 +52,9 @@ class OneEpoch:
     """One epoch for each of n configurations, then the k best to ``max_epochs`` (see ``plan``).
 
     The candidates are one suggestion, the best of them another, best first; ties go to the lowest
-    number. If one of the best diverges or fails, the next best takes its place.
+    number. If one of the best diverges or fails, the next best takes its place. With another
+    budget (``extend``) n and k are those of the new one: first epochs for more candidates if n has
+    grown, then the best of all to the end, until k of them were.
 
     Args:
         configurations: those to choose from, filled up to n and started in the order of their
@@ -69,31 +71,36 @@ class OneEpoch:
         max_budget: int | None,
         num_configurations: int,
     ) -> None:
-        available = fill_up(configurations, num_configurations)
-        self._n, self._k = plan(max_epochs, max_budget, available)
+        self._available = fill_up(configurations, num_configurations)
         self._max_epochs = max_epochs
-        self._began = False
-        #: The candidates to continue, best first.
-        self._ranked: list[int] = []
+        #: The metric after the first epoch of the candidates that can be continued.
+        self._first: dict[int, float] = {}
+        self._begun = 0  # candidates
         self._trained = 0  # to the end
+        self.extend(max_budget)
+
+    def extend(self, max_budget: int | None) -> None:
+        """Plan with a budget, whatever was trained so far."""
+        self._n, self._k = plan(self._max_epochs, max_budget, self._available)
 
     def suggest(self) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        if not self._began:
-            return list(range(self._n)), [1] * self._n
-        best = self._ranked[: self._k - self._trained]
+        if self._begun < self._n:
+            candidates = list(range(self._begun, self._n))
+            return candidates, [1] * len(candidates)
+        ranked = sorted(self._first, key=lambda number: (-self._first[number], number))
+        best = ranked[: max(self._k - self._trained, 0)]
         return (best, [self._max_epochs] * len(best)) if best else (None, None)
 
     def observe(self, configuration_results: list[dict[str, Any]]) -> None:
-        results = [one for one in configuration_results if not math.isnan(one["metric"])]
-        if self._began:
-            self._trained += sum(one["epoch"] == self._max_epochs for one in results)
-            seen = {one["configuration_id"] for one in configuration_results}
-            self._ranked = [number for number in self._ranked if number not in seen]
-            return
-        self._began = True
-        if self._max_epochs > 1:
-            results.sort(key=lambda one: (-one["metric"], one["configuration_id"]))
-            self._ranked = [one["configuration_id"] for one in results]
+        for result in configuration_results:
+            number, epoch, metric = (result[k] for k in ("configuration_id", "epoch", "metric"))
+            self._begun = max(self._begun, number + 1)
+            ended = epoch == self._max_epochs
+            if math.isnan(metric) or epoch > 1 or ended:
+                self._first.pop(number, None)
+                self._trained += ended and not math.isnan(metric)
+            else:
+                self._first[number] = metric
 
 
 def one_epoch(

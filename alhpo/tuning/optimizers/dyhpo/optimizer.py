@@ -180,6 +180,10 @@ class DyHPO:
                 metric = math.nan
             self._observed.append((number, epoch, metric))
 
+    def extend(self, max_budget: int | None) -> None:
+        """Go on with another budget."""
+        self._budget = math.inf if max_budget is None else max_budget
+
     def expected_gain(self) -> float | None:
         """The expected gain of the most promising configuration over the best metric so far.
 
