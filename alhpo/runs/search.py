@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,8 @@ from alhpo.runs.setting_groups import SearchSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.objective import Objective
 from alhpo.tuning import Tuner, recorded_results
+from alhpo.tuning.progress import ShowStatus
 from alhpo.tuning.record import Record, SearchJournal
-
-#: Called after every epoch with the number of epochs spent so far and the epoch's row.
-Progress = Callable[[int, dict[str, Any]], None]
 
 
 def storage_of(config: RunConfig | TuneConfig) -> Path | None:
@@ -40,7 +39,8 @@ def run_search(
     budget: int,
     seed: int,
     storage: Path | None,
-    callback: Progress,
+    show: ShowStatus,
+    optuna: Mapping[str, Any] | None = None,
     **start: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     """Search the objective's space, or continue the search in the folder.
@@ -52,7 +52,8 @@ def run_search(
         budget: epochs to spend.
         seed: seed of the search.
         storage: folder for checkpoints; None for the experiment's own folder.
-        callback: see ``Progress``.
+        show: called before and after every epoch.
+        optuna: arguments of the Tuner about the study of Optuna that shows the search.
         start: arguments of the Tuner about earlier results, such as ``warm_start``.
 
     Returns:
@@ -65,7 +66,7 @@ def run_search(
     """
     return _run_tuner(
         objective,
-        callback,
+        show,
         max_budget=budget,
         output_path=folder,
         optimizer=settings.optimizer,
@@ -74,6 +75,7 @@ def run_search(
         parallel=settings.parallel,
         seed=seed % 2**31,
         storage_path=storage,
+        **(optuna or {}),
         **start,
     )
 
@@ -85,7 +87,7 @@ def measure(
     *,
     seed: int,
     storage: Path | None,
-    callback: Progress,
+    show: ShowStatus,
     measure_test: bool = False,
     image_scores: bool = False,
 ) -> tuple[Tuner, dict[str, Any] | None]:
@@ -94,7 +96,7 @@ def measure(
     Args:
         learner: the learner with the labels.
         hp: the configuration.
-        folder, seed, storage, callback: see ``run_search``.
+        folder, seed, storage, show: see ``run_search``.
         measure_test: also measure it on the evaluation split, for the record.
         image_scores: also keep the scores of all validation images, for ``Objective.gain``.
 
@@ -105,7 +107,7 @@ def measure(
     objective.keeps_image_scores = image_scores
     return _run_tuner(
         objective,
-        callback,
+        lambda status: show(replace(status, measuring=True)),
         max_budget=objective.max_epochs,
         output_path=folder,
         optimizer="random",
@@ -116,26 +118,17 @@ def measure(
 
 
 def _run_tuner(
-    objective: Objective, callback: Progress, **arguments: Any
+    objective: Objective, show: ShowStatus, **arguments: Any
 ) -> tuple[Tuner, dict[str, Any] | None]:
     objective.let_checkpoints_lag()  # runs keep no best_trial
-    spent = 0
-
-    def trained(row: dict[str, Any]) -> None:
-        nonlocal spent
-        spent += 1
-        callback(spent, row)
-
     tuner = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
         max_epochs=objective.max_epochs,
         resume="quiet",
-        progress=False,
-        callback=trained,
+        progress=show,
         **arguments,
     )
-    spent = tuner.epochs_spent
     try:
         best = tuner.run()
     except TunerError:

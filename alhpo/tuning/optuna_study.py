@@ -194,9 +194,7 @@ class OptunaStudy:
         for name, value in attributes.items():
             self._set(name, value)
 
-    def _continues(
-        self, study: int, histories: Mapping[int, _History], *, ended: bool
-    ) -> bool:
+    def _continues(self, study: int, histories: Mapping[int, _History], *, ended: bool) -> bool:
         """Whether all that the study says is in the journal, and can be added to."""
         seen: set[int] = set()
         for trial in self._storage.get_all_trials(study, deepcopy=False):

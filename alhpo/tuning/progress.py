@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -33,12 +34,14 @@ class SearchStatus:
         best: the best row so far; None before the first success.
         training: the trials that are being trained, or were last, each before the epoch in
             question.
+        measuring: whether a single, known configuration is measured; its values are not shown.
     """
 
     epochs: int
     max_epochs: int
     best: Mapping[str, Any] | None = None
     training: Sequence[Trial] = ()
+    measuring: bool = False
 
     def __str__(self) -> str:
         """Two lines: the best row, and the trials being trained."""
@@ -47,15 +50,19 @@ class SearchStatus:
     def _best(self) -> str:
         if self.best is None:
             return "–"
-        where = f"trial {self.best['configuration_id']}, epoch {self.best['epoch']}"
+        metric, epoch = f"{self.best['metric']:.4g}", f"epoch {self.best['epoch']}"
+        if self.measuring:
+            return f"{metric}  {epoch}"
         values = configuration_text(self.best["configuration"])
-        return f"{self.best['metric']:.4g}  {where}:  {values}"
+        return f"{metric}  trial {self.best['configuration_id']}, {epoch}:  {values}"
 
     def _now(self) -> str:
         if not self.training:
             return "–"
         numbers = ", ".join(str(trial.number) for trial in self.training)
         epochs = ", ".join(str(trial.epoch) for trial in self.training)
+        if self.measuring:
+            return f"the current configuration, epoch {epochs} of {self.max_epochs}"
         if len(self.training) > 1:
             return f"trials {numbers}:  epochs {epochs} of {self.max_epochs}"
         values = configuration_text(self.training[0].configuration)
@@ -72,6 +79,14 @@ def configuration_text(configuration: Mapping[str, Any]) -> str:
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in configuration.items()
     )
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Says that it is the time left; nothing for a task without a known end."""
+
+    def render(self, task: Task) -> Text:
+        time = super().render(task)
+        return time.append(" left") if time else time
 
 
 class SearchProgress(Progress):
@@ -92,8 +107,7 @@ class SearchProgress(Progress):
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}  {task.fields[note]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            _TimeLeft(),
             console=console,
             transient=True,
             disable=not shown,

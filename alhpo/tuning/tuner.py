@@ -299,9 +299,7 @@ class Tuner:
         replaces_files = bool(getattr(self._objective, "replaces_files", False))
         return TrialFolders(root, replaces_files=replaces_files)
 
-    def _search(
-        self, record: Record, folders: TrialFolders, study: OptunaStudy | None
-    ) -> Results:
+    def _search(self, record: Record, folders: TrialFolders, study: OptunaStudy | None) -> Results:
         results = Results(minimize=self._minimize)
         recover(record, folders, self._max_epochs, minimize=self._minimize)
         if record.outcomes:
