@@ -173,6 +173,7 @@ class OptunaStudy:
         elif not self._continues(study, histories, ended=record.ended):
             self._storage.delete_study(study)
             study = self._new_study()
+        self._set("experiment", self._experiment.name)
         self._trials = {
             trial.user_attrs["configuration_id"]: _Written(
                 self._storage.get_trial_id_from_study_id_trial_number(study, trial.number),
@@ -223,7 +224,9 @@ class OptunaStudy:
         own = self._experiment.name
         for study in self._storage.get_all_studies():
             if study.study_name == name and study.user_attrs.get("experiment") != own:
-                return f"{name}/{own}"
+                known = self._storage.get_study_id_from_name(name)
+                if study.user_attrs or self._storage.get_n_trials(known):
+                    return f"{name}/{own}"  # else we were killed right after making it
         return name
 
     def _study(self) -> int | None:
@@ -237,9 +240,7 @@ class OptunaStudy:
 
         minimize = self._start["minimize"]
         direction = StudyDirection.MINIMIZE if minimize else StudyDirection.MAXIMIZE
-        study = self._storage.create_new_study([direction], self.name)
-        self._storage.set_study_user_attr(study, "experiment", self._experiment.name)
-        return study
+        return self._storage.create_new_study([direction], self.name)
 
     def _note_best(self, outcomes: Iterable[Outcome]) -> None:
         sign = -1 if self._start["minimize"] else 1
@@ -421,7 +422,7 @@ def _open(path: Path) -> JournalStorage:
             f"optuna_storage {str(path)!r} cannot be made or written ({error.strerror}). Choose "
             "another file, or make it writable."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigurationError(
             f"optuna_storage {str(path)!r} is not a journal of Optuna ({error!r}). Choose another "
             "file, or remove it: the study is then written anew."

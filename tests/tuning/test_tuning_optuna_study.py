@@ -33,14 +33,14 @@ def _quiet(monkeypatch):
 
 
 def curve(configuration, epoch):
-    """The toys' curve; a part of the space diverges in the second epoch."""
-    if configuration["x"] > 0.8 and epoch == 2:
+    """The toys' curve; a part of the space diverges, in the first or the second epoch."""
+    if configuration["x"] > 0.6 and epoch == 1 + (configuration["kind"] == "a"):
         return math.nan
     return learning_curve(configuration, epoch)
 
 
 def tuner(folder, optimizer="hyperband", **changes):
-    given = {"max_budget": 14, "seed": 3, "num_configurations": 9, "minimize": False} | changes
+    given = {"max_budget": 14, "seed": 1, "num_configurations": 9, "minimize": False} | changes
     objective = given.pop("objective", None) or ToyObjective(curve)
     space = given.pop("space", None) or toy_space()
     max_epochs = given.pop("max_epochs", MAX_EPOCHS)
@@ -119,7 +119,8 @@ def test_the_study_is_the_search(tmp_path, optimizer, parallel, minimize):
         assert trial.user_attrs["seconds"] == pytest.approx(sum(row["time"] for row in rows))
         assert trial.datetime_start <= trial.datetime_complete
         states.add(trial.state.name)
-    assert states >= {"FAIL", "COMPLETE"}
+    assert "COMPLETE" in states
+    assert optimizer != "hyperband" or states == {"FAIL", "PRUNED", "COMPLETE"}
     assert study.user_attrs["best"] == {
         key: best[key] for key in ("configuration_id", "epoch", "metric")
     }
@@ -174,8 +175,9 @@ def test_it_changes_nothing_of_the_search(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 9])
-@pytest.mark.parametrize(("optimizer", "parallel"), [("hyperband", 1), ("asha", 3)])
+@pytest.mark.parametrize(
+    ("optimizer", "parallel", "killed_at"), [("hyperband", 1, 4), ("asha", 3, 1), ("asha", 3, 8)]
+)
 def test_killed_and_continued_it_is_the_same_study(tmp_path, optimizer, parallel, killed_at):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     tuner(whole, optimizer, parallel=parallel).run()
@@ -220,7 +222,7 @@ def test_killed_at_any_write_of_the_study_it_is_the_same(tmp_path, monkeypatch):
     assert writes > 20
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(1, 40), max_size=3))
 def test_brought_up_to_date_from_any_earlier_or_later_state(tmp_path_factory, cuts):
     """Such as after an export of a copy that is ahead, or of a search that was extended."""
@@ -253,7 +255,7 @@ def test_an_export_is_what_the_search_would_have_shown(tmp_path):
     assert all(trial.datetime_start < trial.datetime_complete for trial in trials)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(space=spaces())
 def test_parameters_and_distributions_are_those_of_the_space(tmp_path_factory, space):
     folder = tmp_path_factory.mktemp("space")
@@ -338,7 +340,8 @@ def test_a_file_holds_many_searches(tmp_path):
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
     assert sorted(optuna.get_all_study_names(storage)) == ["mine", other]
     for name, search in zip(["mine", other], searches, strict=True):
-        values = [trial.value for trial in opened(file, name).trials if trial.value is not None]
+        trials = opened(file, name).trials
+        values = [trial.value for trial in trials if trial.state is TrialState.COMPLETE]
         rows = [row for row in search.results if row["epoch"] == MAX_EPOCHS]
         assert values == [row["metric"] for row in rows if math.isfinite(row["metric"])]
 
@@ -362,7 +365,10 @@ def test_a_search_goes_on_where_the_study_cannot_be_written(tmp_path):
 
 
 def test_optunas_logging_stays_as_it_was(tmp_path, capfd):
-    before = optuna.logging.get_verbosity(), list(optuna.logging._get_library_root_logger().handlers)
+    before = (
+        optuna.logging.get_verbosity(),
+        list(optuna.logging._get_library_root_logger().handlers),
+    )
     tuner(tmp_path).run()
     after = optuna.logging.get_verbosity(), list(optuna.logging._get_library_root_logger().handlers)
     assert after == before
@@ -370,7 +376,9 @@ def test_optunas_logging_stays_as_it_was(tmp_path, capfd):
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(ConfigurationError, match=r"optuna_storage is .*, a folder; expected a file"):
+    with pytest.raises(
+        ConfigurationError, match=r"optuna_storage is .*, a folder; expected a file"
+    ):
         tuner(tmp_path, optuna_storage=tmp_path)
     with pytest.raises(ConfigurationError, match="optuna_storage is 3; expected the path"):
         tuner(tmp_path, optuna_storage=3)
