@@ -90,7 +90,7 @@ def test_the_command_writes_the_same_studies(run, tmp_path):
 
 
 def test_a_storage_that_cannot_be_written_is_refused_at_once(tmp_path):
-    with pytest.raises(ConfigurationError, match="optuna_storage is .*, a folder"):
+    with pytest.raises(ConfigurationError, match=r"optuna_storage is .*, a folder"):
         RunConfig.create(TOY, {"hpo": "final", "optuna_storage": str(tmp_path)})
 
 
