@@ -63,7 +63,11 @@ def test_every_search_of_a_run_is_a_study(run):
         ]
         values = [value for one in study.trials for value in one.intermediate_values.values()]
         assert values == [row["metric"] for row in rows]
-        assert study.trials[0].user_attrs["nll"] == [r for r in rows if r["epoch"] <= 2][1]["nll"]
+        for trial in study.trials:
+            number = trial.user_attrs["configuration_id"]
+            last = [row for row in rows if row["configuration_id"] == number][-1]
+            assert trial.user_attrs["diverged"] == last["diverged"]
+            assert trial.user_attrs.get("nll") == last.get("nll")
 
 
 def test_the_command_writes_the_same_studies(run, tmp_path):
@@ -167,11 +171,17 @@ def test_a_run_shows_the_search_of_the_cycle(few_digits, tmp_path):
         def isatty(self):
             return True
 
-    screen = Terminal()
-    with RichObserver(Console(file=screen, width=60, color_system=None)) as shown:
-        shown.progressed(*search[-1])
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()
-    bar = next(line for line in reversed(lines) if "cycle 0 search" in line)
-    assert "6/6" in bar
-    assert max(map(len, lines)) <= 60
-    assert any(line.startswith("best  ") and line.endswith("…") for line in lines)
+    def screen(width):
+        terminal = Terminal()
+        with RichObserver(Console(file=terminal, width=width, color_system=None)) as shown:
+            shown.progressed(*search[-1])
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n")
+        return [line.rstrip() for line in lines.splitlines() if line.strip()][-4:]
+
+    bar, *below = screen(150)
+    assert re.match(r"cycle 0 search \S+ 6/6 +epochs ", bar)
+    assert below == [best, now, beat]
+    short = screen(30)
+    assert max(map(len, short)) <= 30
+    assert short[1].startswith(best[:20])
+    assert short[1].endswith("…")

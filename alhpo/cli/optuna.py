@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("storage", type=click.Path(dir_okay=False, path_type=Path))
 def optuna(folder: Path, storage: Path) -> None:
     """Show searches as studies of Optuna.

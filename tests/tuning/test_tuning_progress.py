@@ -39,7 +39,8 @@ def shown(monkeypatch, folder, stderr, **changes):
     search = tuner(folder, True, **changes)
     best = search.run()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stderr.getvalue())
-    return search, best, text.replace("\r", "\n").splitlines()
+    lines = text.replace("\r", "\n").splitlines()
+    return search, best, [line.rstrip() for line in lines if line.strip()]
 
 
 @pytest.mark.parametrize(("parallel", "budget"), [(1, 9), (3, 9), (1, None)])
