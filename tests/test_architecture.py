@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 ONLY_IN = {
     "timm": {"models/timm_models.py", "models/weights/fit.py", "data/sources/timm_factory.py"},
     "hpo4dl": {"tuning/optimizers/hpo4dl.py", "tuning/optimizers/containment.py"},
-    "optuna": {"tuning/optimizers/tpe.py"},
+    "optuna": {"tuning/optimizers/tpe.py", "tuning/optuna_study.py"},
     "skactiveml": {"strategies/scikit_activeml.py", "strategies/prediction_lookup.py"},
     "matplotlib": {"reports/figures/"},
     "jinja2": {"reports/html.py"},

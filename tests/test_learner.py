@@ -351,6 +351,7 @@ NOT_OF_THE_LEARNER = {
         "num_configurations",
         "parallel",
         "storage_dir",
+        "optuna_storage",
         "output_dir",
     ),
     *("initial_size", "acquisition_size", "budget", "hpo", "measure_current", "transfer"),

@@ -13,6 +13,7 @@ import click
 
 from alhpo.base.errors import AlhpoError
 from alhpo.cli.cache import cache
+from alhpo.cli.optuna import optuna
 from alhpo.cli.report import report
 from alhpo.cli.run import run
 from alhpo.cli.session import ask, export, new, predict, review, status, tell, undo
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 _SESSION = (new, ask, tell, status, review, undo, export, predict)
-for _command in (run, tune, study, report, cache, *_SESSION):
+for _command in (run, tune, study, report, optuna, cache, *_SESSION):
     main.add_command(_command)
 
 

@@ -16,6 +16,7 @@ from alhpo.base.types import CycleRecord
 from alhpo.hyperparameters import TrainingHyperparameters
 from alhpo.learner import ActiveLearner
 from alhpo.runs.observer import Observer
+from alhpo.runs.optuna_studies import optuna_arguments
 from alhpo.runs.search import (
     EarlierSearches,
     epochs_in,
@@ -29,6 +30,7 @@ from alhpo.runs.search import (
 )
 from alhpo.runs.setting_groups import CycleSettings
 from alhpo.tuning import Tuner
+from alhpo.tuning.progress import SearchStatus
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,16 @@ class CycleSearch:
         budget, current = budget or config.max_budget, Found(hp.model_dump())
         measured: list[Path] = []
         objective = learner.objective(measure_test=self._measure_test)
+        place = self._place(cycle, total=budget)
         if config.measure_current and budget > config.max_epochs:
             objective.keeps_image_scores = True
-            current = self.measure(learner, cycle, hp)
+            current = self._measured(learner, hp, place)
             measured = [path for path in (current.experiment,) if path]
+            place = self._place(cycle, total=budget, measured=current)
             budget -= config.max_epochs
         start = self._start(objective.configuration_space, records, measured)
-        place = self._place(cycle, budget)
-        tuner, best = run_search(objective, config, budget=budget, **place, **start)
+        optuna = optuna_arguments(config.optuna_storage, self._cycle_folder(cycle))
+        tuner, best = run_search(objective, config, budget=budget, optuna=optuna, **place, **start)
         budgets = tuner.budgets
         extended = {"extended_from": budgets[-2]} if len(budgets) > 1 else {}
         found = None
@@ -141,7 +145,11 @@ class CycleSearch:
 
     def measure(self, learner: ActiveLearner, cycle: int, hp: TrainingHyperparameters) -> Found:
         """The validation of one configuration, trained to the end."""
-        place = self._place(cycle, self._config.max_epochs)
+        return self._measured(learner, hp, self._place(cycle, total=self._config.max_epochs))
+
+    def _measured(
+        self, learner: ActiveLearner, hp: TrainingHyperparameters, place: Mapping[str, Any]
+    ) -> Found:
         tuner, best = measure(
             learner, hp, measure_test=self._measure_test, image_scores=True, **place
         )
@@ -157,12 +165,23 @@ class CycleSearch:
         counted = sum(record.epochs["hpo"] for record in records if record.cycle == cycle)
         return max(epochs_in(self._cycle_folder(cycle)) - counted, 0)
 
-    def _place(self, cycle: int, budget: int) -> dict[str, Any]:
-        """Arguments for a search of the cycle: folder, seed, storage and callback."""
+    def _place(self, cycle: int, *, total: int, measured: Found | None = None) -> dict[str, Any]:
+        """Arguments for a search of the cycle: folder, seed, storage, and where it is shown.
 
-        def progress(done: int, row: dict[str, Any]) -> None:
-            note = f"validation {row['metric']:.3f}"
-            self._observer.progressed(cycle, "search", done, budget, note)
+        Args:
+            cycle: number of the cycle.
+            total: epochs of all that is shown as one search.
+            measured: the current configuration, if it was measured with some of them before.
+        """
+        before, beat = 0, ""
+        if measured is not None:
+            before = self._config.max_epochs
+            if measured.validation is not None:
+                beat = f"\nbeat  {measured.metric:.4g}  the current configuration"
+
+        def show(status: SearchStatus) -> None:
+            done = before + status.epochs
+            self._observer.progressed(cycle, "search", done, total, f"{status}{beat}")
 
         return {
             "folder": self._cycle_folder(cycle),
@@ -170,7 +189,7 @@ class CycleSearch:
             "storage": self._storage and self._storage / f"cycle_{cycle:03d}",
             "earlier": self._earlier
             and EarlierSearches(self._earlier / f"cycle_{cycle:03d}", self._extend),
-            "callback": progress,
+            "show": show,
         }
 
     def _start(

@@ -8,7 +8,9 @@ from alhpo.hyperparameters import SPACES, load_space
 from alhpo.runs.setting_groups import SearchSettings
 
 #: Settings without effect on results: runs that differ only in these are the same run.
-INCIDENTAL_KEYS = frozenset({"output_dir", "storage_dir", "download", "device", "verify"})
+INCIDENTAL_KEYS = frozenset(
+    {"output_dir", "storage_dir", "optuna_storage", "download", "device", "verify"}
+)
 #: Runs that differ only in these are repetitions of each other.
 REPETITION_KEYS = INCIDENTAL_KEYS | {"seed"}
 #: Settings without effect where nothing is searched.

@@ -25,7 +25,12 @@ class Observer(Protocol):
         """``done`` of the ``total`` images that lacked features have some."""
 
     def progressed(self, cycle: int, part: str, done: int, total: int, note: str) -> None:
-        """``done`` of ``total`` epochs of a part ("search" or "fit") are trained."""
+        """``done`` of ``total`` epochs of a part ("search" or "fit") are trained.
+
+        ``note`` says more. In a search, it has several lines: the best configuration so far, the
+        trials that are being trained, and how good the current configuration is, if that was
+        measured; and there is a call before an epoch, too.
+        """
 
     def recorded(self, record: CycleRecord) -> None:
         """A cycle is complete."""

@@ -43,6 +43,7 @@ from alhpo.runs.data import (
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.runs.observer import Observer, Observers
+from alhpo.runs.optuna_studies import optuna_arguments
 from alhpo.runs.provenance import Sessions
 from alhpo.runs.search import (
     epochs_in,
@@ -55,6 +56,7 @@ from alhpo.runs.search import (
 )
 from alhpo.runs.settings import TuneConfig
 from alhpo.runs.stopwatch import Stopwatch
+from alhpo.tuning.progress import SearchStatus
 
 
 @dataclass(frozen=True)
@@ -236,23 +238,25 @@ class _Tuning:
         config = self.config
         before = 0
 
-        def progress(spent: int, row: dict[str, Any]) -> None:
-            note = f"validation {row['metric']:.3f}"
-            total = config.max_budget
-            self._observer.progressed(self._cycle, "search", before + spent, total, note)
+        def show(status: SearchStatus) -> None:
+            done, total = before + status.epochs, config.max_budget
+            self._observer.progressed(self._cycle, "search", done, total, str(status))
 
         place: dict[str, Any] = {
             "folder": self.path / "hpo",
             "seed": derive_seed(config.seed, "tune", config.labels),
             "storage": storage_of(config),
-            "callback": progress,
+            "show": show,
         }
         own, _ = measure(learner, self._pool.own, measure_test=config.measure_test, **place)
         before = own.epochs_spent
         objective = learner.objective(measure_test=config.measure_test)
         observed = results_in_space(objective.configuration_space, [own.experiment_path])
         budget = config.max_budget - before
-        search, _ = run_search(objective, config, budget=budget, observed=observed, **place)
+        optuna = optuna_arguments(config.optuna_storage, self.path / "hpo")
+        search, _ = run_search(
+            objective, config, budget=budget, optuna=optuna, observed=observed, **place
+        )
         return own.results, search.results
 
     def _fit_progress(self, epoch: int) -> None:

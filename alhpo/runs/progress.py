@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alhpo.base.types import CycleRecord
 from alhpo.data.dataset import ImageDataset
 from alhpo.runs.settings import RunConfig, TuneConfig
+from alhpo.tuning.progress import SearchProgress
 
 #: Characters in a line where the output does not go to a terminal.
 WIDTH = 110
@@ -73,16 +74,7 @@ class RichObserver:
     def __init__(self, console: Console | None = None, *, bar: bool = True) -> None:
         self.shown = False
         self._console = console = console or make_console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}  {task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not (bar and console.is_terminal),
-        )
+        self._progress = SearchProgress(console, shown=bar and console.is_terminal)
         self._task: tuple[str, Any] | None = None
 
     def __enter__(self) -> RichObserver:
@@ -123,9 +115,10 @@ class RichObserver:
     def _show(self, title: str, unit: str, done: int, total: int, note: str) -> None:
         if self._task is None or self._task[0] != title:
             self._drop_task()
-            task = self._progress.add_task(title, total=total, unit=unit, note=note)
+            task = self._progress.add_task(title, total=total, unit=unit, note="", below="")
             self._task = (title, task)
-        self._progress.update(self._task[1], completed=done, note=note)
+        beside, below = ("", note) if "\n" in note else (note, "")
+        self._progress.update(self._task[1], completed=done, note=beside, below=below)
 
     def recorded(self, record: CycleRecord) -> None:
         self._drop_task()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from alhpo.runs.setting_groups import SearchSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.objective import Objective
 from alhpo.tuning import Tuner, recorded_results
+from alhpo.tuning.progress import ShowStatus
 from alhpo.tuning.record import Record, SearchJournal
-
-#: Called after every epoch with the number of epochs spent so far and the epoch's row.
-Progress = Callable[[int, dict[str, Any]], None]
 
 
 def storage_of(config: RunConfig | TuneConfig) -> Path | None:
@@ -41,7 +39,8 @@ def run_search(
     budget: int,
     seed: int,
     storage: Path | None,
-    callback: Progress,
+    show: ShowStatus,
+    optuna: Mapping[str, Any] | None = None,
     earlier: EarlierSearches | None = None,
     **start: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
@@ -54,7 +53,8 @@ def run_search(
         budget: epochs to spend.
         seed: seed of the search.
         storage: folder for checkpoints; None for the experiment's own folder.
-        callback: see ``Progress``.
+        show: called before and after every epoch.
+        optuna: arguments of the Tuner about the study of Optuna that shows the search.
         earlier: searches of another run, of which one that is the same is moved into the folder.
         start: arguments of the Tuner about earlier results, such as ``warm_start``.
 
@@ -68,7 +68,7 @@ def run_search(
     """
     return _run_tuner(
         objective,
-        callback,
+        show,
         earlier,
         max_budget=budget,
         output_path=folder,
@@ -78,6 +78,7 @@ def run_search(
         parallel=settings.parallel,
         seed=seed % 2**31,
         storage_path=storage,
+        **(optuna or {}),
         **start,
     )
 
@@ -89,7 +90,7 @@ def measure(
     *,
     seed: int,
     storage: Path | None,
-    callback: Progress,
+    show: ShowStatus,
     earlier: EarlierSearches | None = None,
     measure_test: bool = False,
     image_scores: bool = False,
@@ -99,7 +100,7 @@ def measure(
     Args:
         learner: the learner with the labels.
         hp: the configuration.
-        folder, seed, storage, callback, earlier: see ``run_search``.
+        folder, seed, storage, show, earlier: see ``run_search``.
         measure_test: also measure it on the evaluation split, for the record.
         image_scores: also keep the scores of all validation images, for ``Objective.gain``.
 
@@ -110,7 +111,7 @@ def measure(
     objective.keeps_image_scores = image_scores
     return _run_tuner(
         objective,
-        callback,
+        lambda status: show(replace(status, measuring=True)),
         earlier,
         max_budget=objective.max_epochs,
         output_path=folder,
@@ -123,20 +124,13 @@ def measure(
 
 def _run_tuner(
     objective: Objective,
-    callback: Progress,
+    show: ShowStatus,
     earlier: EarlierSearches | None,
     *,
     max_budget: int,
     **arguments: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     objective.let_checkpoints_lag()  # runs keep no best_trial
-    spent = 0
-
-    def trained(row: dict[str, Any]) -> None:
-        nonlocal spent
-        spent += 1
-        callback(spent, row)
-
     tuner = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
@@ -144,13 +138,11 @@ def _run_tuner(
         max_budget=max_budget,
         resume="quiet",
         keep_mib=0,
-        progress=False,
-        callback=trained,
+        progress=show,
         **arguments,
     )
     if earlier is not None:
         earlier.give(tuner.experiment_path, max_budget)
-    spent = tuner.epochs_spent
     try:
         best = tuner.run()
     except TunerError:

@@ -249,10 +249,14 @@ class SearchSettings(Settings):
                 warm-up longer than ``max_epochs``.
         """
         from alhpo.tuning import get_optimizer_factory
-        from alhpo.tuning.arguments import has_trait, parallel
+        from alhpo.tuning.arguments import file, has_trait, parallel
+        from alhpo.tuning.optuna_study import require_optuna
 
         legal = self.hyperparameter_class
         check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
+        if isinstance(self, ComputeSettings) and self.optuna_storage is not None:
+            require_optuna()
+            file("optuna_storage", self.optuna_storage)
         factory = get_optimizer_factory(self.optimizer)
         parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not has_trait(factory, "tells_gain"):
@@ -276,7 +280,7 @@ class SearchSettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """The device, the precision, and the folder of a search's checkpoints."""
+    """The device, the precision, and where searches are kept and shown."""
 
     device: str = Field("auto", description="Device: auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -284,6 +288,11 @@ class ComputeSettings(Settings):
     )
     storage_dir: str | None = Field(
         None, description="Folder for checkpoints of searches; by default in the run folder."
+    )
+    optuna_storage: str | None = Field(
+        None,
+        description="File in which every search is also a study of Optuna, up to date after every "
+        "epoch, for optuna-dashboard. Several runs may share it.",
     )
 
 

@@ -47,6 +47,16 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def progress(value: Any) -> Any:
+    """Return ``value``, which must be True, False or a function."""
+    if isinstance(value, bool) or callable(value):
+        return value
+    raise ConfigurationError(
+        f"Argument progress is {value!r}; expected True, False or a function that takes a "
+        "SearchStatus."
+    )
+
+
 def resume(value: Any) -> Any:
     """Return ``value``, which must be True, False or "quiet"."""
     if isinstance(value, bool) or (isinstance(value, str) and value == "quiet"):
@@ -99,6 +109,17 @@ def folder(name: str, value: Any) -> Path:
             f"Argument {name} is {str(path)!r}, but {str(there)!r} cannot be written. Choose a "
             "folder that can be written, or that can be made."
         )
+    return path
+
+
+def file(name: str, value: Any) -> Path:
+    """Return ``value`` as the absolute path of a file that exists or can be made."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigurationError(f"Argument {name} is {value!r}; expected the path of a file.")
+    path = Path(value).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigurationError(f"Argument {name} is {str(path)!r}, a folder; expected a file.")
+    folder(name, path.parent)
     return path
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,9 @@ class Search:
         minimize: whether the optimizer gets negated metrics.
         min_gain: stop when the optimizer expects less gain than this; None never stops.
         clock: measures seconds.
-        on_row: called with each newly trained row (not with rows of the record).
-        on_suggestion: called with the number of each configuration before it is trained.
+        on_step: called with the trials before an epoch of them is trained.
+        on_row: called with each newly trained row (not with rows of the record), its trial and its
+            outcome.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class Search:
         minimize: bool,
         min_gain: float | None,
         clock: Callable[[], float],
-        on_row: Callable[[dict[str, Any]], None],
-        on_suggestion: Callable[[int], None],
+        on_step: Callable[[Sequence[Trial]], None],
+        on_row: Callable[[dict[str, Any], Trial, Outcome], None],
     ) -> None:
         self._training = training
         self._optimizer = optimizer
@@ -85,8 +86,8 @@ class Search:
         self._sign = -1.0 if minimize else 1.0
         self._min_gain = min_gain
         self._clock = clock
+        self._on_step = on_step
         self._on_row = on_row
-        self._on_suggestion = on_suggestion
         self._outcomes: dict[int, list[Outcome]] = {}
         self._recorded_configurations: dict[int, dict[str, Any]] = {}
         self._earlier_budgets: list[float] = []
@@ -289,9 +290,10 @@ class Search:
 
     def _train(self, numbers: list[int], overhead: float) -> None:
         trials = [Trial(n, self._configuration(n), tuple(self._outcomes[n])) for n in numbers]
+        if trials:
+            self._on_step(trials)
         outcomes = self._training.train(trials)
         for trial in trials:
-            self._on_suggestion(trial.number)
             self._record(trial, next(outcomes), overhead)
 
     def _record(self, trial: Trial, outcome: Outcome, overhead: float) -> None:
@@ -308,7 +310,7 @@ class Search:
         self._folders.commit(number, epoch)
         if outcome.status != "ok" or epoch == self._max_epochs:
             self._folders.remove(number)
-        self._on_row(row)
+        self._on_row(row, trial, outcome)
 
     def _observe(
         self,

@@ -22,11 +22,12 @@ from alhpo.base.protocols import OptimizerFactory
 from alhpo.hyperparameters.description import space_identity, space_to_json
 from alhpo.tuning import arguments
 from alhpo.tuning.configurations import SampledConfigurations
-from alhpo.tuning.evaluation import Objective
+from alhpo.tuning.evaluation import Objective, Outcome
 from alhpo.tuning.failures import outside_cause
 from alhpo.tuning.history import EarlierResults, best_first, earlier_searches
 from alhpo.tuning.identity import identity_of
-from alhpo.tuning.progress import SearchProgress
+from alhpo.tuning.optuna_study import OptunaStudy, check_space
+from alhpo.tuning.progress import SearchStatus, ShowStatus, search_view
 from alhpo.tuning.record import Record, SearchJournal
 from alhpo.tuning.recovery import (
     check_budget,
@@ -39,7 +40,7 @@ from alhpo.tuning.recovery import (
 )
 from alhpo.tuning.results import Results
 from alhpo.tuning.search import Search
-from alhpo.tuning.training import TrialTraining
+from alhpo.tuning.training import Trial, TrialTraining
 from alhpo.tuning.trials import TrialFolders
 
 logger = logging.getLogger("alhpo.tuning")
@@ -112,9 +113,16 @@ class Tuner:
             first, after a budget is spent. A trial whose checkpoint is not kept is trained again
             from epoch 0 if the search goes on with a larger budget and with that trial, at no cost
             to the budget. 0 keeps none.
-        progress: show a progress bar if stderr is a terminal.
+        progress: True shows the best configuration so far, the trials being trained, and epochs and
+            time left, if stderr is a terminal. A function is called instead, with a
+            ``SearchStatus`` (of ``alhpo.tuning.progress``) before and after every epoch.
         callback: called with the row of every newly trained epoch (not with rows of the journal).
         clock: measures the seconds in the results; for tests.
+        optuna_storage: a file in which the search is also a study of Optuna, brought up to date
+            after every epoch (see ``OptunaStudy`` of ``alhpo.tuning.optuna_study``). The file is an
+            Optuna journal (``JournalFileBackend``) and may hold other studies. None for no study.
+            It has no effect on the search.
+        optuna_study: the name of that study; None for the name of the experiment folder.
 
     Raises:
         ConfigurationError: an argument that is not legal.
@@ -143,9 +151,11 @@ class Tuner:
         identity: Any = None,
         max_failures: int = 0,
         keep_mib: int = 256,
-        progress: bool = True,
+        progress: bool | ShowStatus = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        optuna_storage: str | os.PathLike[str] | None = None,
+        optuna_study: str | None = None,
     ) -> None:
         self._objective: Objective = arguments.objective(objective_function)
         self._space = arguments.space(configuration_space)
@@ -168,7 +178,7 @@ class Tuner:
         self._quiet = arguments.resume(resume) == "quiet"
         self._max_failures = arguments.whole_number("max_failures", max_failures, 0)
         self._keep_bytes = arguments.whole_number("keep_mib", keep_mib, 0) * 2**20
-        self._progress = arguments.flag("progress", progress)
+        self._progress = arguments.progress(progress)
         self._clock: Callable[[], float] = arguments.function("clock", clock)
         self._callback = None if callback is None else arguments.function("callback", callback)
         initial = arguments.configurations(self._space, initial_configurations)
@@ -194,7 +204,12 @@ class Tuner:
             "objective": arguments.identity(identity, objective_function),
             "space": space_identity(self._space),
         }
+        self._optuna = None
+        if optuna_storage is not None:
+            self._optuna = arguments.file("optuna_storage", optuna_storage)
+            check_space(self._settings["space"])
         self._path = experiment_folder(output, content_hash(self._settings), resume=bool(resume))
+        self._optuna_name = optuna_study or self._path.name
         self._journal = SearchJournal(Journal(self._path / "journal.jsonl"))
 
     def _optional(self) -> dict[str, Any]:
@@ -272,6 +287,7 @@ class Tuner:
             if record.start is None:
                 record.start = self._start()
             folders = self._folders(record.start)
+            study = self._study()
             if record.ended:
                 logger.info("The search in %s has ended; its result is returned.", self._path)
                 results = recorded_rows(record, minimize=self._minimize)
@@ -280,7 +296,9 @@ class Tuner:
                         results.write(self._csv)
                     self._close(folders, results)
             else:
-                results = self._search(record, folders)
+                results = self._search(record, folders, study)
+                if study is not None:
+                    study.catch_up()
             if results.best is None:
                 raise TunerError(why_nothing_succeeded(self._read()))
             return dict(results.best)
@@ -309,12 +327,20 @@ class Tuner:
         self._journal.start(start)
         return start
 
+    def _study(self) -> OptunaStudy | None:
+        """The search as a study of Optuna, up to date; None without ``optuna_storage``."""
+        if self._optuna is None:
+            return None
+        study = OptunaStudy(self._optuna, self._optuna_name, self._path)
+        study.catch_up()
+        return study
+
     def _folders(self, start: Mapping[str, Any]) -> TrialFolders:
         root = self._path / "trials" if start["storage"] is None else Path(start["storage"])
         replaces_files = bool(getattr(self._objective, "replaces_files", False))
         return TrialFolders(root, replaces_files=replaces_files)
 
-    def _search(self, record: Record, folders: TrialFolders) -> Results:
+    def _search(self, record: Record, folders: TrialFolders, study: OptunaStudy | None) -> Results:
         assert record.start is not None
         first_budget: int | None = record.start["max_budget"]
         results = Results(minimize=self._minimize)
@@ -344,11 +370,21 @@ class Tuner:
                 "may choose otherwise.",
                 ", then ".join(map(str, record.budgets)),
             )
-        with SearchProgress(self._max_budget, shown=self._progress) as progress:
+        now: Sequence[Trial] = ()
+        with search_view(self._progress, self._max_budget) as show:
 
-            def on_row(row: dict[str, Any]) -> None:
+            def on_step(trials: Sequence[Trial]) -> None:
+                nonlocal now
+                now = trials
+                show(SearchStatus(len(results.rows), self._max_epochs, results.best, now))
+                if study is not None:
+                    study.begun(trials)
+
+            def on_row(row: dict[str, Any], trial: Trial, outcome: Outcome) -> None:
                 n = len(results.rows)
-                progress.trained(n, results.best)
+                show(SearchStatus(n, self._max_epochs, results.best, now))
+                if study is not None:
+                    study.trained(trial, outcome)
                 if n & (n - 1) == 0:  # at every doubling: all writes together take linear time
                     results.write(self._csv)
                 if self._callback is not None:
@@ -375,8 +411,8 @@ class Tuner:
                 minimize=self._minimize,
                 min_gain=self._min_gain,
                 clock=self._clock,
+                on_step=on_step,
                 on_row=on_row,
-                on_suggestion=progress.suggested,
             )
             try:
                 reason = search.run(record.suggestions)
