@@ -74,11 +74,12 @@ class Rows:
         Positions are ascending; None means all. The distances are computed from float64
         differences and do not depend on which rows are asked for.
         """
-        everything = positions is None or len(positions) == len(self)
-        result = np.empty(len(self) if everything else len(positions))
+        if positions is not None and len(positions) == len(self):
+            positions = None
+        result = np.empty(len(self) if positions is None else len(positions))
         centre = as_float64(point)
         for part in row_blocks(len(result), self.values.shape[1]):
-            block = self.values[part] if everything else rows_at(self.values, positions[part])
+            block = self.values[part] if positions is None else rows_at(self.values, positions[part])
             differences = as_float64(block).sub_(centre)
             result[part] = torch.linalg.vector_norm(differences, dim=1).cpu().numpy()
         return result
