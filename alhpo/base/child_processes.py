@@ -33,4 +33,6 @@ def how_it_ended(status: int) -> str:
     """How a process ended, in words, from ``Popen.returncode``."""
     if status == -signal.SIGKILL:
         return "was killed (SIGKILL), perhaps for lack of memory"
-    return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return (
+        f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    )

@@ -177,8 +177,8 @@ def processes(value: Any, parallel: int) -> bool | None:
     if value is None or flag("processes", value) is False or parallel > 1:
         return value
     raise ConfigurationError(
-        "Argument processes is True, but parallel is 1, so that there is nothing to share out. Give "
-        "parallel=2 or more, or leave out processes."
+        "Argument processes is True, but parallel is 1, so that there is nothing to share out. "
+        "Give parallel=2 or more, or leave out processes."
     )
 
 

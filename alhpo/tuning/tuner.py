@@ -96,9 +96,9 @@ class Tuner:
             record depends on the seed and on ``parallel``, which is part of the search's identity
             unless it is 1.
         processes: whether ``parallel`` trials are trained in as many processes, which share the
-            threads that torch has here. They end with the search. None asks the objective's
-            attribute ``in_processes``, which is True for those of ``ActiveLearner`` on the CPU. True
-            is for any objective that can be pickled and keeps nothing in memory that counts.
+            threads that torch has here and end with the search. None asks the attribute
+            ``in_processes`` of the objective, which those of ``ActiveLearner`` have on the CPU.
+            True is for objectives that can be pickled, and that keep nothing that counts in memory.
         resume: True continues the same search, or returns its result, with an
             ``EarlierResultWarning``; "quiet" does so without the warning; False starts a new
             search in a new folder.

@@ -12,6 +12,7 @@ import torch
 from alhpo.base.errors import ConfigurationError
 from alhpo.studies.config import Cell
 
+
 def physical_cores() -> int:
     """Physical cores within this process's affinity and its container's quota; at least 1."""
     logical = psutil.cpu_count() or 1

@@ -79,8 +79,8 @@ def _packed(objective: Objective, processes: bool | None) -> tuple[IO[bytes], Sp
         why = f"the objective cannot be pickled ({type(error).__name__}: {error})"
         if processes:
             raise ConfigurationError(
-                f"Argument processes is True, but {why}, and so not be sent to processes. Make what "
-                "cannot be pickled when the objective is called, or leave out processes."
+                f"Argument processes is True, but {why}, and so cannot be sent to processes. Make "
+                "what cannot be pickled when the objective is called, or leave out processes."
             ) from error
         logger.warning("Trials are trained one after the other: %s.", why)
         return None
@@ -191,7 +191,9 @@ class InProcesses:
         try:
             answer = process.answer()
         except (EOFError, OSError):
-            return LostProcessError(f"The process that trained it {self._processes.pop(number).close()}")
+            return LostProcessError(
+                f"The process that trained it {self._processes.pop(number).close()}"
+            )
         if not isinstance(answer, Raised):
             return answer
         error = answer.again()
@@ -205,20 +207,8 @@ class _Process:
 
     def __init__(self, file: IO[bytes], spans: Spans, threads: int) -> None:
         self.channel, theirs = Pipe()
-        environment = os.environ | thread_settings(threads) | import_settings()
-        warnings = (f"-W{option}" for option in sys.warnoptions)
-        descriptors = theirs.fileno(), file.fileno()
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, *warnings, "-m", "alhpo.tuning.processes.worker"),
-                    *map(str, descriptors),
-                ],
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                env=environment | {"PYTHONUNBUFFERED": "1"},  # it ends without flushing
-                start_new_session=True,  # Ctrl-C goes to this process, which ends the others
-            )
+            self._process = _started(theirs, file, threads)
         self.ask(spans)
 
     @property
@@ -249,3 +239,17 @@ class _Process:
             self._process.kill()
             self._process.wait()
         return how_it_ended(self._process.returncode)
+
+
+def _started(channel: Connection, file: IO[bytes], threads: int) -> subprocess.Popen[bytes]:
+    """A new process; see ``alhpo.tuning.processes.worker``."""
+    descriptors = channel.fileno(), file.fileno()
+    options = (f"-W{option}" for option in sys.warnoptions)
+    environment = os.environ | thread_settings(threads) | import_settings()
+    return subprocess.Popen(
+        [sys.executable, *options, "-m", "alhpo.tuning.processes.worker", *map(str, descriptors)],
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        env=environment | {"PYTHONUNBUFFERED": "1"},  # it ends without flushing
+        start_new_session=True,  # Ctrl-C goes to this process, which ends the others
+    )
