@@ -29,6 +29,10 @@ class LostProcessError(MemoryError):
     as which it is handled."""
 
 
+class UnloadableError(RuntimeError):
+    """An objective cannot be loaded in another process."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the CPU or a GPU ran out of memory."""
     return any(map(_no_memory, _chain(error)))
@@ -44,6 +48,8 @@ def outside_cause(error: BaseException) -> str | None:
             return "The disk cannot be written. Mount or repair it"
         if isinstance(one, LostProcessError):
             return "If memory ran out, free some, or search smaller batches or models"
+        if isinstance(one, UnloadableError):
+            return "Put what it needs where every process can import it, or give processes=False"
         if _no_memory(one):
             return (
                 "There is not enough memory. Free some (other processes on this device?), or "

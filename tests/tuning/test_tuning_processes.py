@@ -57,6 +57,13 @@ def four_threads():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 class Told(ToyObjective):
     """Does something at its calls for an epoch of a trial: ``events`` maps the two to a function,
     which is called once in all processes, or to an exception, which is raised each time."""
@@ -160,17 +167,17 @@ def test_no_process_is_idle_while_another_has_two_trials(tmp_path, lag):
         assert one["total"] == other["total"] == sum(learning_curve(KIND_B, n) for n in (1, 2, 3))
 
 
-def test_as_many_processes_as_threads_where_the_objective_asks_for_them(tmp_path, started):
+def test_as_many_processes_as_threads_where_the_objective_asks_for_them(
+    tmp_path, two_threads, started
+):
+    torch.set_num_threads(1)
     objective = Told(tmp_path)
     objective.in_processes = True
     tuner(objective, tmp_path / "one", processes=None).run()
     assert not started  # one thread
     torch.set_num_threads(2)
-    try:
-        search = tuner(objective, tmp_path / "two", parallel=4, processes=None)
-        search.run()
-    finally:
-        torch.set_num_threads(1)
+    search = tuner(objective, tmp_path / "two", parallel=4, processes=None)
+    search.run()
     assert len(started) == 2
     assert {row["threads"] for row in search.results} == {1}
     del objective.in_processes
@@ -326,7 +333,7 @@ class Unloadable(ToyObjective):
 
 def test_an_objective_that_cannot_be_loaded_there_is_told(tmp_path):
     with pytest.raises(TunerError, match=r"cannot be loaded in another process.*elsewhere"):
-        tuner(Unloadable(), tmp_path / "out").run()
+        tuner(Unloadable(), tmp_path / "out", max_failures=9).run()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +367,7 @@ def learner(few_digits):
     return learner
 
 
-def test_a_trial_is_what_it_is_alone_with_as_many_threads(learner, tmp_path, four_threads, started):
+def test_a_trial_is_what_it_is_alone_with_as_many_threads(learner, tmp_path, two_threads, started):
     objective = learner.objective()
     assert objective.in_processes
     search = Tuner(
@@ -372,23 +379,19 @@ def test_a_trial_is_what_it_is_alone_with_as_many_threads(learner, tmp_path, fou
     )
     search.run()
     assert len(started) == 2
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     for number in (0, 2):
         rows = [row for row in search.results if row["configuration_id"] == number]
         alone = learner.objective()(rows[0]["configuration"], 3, 0, tmp_path / f"alone_{number}")
         assert [row | one for row, one in zip(rows, alone, strict=True)] == rows
 
 
-def test_a_search_in_a_run_uses_processes(learner, tmp_path, started):
-    torch.set_num_threads(2)
+def test_a_search_in_a_run_uses_processes(learner, tmp_path, two_threads, started):
     records = []
-    try:
-        for name in ("one", "two"):
-            folder = tmp_path / name
-            folder.mkdir()
-            records.append(run_of(learner.dataset, folder))
-    finally:
-        torch.set_num_threads(1)
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        records.append(run_of(learner.dataset, folder))
     assert len(started) == 4
     assert records[0] == records[1]
 

@@ -121,7 +121,22 @@ class InProcesses:
         return answer
 
     def train_together(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """For each request, what the objective returns or the exception that it raises."""
+        """For each request, what the objective returns or the exception that it raises.
+
+        If this itself raises an exception, the processes end, so that no late answer of theirs is
+        taken for that of another request.
+        """
+        try:
+            answers = self._answers(requests)
+        except BaseException:
+            self.close()
+            raise
+        if any(isinstance(one, Exception) and is_out_of_memory(one) for one in answers):
+            self.close()
+            self._count = 1
+        return answers
+
+    def _answers(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = [None] * len(requests)
         waiting = self._shared_out(requests)
         for number, positions in waiting.items():
@@ -134,9 +149,6 @@ class InProcesses:
                     self._process(number).ask(requests[positions[0]])
                 else:
                     del waiting[number]
-        if any(isinstance(one, Exception) and is_out_of_memory(one) for one in answers):
-            self.close()
-            self._count = 1
         return answers
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import cloudpickle
 
+from alhpo.tuning.failures import UnloadableError
 from alhpo.tuning.processes.packing import unpack
 from alhpo.tuning.processes.raised import Raised
 
@@ -54,7 +55,7 @@ def _loaded(file: int, spans: Any) -> Any:
     try:
         return unpack(file, spans)
     except Exception as error:
-        failure = RuntimeError(f"The objective cannot be loaded in another process: {error!r}")
+        failure = UnloadableError(f"The objective cannot be loaded in another process: {error!r}")
         failure.__cause__ = error
 
         def unloadable(*_: Any) -> None:
