@@ -66,7 +66,7 @@ def two_threads():
 
 class Told(ToyObjective):
     """Does something at its calls for an epoch of a trial: ``events`` maps the two to a function,
-    which is called once in all processes, or to an exception, which is raised each time."""
+    which is called once in all processes."""
 
     def __init__(self, folder, events=None, curve=learning_curve):
         super().__init__(curve)
@@ -78,8 +78,6 @@ class Told(ToyObjective):
             raise CheckpointError(f"{folder} is damaged")
         (row,) = super().__call__(configuration, epoch, previous_epoch, checkpoint_path)
         event = self.events.get((folder.name, epoch))
-        if isinstance(event, BaseException):
-            raise event
         if event:
             done = self.folder / f"{folder.name}.{epoch}.done"
             if not done.exists():
@@ -97,6 +95,13 @@ def kill():
 
 def no_memory():
     raise MemoryError
+
+
+def raising(kind, *arguments, cause=None):
+    def event():
+        raise kind(*arguments) from cause and cause[0](*cause[1:])
+
+    return event
 
 
 def tuner(objective, output, optimizer="random", parallel=2, processes=True, **settings):
@@ -232,23 +237,22 @@ def test_one_that_ended_while_it_had_nothing_to_do_is_started_again(
 
 
 def test_an_exception_stops_the_search_which_goes_on_when_it_is_fixed(tmp_path, undisturbed):
-    error = AttributeError("no 'fcc'")
+    event = raising(AttributeError, "no 'fcc'")
     with pytest.raises(TunerError, match=r"no 'fcc'.*max_failures=1") as stopped:
-        tuner(Told(tmp_path, {("trial_1", 2): error}), tmp_path / "out").run()
+        tuner(Told(tmp_path, {("trial_1", 2): event}), tmp_path / "out").run()
     assert isinstance(stopped.value.__cause__, AttributeError)
     search = tuner(Told(tmp_path), tmp_path / "out")
     journal = (search.experiment_path / "journal.jsonl").read_text()
-    assert "test_tuning_processes.py" in journal  # where it was raised
+    assert "in event" in journal  # where it was raised
     search.run()
     assert_same(search, undisturbed)
 
 
 def test_the_causes_of_an_exception_count(tmp_path):
     """What memory does not suffice for is often hidden behind another exception."""
-    error = RuntimeError("a library failed")
-    error.__cause__ = OSError(28, "No space left on device")
+    event = raising(RuntimeError, "a library", cause=(OSError, 28, "No space left on device"))
     with pytest.raises(TunerError, match="The disk is full"):
-        tuner(Told(tmp_path, {("trial_1", 2): error}), tmp_path / "out", max_failures=9).run()
+        tuner(Told(tmp_path, {("trial_1", 2): event}), tmp_path / "out", max_failures=9).run()
 
 
 class Particular(Exception):
@@ -259,9 +263,9 @@ class Particular(Exception):
 
 
 def test_an_exception_that_cannot_be_sent_is_told(tmp_path):
-    error = Particular("the first", "the second")
+    event = raising(Particular, "the first", "the second")
     with pytest.raises(TunerError, match="Particular: the first and the second"):
-        tuner(Told(tmp_path, {("trial_1", 2): error}), tmp_path / "out").run()
+        tuner(Told(tmp_path, {("trial_1", 2): event}), tmp_path / "out").run()
 
 
 def test_a_result_that_cannot_be_sent_is_told(tmp_path):
@@ -274,7 +278,8 @@ def test_a_result_that_cannot_be_sent_is_told(tmp_path):
 
 
 def test_divergence_and_failures_are_outcomes(tmp_path):
-    events = {("trial_0", 2): DivergedError("a loss"), ("trial_1", 3): ValueError("once")}
+    diverged, failed = raising(DivergedError, "a loss"), raising(ValueError, "once")
+    events = {("trial_0", 2): diverged, ("trial_1", 3): failed}
     search = tuner(Told(tmp_path, events), tmp_path / "out", max_failures=1)
     search.run()
     ended = {
