@@ -50,18 +50,17 @@ def started(monkeypatch):
     assert all(one.poll() is not None for one in every), "a process lives on"
 
 
-@pytest.fixture
-def four_threads():
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(1)
+# Torch says so and uses one, because threads that wait for each other are slow on a busy machine.
 
 
 @pytest.fixture
-def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
+def four_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 class Told(ToyObjective):
@@ -173,14 +172,13 @@ def test_no_process_is_idle_while_another_has_two_trials(tmp_path, lag):
 
 
 def test_as_many_processes_as_threads_where_the_objective_asks_for_them(
-    tmp_path, two_threads, started
+    tmp_path, monkeypatch, started
 ):
-    torch.set_num_threads(1)
     objective = Told(tmp_path)
     objective.in_processes = True
     tuner(objective, tmp_path / "one", processes=None).run()
     assert not started  # one thread
-    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     search = tuner(objective, tmp_path / "two", parallel=4, processes=None)
     search.run()
     assert len(started) == 2
@@ -384,7 +382,6 @@ def test_a_trial_is_what_it_is_alone_with_as_many_threads(learner, tmp_path, two
     )
     search.run()
     assert len(started) == 2
-    torch.set_num_threads(1)
     for number in (0, 2):
         rows = [row for row in search.results if row["configuration_id"] == number]
         alone = learner.objective()(rows[0]["configuration"], 3, 0, tmp_path / f"alone_{number}")
