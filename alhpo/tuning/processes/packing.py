@@ -76,7 +76,7 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is torch.Tensor and _is_plain(obj) and obj.nbytes >= LARGE:
-            content = pickle.PickleBuffer(obj.reshape(-1).view(torch.uint8).numpy())
+            content = pickle.PickleBuffer(obj.reshape(-1).view(torch.uint8).numpy().data)
             return _tensor, (content, obj.dtype, tuple(obj.shape))
         return super().reducer_override(obj)
 
