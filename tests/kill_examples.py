@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import toy_models  # noqa: F401 - a network that trains in milliseconds, registered with timm
 from ConfigSpace import ConfigurationSpace
+from forked_processes import fork_processes
 
 import alhpo.hyperparameters.spaces
 import alhpo.runs.experiment
@@ -168,12 +169,15 @@ def search(
     elsewhere: bool = False,
     parallel: int = 1,
     max_budget: int = 7,
+    processes: bool = False,
 ) -> list[dict[str, Any]]:
     """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
     row and all rows."""
     _quick()
+    if processes:
+        fork_processes()
     tuner = Tuner(
-        TogetherObjective(replaces_files),
+        (ToyObjective if processes else TogetherObjective)(replaces_files),
         ConfigurationSpace({"x": (0.0, 1.0)}),
         max_epochs=3,
         max_budget=max_budget,
@@ -181,6 +185,7 @@ def search(
         optimizer=optimizer,
         num_configurations=4,
         parallel=parallel,
+        processes=processes,
         seed=1,
         resume="quiet",
         storage_path=folder / "storage" if elsewhere else None,

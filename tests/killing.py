@@ -45,8 +45,8 @@ KILLED = 9
 #: From how many states a process goes on.
 STATES_PER_PROCESS = 20
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["alhpo.studies", "optuna"])  # what is not there is left out
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["alhpo.studies", "optuna"])  # what is not there is left out
 
 
 # ------------------------------------------------------------------------------------- folders
@@ -212,8 +212,8 @@ def in_process(job: Callable[..., Any], *arguments: Any) -> Ended:
     Args:
         job: something that can be pickled, as what it takes and returns.
     """
-    ours, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_answer, args=(theirs, job, arguments))
+    ours, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_answer, args=(theirs, job, arguments))
     process.start()
     theirs.close()
     try:
@@ -318,8 +318,8 @@ def _killed(job: Callable[[], Any], folder: Path, state: int) -> None:
 def stopped_in(job: Callable[[], Any], folder: Path, state: int) -> Iterator[int]:
     """A process that does a job, stopped (as by Ctrl-Z) in one of the ``whole_states_of`` it, with
     all locks it has then; it is killed in the end. Yields its process id."""
-    ours, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_stopped, args=(theirs, job, folder, state))
+    ours, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_stopped, args=(theirs, job, folder, state))
     process.start()
     try:
         assert ours.poll(60), "it never came to that state"

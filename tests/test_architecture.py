@@ -22,8 +22,8 @@ ONLY_IN = {
     "ray": {"studies/launch/ray.py"},
     "click": {"cli/"},
     "rich": {"cli/", "reports/formats/console.py", "runs/progress.py", "tuning/progress.py"},
-    "pickle": set(),
-    "cloudpickle": set(),
+    "pickle": {"tuning/processes/"},  # between a search and the processes that it starts, only
+    "cloudpickle": {"tuning/processes/"},
     "dill": set(),
     "joblib": set(),
     "shelve": set(),

@@ -168,6 +168,17 @@ def test_a_search_that_is_extended_killed_anywhere_ends_with_the_same_rows(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "replaces_files"), [("random", True), ("dyhpo", False)])
+def test_a_search_in_processes_killed_anywhere_ends_with_the_same_rows(
+    tmp_path, optimizer, replaces_files
+):
+    """Two trials at a time, each written by its process while the other one is."""
+    folder = tmp_path / "killed"
+    job = partial(search, folder, optimizer, replaces_files, parallel=2, processes=True)
+    check_every_kill(job, folder)
+
+
+@pytest.mark.slow
 def test_a_search_with_checkpoints_elsewhere_killed_anywhere_ends_with_the_same_rows(tmp_path):
     folder = tmp_path / "killed"
     check_every_kill(partial(search, folder, "random", True, elsewhere=True), folder)

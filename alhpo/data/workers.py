@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alhpo.base.child_processes import import_settings
 from alhpo.base.errors import DataError
 from alhpo.data.pixels import ImageFacts, UnreadableImage, decode_file, inspect_file
 
@@ -77,8 +78,7 @@ def _in_processes(order: dict, files: Sequence[tuple[str, ...]]) -> list:
     """Answers for each file, from processes that share them evenly."""
     shares = [list(range(first, len(files), processors())) for first in range(processors())]
     order = order | {"most_pixels": Image.MAX_IMAGE_PIXELS}
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    environment = os.environ | import_settings()
     command = [sys.executable, "-m", "alhpo.data.workers"]
     workers: list[subprocess.Popen[str]] = []
     answers: list = [None] * len(files)

@@ -79,7 +79,9 @@ class Rows:
         result = np.empty(len(self) if positions is None else len(positions))
         centre = as_float64(point)
         for part in row_blocks(len(result), self.values.shape[1]):
-            block = self.values[part] if positions is None else rows_at(self.values, positions[part])
+            block = (
+                self.values[part] if positions is None else rows_at(self.values, positions[part])
+            )
             differences = as_float64(block).sub_(centre)
             result[part] = torch.linalg.vector_norm(differences, dim=1).cpu().numpy()
         return result

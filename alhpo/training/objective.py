@@ -240,6 +240,12 @@ class Objective:
         """
         return None if self._task.together is None else self._train_together
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether ``alhpo.Tuner(parallel=N)`` trains N trials in processes: on the CPU, unless the
+        recipe trains its models together in one."""
+        return self._task.together is None and self._task.compute.device.type == "cpu"
+
     def _train_together(self, requests: Sequence[Request]) -> list[Any]:
         results: list[Any] = [None] * len(requests)
         ready: dict[int, _Prepared] = {}

@@ -193,6 +193,16 @@ def parallel(value: Any, factory: Any, optimizer: Any) -> int:
     return number
 
 
+def processes(value: Any, parallel: int) -> bool | None:
+    """Return ``value``, which must be None, False, or with several trials at a time True."""
+    if value is None or flag("processes", value) is False or parallel > 1:
+        return value
+    raise ConfigurationError(
+        "Argument processes is True, but parallel is 1, so that there is nothing to share out. "
+        "Give parallel=2 or more, or leave out processes."
+    )
+
+
 def _check_signature(factory: Any, further: tuple[str, ...]) -> None:
     try:
         signature = inspect.signature(factory)

@@ -24,6 +24,15 @@ _BROKEN_DISK = frozenset({errno.EROFS, errno.EIO})
 _FAILED_WRITE = ("PytorchStreamWriter failed writing", "os error 28")
 
 
+class LostProcessError(MemoryError):
+    """A process ended while it trained a trial; most often the system killed it for lack of memory,
+    as which it is handled."""
+
+
+class UnloadableError(RuntimeError):
+    """An objective cannot be loaded in another process."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the CPU or a GPU ran out of memory."""
     return any(map(_no_memory, _chain(error)))
@@ -37,6 +46,10 @@ def outside_cause(error: BaseException) -> str | None:
             return "The disk is full, or a quota is used up. Make room"
         if number in _BROKEN_DISK:
             return "The disk cannot be written. Mount or repair it"
+        if isinstance(one, LostProcessError):
+            return "If memory ran out, free some, or search smaller batches or models"
+        if isinstance(one, UnloadableError):
+            return "Put what it needs where every process can import it, or give processes=False"
         if _no_memory(one):
             return (
                 "There is not enough memory. Free some (other processes on this device?), or "

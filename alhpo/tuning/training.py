@@ -155,19 +155,21 @@ class TrialTraining:
                 f"result, or exception, for each of its {len(trials)} requests."
             )
         attempts: dict[int, Callable[[], Outcome]] = {}
+        lacking: Exception | None = None
         for trial, path, result in zip(trials, paths, results, strict=True):
             if isinstance(result, Exception) and is_out_of_memory(result):
-                self._together = None
+                lacking = result
                 self._folders.restore(trial.number, trial.epoch)
             else:
                 attempts[trial.number] = partial(
                     outcome_of, result, trial.number, trial.epoch, path, seconds
                 )
-        if self._together is None:
+        if lacking is not None:
+            self._together = None
             logger.warning(
-                "Memory does not suffice for %d trials together; from now on trials are trained "
-                "one by one.",
-                len(trials),
+                "Memory does not suffice for %d trials together (%r); from now on trials are "
+                "trained one by one.",
+                *(len(trials), lacking),
             )
         return attempts
 

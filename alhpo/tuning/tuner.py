@@ -27,6 +27,7 @@ from alhpo.tuning.failures import outside_cause
 from alhpo.tuning.history import EarlierResults, best_first, earlier_searches
 from alhpo.tuning.identity import identity_of
 from alhpo.tuning.optuna_study import OptunaStudy, check_space
+from alhpo.tuning.processes.together import side_by_side
 from alhpo.tuning.progress import SearchStatus, ShowStatus, search_view
 from alhpo.tuning.record import Record, SearchJournal
 from alhpo.tuning.recovery import (
@@ -67,7 +68,7 @@ class Tuner:
             that a hard link can stand for a copy of a checkpoint; and ``checkpoints_lag``, True if
             a checkpoint may be of an earlier epoch than its trial, so that there is no best_trial.
             If it has a method ``train_together``, that trains several trials at a time (see
-            ``parallel``).
+            ``parallel``), unless they are trained in ``processes``.
         configuration_space: the space to search. It and its generator do not change.
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to train in all. None is for optimizers that end by themselves
@@ -97,8 +98,13 @@ class Tuner:
             method ``train_together(requests)``, that trains one epoch of each: a request is the
             tuple of the objective's four arguments; the method returns a list with one item per
             request, what ``objective(*request)`` would return or the exception it would raise.
-            Without the method, the trials are trained one after the other. The record depends on
-            the seed and on ``parallel``, which is part of the search's identity unless it is 1.
+            Without the method, the trials are trained in ``processes``, or one after the other. The
+            record depends on the seed and on ``parallel``, which is part of the search's identity
+            unless it is 1.
+        processes: whether ``parallel`` trials are trained in as many processes, which share the
+            threads that torch has here and end with the search. None asks the attribute
+            ``in_processes`` of the objective, which those of ``ActiveLearner`` have on the CPU.
+            True is for objectives that can be pickled, and that keep nothing that counts in memory.
         resume: True continues the same search, or returns its result, with an
             ``EarlierResultWarning``; "quiet" does so without the warning; False starts a new
             search in a new folder.
@@ -147,6 +153,7 @@ class Tuner:
         observed: EarlierResults | None = None,
         min_gain: float | None = None,
         parallel: int = 1,
+        processes: bool | None = None,
         resume: bool | Literal["quiet"] = True,
         identity: Any = None,
         max_failures: int = 0,
@@ -166,6 +173,7 @@ class Tuner:
         output = arguments.folder("output_path", output_path)
         self._factory = arguments.optimizer_factory(optimizer, self._max_budget, self._space)
         self._parallel = arguments.parallel(parallel, self._factory, optimizer)
+        self._processes = arguments.processes(processes, self._parallel)
         self._minimize = arguments.flag("minimize", minimize)
         self._n = arguments.whole_number("num_configurations", num_configurations, 1)
         self._seed = (
@@ -296,7 +304,8 @@ class Tuner:
                         results.write(self._csv)
                     self._close(folders, results)
             else:
-                results = self._search(record, folders, study)
+                with side_by_side(self._objective, self._parallel, self._processes) as objective:
+                    results = self._search(record, folders, objective, study)
                 if study is not None:
                     study.catch_up()
             if results.best is None:
@@ -340,7 +349,13 @@ class Tuner:
         replaces_files = bool(getattr(self._objective, "replaces_files", False))
         return TrialFolders(root, replaces_files=replaces_files)
 
-    def _search(self, record: Record, folders: TrialFolders, study: OptunaStudy | None) -> Results:
+    def _search(
+        self,
+        record: Record,
+        folders: TrialFolders,
+        objective: Objective,
+        study: OptunaStudy | None,
+    ) -> Results:
         assert record.start is not None
         first_budget: int | None = record.start["max_budget"]
         results = Results(minimize=self._minimize)
@@ -391,7 +406,7 @@ class Tuner:
                     self._callback(dict(row))
 
             training = TrialTraining(
-                self._objective,
+                objective,
                 folders,
                 self._journal,
                 self._clock,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,11 +13,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from alhpo.base.child_processes import how_it_ended, thread_settings
 from alhpo.base.schema import Settings
 from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
-from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings, visible_gpus
+from alhpo.studies.launch.machine import may_use_gpus, physical_cores, visible_gpus
 from alhpo.studies.launch.remote import pack
 
 #: Share of a GPU's memory that the processes on it divide; the rest is for their contexts.
@@ -171,10 +171,7 @@ class _Worker:
     @property
     def end(self) -> str:
         """How the worker ended, in words."""
-        code = self._process.returncode
-        if code == -signal.SIGKILL:
-            return "was killed (SIGKILL), perhaps for lack of memory"
-        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return how_it_ended(self._process.returncode)
 
     def _read(self) -> None:
         assert self._process.stdout

@@ -12,15 +12,6 @@ import torch
 from alhpo.base.errors import ConfigurationError
 from alhpo.studies.config import Cell
 
-#: Environment variables that set the number of threads of numerical libraries.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-
 
 def physical_cores() -> int:
     """Physical cores within this process's affinity and its container's quota; at least 1."""
@@ -63,8 +54,3 @@ def may_use_gpus(cells: Sequence[Cell], launcher: str) -> bool:
                 f"{launcher!r} chooses a GPU for each process. Legal: auto, cpu, cuda, cuda:0."
             )
     return any(cell.config.device != "cpu" for cell in cells)
-
-
-def thread_settings(threads: int) -> dict[str, str]:
-    """Environment variables for a process with this number of threads."""
-    return dict.fromkeys(THREAD_VARIABLES, str(threads))

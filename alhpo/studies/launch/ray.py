@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from alhpo.base.child_processes import thread_settings
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings
 from alhpo.runs.observer import Observer
 from alhpo.studies.cell_runner import Outcome
 from alhpo.studies.config import Cell
-from alhpo.studies.launch.machine import may_use_gpus, physical_cores, thread_settings
+from alhpo.studies.launch.machine import may_use_gpus, physical_cores
 from alhpo.studies.launch.remote import pack, run_packed
 
 #: Seconds to wait for a connection to a cluster.

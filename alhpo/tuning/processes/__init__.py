@@ -1,0 +1,1 @@
+"""Trials that are trained in processes, several at a time."""
