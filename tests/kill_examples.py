@@ -99,6 +99,13 @@ def finetune_run(folder: Path, weights: str, **changes: Any) -> list[dict[str, A
     return run(folder / "runs", model="alhpo_stages", **tuned, **changes)
 
 
+def growing_run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
+    """A run of active-iNAS, whose architecture grows from cycle to cycle."""
+    grown = {"recipe": "architecture", "model": "stacked_resnet", "space": "architecture-2"}
+    search = {"optimizer": "inas:1", "hpo": "per-cycle", "max_budget": 3, "metric": "accuracy"}
+    return run(folder, **grown, **search, **changes)
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 

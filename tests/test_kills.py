@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_examples import finetune_run, frozen_run, lagging_search, recorded, run, search, study
+from kill_examples import (
+    finetune_run,
+    frozen_run,
+    growing_run,
+    lagging_search,
+    recorded,
+    run,
+    search,
+    study,
+)
 from killing import (
     Tree,
     changed,
@@ -106,6 +115,12 @@ def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp
 def test_a_run_of_fine_tuning_killed_anywhere_ends_with_the_same_records(tmp_path, settings):
     folder, weights = tmp_path / "killed", random_weights(tmp_path, "alhpo_stages")
     check_every_kill(partial(finetune_run, folder, weights, **settings), folder)
+
+
+@pytest.mark.slow
+def test_a_run_of_active_inas_killed_anywhere_ends_with_the_same_records(tmp_path):
+    folder, settings = tmp_path / "killed", {"acquisition_size": "2,4@10", "budget": 13}
+    check_every_kill(partial(growing_run, folder, strategy="entropy", **settings), folder)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ class ArchitectureHyperparameters(Hyperparameters):
 
     warm_start: ClassVar[bool] = False
     run_defaults: ClassVar[Mapping[str, Any]] = {
+        **TrainingHyperparameters.run_defaults,
         "model": "stacked_resnet",
         "space": "architecture",
     }

@@ -280,7 +280,7 @@ class SearchSettings(Settings):
                 "its gain. Use optimizer dyhpo, or leave out min_gain."
             )
 
-    def check_budget(self, budget: int) -> None:
+    def check_search_budget(self, budget: int) -> None:
         """Refuse a budget that is too small for the optimizer.
 
         Args:
@@ -436,7 +436,7 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         return self
 
-    def check_budget(self, budget: int) -> None:
+    def check_search_budget(self, budget: int) -> None:
         """Refuse a budget that is too small for the optimizer or for ``adopt``.
 
         Args:
@@ -448,7 +448,7 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         """
         if not self.mode.searches_ever:
             return
-        super().check_budget(budget)
+        super().check_search_budget(budget)
         if self.adopt == "sure" and self.starts_from_current:
             raise ConfigurationError(
                 f"adopt is 'sure', but optimizer {self.optimizer!r} compares the current "

@@ -92,7 +92,7 @@ class RunConfig(CycleSettings, DataSettings):
                     "Leave out one of the two."
                 )
             self._check_budget()
-        self.check_budget(min(self.search_budgets, default=self.max_budget))
+        self.check_search_budget(min(self.search_budgets, default=self.max_budget))
         self._check_halves()
         if self.evaluate_at is not None:
             with naming("evaluate_at", self.evaluate_at):
