@@ -57,7 +57,9 @@ def test_each_query_has_the_size_of_the_step_that_holds(sizes, starts):
     "value", [0, -3, "", "x", "10,20", "10@5", "10,0@20", "10,20@30,40@30", "10,5@9,6@4", 2.5, True]
 )
 def test_other_forms_are_refused(value):
-    with pytest.raises(ConfigurationError, match="acquisition_size.*(such as 2000,5000@10000|true)"):
+    with pytest.raises(
+        ConfigurationError, match="acquisition_size.*(such as 2000,5000@10000|true)"
+    ):
         RunConfig.create({"acquisition_size": value})
 
 

@@ -122,9 +122,7 @@ def test_images_are_rotated_by_up_to_15_degrees_about_their_centres(augmentation
     assert torch.allclose(turns.square().sum(-1), torch.ones(2, 6))
     angles = torch.atan2(turns[..., 1], turns[..., 0]).rad2deg()
     assert angles.abs().max() <= 15 and angles.abs().max() > 5 and angles.min() < 0 < angles.max()
-    axes = torch.meshgrid(
-        *(torch.arange(side) - (side - 1) / 2 for side in shape), indexing="ij"
-    )
+    axes = torch.meshgrid(*(torch.arange(side) - (side - 1) / 2 for side in shape), indexing="ij")
     inside = (axes[0].square() + axes[1].square()).sqrt() <= (min(shape) - 1) / 2 - 1
     for step in range(2):
         straight = source.batch(plan.source, order[step], rows[step], columns[step])[0]
