@@ -58,7 +58,7 @@ def test_each_query_has_the_size_of_the_step_that_holds(sizes, starts):
 )
 def test_other_forms_are_refused(value):
     with pytest.raises(
-        ConfigurationError, match="acquisition_size.*(such as 2000,5000@10000|true)"
+        ConfigurationError, match=r"acquisition_size.*(such as 2000,5000@10000|true)"
     ):
         RunConfig.create({"acquisition_size": value})
 

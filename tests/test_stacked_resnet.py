@@ -98,7 +98,7 @@ def test_they_go_everywhere_that_models_of_timm_go():
     spec = ModelSpec(NAME, 4, 1, (8, 8), dropout=0.5)  # whose dropout is checked
     model = build_model(spec, 0, shape={"blocks": 1, "stacks": 2})
     assert weights_hash(model) == weights_hash(build_model(spec, 0, shape={"stacks": 2}))
-    with pytest.raises(ConfigurationError, match="No pretrained weights exist|timm has none"):
+    with pytest.raises(ConfigurationError, match=r"No pretrained weights exist|timm has none"):
         build_model(ModelSpec(NAME, 4, 3, (8, 8), pretrained=True), 0)
     with pytest.raises(ConfigurationError, match="no conv1 and maxpool"):
         build_model(ModelSpec(NAME, 4, 3, (32, 32), cifar_stem=True), 0)
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
 
 
 def test_more_stacks_than_the_images_have_room_for_are_refused_before_any_work():
-    with pytest.raises(ConfigurationError, match="stacks is 4, but images of 8 x 8 pixels .* 3"):
+    with pytest.raises(ConfigurationError, match=r"stacks is 4, but images of 8 x 8 pixels .* 3"):
         learner_of(toy_images(), hyperparameters=FAST | {"stacks": 4})
     learner = learner_of(toy_images())
     for refused in (learner.check_space, learner.objective):
