@@ -22,7 +22,7 @@ from alhpo.runs.records import read_run
 from alhpo.studies import expand, load_study
 from alhpo.tuning.optimizers.inas import candidates
 
-# ------------------------------------------------------------------------------ acquisition schedules
+# ---------------------------------------------------------------------------- acquisition schedules
 
 
 def test_the_papers_schedule_has_13_trainings():
