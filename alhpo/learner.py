@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +34,7 @@ from alhpo.base.types import Evaluation, PoolOutputs, Query
 from alhpo.data.batches import DeviceRows, InputFormat
 from alhpo.data.dataset import ImageDataset
 from alhpo.data.pool import Pool, read_queried_indices
-from alhpo.hyperparameters import TrainingHyperparameters, load_space
+from alhpo.hyperparameters import TrainingHyperparameters, check_space, load_space
 from alhpo.models.timm_models import Init, ModelSpec
 from alhpo.outputs.adversarial import check_image_size
 from alhpo.outputs.held_out import held_out_logits
@@ -56,10 +57,10 @@ from alhpo.training.final_fit import fit_identity, fitted_model, saved_model
 from alhpo.training.inputs import ModelInputs, model_inputs
 from alhpo.training.objective import Divergence, Metric, Objective, check_metric
 from alhpo.training.recipes import get_recipe
-from alhpo.training.recipes.recipe import Recipe
+from alhpo.training.recipes.recipe import Recipe, refuse_unsuitable
 from alhpo.training.selection_features import selection_features
 from alhpo.training.trainer import Task
-from alhpo.tuning.arguments import whole_number
+from alhpo.tuning.arguments import flag, whole_number
 from alhpo.validation import get_validation
 from alhpo.validation.selection import validation_weights
 
@@ -91,13 +92,13 @@ class ActiveLearner:
 
     Args:
         dataset: the pool and the evaluation split.
-        model: name of a timm model.
+        model: name of a timm model; None for "resnet18", or the recipe's.
         strategy: name of a query strategy, or a function with the signature of
             ``alhpo.base.protocols.Strategy``.
         seed: seed of the run; every random stream is derived from it.
         hyperparameters: fixed hyperparameters; the others have their defaults.
-        space: the space that ``objective`` searches: "paper", "hpo4dl", "head", "finetune", a file,
-            or a ConfigSpace space; None for "paper", or the recipe's.
+        space: the space that ``objective`` searches: "paper", "hpo4dl", "head", "finetune",
+            "architecture", a file, or a ConfigSpace space; None for "paper", or the recipe's.
         validation: the validation scheme, such as "holdout:0.2" (the default of most recipes) or
             "kfold:5" (of "frozen") or "holdout:0.2x3" (of "finetune").
         metric: the metric of the objective: "accuracy" (the default of most recipes),
@@ -108,8 +109,10 @@ class ActiveLearner:
         start: "cold" restarts every training from the same initial weights; "warm" from the model
             fitted before.
         recipe: what is trained: "network" is the whole model; "frozen" is a head on features of
-            the pretrained model; "finetune" is the pretrained model from a layer group on. For a
-            strategy that needs predicted losses, "network" becomes "learning-loss".
+            the pretrained model; "finetune" is the pretrained model from a layer group on;
+            "architecture" is a residual network whose ``blocks`` and ``stacks`` are
+            hyperparameters. For a strategy that needs predicted losses, "network" becomes
+            "learning-loss".
         pretrained: start from timm's pretrained weights, from the hub.
         weights: start from these weights: a file of a state dict (.safetensors, .pth, .pt, .bin),
             or the name of an installed source, such as "efficientnet-lite0".
@@ -119,6 +122,7 @@ class ActiveLearner:
         input_size: side in pixels to which images are resized on the device; None keeps their size.
         dropout: probability with which each feature is dropped before the classifier (timm's
             ``drop_rate``), in training and in the passes that strategies such as "bald" need.
+        train_dropout: whether features are dropped in training; without it, in the passes only.
         mc_passes: number of these passes.
         query_subset: number of unlabelled images that the strategy chooses from, drawn at random
             for every query; None for all. Strategies that need no outputs ("random") choose from
@@ -147,7 +151,7 @@ class ActiveLearner:
     def __init__(
         self,
         dataset: ImageDataset,
-        model: str = "resnet18",
+        model: str | None = None,
         strategy: str | Strategy = "badge",
         *,
         seed: int = 0,
@@ -164,6 +168,7 @@ class ActiveLearner:
         cifar_stem: bool | None = None,
         input_size: int | None = None,
         dropout: float = 0.0,
+        train_dropout: bool = True,
         mc_passes: int = 100,
         query_subset: int | None = None,
         initial: str | Strategy = "random",
@@ -181,6 +186,7 @@ class ActiveLearner:
         needs = strategy_needs(self.strategy)
         make_recipe = get_recipe(recipe, needs)
         given = {
+            "model": model,
             "space": space,
             "validation": validation,
             "metric": metric,
@@ -197,6 +203,7 @@ class ActiveLearner:
         self.max_epochs = whole_number("max_epochs", chosen["max_epochs"], 1)
         if start not in ("cold", "warm"):
             raise ConfigurationError(f"start is {start!r}. Legal: cold, warm.")
+        make_recipe.hyperparameters.check_start(start)
         if query_subset is not None:
             query_subset = whole_number("query_subset", query_subset, 1)
         vaal_epochs = whole_number("vaal_epochs", vaal_epochs, 1)
@@ -220,7 +227,7 @@ class ActiveLearner:
         self._initial = get_strategy(initial)
         self._path = None if path is None else Path(path)
         self._spec = ModelSpec(
-            model,
+            chosen["model"],
             dataset.num_classes,
             dataset.channels,
             dataset.image_size,
@@ -230,9 +237,11 @@ class ActiveLearner:
             input_size,
             dropout,
             init,
+            flag("train_dropout", train_dropout),
         )
         self._make_recipe = make_recipe
         self._recipe = make_recipe(self._spec, seed)
+        refuse_unsuitable(self._recipe, make_recipe.hyperparameters.create(self.fixed))
         if "strategy_weights" in needs:
             self._search_recipe(self.strategy)  # refuse now what cannot be trained
         size = self._recipe.input_size
@@ -699,6 +708,15 @@ class ActiveLearner:
             self._form,
             self.compute,
         )
+
+    def check_space(self) -> None:
+        """Refuse a space that cannot be searched on the images of this data set.
+
+        Raises:
+            ConfigurationError: the message names the hyperparameter and what is legal.
+        """
+        legal = self._recipe.hyperparameters
+        check_space(self.space, self.fixed, legal, partial(refuse_unsuitable, self._recipe))
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compute now what the first training would compute before it begins: for a recipe with a

@@ -105,6 +105,13 @@ def longer_run(folder: Path, **changes: Any) -> list[Any]:
     return [run(folder, budget=budget, **changes) for budget in (8, 12)]
 
 
+def growing_run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
+    """A run of active-iNAS, whose architecture grows from cycle to cycle."""
+    grown = {"recipe": "architecture", "model": "stacked_resnet", "space": "architecture-2"}
+    search = {"optimizer": "inas:1", "hpo": "per-cycle", "max_budget": 3, "metric": "accuracy"}
+    return run(folder, **grown, **search, **changes)
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 

@@ -13,7 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "alhpo"
 
 #: Where outside libraries may be imported; a trailing slash stands for a package.
 ONLY_IN = {
-    "timm": {"models/timm_models.py", "models/weights/fit.py", "data/sources/timm_factory.py"},
+    "timm": {
+        "models/timm_models.py",
+        "models/stacked_resnet.py",
+        "models/weights/fit.py",
+        "data/sources/timm_factory.py",
+    },
     "hpo4dl": {"tuning/optimizers/hpo4dl.py", "tuning/optimizers/containment.py"},
     "optuna": {"tuning/optimizers/tpe.py", "tuning/optuna_study.py"},
     "skactiveml": {"strategies/scikit_activeml.py", "strategies/prediction_lookup.py"},

@@ -108,6 +108,42 @@ def test_padding_is_black_also_after_normalisation():
 
 
 COUNTS = st.integers(1, 40), st.integers(2, 12)
+# --- rotation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmentation", ["rotate", "crop-rotate", "flip-rotate"])
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20), (21, 9)])
+def test_images_are_rotated_by_up_to_15_degrees_about_their_centres(augmentation, shape):
+    """Against torchvision, inside the largest disc, of which every pixel stays in the image."""
+    source = numbered(12, height=shape[0], width=shape[1], channels=3)
+    plan = source.plan(6, augmentation, "x")
+    order, rows, columns, turns = plan.parts
+    assert turns.dtype == torch.float32 and turns.shape == (2, 6, 2)
+    assert torch.allclose(turns.square().sum(-1), torch.ones(2, 6))
+    angles = torch.atan2(turns[..., 1], turns[..., 0]).rad2deg()
+    assert angles.abs().max() <= 15 and angles.abs().max() > 5 and angles.min() < 0 < angles.max()
+    axes = torch.meshgrid(*(torch.arange(side) - (side - 1) / 2 for side in shape), indexing="ij")
+    inside = (axes[0].square() + axes[1].square()).sqrt() <= (min(shape) - 1) / 2 - 1
+    for step in range(2):
+        straight = source.batch(plan.source, order[step], rows[step], columns[step])[0]
+        turned = source.batch(plan.source, *(part[step] for part in plan.parts))[0]
+        for one, other, angle in zip(straight, turned, angles[step], strict=True):
+            mode = tv.InterpolationMode.BILINEAR
+            expected = tv.rotate(one, float(angle), mode)
+            assert torch.allclose(other[:, inside], expected[:, inside], atol=0.5)
+
+
+def test_rotation_repeats_edges_and_leaves_crops_and_flips_as_they_are():
+    source, alone = numbered(9), numbered(9)
+    source.values.fill_(200)
+    for inputs, _ in epoch(source, 3, "rotate"):
+        assert torch.allclose(inputs, torch.full_like(inputs, 200), atol=1e-3)  # no black corners
+    for one, other in (("crop-flip-rotate", "crop-flip"), ("crop-rotate", "crop")):
+        parts = source.plan(3, one, "x").parts
+        for mine, theirs in zip(parts, alone.plan(3, other, "x").parts, strict=False):
+            assert torch.equal(mine, theirs)
+
+
 AUGMENTATIONS = st.sampled_from(["none", "flip", "crop", "crop-flip"])
 
 
@@ -185,7 +221,7 @@ def test_lone_image_is_doubled_with_augmentations_of_its_own():
     assert any(not torch.equal(*pair[0][0]) for pair in pairs)
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "crop-rotate"])
 def test_epochs_are_functions_of_the_key_alone(augmentation):
     source = numbered(9)
     with process_left_alone("epoch"):
@@ -204,7 +240,7 @@ def test_epochs_are_functions_of_the_key_alone(augmentation):
 @given(
     st.integers(1, 12),
     st.integers(2, 6),
-    st.sampled_from(["none", "flip", "crop", "crop-flip"]),
+    st.sampled_from(["none", "flip", "crop", "crop-flip", "rotate", "crop-flip-rotate"]),
     st.booleans(),
 )
 def test_an_epoch_is_the_batches_of_its_plan(n, batch_size, augmentation, subset):

@@ -145,7 +145,7 @@ def check_against_eager(recipe, hp, compute=CAPTURED, seen=None, *, exact=True) 
 ROUND = {"schedule": "constant", "lr": 2**-8}
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop", "flip", "crop-flip"])
+@pytest.mark.parametrize("augmentation", ["none", "crop", "flip", "crop-flip", "crop-rotate"])
 @pytest.mark.parametrize(
     "values",
     [

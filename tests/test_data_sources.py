@@ -122,7 +122,7 @@ def with_pool(**changes):
 CALLS = iter(range(10**6))
 BAD = {
     "SourceData": lambda options: images(),
-    "augmentation": lambda options: SourceData(images(), augmentation="rotate"),
+    "augmentation": lambda options: SourceData(images(), augmentation="twist"),
     "no images": with_pool(count=0),
     "distinct": with_pool(classes=["a", "a", "b"]),
     "label 2, of 2": with_pool(classes=["a", "b"]),

@@ -184,6 +184,10 @@ def test_views_are_the_image_and_its_variations():
     for view in range(4):
         chosen = torch.full_like(every, view)
         assert torch.equal(views.batch(every, chosen), again.batch(every, chosen))
+    turned = ImageViews(images, "rotate", 4)
+    assert turned.count == 4
+    assert torch.equal(turned.batch(every, torch.zeros_like(every)), plain)
+    assert not torch.equal(*(turned.batch(every, torch.full_like(every, view)) for view in (1, 2)))
     crops = views.batch(every, torch.full_like(every, 2)) - plain
     assert (crops.flatten(1).abs().amax(1) > 0).sum() > 10  # a ninth stay as they are
 

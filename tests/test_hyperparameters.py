@@ -14,6 +14,7 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.plain import to_plain
 from alhpo.hyperparameters import (
     SPACES,
+    ArchitectureHyperparameters,
     FinetuneHyperparameters,
     Hyperparameters,
     active_configuration,
@@ -152,7 +153,8 @@ def test_warm_up_must_leave_an_epoch(warmup, max_epochs):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_everything_drawn_from_a_space_is_legal(name):
-    legal = FinetuneHyperparameters if name == "finetune" else Hyperparameters
+    own = {"finetune": FinetuneHyperparameters, "architecture": ArchitectureHyperparameters}
+    legal = own.get(name.split("-")[0], Hyperparameters)
     for values in draws(load_space(name, legal)):
         assert legal.create(values).model_dump().items() >= values.items()
 

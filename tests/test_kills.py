@@ -13,6 +13,7 @@ from kill_examples import (
     extended_search,
     finetune_run,
     frozen_run,
+    growing_run,
     lagging_search,
     longer_run,
     recorded,
@@ -124,6 +125,12 @@ def test_a_run_on_frozen_features_killed_anywhere_ends_with_the_same_records(tmp
 def test_a_run_of_fine_tuning_killed_anywhere_ends_with_the_same_records(tmp_path, settings):
     folder, weights = tmp_path / "killed", random_weights(tmp_path, "alhpo_stages")
     check_every_kill(partial(finetune_run, folder, weights, **settings), folder)
+
+
+@pytest.mark.slow
+def test_a_run_of_active_inas_killed_anywhere_ends_with_the_same_records(tmp_path):
+    folder, settings = tmp_path / "killed", {"acquisition_size": "2,4@10", "budget": 13}
+    check_every_kill(partial(growing_run, folder, strategy="entropy", **settings), folder)
 
 
 @pytest.mark.parametrize(

@@ -433,6 +433,24 @@ def test_dropout_is_trained_with_and_seeded(few_digits):
     assert weights(dropout=0.0) == weights()
 
 
+def test_dropout_in_passes_only_trains_without(few_digits):
+    def fitted(strategy="entropy", **options):
+        learner = ActiveLearner(few_digits, strategy=strategy, **FAST, **options)
+        learner.label_initial(20)
+        learner.fit()
+        return learner
+
+    spy = spying("passes")
+    learner = fitted(spy, dropout=0.5, train_dropout=False, mc_passes=5)
+    assert weights_hash(learner.model) == weights_hash(fitted().model)
+    assert weights_hash(learner.model) != weights_hash(fitted(dropout=0.5).model)
+    learner.query(3)
+    logits = spy.seen[0].passes.logits(slice(None))
+    assert len(logits) == 5 and (logits[0] - logits[1]).abs().max() > 0.01
+    with pytest.raises(ConfigurationError, match="Set dropout=0"):
+        fitted("bald", train_dropout=False)
+
+
 def test_dropout_is_part_of_what_a_checkpoint_is_of(few_digits, tmp_path):
     learners = [ActiveLearner(few_digits, dropout=p, **FAST) for p in (0.0, 0.5)]
     for number, learner in enumerate(learners):

@@ -97,6 +97,8 @@ def _kind(field: FieldInfo) -> click.ParamType:
     if typing.get_origin(annotation) is typing.Literal:
         return click.Choice(typing.get_args(annotation))
     kinds = {annotation, *typing.get_args(annotation)}
+    if str in kinds:
+        return click.STRING
     bounds: dict[str, Any] = {}
     for limit in field.metadata:  # of annotated_types, whose classes pydantic does not promise
         for name, bound in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):

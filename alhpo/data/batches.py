@@ -21,6 +21,8 @@ from alhpo.base.seeding import Key, derive_seed, torch_generator
 
 #: Images times pixels per forward pass without gradients.
 INFERENCE_PIXELS = 2**19
+#: The largest angle by which augmentation rotates images, in degrees.
+ROTATION = 15.0
 
 
 class Rows(Protocol):
@@ -206,9 +208,16 @@ class _Input:
         self._scale = torch.tensor(form.std, device=device).mul_(255).reciprocal_()
         self._shift = torch.tensor(form.mean, device=device).mul_(255).mul_(self._scale).neg_()
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) float32 from (B, H, W, C) uint8."""
+    def __call__(self, pixels: torch.Tensor, turns: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W) float32 from (B, H, W, C) uint8.
+
+        Args:
+            pixels: the images.
+            turns: (B, 2) float32, the cosine and sine of the angle to rotate each by, or None.
+        """
         values = torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+        if turns is not None:
+            values = _rotated(values, turns)
         if self._form.size is not None and self._form.size != tuple(values.shape[2:]):
             values = _covering(values, self._form.size, self._form.interpolation)
         if self._form.channels_last:
@@ -233,6 +242,34 @@ def _covering(images: torch.Tensor, size: tuple[int, int], interpolation: str) -
     images = F.interpolate(images, (height, width), mode=interpolation, antialias=True)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     return images[:, :, top : top + size[0], left : left + size[1]]
+
+
+def turns_of(shares: torch.Tensor) -> torch.Tensor:
+    """(..., 2) float32, the cosine and sine of angles of up to ``ROTATION`` degrees, as computed on
+    the CPU for every device.
+
+    Args:
+        shares: uniform draws in [0, 1), one for each angle, on the CPU.
+    """
+    angles = (2 * shares - 1) * math.radians(ROTATION)
+    return torch.stack([angles.cos(), angles.sin()], -1)
+
+
+def _rotated(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) images rotated about their centres, bilinear, with edge pixels repeated outside.
+
+    Args:
+        images: float32.
+        turns: (B, 2) cosine and sine of the angle of each.
+    """
+    height, width = images.shape[2:]
+    cosine, sine = turns.unbind(1)
+    zero = torch.zeros_like(sine)  # coordinates are in units of half the width and height
+    across = torch.stack([cosine, -sine * (height / width), zero], 1)
+    down = torch.stack([sine * (width / height), cosine, zero], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    turned = F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    return torch.where((sine == 0)[:, None, None, None], images, turned)  # exactly the image
 
 
 class PoolImages:
@@ -273,8 +310,9 @@ class EpochPlan:
 
     Attributes:
         source: (N, H', W', C) uint8, the images that the parts index, padded if they are cropped.
-        parts: (S, B) int64 images of each batch; and with crops or flips, (S, B, H) int64 rows and
-            (S, B, W) int64 columns of each image. They are contiguous, and may be written to.
+        parts: (S, B) int64 images of each batch; with augmentation also (S, B, H) int64 rows and
+            (S, B, W) int64 columns of each image; and with rotation (S, B, 2) float32, the cosine
+            and sine of its angle. They are contiguous, and may be written to.
         resident: whether batches are made from what is on the device, so that a CUDA graph can
             capture it.
     """
@@ -336,20 +374,21 @@ class DeviceImages(DeviceRows):
     def plan(
         self, batch_size: int, augmentation: str, *key: Key, images: EpochImages = "fill"
     ) -> EpochPlan:
-        """Draw the order, crops and flips of an epoch.
+        """Draw the order, crops, flips and rotations of an epoch.
 
         They are drawn on the CPU, so that the images seen are the same on every device.
 
         Args:
             batch_size: images per batch.
-            augmentation: "none", "crop" (zero-padded by 1/8 of the size), "flip" or "crop-flip".
+            augmentation: "none", or one or more of "crop" (zero-padded by 1/8 of the size), "flip"
+                and "rotate" (by up to ``ROTATION`` degrees either way), such as "crop-flip".
             key: names the random stream.
             images: how many images the epoch has; see ``epoch_shape``.
         """
         generator = torch_generator(derive_seed(*key), "epoch")
         order = self.order(batch_size, generator, images)
-        crop, flip = "crop" in augmentation, "flip" in augmentation
-        if not (crop or flip):
+        crop, flip, rotate = (part in augmentation for part in ("crop", "flip", "rotate"))
+        if not (crop or flip or rotate):
             return EpochPlan(self.values, (order,))
         n, (height, width) = order.numel(), self.values.shape[1:3]
         pad = max(height // 8, 1) if crop else 0
@@ -361,8 +400,11 @@ class DeviceImages(DeviceRows):
         if crop:
             offsets = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(self.device)
             rows, columns = rows + offsets[0], columns + offsets[1]
-        axes = (axis.reshape(*order.shape, -1).contiguous() for axis in (rows, columns))
-        return EpochPlan(self.padded(pad), (order, *axes))
+        parts = [rows, columns]
+        if rotate:  # drawn last, so that crops and flips are those without rotation
+            parts.append(turns_of(torch.rand(n, generator=generator)).to(self.device))
+        shaped = (part.reshape(*order.shape, -1).contiguous() for part in parts)
+        return EpochPlan(self.padded(pad), (order, *shaped))
 
     def batch(
         self,
@@ -370,19 +412,20 @@ class DeviceImages(DeviceRows):
         chosen: torch.Tensor,
         rows: torch.Tensor | None = None,
         columns: torch.Tensor | None = None,
+        turns: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch of an epoch, as model input with its labels.
 
         Args:
             source: ``EpochPlan.source``.
-            chosen, rows, columns: a step of ``EpochPlan.parts``.
+            chosen, rows, columns, turns: a step of ``EpochPlan.parts``.
         """
         assert self.labels is not None
         if rows is None or columns is None:
             pixels = source[chosen]
         else:
             pixels = source[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return self._input(pixels), self.labels[chosen]
+        return self._input(pixels, turns), self.labels[chosen]
 
     def padded(self, pad: int) -> torch.Tensor:
         """All ``values`` with ``pad`` rows and columns of zeros on every side; made once."""

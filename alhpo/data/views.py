@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from alhpo.base.seeding import derive_seed
-from alhpo.data.batches import DeviceImages
+from alhpo.data.batches import DeviceImages, turns_of
 from alhpo.data.pixels import pixel_identity
 
 
@@ -13,13 +13,14 @@ class ImageViews:
     """V views of each of N images.
 
     View 0 is the image. With flips, views of odd number are mirrored; with crops, all but view 0
-    are zero-padded by 1/8 of the size and cropped at random. A view is a function of the image's
+    are zero-padded by 1/8 of the size and cropped at random; with rotations, all but view 0 are
+    rotated at random. A view is a function of the image's
     pixels and the number of the view, so that what was computed from it holds for every data set
     and seed.
 
     Args:
         images: the N images, all ``values`` of them.
-        augmentation: "none", "crop", "flip" or "crop-flip".
+        augmentation: as of ``DeviceImages.plan``.
         count: the number of views, at least 1. Views that would be the same are left out: without
             augmentation there is one, with flips alone there are two.
 
@@ -30,7 +31,8 @@ class ImageViews:
 
     def __init__(self, images: DeviceImages, augmentation: str, count: int) -> None:
         self._crop, self._flip = "crop" in augmentation, "flip" in augmentation
-        self.count = count if self._crop else min(count, 1 + self._flip)
+        rotate = "rotate" in augmentation
+        self.count = count if self._crop or rotate else min(count, 1 + self._flip)
         self._images = images
         self.augmentation = augmentation
         pixels = images.values.cpu().numpy()
@@ -45,6 +47,12 @@ class ImageViews:
                 drawn, places = derive_seed("view", identity, view), 2 * self._pad + 1
                 offsets[row, view, 0] = drawn % places
                 offsets[row, view, 1] = drawn // places % places
+        shares = torch.full((len(pixels), self.count), 0.5)
+        for row, identity in enumerate(self._identities if rotate else ()):
+            for view in range(1, self.count):
+                shares[row, view] = derive_seed("turn of view", identity, view) % 2**20 / 2**20
+        #: (N, V, 2) cosine and sine of the angle of a view.
+        self._turns = turns_of(shares).to(device) if rotate and self.count > 1 else None
         #: (N, V, 2) rows and columns by which the window of a view is moved.
         self._offsets = offsets.to(device)
 
@@ -76,4 +84,5 @@ class ImageViews:
             mirrored = (views % 2 == 1)[:, None]
             across = torch.where(mirrored, across.flip(0), across)
         axes = down + offsets[:, :1], across + offsets[:, 1:]
-        return images.batch(images.padded(self._pad), rows, *axes)[0]
+        turns = None if self._turns is None else self._turns[rows, views]
+        return images.batch(images.padded(self._pad), rows, *axes, turns)[0]

@@ -1,6 +1,7 @@
 """The hyperparameters of training and the configuration spaces that are searched."""
 
 from alhpo.hyperparameters.fields import (
+    ArchitectureHyperparameters,
     Augmentation,
     FinetuneHyperparameters,
     HeadHyperparameters,
@@ -11,6 +12,7 @@ from alhpo.hyperparameters.fields import (
 from alhpo.hyperparameters.spaces import (
     SPACES,
     active_configuration,
+    architecture_space,
     check_space,
     check_warmup,
     finetune_space,
@@ -22,6 +24,7 @@ from alhpo.hyperparameters.spaces import (
 
 __all__ = [
     "SPACES",
+    "ArchitectureHyperparameters",
     "Augmentation",
     "FinetuneHyperparameters",
     "HeadHyperparameters",
@@ -29,6 +32,7 @@ __all__ = [
     "OptimizerHyperparameters",
     "TrainingHyperparameters",
     "active_configuration",
+    "architecture_space",
     "check_space",
     "check_warmup",
     "finetune_space",

@@ -12,7 +12,17 @@ from alhpo.base.epoch_size import EpochImages
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.schema import Settings, parse
 
-Augmentation = Literal["auto", "none", "crop", "flip", "crop-flip"]
+Augmentation = Literal[
+    "auto",
+    "none",
+    "crop",
+    "flip",
+    "crop-flip",
+    "rotate",
+    "crop-rotate",
+    "flip-rotate",
+    "crop-flip-rotate",
+]
 
 
 class TrainingHyperparameters(Settings):
@@ -22,12 +32,15 @@ class TrainingHyperparameters(Settings):
     hyperparameter of the same name.
 
     Attributes:
-        run_defaults: the space, validation scheme, metric, epochs of a full training and budget of
-            a search that a run of such a recipe has unless they are given. A subclass names those
-            that differ.
+        run_defaults: the model, space, validation scheme, metric, epochs of a full training and
+            budget of a search that a run of such a recipe has unless they are given. A subclass
+            names those that differ.
+        warm_start: whether a training can start from the model that was fitted before.
     """
 
+    warm_start: ClassVar[bool] = True
     run_defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "resnet18",
         "space": "paper",
         "validation": "holdout:0.2",
         "metric": "accuracy",
@@ -58,6 +71,22 @@ class TrainingHyperparameters(Settings):
         Raises:
             ConfigurationError: a hyperparameter needs more epochs; the message names it.
         """
+
+    @classmethod
+    def check_start(cls, start: str) -> None:
+        """Refuse a warm start, if a training cannot start from the model that was fitted before.
+
+        Args:
+            start: "cold" or "warm".
+
+        Raises:
+            ConfigurationError: the recipe supports no warm start.
+        """
+        if start == "warm" and not cls.warm_start:
+            raise ConfigurationError(
+                "start is 'warm', but the recipe of these hyperparameters supports no warm start: "
+                "from cycle to cycle its model may have another shape. Use start=cold."
+            )
 
     def resolved(self, augmentation: str) -> Self:
         """The same hyperparameters, with "auto" replaced by its meaning for a data set.
@@ -132,7 +161,9 @@ class Hyperparameters(OptimizerHyperparameters):
     """
 
     augmentation: Augmentation = pydantic.Field(
-        "auto", description="Random padded crop, flip, or both; auto depends on the data set."
+        "auto",
+        description="Random padded crop, flip, rotation by up to 15 degrees, or several of them, "
+        "such as crop-flip or crop-rotate; auto depends on the data set.",
     )
 
     def resolved(self, augmentation: str) -> Self:
@@ -140,6 +171,30 @@ class Hyperparameters(OptimizerHyperparameters):
         if self.augmentation != "auto":
             return self
         return self.model_copy(update={"augmentation": augmentation})
+
+
+class ArchitectureHyperparameters(Hyperparameters):
+    """How a residual network is made of stacks of blocks, and how it is trained.
+
+    The defaults are the smallest network of the family (Geifman, El-Yaniv 2019), from which a
+    search grows it.
+    """
+
+    warm_start: ClassVar[bool] = False
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        **TrainingHyperparameters.run_defaults,
+        "model": "stacked_resnet",
+        "space": "architecture",
+    }
+
+    blocks: int = pydantic.Field(1, ge=1, le=12, description="Residual blocks in each stack.")
+    stacks: int = pydantic.Field(
+        1,
+        ge=1,
+        le=5,
+        description="Stacks of blocks; each after the first halves the map and doubles the "
+        "channels, 64 in the first.",
+    )
 
 
 class HeadHyperparameters(OptimizerHyperparameters):

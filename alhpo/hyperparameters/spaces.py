@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,24 @@ def finetune_space() -> CS.ConfigurationSpace:
     return space
 
 
+def architecture_space(stacks: int = 5) -> CS.ConfigurationSpace:
+    """For networks made of stacks of blocks: 1 to 12 blocks per stack, and 1 to ``stacks`` stacks
+    (Geifman, El-Yaniv 2019)."""
+    import ConfigSpace as CS
+
+    space = CS.ConfigurationSpace()
+    _add(space, CS.Integer("blocks", (1, 12), default=1))
+    _add(space, CS.Integer("stacks", (1, stacks), default=1))
+    return space
+
+
 SPACES = {
     "paper": paper_space,
     "hpo4dl": hpo4dl_space,
     "head": head_space,
     "finetune": finetune_space,
+    "architecture": architecture_space,
+    **{f"architecture-{n}": functools.partial(architecture_space, n) for n in (2, 3, 4)},
 }
 
 
@@ -124,6 +137,7 @@ def check_space(
     space: CS.ConfigurationSpace,
     fixed: Mapping[str, Any] | None = None,
     legal: type[TrainingHyperparameters] = Hyperparameters,
+    check: Callable[[TrainingHyperparameters], object] = lambda hp: None,
 ) -> None:
     """Refuse a space with a configuration that cannot be trained.
 
@@ -131,6 +145,7 @@ def check_space(
         space: the space. All bounds and choices and a sample of configurations are checked.
         fixed: the hyperparameters outside the space.
         legal: the hyperparameters of the recipe.
+        check: refuses what they cannot be for certain images.
 
     Raises:
         ConfigurationError: an unknown name, a number without bounds, or an illegal bound, choice
@@ -151,12 +166,12 @@ def check_space(
             )
         for value in _extremes(hyperparameter):
             partner = {"optimizer": "sgd"} if name == "nesterov" else {}
-            legal.create(partner, {name: value})
+            check(legal.create(partner, {name: value}))
     sampled = copy.deepcopy(space)
     sampled.seed(0)
     for configuration in sampled.sample_configuration(SAMPLED_COMBINATIONS):
         values = {name: to_plain(value) for name, value in dict(configuration).items()}
-        legal.create(fixed or {}, values)
+        check(legal.create(fixed or {}, values))
 
 
 def check_warmup(

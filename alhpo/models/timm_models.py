@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -24,6 +25,8 @@ with warnings.catch_warnings():
     import timm
     from timm.layers.drop import DropPath as DropPath
     from timm.layers.norm_act import BatchNormAct2d as BatchNormAct2d
+
+    import alhpo.models.stacked_resnet  # noqa: F401 - a family that timm then knows
 
 #: The legal values of ``ModelSpec.init``.
 Init = Literal["timm", "torch"]
@@ -48,6 +51,7 @@ class ModelSpec:
         input_size: pixels per side to which images are resized on the device. None keeps their
             size, unless the architecture accepts only its own (such as ViT).
         dropout: probability of dropping a feature before the classifier, timm's ``drop_rate``.
+        train_dropout: whether features are dropped in training; without it, in passes only.
         init: random initial weights. "timm": those of timm for the architecture; "torch": PyTorch's
             defaults for every layer, as in the code of Huseljic et al. (2023).
     """
@@ -62,6 +66,12 @@ class ModelSpec:
     input_size: int | None = None
     dropout: float = 0.0
     init: Init = "timm"
+    train_dropout: bool = True
+
+    @property
+    def drop_rate(self) -> float:
+        """The probability of dropping a feature in training."""
+        return self.dropout if self.train_dropout else 0.0
 
     @property
     def starts_pretrained(self) -> bool:
@@ -69,14 +79,15 @@ class ModelSpec:
         return self.pretrained or self.weights is not None
 
     def identity(self) -> dict[str, Any]:
-        """The spec as a JSON-able mapping. It has ``dropout`` and ``init`` only if they are not the
-        defaults. Given weights are ``pretrained``; ``weights_hash`` tells which ones they are."""
+        """What a training depends on, as a JSON-able mapping. It has ``dropout``, that of training,
+        and ``init`` only if they are not the defaults. Given weights are ``pretrained``;
+        ``weights_hash`` tells which ones they are."""
         identity = asdict(self) | {
             "image_size": list(self.image_size),
             "pretrained": self.starts_pretrained,
         }
-        del identity["weights"]
-        if not self.dropout:
+        del identity["weights"], identity["train_dropout"]
+        if not self.drop_rate:
             del identity["dropout"]
         if self.init == "timm":
             del identity["init"]
@@ -118,14 +129,18 @@ def check_initial_weights(pretrained: bool, weights: str | None, init: Init) -> 
         )
 
 
-def build_model(spec: ModelSpec, seed: int, drop_path: float = 0.0) -> nn.Module:
-    """Build a model, in training mode on the CPU. The same spec and seed give the same weights.
+def build_model(
+    spec: ModelSpec, seed: int, drop_path: float = 0.0, shape: Mapping[str, int] | None = None
+) -> nn.Module:
+    """Build a model, in training mode on the CPU. The same arguments give the same weights.
 
     Args:
         spec: the model.
         seed: of the random initial weights.
         drop_path: rate of stochastic depth, timm's ``drop_path_rate``, of an architecture that
             has it.
+        shape: further arguments of timm's function that makes it, such as ``blocks`` and
+            ``stacks`` of "stacked_resnet".
 
     Raises:
         ConfigurationError: the name is unknown; the architecture has no such stem, dropout or
@@ -140,10 +155,11 @@ def build_model(spec: ModelSpec, seed: int, drop_path: float = 0.0) -> nn.Module
             f"Setting dropout is {spec.dropout!r}; expected a number in [0, 1)."
         )
     weights = None if spec.weights is None else read_weights(spec.weights, spec.name)
-    checked = _check_on_meta(spec)
+    shape = shape or {}
+    checked = _check_on_meta(spec, shape)
     with isolated_torch_rng(torch.device("cpu"), seed, "model"):
         try:
-            model = _create(spec, weights, drop_path)
+            model = _create(spec, shape, weights, drop_path)
         except (ConfigurationError, OSError):  # OSError: no network, or no room for weights
             raise
         except Exception as error:  # whatever an architecture raises
@@ -203,8 +219,15 @@ def weights_hash(model: nn.Module) -> str:
     return digest(*(part for item in model.state_dict().items() for part in item))
 
 
-def _create(spec: ModelSpec, weights: Weights | None = None, drop_path: float = 0.0) -> nn.Module:
-    options: dict[str, Any] = {"drop_rate": spec.dropout} if spec.dropout else {}
+def _create(
+    spec: ModelSpec,
+    shape: Mapping[str, int],
+    weights: Weights | None = None,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    options: dict[str, Any] = dict(shape)
+    if spec.drop_rate:
+        options["drop_rate"] = spec.drop_rate
     if drop_path:
         options["drop_path_rate"] = drop_path
     if (
@@ -223,7 +246,7 @@ def _create(spec: ModelSpec, weights: Weights | None = None, drop_path: float = 
         )
     except TypeError as error:
         if drop_path and "drop_path_rate" in str(error):
-            return _create(spec, weights)
+            return _create(spec, shape, weights)
         if "drop_rate" not in str(error):
             raise
         raise _no_dropout(spec, "it does not take timm's drop_rate") from error
@@ -242,12 +265,12 @@ def _create(spec: ModelSpec, weights: Weights | None = None, drop_path: float = 
     return model
 
 
-def _check_on_meta(spec: ModelSpec) -> bool:
+def _check_on_meta(spec: ModelSpec, shape: Mapping[str, int]) -> bool:
     """Check the model without its weights; return False if that cannot be done."""
     with isolated_torch_rng(torch.device("cpu"), 0, "check of model"):
         try:
             with torch.device("meta"):
-                model = _create(replace(spec, pretrained=False, weights=None))
+                model = _create(replace(spec, pretrained=False, weights=None), shape)
             _check(spec, model)
         except NotOnMeta:
             return False
@@ -373,5 +396,5 @@ def _check_dropout(spec: ModelSpec, model: Any) -> None:
                 spec, "its logits are not the output of its classifier for its features"
             )
         probe.train()
-        if torch.equal(probe.forward_head(hidden), probe.forward_head(hidden)):
+        if spec.drop_rate and torch.equal(probe.forward_head(hidden), probe.forward_head(hidden)):
             raise _no_dropout(spec, "it drops nothing there in training")

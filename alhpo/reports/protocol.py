@@ -16,7 +16,10 @@ from alhpo.studies.config import Cell, expand, load_study
 
 #: Settings that change what is measured, in the order in which differences are told.
 DATA = ["train_split", "val_split", "image_size"]
-MODEL = ["recipe", "model", "pretrained", "weights", "init", "cifar_stem", "input_size", "dropout"]
+MODEL = [
+    *("recipe", "model", "pretrained", "weights", "init", "cifar_stem", "input_size"),
+    *("dropout", "train_dropout"),
+]
 RUN = [
     *("initial", "initial_size", "acquisition_size", "budget", "query_subset", "start"),
     "max_epochs",

@@ -96,7 +96,8 @@ class CycleSearch:
 
         The current configuration is trained to the end first, at the cost of ``max_epochs`` of the
         budget. Without it, a short search would replace a good configuration by one that only began
-        well. If every trial diverged, the current configuration stays.
+        well. If every trial diverged, the current configuration stays. An optimizer with the trait
+        ``starts_from_current`` gets the current configuration as its first one, and nothing else.
 
         Args:
             learner: the learner with the labels of the cycle.
@@ -109,7 +110,8 @@ class CycleSearch:
         measured: list[Path] = []
         objective = learner.objective(measure_test=self._measure_test)
         place = self._place(cycle, total=budget)
-        if config.measure_current and budget > config.max_epochs:
+        compares = config.measure_current and not config.starts_from_current
+        if compares and budget > config.max_epochs:
             objective.keeps_image_scores = True
             current = self._measured(learner, hp, place)
             measured = [path for path in (current.experiment,) if path]
@@ -195,7 +197,11 @@ class CycleSearch:
     def _start(
         self, space: CS.ConfigurationSpace, records: Sequence[CycleRecord], measured: Sequence[Path]
     ) -> dict[str, Any]:
-        """Arguments that a search starts from: fixed hyperparameters or earlier results."""
+        """Arguments that a search starts from: the current configuration, earlier results, or
+        fixed hyperparameters."""
+        if self._config.starts_from_current:
+            current = self.current(records).model_dump()
+            return {"initial_configurations": in_space(space, current)}
         observed = results_in_space(space, measured)
         tuned = [record for record in records if record.tuned and self._config.transfer]
         earlier = [results_in_space(space, self._experiments(record)) for record in tuned]

@@ -191,6 +191,8 @@ class _Run:
         check_dataset(self.path / "dataset.json", dataset)
         learner = ActiveLearner.of(config, dataset, precision=precision, path=self.path)
         self._check_labels(learner)
+        if config.mode.searches_ever:
+            learner.check_space()
         storage_of(config)  # fail now if it cannot be made
         sessions.begin(learner.compute)
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
@@ -255,10 +257,10 @@ class _Run:
         else:
             found = Found(self._searches.current(self.records).model_dump())
         queried: tuple[int, ...] = ()
-        remaining = config.budget - learner.n_labeled
-        if remaining > 0:
+        if cycle + 1 < self._cycles:
             with self._watch.timed("query"):
-                queried = self._query(learner, min(config.acquisition_size, remaining), fit)
+                n = config.sizes[cycle + 1] - learner.n_labeled
+                queried = self._query(learner, n, fit)
         self._record(learner, "cycle", cycle, found, tuned, fit, queried)
         if queried:
             learner.answer()

@@ -52,6 +52,7 @@ def defining_settings(settings: SearchSettings) -> dict[str, Any]:
         "recipe": "network",
         "on_error": "raise",
         "weights": None,
+        "train_dropout": True,
     }
     for name, default in defaults.items():
         if values[name] == default:

@@ -126,6 +126,8 @@ class RichObserver:
         judged = f"validation {validation['accuracy']:.3f}  " if validation else ""
         hp = record.configuration
         chosen = f"lr {hp['lr']:.2g}  wd {hp['weight_decay']:.2g}"
+        if "stacks" in hp:
+            chosen += f"  {hp['blocks']} blocks x {hp['stacks']} stacks"
         if "train_from" in hp:
             chosen += f"  from {hp['train_from']}"
             if hp["train_from"] != -1:

@@ -17,10 +17,12 @@ from alhpo.base.errors import ConfigurationError
 from alhpo.base.metrics import Metric
 from alhpo.base.schema import Settings, parse
 from alhpo.hyperparameters import (
+    ArchitectureHyperparameters,
     FinetuneHyperparameters,
     HeadHyperparameters,
     Hyperparameters,
     TrainingHyperparameters,
+    active_configuration,
     check_warmup,
     load_space,
 )
@@ -47,6 +49,7 @@ _KNOWN: dict[str, type[TrainingHyperparameters]] = {
     "network": Hyperparameters,
     "frozen": HeadHyperparameters,
     "finetune": FinetuneHyperparameters,
+    "architecture": ArchitectureHyperparameters,
 }
 
 
@@ -96,7 +99,9 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The model and its input."""
 
-    model: str = Field("resnet18", description="Name of a timm model.")
+    model: str = Field(
+        "resnet18", description="Name of a timm model; by default stacked_resnet for architecture."
+    )
     pretrained: bool = Field(
         False, description="Start from timm's pretrained weights, from the hub."
     )
@@ -125,6 +130,9 @@ class ModelSettings(Settings):
         description="Dropout probability before the classifier, in training and in the passes "
         "that strategies such as bald need.",
     )
+    train_dropout: bool = Field(
+        True, description="Drop features in training too; without it, in these passes only."
+    )
 
     @pydantic.model_validator(mode="after")
     def _known_model(self) -> Self:
@@ -145,11 +153,15 @@ class SearchSettings(Settings):
     recipe: str = Field(
         "network",
         description="What is trained: network (the whole model), frozen (a head on features of the "
-        "pretrained model), finetune (the pretrained model from a depth on), learning-loss (with a "
-        "head that predicts losses; network becomes it if the strategy needs them), or a "
-        "registered recipe.",
+        "pretrained model), finetune (the pretrained model from a depth on), architecture (a "
+        "residual network whose blocks and stacks are hyperparameters), learning-loss (with a head "
+        "that predicts losses; network becomes it if the strategy needs them), or a registered "
+        "recipe.",
     )
-    optimizer: str = Field("dyhpo", description="Optimizer of a search.")
+    optimizer: str = Field(
+        "dyhpo",
+        description="Optimizer of a search. inas grows an architecture from cycle to cycle.",
+    )
     max_epochs: int = Field(
         27,
         ge=1,
@@ -177,7 +189,8 @@ class SearchSettings(Settings):
     space: str = Field(
         "paper",
         description="paper, hpo4dl, head (for frozen by default), finetune (for finetune by "
-        "default), or a ConfigSpace .json/.yaml file.",
+        "default), architecture (for architecture by default; architecture-3 has at most 3 "
+        "stacks), or a ConfigSpace .json/.yaml file.",
     )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict, description="Fixed hyperparameters, such as lr and weight_decay."
@@ -244,20 +257,26 @@ class SearchSettings(Settings):
         """Check the settings of the search against its optimizer and space.
 
         Raises:
-            ConfigurationError: an unknown optimizer, ``min_gain`` for one that does not predict a
+            ConfigurationError: an unknown optimizer, one that cannot search the space or cannot
+                start from the fixed hyperparameters, ``min_gain`` for one that does not predict a
                 gain, ``parallel`` for one that suggests one trial at a time, or a space with a
                 warm-up longer than ``max_epochs``.
         """
         from alhpo.tuning import get_optimizer_factory
-        from alhpo.tuning.arguments import file, has_trait, parallel
+        from alhpo.tuning.arguments import file, has_trait, parallel, trait
         from alhpo.tuning.optuna_study import require_optuna
 
         legal = self.hyperparameter_class
-        check_warmup(load_space(self.space, legal), self.hyperparameters, self.max_epochs, legal)
+        space = load_space(self.space, legal)
+        check_warmup(space, self.hyperparameters, self.max_epochs, legal)
         if isinstance(self, ComputeSettings) and self.optuna_storage is not None:
             require_optuna()
             file("optuna_storage", self.optuna_storage)
         factory = get_optimizer_factory(self.optimizer)
+        if check_space := trait(factory, "check_space"):
+            check_space(space)
+        if has_trait(factory, "starts_from_current"):
+            active_configuration(space, legal.create(self.hyperparameters).model_dump())
         parallel(self.parallel, factory, self.optimizer)
         if self.min_gain is not None and not has_trait(factory, "tells_gain"):
             raise ConfigurationError(
@@ -265,10 +284,38 @@ class SearchSettings(Settings):
                 "its gain. Use optimizer dyhpo, or leave out min_gain."
             )
 
+    def check_search_budget(self, budget: int) -> None:
+        """Refuse a budget that is too small for the optimizer.
+
+        Args:
+            budget: epochs of the shortest search.
+
+        Raises:
+            ConfigurationError: it is below what one search of the optimizer takes.
+        """
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import least_budget
+
+        least = least_budget(get_optimizer_factory(self.optimizer), self.max_epochs)
+        if budget < least:
+            raise ConfigurationError(
+                f"A search has a budget of {budget} epochs, but one of optimizer "
+                f"{self.optimizer!r} takes up to {least} with max_epochs={self.max_epochs}. Raise "
+                "max_budget (or total_budget)."
+            )
+
     @property
     def hyperparameter_class(self) -> type[TrainingHyperparameters]:
         """The class of the recipe's hyperparameters."""
         return _hyperparameters_of(self.recipe)
+
+    @property
+    def starts_from_current(self) -> bool:
+        """Whether searches begin at the current configuration and judge it beside others."""
+        from alhpo.tuning import get_optimizer_factory
+        from alhpo.tuning.arguments import has_trait
+
+        return has_trait(get_optimizer_factory(self.optimizer), "starts_from_current")
 
     @property
     def search_packages(self) -> tuple[str, ...]:
@@ -349,7 +396,8 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
     measure_current: bool = Field(
         True,
         description="A search first trains the current configuration to the end, within its "
-        "budget, and replaces it only by a better one. Needs max_budget above max_epochs.",
+        "budget, and replaces it only by a better one. Needs max_budget above max_epochs. Not for "
+        "inas, which judges it beside others.",
     )
     adopt: Literal["better", "sure"] = Field(
         "better",
@@ -365,7 +413,7 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
     transfer: bool = Field(
         True,
         description="A search first tries the best configurations of earlier cycles, and its "
-        "optimizer learns from their searches.",
+        "optimizer learns from their searches. Not for inas.",
     )
     validate_fixed: bool = Field(
         True,
@@ -397,13 +445,25 @@ class CycleSettings(ComputeSettings, SearchSettings, ModelSettings):
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         return self
 
-    def check_adopt(self, budget: int) -> None:
-        """Refuse ``adopt`` "sure" where a search measures nothing to compare with.
+    def check_search_budget(self, budget: int) -> None:
+        """Refuse a budget that is too small for the optimizer or for ``adopt``.
 
         Args:
-            budget: epochs of the shortest search.
+            budget: epochs of the shortest search, if there is one.
+
+        Raises:
+            ConfigurationError: it is below what one search of the optimizer takes, or ``adopt`` is
+                "sure" where a search measures nothing to compare with.
         """
-        if self.adopt == "sure" and self.mode.searches_ever and budget <= self.max_epochs:
+        if not self.mode.searches_ever:
+            return
+        super().check_search_budget(budget)
+        if self.adopt == "sure" and self.starts_from_current:
+            raise ConfigurationError(
+                f"adopt is 'sure', but optimizer {self.optimizer!r} compares the current "
+                "configuration with others itself. Use adopt=better."
+            )
+        if self.adopt == "sure" and budget <= self.max_epochs:
             raise ConfigurationError(
                 f"adopt is 'sure', but a search of {budget} epochs cannot train the current "
                 f"configuration to the end ({self.max_epochs} epochs) and search too, so it has "

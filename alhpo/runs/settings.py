@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
+from alhpo.base.acquisition import canonical_acquisition, sizes_of_cycles
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.files import content_hash, sha256
 from alhpo.runs.identity import SEARCH_KEYS, defining_settings
@@ -29,7 +30,11 @@ class RunConfig(CycleSettings, DataSettings):
     """Everything that defines an active-learning run."""
 
     initial_size: int = Field(100, ge=2, description="Number of initial labels.")
-    acquisition_size: int = Field(100, ge=1, description="Number of images queried per cycle.")
+    acquisition_size: int | str = Field(
+        100,
+        description="Number of images queried per cycle, or a schedule such as 2000,5000@10000: "
+        "2000, and 5000 from 10000 labels on.",
+    )
     budget: int = Field(
         500, ge=2, description="Number of labels at the end, including the initial ones."
     )
@@ -61,6 +66,11 @@ class RunConfig(CycleSettings, DataSettings):
     )
     output_dir: str = Field("runs", description="Folder for the folders of runs.")
 
+    @pydantic.field_validator("acquisition_size", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> int | str:
+        return canonical_acquisition(value)
+
     @pydantic.field_validator("evaluate_at", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -74,6 +84,7 @@ class RunConfig(CycleSettings, DataSettings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> RunConfig:
+        self.hyperparameter_class.check_start(self.start)
         if self.budget < self.initial_size:
             raise ConfigurationError(
                 f"budget is {self.budget} labels, below initial_size={self.initial_size}. The "
@@ -87,7 +98,7 @@ class RunConfig(CycleSettings, DataSettings):
                     "Leave out one of the two."
                 )
             self._check_budget()
-        self.check_adopt(min(self.search_budgets, default=self.max_budget))
+        self.check_search_budget(min(self.search_budgets, default=self.max_budget))
         self._check_halves()
         if self.evaluate_at is not None:
             with naming("evaluate_at", self.evaluate_at):
@@ -169,7 +180,7 @@ class RunConfig(CycleSettings, DataSettings):
     @property
     def sizes(self) -> list[int]:
         """The number of labels in each cycle."""
-        return [*range(self.initial_size, self.budget, self.acquisition_size), self.budget]
+        return sizes_of_cycles(self.initial_size, self.acquisition_size, self.budget)
 
     @property
     def evaluated_sizes(self) -> list[int]:
@@ -186,7 +197,9 @@ class RunConfig(CycleSettings, DataSettings):
         """Whether the last cycle already measured what the final search would measure first: the
         same configuration on the same labels from the same weights."""
         measured = self.validate_fixed and self.measure_current and self.start == "cold"
-        measured = measured and self.evaluated_sizes[-1] == self.budget
+        measured = (
+            measured and self.evaluated_sizes[-1] == self.budget and not self.starts_from_current
+        )
         if not (self.mode.final_search and measured):
             return False
         return self.search_budget(len(self.sizes) - 1, final=True) > self.max_epochs
@@ -253,6 +266,11 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
     @pydantic.model_validator(mode="after")
     def _usable(self) -> TuneConfig:
         self.check_search()
+        if self.starts_from_current:
+            raise ConfigurationError(
+                f"Optimizer {self.optimizer!r} takes small steps from cycle to cycle of a run, and "
+                "a tuning is one search. Use another, such as dyhpo."
+            )
         self.hyperparameter_class.create(self.hyperparameters).check_epochs(self.max_epochs)
         if self.max_budget <= self.max_epochs:
             raise ConfigurationError(

@@ -81,7 +81,7 @@ class SessionSettings(CycleSettings):
                     "A session has no last cycle. Legal: fixed, initial, per-cycle, every:K."
                 )
             self.mode.cycles((1,))  # refuses numbers of labels that a session cannot promise
-        self.check_adopt(self.max_budget)
+        self.check_search_budget(self.max_budget)
         return self
 
     @property

@@ -26,6 +26,8 @@ from alhpo.validation import get_validation
 
 #: Training steps that are measured.
 MEASURED_STEPS = 6
+#: Hyperparameters that decide how long a step takes.
+DECISIVE = ("batch_size", "train_from", "blocks", "stacks")
 #: Initial weights as fast as any.
 RANDOM_WEIGHTS = {"pretrained": False, "weights": None}
 #: Batch size that is assumed for recipes without one.
@@ -121,10 +123,9 @@ def cell_cost(cell: Cell, data: DatasetSize) -> Cost:
 def speed_key(cell: Cell, data: DatasetSize) -> tuple[object, ...]:
     """Everything that the speed of a cell depends on."""
     config = cell.config
-    batch = _batch_size(config)
-    depth = _configuration(config).get("train_from")
-    model = (config.model, config.recipe, config.cifar_stem, config.input_size, depth)
-    return (*model, config.device, config.precision, batch, data.shape, data.classes)
+    decisive = (_configuration(config).get(name) for name in DECISIVE)
+    model = (config.model, config.recipe, config.cifar_stem, config.input_size, *decisive)
+    return (*model, config.device, config.precision, data.shape, data.classes)
 
 
 def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
@@ -134,8 +135,7 @@ def measure_speed(cell: Cell, data: DatasetSize) -> Speed:
     """
     config = cell.config
     batch = _batch_size(config)
-    decisive = ("batch_size", "train_from")
-    given = {k: v for k, v in config.hyperparameters.items() if k in decisive}
+    given = {k: v for k, v in config.hyperparameters.items() if k in DECISIVE}
     frozen = encodes(config.recipe)
     n = batch if frozen else MEASURED_STEPS * batch  # encoding takes longer than training on it
     images = torch.randint(

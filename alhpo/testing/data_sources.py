@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -15,11 +15,12 @@ from alhpo.data.lazy import ImageFiles, LazyImages
 from alhpo.data.loading import dataset_size, load_dataset
 from alhpo.data.pixels import UnreadableImage, as_shown
 from alhpo.data.sources import SourceData, SourceOptions, find_source
+from alhpo.hyperparameters import Augmentation
 from alhpo.testing.process_state import global_seed, process_left_alone, require
 
 #: The number of images of each split that are checked.
 LOOKED_AT = 100
-AUGMENTATIONS = ("crop-flip", "crop", "flip", "none")
+AUGMENTATIONS = tuple(name for name in get_args(Augmentation) if name != "auto")
 
 
 def check_data_source(

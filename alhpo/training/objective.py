@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +31,7 @@ from alhpo.training.compute import gpu_memory
 from alhpo.training.evaluation import ImageScores, evaluate, score_images
 from alhpo.training.image_scores import KEY, Gain, gain_between, packed_scores, unpacked_scores
 from alhpo.training.lanes import CAPTURING
+from alhpo.training.recipes.recipe import refuse_unsuitable
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
 from alhpo.validation import unweighted
@@ -128,7 +130,8 @@ class Objective:
         self.configuration_space = load_space(space, legal)
         self.max_epochs = task.max_epochs
         self._fixed = dict(fixed or {})
-        check_space(self.configuration_space, self._fixed, legal)
+        suitable = partial(refuse_unsuitable, task.recipe)
+        check_space(self.configuration_space, self._fixed, legal, suitable)
         self._task = task
         self._metric: Metric = metric
         self._worst = 0.0 if on_divergence == "worst" else math.nan

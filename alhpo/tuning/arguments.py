@@ -176,7 +176,7 @@ def optimizer_factory(
             "number of epochs."
         )
     _check_signature(factory, ("parallel",) if has_trait(factory, "takes_parallel") else ())
-    check_space = _trait(factory, "check_space")
+    check_space = trait(factory, "check_space")
     if check_space is not None:
         check_space(space)
     return factory
@@ -218,17 +218,24 @@ def _check_signature(factory: Any, further: tuple[str, ...]) -> None:
         ) from error
 
 
-def has_trait(factory: Any, trait: str) -> bool:
+def has_trait(factory: Any, name: str) -> bool:
     """Whether a factory, or the function in its ``functools.partial``, has a trait set to true."""
-    return bool(_trait(factory, trait))
+    return bool(trait(factory, name))
+
+
+def least_budget(factory: Any, max_epochs: int) -> int:
+    """Epochs without which a search of the optimizer means nothing; 1 for most."""
+    least = trait(factory, "least_budget")
+    return 1 if least is None else least(max_epochs)
 
 
 def packages(factory: Any) -> tuple[str, ...]:
     """The packages whose versions decide what the optimizer suggests."""
-    return tuple(_trait(factory, "packages") or ())
+    return tuple(trait(factory, "packages") or ())
 
 
-def _trait(factory: Any, name: str) -> Any:
+def trait(factory: Any, name: str) -> Any:
+    """An attribute of a factory, or of the function in its ``functools.partial``; or None."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     return getattr(factory, name, None)

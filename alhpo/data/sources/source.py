@@ -78,7 +78,7 @@ class SourceData:
         pool: the images to label.
         evaluation: the evaluation split; if None, a share of the pool is held out.
         augmentation: the meaning of the hyperparameter ``augmentation="auto"`` for these images:
-            ``"crop-flip"``, ``"crop"``, ``"flip"`` or ``"none"``.
+            ``"crop-flip"``, ``"crop"``, ``"flip"`` or ``"none"``, or with ``"-rotate"``.
         name: name in tables and folders; by default the last part of ``SourceOptions.name``.
     """
 

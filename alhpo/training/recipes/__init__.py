@@ -7,6 +7,7 @@ from typing import Any, cast
 from alhpo.base.errors import ConfigurationError
 from alhpo.base.registry import Registry
 from alhpo.hyperparameters import TrainingHyperparameters
+from alhpo.training.recipes.architecture import ArchitectureLossRecipe, ArchitectureRecipe
 from alhpo.training.recipes.finetune import FinetuneRecipe
 from alhpo.training.recipes.frozen import FrozenRecipe
 from alhpo.training.recipes.learning_loss import LearningLossRecipe
@@ -38,6 +39,11 @@ RECIPES.register("network", NetworkRecipe)
 RECIPES.register("frozen", FrozenRecipe)
 RECIPES.register("finetune", FinetuneRecipe)
 RECIPES.register("learning-loss", LearningLossRecipe)
+RECIPES.register("architecture", ArchitectureRecipe)
+RECIPES.register("architecture-loss", ArchitectureLossRecipe)
+
+#: What a recipe becomes for a strategy that needs predicted losses.
+_WITH_LOSSES = {"network": "learning-loss", "architecture": "architecture-loss"}
 
 
 def encodes(name: str) -> bool:
@@ -64,7 +70,8 @@ _PREDICTED = {
 def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     """The recipe with this name.
 
-    "network" becomes "learning-loss" for a strategy that needs ``predicted_losses``.
+    "network" becomes "learning-loss" for a strategy that needs ``predicted_losses``, and
+    "architecture" becomes "architecture-loss".
 
     Args:
         name: name of a recipe.
@@ -73,8 +80,8 @@ def get_recipe(name: str, needs: frozenset[str] = frozenset()) -> RecipeFactory:
     Raises:
         ConfigurationError: an unknown name, or a recipe that does not predict what is needed.
     """
-    if name == "network" and "predicted_losses" in needs:
-        name = "learning-loss"
+    if "predicted_losses" in needs:
+        name = _WITH_LOSSES.get(name, name)
     recipe = RECIPES.get(name)
     missing = {_PREDICTED[one] for one in needs & _PREDICTED.keys()} - recipe.outputs
     if missing:

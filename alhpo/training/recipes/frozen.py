@@ -68,7 +68,7 @@ class FrozenRecipe:
                 self.spec.num_classes,
                 hp.hidden,
                 hp.normalization,
-                self.spec.dropout,
+                self.spec.drop_rate,
             )
         if self._fitted is not None and _shapes(self._fitted) == _shapes(head):
             head.load_state_dict(self._fitted.state_dict())

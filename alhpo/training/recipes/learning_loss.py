@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from alhpo.models.timm_models import ModelSpec
+from alhpo.models.timm_models import model_input
 from alhpo.training.compute import Compute
 from alhpo.training.epochs import TrainingLoss
 from alhpo.training.loss_prediction import (
@@ -31,10 +31,11 @@ class LearningLossRecipe(NetworkRecipe):
     outputs: ClassVar[frozenset[str]] = NetworkRecipe.outputs | {"predicted_losses"}
     settings: ClassVar[Mapping[str, Any]] = {"loss_prediction": LOSS_PREDICTION}
 
-    def __init__(self, spec: ModelSpec, seed: int) -> None:
-        super().__init__(spec, seed)
-        shape = (spec.in_chans, *(self.input_size or spec.image_size))
-        add_loss_predictor(self.template, shape, seed)
+    def _build(self, seed: int, shape: Mapping[str, int] | None = None) -> nn.Module:
+        model = super()._build(seed, shape)
+        size = model_input(self.spec, model)[0] or self.spec.image_size
+        add_loss_predictor(model, (self.spec.in_chans, *size), seed)
+        return model
 
     def loss_at(self, progress: float) -> TrainingLoss:
         return loss_at(progress)

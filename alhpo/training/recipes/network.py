@@ -108,8 +108,12 @@ class NetworkRecipe:
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         self.spec = spec
-        self.template = build_model(spec, seed)
+        self.template = self._build(seed)
         self._captured: dict[Compute, bool] = {}
+
+    def _build(self, seed: int, shape: Mapping[str, int] | None = None) -> nn.Module:
+        """A model with its initial weights; see ``build_model``."""
+        return build_model(self.spec, seed, shape=shape)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -182,11 +186,15 @@ class NetworkRecipe:
     def _training(
         self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute, *, captured: bool
     ) -> Training:
-        model = compute.place(copy.deepcopy(self.template))
+        model = compute.place(self._initial(hp))
         settings = self._settings(hp, max_epochs, compute)
         if captured:
             return CapturedTraining(model.train(), settings)
         return NetworkTraining(model, settings)
+
+    def _initial(self, hp: TrainingHyperparameters) -> nn.Module:
+        """A model that a training may change, with the weights that it starts from."""
+        return copy.deepcopy(self.template)
 
     def _settings(
         self, hp: TrainingHyperparameters, max_epochs: int, compute: Compute

@@ -214,6 +214,19 @@ class PreparesInference(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksHyperparameters(Protocol):
+    """A recipe whose images do not allow all hyperparameters of its class."""
+
+    def check(self, hp: TrainingHyperparameters) -> None:
+        """Refuse hyperparameters that cannot be trained on images of this size.
+
+        Raises:
+            ConfigurationError: the message names the hyperparameter and what is legal.
+        """
+        ...
+
+
 class RecipeFactory(Declared, Protocol):
     """Makes a recipe; often the recipe's class.
 
@@ -231,3 +244,13 @@ class RecipeFactory(Declared, Protocol):
             ConfigurationError: an unknown model, or one that cannot be used.
         """
         ...
+
+
+def refuse_unsuitable(recipe: Recipe, hp: TrainingHyperparameters) -> None:
+    """Refuse hyperparameters that a recipe cannot train on its images.
+
+    Raises:
+        ConfigurationError: the message names the hyperparameter and what is legal.
+    """
+    if isinstance(recipe, ChecksHyperparameters):
+        recipe.check(hp)

@@ -12,6 +12,7 @@ from alhpo.tuning.optimizers import hpo4dl, tpe
 from alhpo.tuning.optimizers.asha import asha
 from alhpo.tuning.optimizers.dyhpo import dyhpo
 from alhpo.tuning.optimizers.hyperband import hyperband
+from alhpo.tuning.optimizers.inas import INasFactory
 from alhpo.tuning.optimizers.one_epoch import one_epoch
 from alhpo.tuning.optimizers.random_search import random_search
 
@@ -76,6 +77,8 @@ register_optimizer("hpo4dl-dyhpo", hpo4dl.dyhpo)
 register_optimizer("hpo4dl-hyperband", hpo4dl.hyperband)
 register_optimizer("hyperband", hyperband)
 register_optimizer("asha", asha)
+register_optimizer("inas", INasFactory())
+OPTIMIZERS.register_family("inas", INasFactory.parse, "EPOCHS")
 register_optimizer("one-epoch", one_epoch)
 register_optimizer("random", random_search)
 register_optimizer("tpe", tpe.tpe)
