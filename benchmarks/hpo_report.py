@@ -113,24 +113,25 @@ def draw(summary: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     means = {family: one for family, one in summary.items() if "differences" not in family}
-    figure = Figure(figsize=(5 * len(means), 4), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(means) + 2, 4), layout="constrained")
     axes = figure.subplots(1, len(means), squeeze=False)[0]
     for axis, (family, optimizers) in zip(axes, means.items(), strict=True):
         for place, (optimizer, marks) in enumerate(optimizers.items()):
             x = [int(mark) for mark in marks]
             mean = np.array([one["mean"] for one in marks.values()])
             half = np.array([one["half"] for one in marks.values()])
-            width = 2.5 if optimizer == "dyhpo" else 1.2
-            color = f"C{place}"
-            axis.plot(x, mean, color, marker="o", markersize=3, lw=width, label=optimizer)
+            own = optimizer == "dyhpo"
+            color, width = ("black", 2.5) if own else (f"C{place - 1}", 1.2)
+            axis.plot(x, mean, color=color, marker="o", markersize=3, lw=width, label=optimizer)
             lower = np.maximum(mean - half, 1e-3)
-            axis.fill_between(x, lower, mean + half, color=color, alpha=0.1)
+            axis.fill_between(x, lower, mean + half, color=color, alpha=0.15 if own else 0.05)
         axis.set(title=family, xlabel="epochs", ylabel="normalised regret", xscale="log")
         axis.set(yscale="log", ylim=(1e-3, 1))
         shown = sorted({int(mark) for marks in optimizers.values() for mark in marks})
         axis.set_xticks(shown, [str(mark) for mark in shown])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

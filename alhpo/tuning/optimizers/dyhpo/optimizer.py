@@ -41,7 +41,7 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 class DyHPO:
     """Choose after every step the configuration to train further.
 
-    A search without history begins with one epoch each of random configurations, as many as three
+    A search without earlier ones begins with one epoch each of random configurations, as many as three
     tenths of a full training (or of the budget, if that is less) have epochs. Then, with a
     probability that grows as the square of the share of the budget that is spent, the next
     configuration is that with the highest expected gain at the end of the budget
@@ -128,8 +128,9 @@ class DyHPO:
         self._through = _transferred(configurations, history, max_epochs, max_budget)
         #: The number of configurations that the search begins with.
         self._first = 0.0
-        if not history:
+        if not any(search.age for search in history):
             self._first = _FIRST_SHARE * min(max_epochs, self._budget)
+        if not history:
             self._initial += _default(configurations)
         fill_up(configurations, num_configurations)
         self._encoder = Encoder(configurations.space)
