@@ -115,7 +115,7 @@ def _write_run(
 
 def _write_tuning(cell: Cell, config: TuneConfig, generator: np.random.Generator) -> None:
     journal = SearchJournal(Journal(cell.path / "hpo" / "experiment_000" / "journal.jsonl"))
-    journal.start({})
+    journal.start({"max_budget": 100})
     trials = []
     for number in range(12):
         values = {name: float(10 ** generator.uniform(-5, -1)) for name in ("lr", "weight_decay")}

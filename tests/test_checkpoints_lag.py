@@ -81,6 +81,7 @@ def tuner_of(objective, folder, *, callback=None, parallel=1, max_budget=9):
         seed=1,
         resume="quiet",
         progress=False,
+        keep_mib=0,
         callback=callback,
     )
 

@@ -614,7 +614,7 @@ def test_yaml_file_and_flags_share_one_schema(tmp_path):
     ("arguments", "match"),
     [
         (["--stratgy", "badge"], "--strategy"),
-        (["--strategy", "bagde"], "Legal: albl, alfamix, badge"),
+        (["--strategy", "bagde"], "Legal: albl, alfamix, autoal, badge"),
         (["--hpo", "sometimes"], "every:K"),
         (["--hpo", "every:0"], "every:K"),
         (["--optimizer", "bohb"], "Legal: asha, dyhpo, "),

@@ -226,7 +226,7 @@ def spying(*needs):
 MODEL_FREE = {"images", "labels", "labeled_indices", "labeled_images", "state", "true_labels"}
 UNTRAINED = POOL_OUTPUTS - {
     *("predicted_losses", "labeled_scores", "classify", "retrain"),
-    *("heldout_logits", "heldout_labels"),
+    *("heldout_logits", "heldout_labels", "strategy_weights", "strategy_search"),
 }
 
 
@@ -355,7 +355,7 @@ NOT_OF_THE_LEARNER = {
         "output_dir",
     ),
     *("initial_size", "acquisition_size", "budget", "hpo", "measure_current", "transfer"),
-    *("adopt", "total_budget"),
+    *("adopt", "total_budget", "extend"),
     *("validate_fixed", "pool", "labels", "measure_test", "evaluate_at"),
 }
 

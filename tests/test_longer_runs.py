@@ -23,9 +23,14 @@ class Counting(Observer):
 
     def __init__(self):
         self.epochs = 0
+        self._told = {}
 
     def progressed(self, cycle, part, done, total, note):
-        self.epochs += 1
+        if part == "search":  # it tells where it is before each epoch, too
+            self.epochs += max(0, done - self._told.get(cycle, done))
+            self._told[cycle] = done
+        else:
+            self.epochs += 1
 
 
 class Killing(Counting):

@@ -148,7 +148,7 @@ def test_models_without_stages_are_refused_before_any_work(few_digits, monkeypat
         def forward(self, images):
             return self.forward_head(self.forward_features(images))
 
-    monkeypatch.setattr("alhpo.training.recipes.network.build_model", lambda spec, seed: Flat())
+    monkeypatch.setattr("alhpo.training.recipes.network.build_model", lambda *_, **__: Flat())
     with pytest.raises(ConfigurationError, match="Flat has no stages"):
         ActiveLearner(few_digits, strategy=by_loss)
     assert len(ActiveLearner(few_digits, strategy=at_random).ask_initial(3)) == 3

@@ -126,7 +126,7 @@ class TrialFolders:
         for number in keep:
             path = self.path(number)
             size = _size(path)
-            if path.exists() and size <= most_bytes:
+            if path.exists() and 0 < size <= most_bytes:
                 kept.add(path.name)
                 most_bytes -= size
         for name in [path.name for path in self.root.iterdir()] if self.root.exists() else []:

@@ -117,6 +117,8 @@ LABELED = PoolOutputs(
     heldout_labels=torch.tensor([2, 0]),
     true_labels=torch.tensor([1, 0, 0, 2]),
     state={"weights": [0.5, 1.5], "text": None},
+    strategy_weights=torch.full((4, 2), 0.5),
+    strategy_search={"loss": 0.5},
 )
 
 

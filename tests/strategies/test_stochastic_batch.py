@@ -415,8 +415,8 @@ def test_negative_scores_that_are_not_said_to_be_have_no_powers():
 
 
 def test_a_score_of_a_user_is_a_strategy():
-    @register_score("votes", needs={"logits"}, aliases=("ballots",))
-    def votes(pool):
+    @register_score("raised", needs={"logits"}, aliases=("ballots",))
+    def raised(pool):
         """How many logits are positive."""
         return (pool.logits > 0).sum(dim=1)
 
@@ -425,8 +425,8 @@ def test_a_score_of_a_user_is_a_strategy():
     query = run_strategy("ballots", pool, 20, rng(0))
     assert rows_of(query) == np.argsort(-expected, kind="stable").tolist()
     assert query.scores == tuple(np.sort(expected)[::-1])
-    assert votes.__doc__ == "How many logits are positive." and "votes" in score_names()
-    for name in ("votes", "power:votes", "softmax:ballots@2", "softrank:votes"):
+    assert raised.__doc__ == "How many logits are positive." and "raised" in score_names()
+    for name in ("raised", "power:raised", "softmax:ballots@2", "softrank:raised"):
         check_strategy(name)
     with pytest.raises(ConfigurationError, match="belongs to"):
         register_score("margin")(lambda pool: pool.logits[:, 0])

@@ -106,7 +106,13 @@ def raising(kind, *arguments, cause=None):
 def tuner(objective, output, optimizer="random", parallel=2, processes=True, **settings):
     settings = {"max_epochs": 4, "max_budget": 14, "num_configurations": 12, "seed": 5} | settings
     sizes = [settings.pop(name) for name in ("max_epochs", "max_budget")]
-    further = {"parallel": parallel, "processes": processes, "progress": False, "resume": "quiet"}
+    further = {
+        "parallel": parallel,
+        "processes": processes,
+        "progress": False,
+        "resume": "quiet",
+        "keep_mib": 0,
+    }
     return Tuner(objective, toy_space(), *sizes, output, optimizer, **further, **settings)
 
 

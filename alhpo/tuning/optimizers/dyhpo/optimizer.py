@@ -41,8 +41,8 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 class DyHPO:
     """Choose after every step the configuration to train further.
 
-    A search without earlier ones begins with one epoch each of random configurations, as many as three
-    tenths of a full training (or of the budget, if that is less) have epochs. Then, with a
+    A search without earlier ones begins with one epoch each of random configurations, as many as
+    three tenths of a full training (or of the budget, if that is less) have epochs. Then, with a
     probability that grows as the square of the share of the budget that is spent, the next
     configuration is that with the highest expected gain at the end of the budget
     (``gain_at_the_end``): an epoch is worth what it tells, less what it takes from the
