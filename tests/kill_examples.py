@@ -166,7 +166,7 @@ class TogetherObjective(ToyObjective):
 
 def extended_search(folder: Path, optimizer: str, **settings: Any) -> list[list[dict[str, Any]]]:
     """A search that then goes on with a larger budget; returns what both return."""
-    return [search(folder, optimizer, True, max_budget=n, **settings) for n in (4, 7)]
+    return [search(folder, optimizer, True, max_budget=n, keep_mib=1, **settings) for n in (4, 7)]
 
 
 def search(
@@ -177,6 +177,7 @@ def search(
     parallel: int = 1,
     max_budget: int = 7,
     processes: bool = False,
+    keep_mib: int = 0,
 ) -> list[dict[str, Any]]:
     """A search in the folder, its checkpoints elsewhere in it or with the rest; returns its best
     row and all rows."""
@@ -196,6 +197,7 @@ def search(
         seed=1,
         resume="quiet",
         storage_path=folder / "storage" if elsewhere else None,
+        keep_mib=keep_mib,
         progress=False,
     )
     best = tuner.run()
@@ -232,6 +234,7 @@ def lagging_search(folder: Path, parallel: int = 1) -> list[dict[str, Any]]:
         output_path=folder,
         optimizer="hyperband",
         num_configurations=5,
+        keep_mib=0,
         parallel=parallel,
         seed=1,
         resume="quiet",

@@ -60,4 +60,5 @@ def test_a_peer_that_cannot_run_is_named(tmp_path):
 @pytest.mark.slow
 def test_every_strategy_is_measured():
     measured = {line.split()[0] for line in run("--no-peers")[2:] if "left out" not in line}
-    assert measured == set(strategy_names()) - set(strategy_families())
+    trained = {"autoal"}  # its time is that of two trainings
+    assert measured == set(strategy_names()) - set(strategy_families()) - trained

@@ -53,10 +53,11 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def in_a_process(function, *args):
     """Call in a process of its own (forked, so that it need not import torch again)."""
     context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    process = context.Process(target=lambda: queue.put(function(*args)))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(function(*args)))
     process.start()
-    result = queue.get()
+    sender.close()  # so that the end of the process ends the wait
+    result = receiver.recv()
     process.join()
     return result
 
