@@ -112,6 +112,20 @@ def growing_run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
     return run(folder, **grown, **search, **changes)
 
 
+def without_retraining(folder: Path) -> dict[str, Any]:
+    """What ``recorded`` tells, but not which trials were trained again."""
+
+    def is_of_it(entry: Any) -> bool:
+        return isinstance(entry, dict) and entry.get("kind") in ("retrain", "retrained")
+
+    return {
+        name: [one for one in content if not is_of_it(one)]
+        if isinstance(content, list)
+        else content
+        for name, content in recorded(folder).items()
+    }
+
+
 class ToyObjective:
     """Adds up its metrics in two files that it writes one after the other, as a checkpoint.
 
