@@ -52,6 +52,8 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 def in_a_process(function, *args):
     """Call in a process of its own (forked, so that it need not import torch again)."""
+    if "ray" in sys.modules:
+        pytest.skip("a test in this process has loaded Ray, whose library crashes in forks")
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(function(*args)))
