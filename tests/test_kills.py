@@ -36,8 +36,8 @@ from killing import (
 from toy_models import random_weights, toy_weights
 
 Job = Callable[[], Any]
-#: What of a folder must be the same.
-Left = Callable[[Path], dict[str, Any]]
+#: Reads what of a folder must be the same after a kill.
+ReadFolder = Callable[[Path], dict[str, Any]]
 
 
 @pytest.fixture
@@ -62,18 +62,18 @@ MODES = {
 }
 
 
-def result_of(job: Job, folder: Path, left: Left = recorded) -> tuple[Any, dict[str, Any]]:
+def result_of(job: Job, folder: Path, read: ReadFolder = recorded) -> tuple[Any, dict[str, Any]]:
     """What the job returns, and what it leaves in the folder."""
-    return in_process(job).result(), left(folder)
+    return in_process(job).result(), read(folder)
 
 
-def check_every_kill(job: Job, folder: Path, left: Left = recorded) -> None:
+def check_every_kill(job: Job, folder: Path, read: ReadFolder = recorded) -> None:
     """Kill a job at every moment, and go on each time."""
     folder.mkdir()
     states = states_of(job, folder)
-    expected = result_of(job, folder, left)
+    expected = result_of(job, folder, read)
     wrong = []
-    for number, ended in enumerate(continued(job, folder, states, left)):
+    for number, ended in enumerate(continued(job, folder, states, read)):
         if ended.value != expected:
             after = changed(states[max(0, number - 1)], states[number])
             wrong.append(f"{number}, after {after}: {ended.traceback or 'other records'}")
