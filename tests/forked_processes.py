@@ -3,27 +3,22 @@ start and to import PyTorch."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from multiprocessing.connection import Connection
-from typing import IO
 
 import torch
 from killing import PROCESSES
 
-from alhpo.tuning.processes import together
+from alhpo.tuning.processes import process
 from alhpo.tuning.processes.worker import serve
 
 
 class Forked:
     """Stands for the ``Popen`` of a process."""
 
-    def __init__(self, channel: Connection, file: IO[bytes], threads: int) -> None:
-        with Connection(os.dup(file.fileno())) as copy:  # which goes where a descriptor cannot
-            self._process = PROCESSES.Process(
-                target=_serve, args=(channel, copy, threads), daemon=True
-            )
-            self._process.start()
+    def __init__(self, channel: Connection, threads: int) -> None:
+        self._process = PROCESSES.Process(target=_serve, args=(channel, threads), daemon=True)
+        self._process.start()
 
     @property
     def pid(self) -> int | None:
@@ -46,11 +41,11 @@ class Forked:
         self._process.kill()
 
 
-def _serve(channel: Connection, file: Connection, threads: int) -> None:
+def _serve(channel: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
-    serve(channel, file.fileno())
+    serve(channel)
 
 
 def fork_processes() -> None:
     """Have trials trained in forks, in this process until its end."""
-    together._started = Forked  # type: ignore[assignment]
+    process._started = Forked  # type: ignore[assignment]

@@ -29,7 +29,7 @@ from alhpo.runs.search import (
     validation_of,
 )
 from alhpo.runs.setting_groups import CycleSettings
-from alhpo.tuning import Tuner
+from alhpo.tuning import TrialProcesses, Tuner
 from alhpo.tuning.progress import SearchStatus
 
 
@@ -66,6 +66,7 @@ class CycleSearch:
         storage: folder for checkpoints; None for the folders of the searches.
         earlier: folder with searches of another run, in folders of their cycles.
         extend: whether those with a smaller budget may go on with a larger one.
+        processes: where those that train trials are kept from search to search.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class CycleSearch:
         storage: Path | None = None,
         earlier: Path | None = None,
         extend: bool = False,
+        processes: TrialProcesses | None = None,
     ) -> None:
         self._config = config
         self._folder = path / "hpo"
@@ -83,6 +85,7 @@ class CycleSearch:
         self._storage = storage
         self._earlier = earlier
         self._extend = extend
+        self._processes = processes
         self._measure_test = config.measures_test
 
     def search(
@@ -119,7 +122,14 @@ class CycleSearch:
             budget -= config.max_epochs
         start = self._start(objective.configuration_space, records, measured)
         optuna = optuna_arguments(config.optuna_storage, self._cycle_folder(cycle))
-        tuner, best = run_search(objective, config, budget=budget, optuna=optuna, **place, **start)
+        tuner, best = run_search(
+            *(objective, config),
+            budget=budget,
+            optuna=optuna,
+            processes=self._processes,
+            **place,
+            **start,
+        )
         budgets = tuner.budgets
         extended = {"extended_from": budgets[-2]} if len(budgets) > 1 else {}
         found = None

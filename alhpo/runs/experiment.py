@@ -67,6 +67,7 @@ from alhpo.runs.settings import RunConfig
 from alhpo.runs.stopwatch import Stopwatch
 from alhpo.strategies import needs_model, strategy_name
 from alhpo.training.compute import Compute
+from alhpo.tuning import TrialProcesses
 
 
 def run_experiment(
@@ -100,14 +101,19 @@ def run_experiment(
     if not isinstance(config, RunConfig):
         config = RunConfig.create(config)
     path = Path(config.output_dir).expanduser() / config.name
-    with exclusive(path):
+    with exclusive(path), TrialProcesses() as processes:
         finish_taking_over(path)
-        return _Run(config, path, dataset, Observers(observer)).complete()
+        return _Run(config, path, dataset, Observers(observer), processes).complete()
 
 
 class _Run:
     def __init__(
-        self, config: RunConfig, path: Path, dataset: ImageDataset | None, observer: Observer
+        self,
+        config: RunConfig,
+        path: Path,
+        dataset: ImageDataset | None,
+        observer: Observer,
+        processes: TrialProcesses,
     ) -> None:
         self.config = config
         self.path = path
@@ -115,6 +121,7 @@ class _Run:
         self._observer = observer
         self._journal = Journal(path / "cycles.jsonl")
         self.records = read_records(path / "cycles.jsonl")
+        self._processes = processes
         self._cycles = len(config.sizes)
         self._mode = config.mode
         self._watch = Stopwatch()
@@ -134,6 +141,7 @@ class _Run:
             storage_of(self.config),
             earlier=self.path / SEARCHES,
             extend=self.config.extend,
+            processes=self._processes if self.config.searches > 1 else None,
         )
         total = self._cycles + self._mode.final_search
         self._observer.started(self.config, self.path, len(self.records), total)

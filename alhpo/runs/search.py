@@ -17,7 +17,7 @@ from alhpo.learner import ActiveLearner
 from alhpo.runs.setting_groups import SearchSettings
 from alhpo.runs.settings import RunConfig, TuneConfig
 from alhpo.training.objective import Objective
-from alhpo.tuning import Tuner, recorded_results
+from alhpo.tuning import TrialProcesses, Tuner, recorded_results
 from alhpo.tuning.progress import ShowStatus
 from alhpo.tuning.record import Record, SearchJournal
 
@@ -42,6 +42,7 @@ def run_search(
     show: ShowStatus,
     optuna: Mapping[str, Any] | None = None,
     earlier: EarlierSearches | None = None,
+    processes: TrialProcesses | None = None,
     **start: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
     """Search the objective's space, or continue the search in the folder.
@@ -56,6 +57,7 @@ def run_search(
         show: called before and after every epoch.
         optuna: arguments of the Tuner about the study of Optuna that shows the search.
         earlier: searches of another run, of which one that is the same is moved into the folder.
+        processes: for trials that are trained in processes, where these are kept.
         start: arguments of the Tuner about earlier results, such as ``warm_start``.
 
     Returns:
@@ -76,6 +78,7 @@ def run_search(
         num_configurations=settings.num_configurations,
         min_gain=settings.min_gain,
         parallel=settings.parallel,
+        processes=processes if objective.in_processes else None,
         seed=seed % 2**31,
         storage_path=storage,
         **(optuna or {}),

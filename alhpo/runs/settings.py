@@ -150,11 +150,15 @@ class RunConfig(CycleSettings, DataSettings):
     def search_budgets(self) -> list[int]:
         """The shares of ``total_budget`` of the searches in their order, the final one last; empty
         without such a budget or without searches."""
-        searches = len(self.search_cycles) + self.mode.final_search
-        if self.total_budget is None or not searches:
+        if self.total_budget is None or not self.searches:
             return []
-        share, rest = divmod(self.total_budget, searches)
-        return [share + (place < rest) for place in range(searches)]
+        share, rest = divmod(self.total_budget, self.searches)
+        return [share + (place < rest) for place in range(self.searches)]
+
+    @property
+    def searches(self) -> int:
+        """The number of searches, the one after the last cycle included."""
+        return len(self.search_cycles) + self.mode.final_search
 
     def _check_left_out(self, evaluated: list[int]) -> None:
         """Refuse to leave out fits that something else depends on."""

@@ -8,11 +8,13 @@ from alhpo.tuning.optimizers.registry import (
     optimizer_names,
     register_optimizer,
 )
+from alhpo.tuning.processes import TrialProcesses
 from alhpo.tuning.tuner import Tuner
 
 __all__ = [
     "DyHPO",
     "SampledConfigurations",
+    "TrialProcesses",
     "Tuner",
     "dyhpo",
     "get_optimizer_factory",

@@ -22,6 +22,7 @@ from alhpo.base.protocols import OptimizerFactory
 from alhpo.tuning.configurations import SampledConfigurations
 from alhpo.tuning.identity import identity_of
 from alhpo.tuning.optimizers.registry import get_optimizer_factory
+from alhpo.tuning.processes import TrialProcesses
 
 #: The keywords that every optimizer factory is called with.
 _FACTORY_ARGUMENTS = ("max_epochs", "max_budget", "num_configurations", "seed", "device")
@@ -193,9 +194,12 @@ def parallel(value: Any, factory: Any, optimizer: Any) -> int:
     return number
 
 
-def processes(value: Any, parallel: int) -> bool | None:
-    """Return ``value``, which must be None, False, or with several trials at a time True."""
-    if value is None or flag("processes", value) is False or parallel > 1:
+def processes(value: Any, parallel: int) -> bool | TrialProcesses | None:
+    """Return ``value``, which must be None, False, processes that are kept, or with several trials
+    at a time True."""
+    if value is None or isinstance(value, TrialProcesses):
+        return value
+    if flag("processes", value) is False or parallel > 1:
         return value
     raise ConfigurationError(
         "Argument processes is True, but parallel is 1, so that there is nothing to share out. "

@@ -27,6 +27,7 @@ from alhpo.tuning.failures import outside_cause
 from alhpo.tuning.history import EarlierResults, best_first, earlier_searches
 from alhpo.tuning.identity import identity_of
 from alhpo.tuning.optuna_study import OptunaStudy, check_space
+from alhpo.tuning.processes import TrialProcesses
 from alhpo.tuning.processes.together import side_by_side
 from alhpo.tuning.progress import SearchStatus, ShowStatus, search_view
 from alhpo.tuning.record import Record, SearchJournal
@@ -105,6 +106,7 @@ class Tuner:
             threads that torch has here and end with the search. None asks the attribute
             ``in_processes`` of the objective, which those of ``ActiveLearner`` have on the CPU.
             True is for objectives that can be pickled, and that keep nothing that counts in memory.
+            ``TrialProcesses`` are used as if the objective had asked, and kept for later searches.
         resume: True continues the same search, or returns its result, with an
             ``EarlierResultWarning``; "quiet" does so without the warning; False starts a new
             search in a new folder.
@@ -153,7 +155,7 @@ class Tuner:
         observed: EarlierResults | None = None,
         min_gain: float | None = None,
         parallel: int = 1,
-        processes: bool | None = None,
+        processes: bool | TrialProcesses | None = None,
         resume: bool | Literal["quiet"] = True,
         identity: Any = None,
         max_failures: int = 0,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 #: Folds of the classifier: the weight of an image comes from a fit without that image.
@@ -90,6 +88,8 @@ def _left_out_logits(
     values: np.ndarray, is_labeled: np.ndarray, fold: np.ndarray, strength: float
 ) -> np.ndarray:
     """The logit of "labelled" of each row, from the classifier fitted to the other folds."""
+    from sklearn.linear_model import LogisticRegression  # half a second of every process's start
+
     logits = np.empty(len(values))
     for left_out in range(fold.max() + 1):
         inside = fold != left_out
@@ -129,6 +129,8 @@ def pixel_features(labeled: torch.Tensor, unlabeled: torch.Tensor) -> tuple[np.n
     components = min(COMPONENTS, *flat[1].shape)
     if len(unlabeled) < 2:
         return flat[0], flat[1]
+    from sklearn.decomposition import PCA
+
     pca = PCA(components, svd_solver="full").fit(flat[1])
     # scikit-learn may be configured to return other containers
     first, second = (np.asarray(pca.transform(part), dtype=np.float32) for part in flat)

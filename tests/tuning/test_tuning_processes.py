@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from alhpo.base.errors import CheckpointError, ConfigurationError, DivergedError
 from alhpo.runs.experiment import run_experiment
 from alhpo.runs.settings import RunConfig
 from alhpo.tuning import Tuner
-from alhpo.tuning.processes import together
+from alhpo.tuning.processes import TrialProcesses, process
 from alhpo.tuning.processes.together import side_by_side
 
 
@@ -43,7 +44,7 @@ def started(monkeypatch):
         every.append(forked_processes.Forked(*arguments))
         return every[-1]
 
-    monkeypatch.setattr(together, "_started", start)
+    monkeypatch.setattr(process, "_started", start)
     yield every
     for module in own:
         cloudpickle.unregister_pickle_by_value(module)
@@ -192,6 +193,71 @@ def test_as_many_processes_as_threads_where_the_objective_asks_for_them(
     del objective.in_processes
     tuner(objective, tmp_path / "none", processes=None).run()
     assert len(started) == 2
+
+
+# Processes that are kept from search to search.
+
+
+def test_kept_processes_train_for_the_next_search(tmp_path, undisturbed, two_threads, started):
+    with TrialProcesses() as kept:
+        for name in ("one", "two"):
+            search = tuner(Told(tmp_path), tmp_path / name, processes=kept)
+            search.run()
+            assert_same(search, undisturbed)
+            assert len(started) == 2
+            assert {row["pid"] for row in search.results} == {one.pid for one in started}
+        assert all(one.poll() is None for one in started)
+
+
+def test_kept_processes_forget_the_objective(tmp_path, two_threads):
+    """A search's images are not held until the next one."""
+
+    class Leaves(Told):
+        def __del__(self):
+            (self.folder / f"{os.getpid()}.gone").touch()
+
+    with TrialProcesses() as kept:
+        search = tuner(Leaves(tmp_path), tmp_path / "one", processes=kept)
+        search.run()
+        gone = [tmp_path / f"{row['pid']}.gone" for row in search.results]
+        deadline = time.monotonic() + 60
+        while not all(path.exists() for path in gone):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_kept_process_with_other_threads_is_not_used(tmp_path, monkeypatch, started):
+    with TrialProcesses() as kept:
+        for threads in (2, 4, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            search = tuner(Told(tmp_path), tmp_path / str(len(started)), processes=kept)
+            search.run()
+            assert {row["threads"] for row in search.results} == {threads // 2}
+        assert len(started) == 4
+
+
+@pytest.mark.parametrize("how", ["killed while idle", "interrupted", "no memory"])
+def test_kept_processes_after_something_went_wrong(
+    tmp_path, undisturbed, two_threads, started, how, caplog
+):
+    def interrupt(row):
+        if how == "interrupted":
+            raise KeyboardInterrupt
+
+    events = {("trial_1", 2): no_memory} if how == "no memory" else {}
+    with TrialProcesses() as kept:
+        first = tuner(Told(tmp_path, events), tmp_path / "one", processes=kept, callback=interrupt)
+        with pytest.raises(KeyboardInterrupt) if how == "interrupted" else nullcontext():
+            first.run()
+        if how == "killed while idle":
+            for one in started:
+                one.kill()
+                one.wait()
+        caplog.clear()
+        search = tuner(Told(tmp_path), tmp_path / "two", processes=kept)
+        search.run()
+        assert not caplog.text
+        assert_same(search, undisturbed)
 
 
 # What goes wrong with one of several.
@@ -394,23 +460,24 @@ def test_a_trial_is_what_it_is_alone_with_as_many_threads(learner, tmp_path, two
         assert [row | one for row, one in zip(rows, alone, strict=True)] == rows
 
 
-def test_a_search_in_a_run_uses_processes(learner, tmp_path, two_threads, started):
+@pytest.mark.parametrize("hpo", ["final", "per-cycle", "initial+final"])
+def test_all_searches_of_a_run_use_the_same_processes(learner, tmp_path, two_threads, started, hpo):
     records = []
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
-        records.append(run_of(learner.dataset, folder))
+        records.append(run_of(learner.dataset, folder, hpo))
     assert len(started) == 4
     assert records[0] == records[1]
 
 
-def run_of(dataset, folder):
+def run_of(dataset, folder, hpo):
     config = RunConfig.create(
         {
             "dataset": "digits",
             "model": "alhpo_toy",
             "strategy": "random",
-            "hpo": "final",
+            "hpo": hpo,
             "initial_size": 20,
             "acquisition_size": 20,
             "budget": 40,

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import pickle
-import subprocess
-import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import IO, Any
 
 import torch
 
-from alhpo.base.child_processes import how_it_ended, import_settings, thread_settings
 from alhpo.base.errors import ConfigurationError
 from alhpo.tuning.evaluation import Objective
 from alhpo.tuning.failures import LostProcessError, is_out_of_memory
 from alhpo.tuning.processes.packing import Spans, pack
+from alhpo.tuning.processes.process import TrialProcess, TrialProcesses
 from alhpo.tuning.processes.raised import Raised
 
 logger = logging.getLogger("alhpo.tuning")
 
-#: Seconds that a process has to end before it is killed.
-GRACE = 5.0
 #: Seconds after which it is noticed that a process has ended whose own children live on.
 PULSE = 1.0
 
@@ -36,9 +29,10 @@ Request = tuple[Any, int, int, Any]
 
 @contextlib.contextmanager
 def side_by_side(
-    objective: Objective, parallel: int, processes: bool | None
+    objective: Objective, parallel: int, processes: bool | TrialProcesses | None
 ) -> Iterator[Objective]:
-    """The objective, or one that trains its trials in processes, which end with the block.
+    """The objective, or one that trains its trials in processes, which end with the block unless
+    they were given.
 
     The threads that torch has here are the share of the cores that this search may use. The
     processes divide them: each has ``threads // parallel``, at least 1. So the number of threads
@@ -48,36 +42,40 @@ def side_by_side(
     Args:
         objective: the user's.
         parallel: the number of trials that are trained at a time.
-        processes: whether to use processes. None asks the attribute ``in_processes`` of the
-            objective; there are then not more processes than threads to divide.
+        processes: whether to use processes, or some to use. None asks the attribute
+            ``in_processes`` of the objective. There are not more processes than threads to divide,
+            unless this is True.
 
     Raises:
         ConfigurationError: ``processes`` is True, and the objective cannot be pickled.
     """
     threads = torch.get_num_threads()
+    given = isinstance(processes, TrialProcesses)
     asked = getattr(objective, "in_processes", False) if processes is None else processes
-    count = parallel if processes else min(parallel, threads)
-    packed = _packed(objective, processes) if asked and count > 1 else None
+    must = processes is True
+    count = parallel if must else min(parallel, threads)
+    packed = _packed(objective, must) if (given or asked) and count > 1 else None
     if packed is None:
         yield objective
         return
-    file, spans = packed
     lag = bool(getattr(objective, "checkpoints_lag", False))
-    with file:
-        together = InProcesses(file, spans, count, max(1, threads // parallel), lag)
-        with contextlib.closing(together):
-            yield together
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(packed[0])
+        kept = processes if given else stack.enter_context(TrialProcesses())
+        together = InProcesses(kept, packed, count, max(1, threads // parallel), lag)
+        stack.callback(together.give_back)
+        yield together
 
 
-def _packed(objective: Objective, processes: bool | None) -> tuple[IO[bytes], Spans] | None:
-    """See ``pack``; None if the objective cannot be pickled, and nobody asked for it."""
+def _packed(objective: Objective, must: bool) -> tuple[IO[bytes], Spans] | None:
+    """See ``pack``; None if the objective cannot be pickled, unless it must be."""
     try:
         return pack(objective)
     except OSError:  # no room
         raise
     except Exception as error:
         why = f"the objective cannot be pickled ({type(error).__name__}: {error})"
-        if processes:
+        if must:
             raise ConfigurationError(
                 f"Argument processes is True, but {why}, and so cannot be sent to processes. Make "
                 "what cannot be pickled when the objective is called, or leave out processes."
@@ -95,21 +93,27 @@ class InProcesses:
     memory was short, all end, and one alone takes every later call, with as many threads as before.
 
     Args:
-        file: the packed objective.
-        spans: see ``pack``.
+        kept: where the processes come from and go to.
+        packed: the objective; see ``pack``.
         count: of processes.
         threads: of each process.
         checkpoints_lag: of the objective; trials then never change their process.
     """
 
     def __init__(
-        self, file: IO[bytes], spans: Spans, count: int, threads: int, checkpoints_lag: bool
+        self,
+        kept: TrialProcesses,
+        packed: tuple[IO[bytes], Spans],
+        count: int,
+        threads: int,
+        checkpoints_lag: bool,
     ) -> None:
         self.checkpoints_lag = checkpoints_lag
-        self._packed = file, spans
+        self._kept = kept
+        self._packed = packed
         self._count = count
         self._threads = threads
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, TrialProcess] = {}
         #: Which process trained a trial last, by the path of its checkpoint.
         self._homes: dict[Any, int] = {}
 
@@ -129,10 +133,10 @@ class InProcesses:
         try:
             answers = self._answers(requests)
         except BaseException:
-            self.close()
+            self._end()
             raise
         if any(isinstance(one, Exception) and is_out_of_memory(one) for one in answers):
-            self.close()
+            self._end()
             self._count = 1
         return answers
 
@@ -151,10 +155,15 @@ class InProcesses:
                     del waiting[number]
         return answers
 
-    def close(self) -> None:
+    def _end(self) -> None:
         """End the processes, also those that are training."""
         while self._processes:
             self._processes.popitem()[1].close()
+
+    def give_back(self) -> None:
+        """Leave the processes, none of which is training, to later searches."""
+        while self._processes:
+            self._kept.give_back(self._processes.popitem()[1])
 
     def _shared_out(self, requests: Sequence[tuple[Any, ...]]) -> dict[int, deque[int]]:
         """The positions of the requests that each process gets."""
@@ -176,13 +185,14 @@ class InProcesses:
             shares.setdefault(chosen[position], deque()).append(position)
         return shares
 
-    def _process(self, number: int) -> _Process:
+    def _process(self, number: int) -> TrialProcess:
         """The process of this number; a new one if it was not needed yet, or has ended."""
         process = self._processes.get(number)
         if process is None or process.ended:
             if process is not None:
                 process.close()
-            self._processes[number] = process = _Process(*self._packed, self._threads)
+            self._processes[number] = process = self._kept.take(self._threads)
+            process.load(*self._packed)
         return process
 
     def _ready(self, waiting: Sequence[int] | dict[int, Any]) -> list[int]:
@@ -212,56 +222,3 @@ class InProcesses:
         if not isinstance(error, Exception):
             raise error
         return error
-
-
-class _Process:
-    """A process of ``alhpo.tuning.processes.worker``."""
-
-    def __init__(self, file: IO[bytes], spans: Spans, threads: int) -> None:
-        self.channel, theirs = Pipe()
-        with theirs:
-            self._process = _started(theirs, file, threads)
-        self.ask(spans)
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def ask(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it has ended, which ``answer`` tells
-            self.channel.send(message)
-
-    def answer(self) -> Any:
-        """The next answer.
-
-        Raises:
-            EOFError, OSError: the process has ended.
-        """
-        ended = self.ended  # asked first: what it said before is still to be heard
-        if ended and not self.channel.poll():
-            raise EOFError
-        return pickle.loads(self.channel.recv_bytes())
-
-    def close(self) -> str:
-        """End it at once, if it has not ended; how it ended, in words."""
-        self.channel.close()
-        try:
-            self._process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        return how_it_ended(self._process.returncode)
-
-
-def _started(channel: Connection, file: IO[bytes], threads: int) -> subprocess.Popen[bytes]:
-    """A new process; see ``alhpo.tuning.processes.worker``."""
-    descriptors = channel.fileno(), file.fileno()
-    options = (f"-W{option}" for option in sys.warnoptions)
-    environment = os.environ | thread_settings(threads) | import_settings()
-    return subprocess.Popen(
-        [sys.executable, *options, "-m", "alhpo.tuning.processes.worker", *map(str, descriptors)],
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        env=environment | {"PYTHONUNBUFFERED": "1"},  # it ends without flushing
-        start_new_session=True,  # Ctrl-C goes to this process, which ends the others
-    )

@@ -1,18 +1,21 @@
-"""A process that trains trials: ``python -m alhpo.tuning.processes.worker CHANNEL FILE``.
+"""A process that trains trials: ``python -m alhpo.tuning.processes.worker CHANNEL``.
 
-CHANNEL is the descriptor of a connection to the process that asks, FILE that of the packed
-objective. It ends at once when the connection does, even within an epoch: the system closes it when
-the other process ends. Its trials can be continued as after any other kill.
+CHANNEL is the descriptor of a connection to the process that asks. It ends at once when the
+connection does, even within an epoch: the system closes it when the other process ends. Its trials
+can be continued as after any other kill.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,30 +26,34 @@ from alhpo.tuning.processes.packing import unpack
 from alhpo.tuning.processes.raised import Raised
 
 
-def serve(channel: Connection, file: int) -> None:
-    """Answer one request after the other, until the connection ends.
+def serve(channel: Connection) -> None:
+    """Do what one message after the other says, until the connection ends.
 
-    The first message says where the objective is in the file; each later one is a request, the
-    arguments of a call. The answer is what the call returns, or the exceptions that it ends with:
-    the one that it raises and the causes of that.
+    Messages are pairs: ``"load"`` and where the objective is in a file, whose descriptor follows;
+    ``"call"`` and the arguments of a call; ``"drop"`` and None. A call is answered with what it
+    returns, or with the exceptions that it ends with: the one that it raises and its causes.
     """
-    received: SimpleQueue[Any] = SimpleQueue()
+    received: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     threading.Thread(target=_receive, args=(channel, received), daemon=True).start()
-    objective = _loaded(file, received.get())
+    objective: Callable[..., Any] | None = None
     while True:
-        request = received.get()
-        try:
-            answer = objective(*request)
-        except BaseException as error:
-            answer = Raised(error)
-        with suppress(OSError):  # nobody listens any more, which the other thread hears, too
-            channel.send_bytes(_dumped(answer))
+        kind, content = received.get()
+        if kind == "load":
+            objective = _loaded(*content)
+        elif kind == "drop":
+            objective = None
+            gc.collect()
+        else:
+            assert objective is not None
+            with suppress(OSError):  # nobody listens any more, which the other thread hears, too
+                channel.send_bytes(_answer(objective, content))
 
 
-def _receive(channel: Connection, received: SimpleQueue[Any]) -> None:
+def _receive(channel: Connection, received: SimpleQueue[tuple[str, Any]]) -> None:
     try:
         while True:
-            received.put(channel.recv())
+            kind, content = channel.recv()
+            received.put((kind, (recv_handle(channel), content) if kind == "load" else content))
     finally:  # the end of the connection, or nonsense on it
         os._exit(0)
 
@@ -62,6 +69,16 @@ def _loaded(file: int, spans: Any) -> Any:
             raise failure
 
         return unloadable
+    finally:
+        os.close(file)  # what is mapped of it stays
+
+
+def _answer(objective: Callable[..., Any], request: tuple[Any, ...]) -> bytes:
+    try:
+        answer = objective(*request)
+    except BaseException as error:
+        answer = Raised(error)
+    return _dumped(answer)
 
 
 def _dumped(answer: Any) -> bytes:
@@ -85,4 +102,4 @@ def _dumped(answer: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    serve(Connection(int(sys.argv[1])))
