@@ -251,6 +251,80 @@ def test_a_final_fit_that_diverges_is_said_to(few_digits, tmp_path):
     assert rescued.configuration["lr"] <= 0.1
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """The epochs that searches and measurements train from now on."""
+    epochs = []
+    call = Objective.__call__
+
+    def counted(self, configuration, epoch, *rest):
+        epochs.append((configuration["lr"], epoch))
+        return call(self, configuration, epoch, *rest)
+
+    monkeypatch.setattr(Objective, "__call__", counted)
+    return epochs
+
+
+@pytest.mark.parametrize("optimizer", ["random", "dyhpo"])
+def test_a_larger_budget_goes_on_with_what_was_trained(
+    run, few_digits, tmp_path, optimizer, trained
+):
+    settings = {"optimizer": optimizer, "space": "paper"}
+    whole = tune(run, tmp_path / "whole", few_digits, max_budget=9, **settings)
+    first = tune(run, tmp_path / "out", few_digits, max_budget=6, **settings)
+    before = {file: file.read_bytes() for file in first.path.rglob("*.js*") if file.is_file()}
+    del trained[:]
+    anew = tune(run, tmp_path / "out", few_digits, max_budget=9, **settings)
+    assert OWN_LR not in dict(trained)  # that measurement is the same in all of them
+    assert len(trained) == 7
+    assert rows(anew) == rows(whole)
+    assert comparable(anew) == comparable(whole)
+    del trained[:]
+    longer = tune(run, tmp_path / "out", few_digits, max_budget=11, extend=True, **settings)
+    assert rows(longer)[:9] == rows(whole)  # that had trained most
+    assert len(rows(longer)) == longer.record.epochs["hpo"] == 11
+    assert longer.record.search["extended_from"] == 7
+    assert not (longer.path / "earlier_hpo").exists()
+    assert {file: file.read_bytes() for file in before} == before
+    again = len(trained) - 2  # of a trial that goes on, whose checkpoint was not kept
+    assert 0 <= again <= 2
+    if optimizer == "random":
+        alone = comparable(tune(run, tmp_path / "whole", few_digits, max_budget=11, **settings))
+        alone["search"]["extended_from"] = 7
+        assert comparable(longer) == alone
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_extended_tuning_that_was_interrupted_goes_on(
+    run, few_digits, tmp_path, monkeypatch, at
+):
+    for folder in ("one", "other"):
+        tune(run, tmp_path / folder, few_digits, max_budget=6)
+    whole = tune(run, tmp_path / "one", few_digits, max_budget=11, extend=True)
+    call, calls = Objective.__call__, []
+
+    def interrupted(self, *request):
+        calls.append(request)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return call(self, *request)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Objective, "__call__", interrupted)
+        tune(run, tmp_path / "other", few_digits, max_budget=11, extend=True)
+    ended = tune(run, tmp_path / "other", few_digits, max_budget=11, extend=True)
+    assert comparable(ended) == comparable(whole)
+    assert rows(ended) == rows(whole)
+
+
+def test_nothing_is_taken_from_a_tuning_of_something_else(run, few_digits, tmp_path, trained):
+    tune(run, tmp_path, few_digits, max_budget=6, validation="random:0.3")
+    tune(run, tmp_path, few_digits, max_budget=6, hyperparameters={"momentum": 0.5})
+    del trained[:]
+    tune(run, tmp_path, few_digits, max_budget=9, extend=True)
+    assert len(trained) == 9
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

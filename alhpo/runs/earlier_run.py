@@ -158,7 +158,7 @@ def _copy(config: RunConfig, other: Path, records: Sequence[CycleRecord], path: 
         cycle = int(experiment.parent.name.removeprefix("cycle_"))
         recorded = cycle < n and _is_of(records[cycle], experiment)
         place = staged / ("hpo" if recorded else SEARCHES) / experiment.parent.name
-        checkpoints = shutil.ignore_patterns("best_trial", "trials", ".*")
+        checkpoints = shutil.ignore_patterns("trials", ".*")
         shutil.copytree(experiment, place / experiment.name, ignore=checkpoints)
     write_json(staged / "earlier_run.json", {"run": other.name, "records": n})
     staged.rename(path / _TAKEN)

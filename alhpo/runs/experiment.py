@@ -378,6 +378,5 @@ class _Run:
         needed = [*cycles[-2 if self.config.start == "warm" else -1 :], *fitted[-1:]]
         kept = [self._fit_folder(record.kind, record.cycle) for record in needed]
         old = [folder for folder in (self.path / "fit").glob("*") if folder not in kept]
-        checkpoints = (self.path / "hpo").glob("cycle_*/experiment_*/best_trial")
-        for folder in (*old, self.path / "query", *checkpoints):
+        for folder in (*old, self.path / "query"):
             shutil.rmtree(folder, ignore_errors=True)

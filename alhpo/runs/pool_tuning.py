@@ -10,6 +10,7 @@ All state is on disk, so the same call continues a killed tuning:
     config.yaml         the settings
     dataset.json        sizes, classes and hash of the data
     sessions.jsonl      versions, device and threads of every start
+    earlier_hpo/        searches of an earlier tuning that may be used, until the end
     hpo/experiment_*/   the tuner's: the pool's own hyperparameters, and the search
     fit/                the model trained on the whole labelled pool, until it is recorded
     tune.json           written at the end: the record
@@ -40,12 +41,14 @@ from alhpo.runs.data import (
     load_data,
     need_evaluation_split,
 )
+from alhpo.runs.earlier_tuning import SEARCHES, take_searches
 from alhpo.runs.fit import fit_or_continue
 from alhpo.runs.labeled_pool import LabeledPool, check_pool, read_pool, records_by_labels
 from alhpo.runs.observer import Observer, Observers
 from alhpo.runs.optuna_studies import optuna_arguments
 from alhpo.runs.provenance import Sessions
 from alhpo.runs.search import (
+    EarlierSearches,
     epochs_in,
     measure,
     results_in_space,
@@ -143,7 +146,7 @@ def tune_pool(
         pool = read_pool(config, dataset)
     with exclusive(path):
         if pool is None or dataset is None or (path / "tune.json").exists():
-            _drop_checkpoints(path)
+            _clean_up(path)
             check_data_of_finished(path / "dataset.json", config, dataset)
             return TuneResult(path, _read_record(path / "tune.json"), resumed=True)
         return _Tuning(config, path, pool, dataset, Observers(observer)).complete()
@@ -174,7 +177,7 @@ class _Tuning:
         self._observer.loaded(self._dataset)
         learner.prepare(self._observer.encoded)
         with self._watch.timed("hpo"):
-            tried, rows = self._search(learner)
+            tried, rows, budgets = self._search(learner)
         before, chosen = tried[-1], _best([*tried, *rows], config.max_epochs)
         own = self._pool.own
         hp = type(own).create(own.model_dump(), chosen["configuration"])
@@ -191,10 +194,10 @@ class _Tuning:
             test=fit.test.scores,
             epochs={"hpo": epochs_in(self.path / "hpo"), "fit": fit.epochs},
             diverged=fit.diverged,
-            search=self._gained(before, chosen),
+            search=self._gained(before, chosen, budgets),
             seconds=self._watch.seconds,
         )
-        _drop_checkpoints(self.path)  # before the file that says that nothing is left to do
+        _clean_up(self.path)  # before the file that says that nothing is left to do
         write_json(self.path / "tune.json", record.to_dict())
         self._observer.recorded(record)
         return TuneResult(self.path, record, resumed)
@@ -214,27 +217,35 @@ class _Tuning:
         )
         for number, cycle in enumerate(self._pool.cycles):
             cycle.label(learner.pool, number)
+        if not (self.path / "sessions.jsonl").exists():
+            take_searches(config, self._dataset, learner.compute)
         sessions.begin(learner.compute)
         write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         return learner
 
     def _gained(
-        self, before: Mapping[str, Any], chosen: Mapping[str, Any]
+        self, before: Mapping[str, Any], chosen: Mapping[str, Any], budgets: Sequence[int | None]
     ) -> dict[str, float | None] | None:
-        """``search`` of the record, from the last row of the pool's own hyperparameters and that
-        of the chosen trial."""
+        """``search`` of the record, from the last row of the pool's own hyperparameters, that of
+        the chosen trial, and the budgets of the search."""
+        extended: dict[str, float | None] = {}
+        if len(budgets) > 1:
+            extended["extended_from"] = budgets[-2]
         if before["diverged"] or chosen["diverged"]:
-            return None
+            return extended or None
         metric = self.config.metric
         return {
             "current": float(before["metric"]),
             "adopted": float(chosen["metric"]),
             "current_test": test_metric([before], before, metric),
             "adopted_test": test_metric([chosen], chosen, metric),
+            **extended,
         }
 
-    def _search(self, learner: ActiveLearner) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows of the pool's own hyperparameters, and of the search."""
+    def _search(
+        self, learner: ActiveLearner
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int | None]]:
+        """Rows of the pool's own hyperparameters and of the search, and the search's budgets."""
         config = self.config
         before = 0
 
@@ -246,6 +257,7 @@ class _Tuning:
             "folder": self.path / "hpo",
             "seed": derive_seed(config.seed, "tune", config.labels),
             "storage": storage_of(config),
+            "earlier": EarlierSearches(self.path / SEARCHES, config.extend),
             "show": show,
         }
         own, _ = measure(learner, self._pool.own, measure_test=config.measure_test, **place)
@@ -257,7 +269,7 @@ class _Tuning:
         search, _ = run_search(
             objective, config, budget=budget, optuna=optuna, observed=observed, **place
         )
-        return own.results, search.results
+        return own.results, search.results, search.budgets
 
     def _fit_progress(self, epoch: int) -> None:
         total, note = self.config.max_epochs, f"on {self.config.labels} labels"
@@ -282,9 +294,9 @@ def _best(rows: Sequence[dict[str, Any]], max_epochs: int) -> dict[str, Any]:
     return max(ended or trained or measured, key=lambda row: row["metric"])
 
 
-def _drop_checkpoints(path: Path) -> None:
-    """Delete the checkpoints, which a finished tuning does not need."""
-    for folder in (path / "fit", *path.glob("hpo/experiment_*/best_trial")):
+def _clean_up(path: Path) -> None:
+    """Delete what a finished tuning does not need."""
+    for folder in (path / "fit", path / SEARCHES):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -133,13 +133,14 @@ def _run_tuner(
     max_budget: int,
     **arguments: Any,
 ) -> tuple[Tuner, dict[str, Any] | None]:
-    objective.let_checkpoints_lag()  # runs keep no best_trial
+    objective.let_checkpoints_lag()
     tuner = Tuner(
         objective_function=objective,
         configuration_space=objective.configuration_space,
         max_epochs=objective.max_epochs,
         max_budget=max_budget,
         resume="quiet",
+        keep_best=False,
         keep_mib=0,
         progress=show,
         **arguments,
@@ -158,7 +159,7 @@ def _run_tuner(
 
 @dataclass(frozen=True)
 class EarlierSearches:
-    """The ended searches of a cycle of another run.
+    """The ended searches of a cycle of another run, or of another tuning.
 
     Attributes:
         folder: where they lie.

@@ -263,6 +263,12 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         description="Also measure every fully trained configuration on the evaluation split. The "
         "report shows how well validation predicts it; no choice depends on it.",
     )
+    extend: bool = Field(
+        False,
+        description="Go on with the search of an earlier tuning that differs in its budget only "
+        "and had less. The optimizers dyhpo and one-epoch plan with their budget: with them, "
+        "results may differ from those of a tuning that began anew.",
+    )
     output_dir: str | None = Field(
         None, description="Folder for the folders of tunings; by default tune/ beside the labels."
     )
@@ -299,6 +305,7 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         shared = set(cls.model_fields) & set(RunConfig.model_fields) - {
             "output_dir",
             "measure_test",
+            "extend",
         }
         return cls.create(run.model_dump(include=shared), {"pool": str(folder)}, settings)
 
@@ -318,6 +325,8 @@ class TuneConfig(ComputeSettings, SearchSettings, ModelSettings, DataSettings):
         the run can be moved.
         """
         values = defining_settings(self)
+        if not self.extend:  # it came later: names stay as they were
+            del values["extend"]
         pool = Path(self.pool).expanduser()
         values["pool"] = pool.name
         if pool.is_file():

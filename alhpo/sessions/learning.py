@@ -273,8 +273,6 @@ class SessionLearner:
         for folder in (self._path / "models").glob("fit_*"):
             if folder != self._folder(cycle):
                 shutil.rmtree(folder, ignore_errors=True)
-        for folder in (self._path / "hpo").glob("cycle_*/experiment_*/best_trial"):
-            shutil.rmtree(folder, ignore_errors=True)
         return fitted
 
     def _folder(self, cycle: int) -> Path:

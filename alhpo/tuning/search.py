@@ -48,6 +48,7 @@ class Search:
         max_epochs: the epoch at which a configuration is fully trained.
         max_budget: epochs to spend in all, or None; the first budget, if the record has several.
         parallel: the number of trials of a suggestion that are trained at a time.
+        keep_best: whether the checkpoint of the best epoch is kept, for ``export_best``.
         minimize: whether the optimizer gets negated metrics.
         min_gain: stop when the optimizer expects less gain than this; None never stops.
         clock: measures seconds.
@@ -68,6 +69,7 @@ class Search:
         max_epochs: int,
         max_budget: int | None,
         parallel: int,
+        keep_best: bool,
         minimize: bool,
         min_gain: float | None,
         clock: Callable[[], float],
@@ -83,6 +85,7 @@ class Search:
         self._max_epochs = max_epochs
         self._budget = math.inf if max_budget is None else max_budget
         self._parallel = parallel
+        self._keep_best = keep_best and not training.checkpoints_lag
         self._sign = -1.0 if minimize else 1.0
         self._min_gain = min_gain
         self._clock = clock
@@ -135,7 +138,8 @@ class Search:
         return f"max_budget, {self._budget:.0f} epochs, is spent"
 
     def export_best(self, destination: Path) -> None:
-        """Copy the checkpoint of the best epoch to ``destination``, if the objective wrote one.
+        """Copy the checkpoint of the best epoch to ``destination``, if the objective wrote one and
+        it is to be kept.
 
         If the copy of that checkpoint is missing or damaged, the trial is trained again. If that
         gives other metrics, nothing is exported, with a warning.
@@ -143,7 +147,7 @@ class Search:
         Raises:
             TunerError: the objective raised an exception.
         """
-        if self._results.best is None:
+        if self._results.best is None or not self._keep_best:
             return
         number, epoch = self._results.best["configuration_id"], self._results.best["epoch"]
         known = self._outcomes[number][:epoch]
@@ -300,12 +304,12 @@ class Search:
         number, epoch = trial.number, trial.epoch
         if self._training.checkpoints_lag:  # there may be one, of an earlier epoch
             outcome = replace(outcome, checkpoint=False)
-        elif self._results.improved_by(outcome.metric):
+        elif self._keep_best and self._results.improved_by(outcome.metric):
             outcome = replace(outcome, digest=self._folders.checksum(number))
         self._journal.epoch(outcome)
         self._outcomes[number].append(outcome)
         row = self._results.add(outcome, trial.configuration, overhead)
-        if self._results.best is row and not self._training.checkpoints_lag:
+        if self._keep_best and self._results.best is row:
             self._folders.keep_best(number, epoch)
         self._folders.commit(number, epoch)
         if outcome.status != "ok" or epoch == self._max_epochs:

@@ -117,6 +117,8 @@ class Tuner:
             not trained any further. The next failure stops the search. Run again, the search goes
             on with the trial that failed. Lack of memory, a full disk and a broken GPU are
             not failures of a trial: they always stop the search.
+        keep_best: whether the checkpoint of the best epoch is kept, and copied to ``best_trial`` at
+            the end, as HPO4DL does.
         keep_mib: the room in MiB, 256 by default, for checkpoints of unfinished trials, the best
             first, after a budget is spent. A trial whose checkpoint is not kept is trained again
             from epoch 0 if the search goes on with a larger budget and with that trial, at no cost
@@ -159,6 +161,7 @@ class Tuner:
         resume: bool | Literal["quiet"] = True,
         identity: Any = None,
         max_failures: int = 0,
+        keep_best: bool = True,
         keep_mib: int = 256,
         progress: bool | ShowStatus = True,
         callback: Callable[[dict[str, Any]], None] | None = None,
@@ -187,6 +190,7 @@ class Tuner:
         )
         self._quiet = arguments.resume(resume) == "quiet"
         self._max_failures = arguments.whole_number("max_failures", max_failures, 0)
+        self._keep_best = arguments.flag("keep_best", keep_best)
         self._keep_bytes = arguments.whole_number("keep_mib", keep_mib, 0) * 2**20
         self._progress = arguments.progress(progress)
         self._clock: Callable[[], float] = arguments.function("clock", clock)
@@ -425,6 +429,7 @@ class Tuner:
                 max_epochs=self._max_epochs,
                 max_budget=first_budget,
                 parallel=self._parallel,
+                keep_best=self._keep_best,
                 minimize=self._minimize,
                 min_gain=self._min_gain,
                 clock=self._clock,

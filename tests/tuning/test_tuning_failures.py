@@ -459,6 +459,7 @@ def test_the_searches_of_a_run_resume_without_a_word(tmp_path):
     objective = Checked()
     objective.configuration_space, objective.max_epochs = toy_space(), 3
     objective.let_checkpoints_lag = lambda: None
+    objective.in_processes = False
     settings = SearchSettings(optimizer="random", num_configurations=5)
     arguments = {"budget": 6, "seed": 0, "storage": None, "show": lambda status: None}
     with warnings.catch_warnings():

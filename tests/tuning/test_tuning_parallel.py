@@ -378,6 +378,7 @@ def test_a_runs_searches_train_several_at_a_time(tmp_path):
     objective = Together()
     objective.configuration_space, objective.max_epochs = toy_space(), 3
     objective.let_checkpoints_lag = lambda: None
+    objective.in_processes = False
     chosen = SearchSettings(optimizer="random", num_configurations=5, parallel=2)
     arguments = {"budget": 6, "seed": 0, "storage": None, "show": lambda status: None}
     run_search(objective, chosen, tmp_path, **arguments)

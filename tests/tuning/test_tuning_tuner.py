@@ -125,6 +125,30 @@ def test_best_trial_is_the_best_epochs_checkpoint(tmp_path, replaces_files, stor
     assert not list(tmp_path.rglob("trial_*"))
 
 
+def test_without_keep_best_there_is_none_until_it_is_asked_for(tmp_path):
+    copies = []
+
+    class Watching(ToyObjective):
+        def __call__(self, *request):
+            copies.extend(tmp_path.rglob("best_*"))
+            return super().__call__(*request)
+
+    search = tuner(Watching(), tmp_path / "out", keep_best=False, resume="quiet")
+    search.run()
+    assert not copies and not (search.experiment_path / "best_trial").exists()
+    kept = tuner(ToyObjective(), tmp_path / "kept")
+    kept.run()
+    timeless = [
+        [{name: value for name, value in row.items() if "time" not in name} for row in one.results]
+        for one in (search, kept)
+    ]
+    assert timeless[0] == timeless[1]
+    more = tuner(Watching(), tmp_path / "out", max_budget=20, resume="quiet")
+    best = more.run()
+    state = json.loads((more.experiment_path / "best_trial" / "one.json").read_text())
+    assert state == {"epoch": best["epoch"], "total": best["total"]}
+
+
 def test_checkpoints_of_finished_trials_go_at_once(tmp_path):
     seen = []
 
@@ -321,7 +345,12 @@ def test_whatever_defines_the_search_names_its_folder(tmp_path):
     paths.append(tuner(other, tmp_path).experiment_path)
     paths += [tuner(_offset(shift), tmp_path).experiment_path for shift in (0.1, 0.2)]
     assert len(set(paths)) == len(paths)
-    for incidental in ({"device": "cpu"}, {"max_budget": 13}, {"keep_mib": 0}):
+    for incidental in (
+        {"device": "cpu"},
+        {"max_budget": 13},
+        {"keep_mib": 0},
+        {"keep_best": False},
+    ):
         assert tuner(_offset(0.1), tmp_path, **incidental).experiment_path == paths[-2]
 
 
