@@ -1,24 +1,45 @@
-"""Hyperparameter search: HPO4DL's interface, resumable, with any optimizer."""
+"""Hyperparameter search: HPO4DL's interface, resumable, with any optimizer.
 
-from alhpo.tuning.configurations import SampledConfigurations
-from alhpo.tuning.history import recorded_results
-from alhpo.tuning.optimizers.dyhpo import DyHPO, dyhpo
-from alhpo.tuning.optimizers.registry import (
-    get_optimizer_factory,
-    optimizer_names,
-    register_optimizer,
-)
-from alhpo.tuning.processes import TrialProcesses
-from alhpo.tuning.tuner import Tuner
+Each name is imported from its module when it is first used. A process that trains trials needs none
+of them, and starts sooner.
+"""
 
-__all__ = [
-    "DyHPO",
-    "SampledConfigurations",
-    "TrialProcesses",
-    "Tuner",
-    "dyhpo",
-    "get_optimizer_factory",
-    "optimizer_names",
-    "recorded_results",
-    "register_optimizer",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alhpo.tuning.configurations import SampledConfigurations as SampledConfigurations
+    from alhpo.tuning.history import recorded_results as recorded_results
+    from alhpo.tuning.optimizers.dyhpo import DyHPO as DyHPO
+    from alhpo.tuning.optimizers.dyhpo import dyhpo as dyhpo
+    from alhpo.tuning.optimizers.registry import get_optimizer_factory as get_optimizer_factory
+    from alhpo.tuning.optimizers.registry import optimizer_names as optimizer_names
+    from alhpo.tuning.optimizers.registry import register_optimizer as register_optimizer
+    from alhpo.tuning.processes import TrialProcesses as TrialProcesses
+    from alhpo.tuning.tuner import Tuner as Tuner
+
+_MODULES = {
+    "DyHPO": "optimizers.dyhpo",
+    "SampledConfigurations": "configurations",
+    "TrialProcesses": "processes",
+    "Tuner": "tuner",
+    "dyhpo": "optimizers.dyhpo",
+    "get_optimizer_factory": "optimizers.registry",
+    "optimizer_names": "optimizers.registry",
+    "recorded_results": "history",
+    "register_optimizer": "optimizers.registry",
+}
+
+__all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'alhpo.tuning' has no attribute {name!r}")
+    value = getattr(import_module(f"alhpo.tuning.{_MODULES[name]}"), name)
+    globals()[name] = value  # asked for once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,8 +1,7 @@
-"""A process that trains trials: ``python -m alhpo.tuning.processes.worker CHANNEL``.
+"""What a process that trains trials does.
 
-CHANNEL is the descriptor of a connection to the process that asks. It ends at once when the
-connection does, even within an epoch: the system closes it when the other process ends. Its trials
-can be continued as after any other kill.
+It ends at once when its connection to the process that asks does, even within an epoch: the system
+closes it when the other process ends. Its trials can be continued as after any other kill.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +22,11 @@ import cloudpickle
 from alhpo.tuning.failures import UnloadableError
 from alhpo.tuning.processes.packing import unpack
 from alhpo.tuning.processes.raised import Raised
+
+
+def serve_descriptor(channel: int) -> None:
+    """See ``serve``; the connection has this descriptor."""
+    serve(Connection(channel))
 
 
 def serve(channel: Connection) -> None:
@@ -40,6 +43,7 @@ def serve(channel: Connection) -> None:
         kind, content = received.get()
         if kind == "load":
             objective = _loaded(*content)
+            gc.enable()
         elif kind == "drop":
             objective = None
             gc.collect()
@@ -99,7 +103,3 @@ def _dumped(answer: Any) -> bytes:
         raised = Raised(stands_for)
         raised.text = text or raised.text
         return cloudpickle.dumps(raised)
-
-
-if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
