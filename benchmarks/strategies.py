@@ -57,7 +57,6 @@ from alhpo.outputs.dropout_passes import DropoutPasses
 from alhpo.strategies import get_strategy, run_strategy, strategy_families, strategy_names
 from alhpo.strategies import strategy_needs as needs_of
 
-LABELED = 100
 #: Strategies whose later choices depend on the earlier ones, so that picks cost time.
 SEQUENTIAL = (
     *("alfamix", "badge", "bait", "batchbald", "centroids", "coreset", "dropquery", "kmeans"),
@@ -83,6 +82,7 @@ SAME = ["entropy", "margin", *(name for name, (_, same) in SCIKIT_ACTIVEML.items
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--pool", type=int, default=50_000, help="N, the number of candidates")
 parser.add_argument("--width", type=int, default=512, help="D, the number of features")
+parser.add_argument("--labeled", type=int, default=100, help="L, the number of labelled images")
 parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
 parser.add_argument("--picks", type=int, nargs="+", default=[100, 1000])
 parser.add_argument("--passes", type=int, default=100, help="with dropout, where they are needed")
@@ -102,12 +102,12 @@ parser.add_argument(
 parser.add_argument("--again", action="store_true", help="measure again what --output holds")
 
 
-def write_inputs(folder: Path, n: int, width: int, classes: int) -> None:
+def write_inputs(folder: Path, n: int, width: int, classes: int, labeled: int) -> None:
     """Clustered non-negative features with one direction a class, and a linear layer on them."""
     draw = np.random.default_rng((n, width, classes))
     centres = draw.standard_normal((classes, width), np.float32)
-    labels = draw.integers(classes, size=n + LABELED)
-    features = draw.standard_normal((n + LABELED, width), np.float32)
+    labels = draw.integers(classes, size=n + labeled)
+    features = draw.standard_normal((n + labeled, width), np.float32)
     features += 0.7 * centres[labels]
     np.maximum(features, 0, out=features)
     weight = (0.6 * centres + draw.standard_normal((classes, width), np.float32)) / width**0.5
@@ -116,12 +116,14 @@ def write_inputs(folder: Path, n: int, width: int, classes: int) -> None:
     np.save(folder / f"weight-{classes}.npy", weight)
 
 
-def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) -> PoolOutputs:
+def read_pool(
+    folder: Path, classes: int, labeled: int, needs: frozenset[str], passes: int
+) -> PoolOutputs:
     features, labels, weight = (
         torch.from_numpy(np.load(folder / f"{name}-{classes}.npy"))
         for name in ("features", "labels", "weight")
     )
-    n = len(features) - LABELED
+    n = len(features) - labeled
     draw = torch.Generator().manual_seed(0)
     known = {
         "logits": lambda: features[:n] @ weight.T,
@@ -130,7 +132,7 @@ def read_pool(folder: Path, classes: int, needs: frozenset[str], passes: int) ->
         "predicted_losses": lambda: torch.rand(n, generator=draw),
         "labeled_scores": lambda: torch.rand(n, generator=draw),
         "labels": lambda: labels[n:],
-        "labeled_indices": lambda: torch.arange(n, n + LABELED),
+        "labeled_indices": lambda: torch.arange(n, n + labeled),
         "labeled_logits": lambda: features[n:] @ weight.T,
         "labeled_features": lambda: features[n:],
         "state": lambda: None,
@@ -217,7 +219,8 @@ def run_cell(cell: dict) -> dict:
     if contestant == "scikit-activeml":
         name = f"skactiveml:{SCIKIT_ACTIVEML[strategy][0]}"
     needs = needs_of(get_strategy(name))
-    pool = read_pool(Path(cell["folder"]), cell["classes"], needs, cell["passes"])
+    size = cell["classes"], cell["labeled"]
+    pool = read_pool(Path(cell["folder"]), *size, needs, cell["passes"])
     vector = pool.features[0].clone()
 
     def query(of: PoolOutputs, n: int) -> list[int]:
@@ -226,7 +229,7 @@ def run_cell(cell: dict) -> dict:
             return globals()[f"explicit_{strategy.replace('-', '_')}"](of, n, generator)
         return list(run_strategy(name, of, n, generator).indices)
 
-    query(read_pool(Path(cell["warm"]), cell["classes"], needs, 2), 3)  # first calls load libraries
+    query(read_pool(Path(cell["warm"]), *size, needs, 2), 3)  # first calls load libraries
     bound_memory(cell["memory"])
     products = min(picks, 100)
     seconds, busy, bare, passes = [], [], [], []
@@ -292,9 +295,9 @@ def answer(cell: dict, sender: Connection) -> None:
 
 def in_own_environment(cell: dict, peer: dict, limit: float) -> dict:
     """As ``in_own_process``, for a peer of ``--peer``."""
-    options = ("strategy", "folder", "warm", "classes", "picks", "rounds", "memory")
+    options = ("strategy", "folder", "warm", "labeled", "classes", "picks", "rounds", "memory")
     threads = cell["threads"] or torch.get_num_threads()
-    command = [*peer["command"], f"--threads={threads}", f"--labeled={LABELED}"]
+    command = [*peer["command"], f"--threads={threads}"]
     command += [f"--{name}={cell[name]}" for name in options]
     # some packages ask the machine for its cores, and not torch for its threads
     alone = {"OMP_NUM_THREADS": str(threads)} if cell["threads"] else {}
@@ -399,7 +402,7 @@ def main(args: argparse.Namespace) -> None:
         **versions(),
         "pool": args.pool,
         "width": args.width,
-        "labeled": LABELED,
+        "labeled": args.labeled,
         "passes": args.passes,
     }
     figures: dict[str, dict] = {}
@@ -415,8 +418,8 @@ def main(args: argparse.Namespace) -> None:
         warm = Path(folder, "warm")
         warm.mkdir()
         for classes in args.classes:
-            write_inputs(Path(folder), args.pool, args.width, classes)
-            write_inputs(warm, 200, args.width, classes)
+            write_inputs(Path(folder), args.pool, args.width, classes, args.labeled)
+            write_inputs(warm, 200, args.width, classes, args.labeled)
         for strategy in strategies:
             for classes in args.classes:
                 for picks in args.picks if strategy in SEQUENTIAL else args.picks[:1]:
@@ -456,6 +459,7 @@ def measure(
         "warm": f"{folder}/warm",
         "pool": args.pool,
         "width": args.width,
+        "labeled": args.labeled,
         "passes": args.passes,
         "memory": args.memory,
         "threads": args.threads,

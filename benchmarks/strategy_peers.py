@@ -123,6 +123,9 @@ def scikit_activeml(strategy: str, arrays: Arrays, n: int) -> list[int]:
             logits = torch.from_numpy(X).float() @ arrays.weight.T if own else arrays.logits
             return logits.double().softmax(dim=1).numpy()
 
+        def predict(self, X):
+            return self.predict_proba(X).argmax(axis=1)
+
     name, options, takes = SCIKIT_ACTIVEML[strategy]
     samples = torch.cat([arrays.labeled_features, arrays.features]).double().numpy()
     labels = np.full(len(samples), np.nan)

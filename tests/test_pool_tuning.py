@@ -279,6 +279,7 @@ def test_a_larger_budget_goes_on_with_what_was_trained(
     assert len(trained) == 7
     assert rows(anew) == rows(whole)
     assert comparable(anew) == comparable(whole)
+    tune(run, tmp_path / "out", few_digits, max_budget=13, **settings)  # too much
     del trained[:]
     longer = tune(run, tmp_path / "out", few_digits, max_budget=11, extend=True, **settings)
     assert rows(longer)[:9] == rows(whole)  # that had trained most

@@ -28,10 +28,12 @@ logger = logging.getLogger("alhpo.runs")
 DIFFERENT = ("max_budget", "extend")
 SEARCHES = "earlier_hpo"
 _TAKING = ".taking"
+#: A tuning that trained something has all of these.
+_OF_BEGUN = ("dataset.json", "sessions.jsonl", "config.yaml", "hpo")
 
 
 def take_searches(config: TuneConfig, dataset: ImageDataset, compute: Compute) -> None:
-    """Copy the searches of the earlier tuning that trained most, if there is any.
+    """Copy the searches of the earlier tuning that trained most, within the budget if there is one.
 
     Args:
         config: settings of the new tuning, which has not begun.
@@ -40,7 +42,7 @@ def take_searches(config: TuneConfig, dataset: ImageDataset, compute: Compute) -
     """
     found: list[tuple[int, Path]] = []
     for other in sorted(config.path.parent.glob(f"{config.name.rpartition('-')[0]}-*")):
-        if other == config.path or not (other / "sessions.jsonl").exists():
+        if other == config.path or not all((other / name).exists() for name in _OF_BEGUN):
             continue
         try:
             _check_same(config, other, dataset, compute)
@@ -48,7 +50,7 @@ def take_searches(config: TuneConfig, dataset: ImageDataset, compute: Compute) -
             logger.info("Nothing is taken over from %s: %s", other, error)
         else:
             found.append((epochs_in(other / "hpo"), other))
-    for _, other in sorted(found, key=lambda one: -one[0]):
+    for _, other in sorted(found, key=lambda one: (one[0] > config.max_budget, -one[0])):
         try:
             with exclusive(other):
                 _copy(other / "hpo", config.path)

@@ -99,7 +99,6 @@ class Objective:
         test: images on which fully trained models are also measured, for the record.
 
     Attributes:
-        configuration_space: the space, for the tuner.
         max_epochs: the epoch at which a configuration is fully trained.
 
     Raises:
