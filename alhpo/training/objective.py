@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import os
-import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import cloudpickle
 import numpy as np
 import torch
 
@@ -35,6 +33,7 @@ from alhpo.training.lanes import CAPTURING
 from alhpo.training.recipes.recipe import refuse_unsuitable
 from alhpo.training.trainer import Task, Trainer, advance_together
 from alhpo.tuning.failures import is_out_of_memory
+from alhpo.tuning.processes.deferred import Deferred
 from alhpo.validation import unweighted
 from alhpo.validation.weights import effective_size
 
@@ -130,7 +129,7 @@ class Objective:
         if on_divergence not in ("worst", "nan"):
             raise unknown_name("on_divergence", str(on_divergence), ("worst", "nan"))
         self._legal = legal = task.recipe.hyperparameters
-        self._space: CS.ConfigurationSpace | bytes = load_space(space, legal)
+        self._space = Deferred(load_space(space, legal))  # training needs no ConfigSpace
         self.max_epochs = task.max_epochs
         self._fixed = dict(fixed or {})
         suitable = partial(refuse_unsuitable, task.recipe)
@@ -314,15 +313,10 @@ class Objective:
     @property
     def configuration_space(self) -> CS.ConfigurationSpace:
         """The space, for the tuner."""
-        if isinstance(self._space, bytes):
-            self._space = pickle.loads(self._space)
-        return cast("CS.ConfigurationSpace", self._space)
+        return self._space.value
 
     def __getstate__(self) -> dict[str, Any]:
-        """No models in memory; the space as bytes, because training needs no ConfigSpace, which a
-        process takes half a second to import."""
-        space = self._space if isinstance(self._space, bytes) else cloudpickle.dumps(self._space)
-        return self.__dict__ | {"_live": OrderedDict(), "_unsaved": {}, "_space": space}
+        return self.__dict__ | {"_live": OrderedDict(), "_unsaved": {}}
 
     def _prepared(
         self,

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alhpo.tuning.processes.deferred import Deferred
 from alhpo.tuning.processes.packing import LARGE, pack, unpack
 
 DTYPES = [
@@ -73,3 +74,26 @@ def test_functions_of_a_script_arrive_too():
 def test_what_cannot_be_pickled_is_refused():
     with contextlib.closing(x for x in "ab") as generator, pytest.raises(TypeError, match="gener"):
         pack(generator)
+
+
+class Counted:
+    loaded = 0
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        Counted.loaded += 1
+
+
+def test_a_deferred_value_is_loaded_when_it_is_asked_for():
+    value = Counted()
+    value.of_its_own = 1
+    deferred = Deferred(value)
+    assert deferred.value is value
+    Counted.loaded = 0
+    first, _ = arrived(deferred)
+    second, _ = arrived(first)  # as it came
+    assert not Counted.loaded
+    assert isinstance(second.value, Counted) and second.value is second.value
+    third, _ = arrived(second)
+    assert third.value.of_its_own == 1
+    assert Counted.loaded == 2
