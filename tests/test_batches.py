@@ -189,7 +189,8 @@ def test_an_epoch_of_a_number_of_images_goes_through_them_again_and_again(n, bat
         part = order[start : start + n]
         assert len(set(part)) == len(part)
     passes = {tuple(order[start : start + n]) for start in range(0, len(order) - n + 1, n)}
-    assert n < 6 or len(passes) == len(order) // n  # each in an order of its own
+    # each in an order of its own; of few images, two orders may be equal
+    assert n < 12 or len(passes) == len(order) // n
 
 
 @pytest.mark.parametrize(("labels", "steps"), [(100, 4), (2000, 63), (64, 2)])
