@@ -180,7 +180,8 @@ class _Candidates:
         sizes = [float(torch.linalg.vector_norm(x)) or 1.0 for x in (w, z)]
         scale = np.repeat(sizes, self.rank)
         columns = columns / torch.from_numpy(scale).to(columns.device)
-        columns = columns.flatten(1).to(values)
+        # a column after the other in memory: two or three are multiplied five times as fast
+        columns = columns.flatten(1).to(values).T.contiguous().T
         for part in self._blocks():
             products = (values[part] @ columns).cpu().numpy().astype(np.float64)
             products = products.reshape(-1, self.n_classes, 2 * self.rank) * scale
