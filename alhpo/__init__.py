@@ -4,8 +4,9 @@ The names at the door; each is imported from its module when it is first used, s
 alhpo`` takes no torch. Everything else is imported from the module that is about it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from alhpo.base.names import on_first_use
 
 if TYPE_CHECKING:
     from alhpo.base.errors import AlhpoError as AlhpoError
@@ -52,15 +53,4 @@ _MODULES = {
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'alhpo' has no attribute {name!r}")
-    value = getattr(import_module(f"alhpo.{_MODULES[name]}"), name)
-    globals()[name] = value  # asked for once
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_first_use(__name__, _MODULES)

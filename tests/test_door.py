@@ -7,10 +7,12 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import alhpo
+import alhpo.tuning
 from alhpo.cli import main
 from alhpo.reports import published_names
 from alhpo.runs.setting_groups import STRATEGIES
@@ -85,15 +87,22 @@ def test_the_door_has_at_most_twenty_names_and_each_is_its_modules() -> None:
         _ = alhpo.no_such_name
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse(Path(str(alhpo.__file__)).read_text(encoding="utf-8"))
-    seen = [
-        name.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("alhpo.")
+@pytest.mark.parametrize("package", [alhpo, alhpo.tuning])
+def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
+    tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(checked.test) == "TYPE_CHECKING"
+    seen = {
+        name.asname: f"{node.module}.{name.name}"
+        for node in ast.walk(checked)
+        if isinstance(node, ast.ImportFrom)
         for name in node.names
-    ]
-    assert sorted(seen) == alhpo.__all__
+    }
+    modules = {
+        name: f"{package.__name__}.{module}.{name}" for name, module in package._MODULES.items()
+    }
+    assert seen == modules
+    assert sorted(seen) == package.__all__
 
 
 def test_help_names_what_there_is() -> None:

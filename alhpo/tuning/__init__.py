@@ -4,8 +4,9 @@ Each name is imported from its module when it is first used. A process that trai
 of them, and starts sooner.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from alhpo.base.names import on_first_use
 
 if TYPE_CHECKING:
     from alhpo.tuning.configurations import SampledConfigurations as SampledConfigurations
@@ -31,15 +32,4 @@ _MODULES = {
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'alhpo.tuning' has no attribute {name!r}")
-    value = getattr(import_module(f"alhpo.tuning.{_MODULES[name]}"), name)
-    globals()[name] = value  # asked for once
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_first_use(__name__, _MODULES)
